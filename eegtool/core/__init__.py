@@ -1,0 +1,1 @@
+"""What every step shares: stages, records, workspace, settings, errors. Knows no MNE, no torch, no step."""

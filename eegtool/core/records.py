@@ -1,0 +1,292 @@
+"""The records that cross a border between commands, and their forms in files. All are joined by ``sample_id``."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from eegtool.core.errors import EegToolError
+from eegtool.core.stages import STAGES
+from eegtool.core.workspace import atomic_path
+
+SPLITS: Final = ("ft", "eval")
+"""Names of the two sides: what the model is fine-tuned on, and what it is evaluated on."""
+
+IMAGE_TOKEN: Final = "<image>"
+
+_Row = TypeVar("_Row")
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One 30-s epoch: a row of ``epochs.csv``.
+
+    Attributes
+    ----------
+    sample_id : str
+        ``<recording>-<epoch_index>``, such as ``SC4001E0-0123``; unique in a workspace.
+    cohort, recording, subject : str
+        Where it comes from.
+    night : int
+        Number of the night of this subject, from 1.
+    epoch_index : int
+        Index of the epoch in the whole recording, from 0.
+    onset_s : float
+        Seconds from the first sample of the recording.
+    stage : str
+        One of `STAGES`.
+    split : str
+        One of `SPLITS`.
+    image : str
+        Path of its picture relative to the image folder of its split. Never contains the stage.
+    """
+
+    sample_id: str
+    cohort: str
+    recording: str
+    subject: str
+    night: int
+    epoch_index: int
+    onset_s: float
+    stage: str
+    split: str
+    image: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """One fine-tuning sample: a row of ``eeg_ft.json``."""
+
+    sample_id: str
+    images: tuple[str, ...]
+    question: str
+    answer: str
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the row in LLaVA's form, with one ``<image>`` per image before the question."""
+        human = f"{IMAGE_TOKEN}\n" * len(self.images) + self.question
+        return {
+            "id": self.sample_id,
+            "image": list(self.images),
+            "conversations": [
+                {"from": "human", "value": human},
+                {"from": "gpt", "value": self.answer},
+            ],
+        }
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Conversation:
+        """Read LLaVA's form; the number of ``<image>`` must equal the number of images."""
+        human, gpt = row["conversations"]
+        if (human["from"], gpt["from"]) != ("human", "gpt"):
+            raise ValueError("'conversations' must be one human turn and one gpt turn")
+        images = _image_list(row)
+        text = human["value"]
+        if text.count(IMAGE_TOKEN) != len(images):
+            raise ValueError(f"{text.count(IMAGE_TOKEN)} {IMAGE_TOKEN} for {len(images)} images")
+        question = text.replace(IMAGE_TOKEN, "").strip()
+        return cls(str(row["id"]), images, question, gpt["value"])
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question of the evaluation: a row of ``eeg_eval.jsonl``."""
+
+    sample_id: str
+    images: tuple[str, ...]
+    text: str
+    category: str = ""
+    """True stage; empty where it is not known."""
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the row in the form of LLaVA's ``model_vqa`` question files."""
+        return {
+            "question_id": self.sample_id,
+            "image": list(self.images),
+            "text": self.text,
+            "category": self.category,
+        }
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Question:
+        """Read the form that `to_row` writes."""
+        text = str(row["text"]).replace(IMAGE_TOKEN, "").strip()
+        return cls(str(row["question_id"]), _image_list(row), text, str(row.get("category", "")))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer: a row of ``eeg_answers.jsonl``, with the keys of LLaVA's ``model_vqa``."""
+
+    question_id: str
+    prompt: str
+    text: str
+    """What the model wrote, never edited."""
+    label: str
+    """True stage; empty where it is not known."""
+    answer_id: str
+    model_id: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the row as it is written."""
+        return asdict(self)
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Answer:
+        """Read the form that `to_row` writes."""
+        return cls(**{f.name: row[f.name] for f in fields(cls)})
+
+
+def _image_list(row: dict[str, Any]) -> tuple[str, ...]:
+    image = row["image"]
+    return (image,) if isinstance(image, str) else tuple(image)
+
+
+def write_epochs(path: Path, epochs: Iterable[Epoch]) -> None:
+    """Write ``epochs.csv``."""
+    with atomic_path(path) as tmp, tmp.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        names = [f.name for f in fields(Epoch)]
+        writer.writerow(names)
+        writer.writerows([getattr(epoch, name) for name in names] for epoch in epochs)
+
+
+def read_epochs(path: Path) -> list[Epoch]:
+    """Read ``epochs.csv``.
+
+    Raises
+    ------
+    EegToolError
+        If the file is missing or a row is not an epoch (the line is named).
+    """
+    epochs = []
+    with _open(path) as file:
+        for number, row in enumerate(csv.DictReader(file), start=2):
+            try:
+                numbers = {
+                    "night": int(row["night"]),
+                    "epoch_index": int(row["epoch_index"]),
+                    "onset_s": float(row["onset_s"]),
+                }
+                epoch = Epoch(**{f.name: row[f.name] for f in fields(Epoch)} | numbers)
+                if epoch.stage not in STAGES or epoch.split not in SPLITS:
+                    raise ValueError(f"stage '{epoch.stage}', split '{epoch.split}'")
+            except (KeyError, TypeError, ValueError) as error:
+                raise _broken(path, f"line {number}", error) from error
+            epochs.append(epoch)
+    return epochs
+
+
+def write_conversations(path: Path, rows: Iterable[Conversation]) -> None:
+    """Write ``eeg_ft.json``: a JSON list with one row per line."""
+    with atomic_path(path) as tmp, tmp.open("w", encoding="utf-8") as file:
+        body = ",\n".join(json.dumps(row.to_row(), ensure_ascii=False) for row in rows)
+        file.write(f"[\n{body}\n]\n")
+
+
+def read_conversations(path: Path) -> list[Conversation]:
+    """Read ``eeg_ft.json`` (any JSON list of LLaVA rows).
+
+    Raises
+    ------
+    EegToolError
+        If the file is missing, is not a JSON list, or a row is not a conversation (it is named).
+    """
+    with _open(path) as file:
+        try:
+            rows = json.load(file)
+        except json.JSONDecodeError as error:
+            raise _broken(path, f"line {error.lineno}", error) from error
+    if not isinstance(rows, list):
+        raise _broken(path, "top level", ValueError("not a JSON list"))
+    return _parse(path, ((f"row {i}", row) for i, row in enumerate(rows)), Conversation.from_row)
+
+
+def write_questions(path: Path, rows: Iterable[Question]) -> None:
+    """Write ``eeg_eval.jsonl``."""
+    with atomic_path(path) as tmp, tmp.open("w", encoding="utf-8") as file:
+        file.writelines(json_line(row.to_row()) for row in rows)
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Read ``eeg_eval.jsonl``.
+
+    Raises
+    ------
+    EegToolError
+        If the file is missing, or a line is not a question (it is named).
+    """
+    return _parse(path, _json_lines(path), Question.from_row)
+
+
+def read_answers(path: Path) -> list[Answer]:
+    """Read an answers file.
+
+    Raises
+    ------
+    EegToolError
+        If the file is missing, or a line is not an answer (it is named).
+    """
+    return _parse(path, _json_lines(path), Answer.from_row)
+
+
+def json_line(row: dict[str, Any]) -> str:
+    """Return `row` as one line of a ``.jsonl`` file."""
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def check_unique(path: Path, sample_ids: Sequence[str]) -> None:
+    """Refuse a file in which two rows carry the same id."""
+    seen: set[str] = set()
+    for sample_id in sample_ids:
+        if sample_id in seen:
+            raise EegToolError(
+                f"{path}: the id '{sample_id}' occurs more than once.",
+                "Every epoch has one row; remove the double one, or run `eegvlm prepare` again.",
+            )
+        seen.add(sample_id)
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    with _open(path) as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise _broken(path, f"line {number}", error) from error
+            yield f"line {number}", row
+
+
+def _parse(
+    path: Path, rows: Iterable[tuple[str, Any]], from_row: Callable[[dict[str, Any]], _Row]
+) -> list[_Row]:
+    parsed = []
+    for where, row in rows:
+        try:
+            parsed.append(from_row(row))
+        except (KeyError, TypeError, ValueError) as error:
+            raise _broken(path, where, error) from error
+    return parsed
+
+
+def _open(path: Path) -> Any:
+    try:
+        return path.open(encoding="utf-8", newline="")
+    except FileNotFoundError:
+        raise EegToolError(
+            f"{path} does not exist.", "Give the right path, or run the step that writes it first."
+        ) from None
+    except OSError as error:
+        raise EegToolError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _broken(path: Path, where: str, error: Exception) -> EegToolError:
+    reason = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else str(error)
+    return EegToolError(f"{path}, {where}: {reason}.", "Mend that row or write the file again.")

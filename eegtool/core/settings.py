@@ -1,0 +1,351 @@
+"""One frozen dataclass of settings per command: the command line, the stored stamp and the API in one place.
+
+The fields become the options of the command (``eegtool.cli``): the annotation holds type and help
+text, the default is the option's default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from typer import Argument, Option
+
+SIGNAL: Final = "Signal and epochs"
+SPLIT: Final = "Split"
+PICTURE: Final = "Picture and question"
+TRAINING: Final = "Training"
+LORA: Final = "LoRA"
+HARDWARE: Final = "Hardware"
+FILES: Final = "Files"
+
+FeatureSource = Literal["real", "shuffled", "zero"]
+
+Workspace = Annotated[
+    Path,
+    Option(
+        "--workspace",
+        "-w",
+        help="Workspace folder through which the commands meet.",
+        rich_help_panel=FILES,
+    ),
+]
+Seed = Annotated[int, Option(help="Seed of everything random.")]
+Features = Annotated[
+    FeatureSource,
+    Option(help="Sanity runs: 'shuffled' gives each epoch another epoch's row, 'zero' gives none."),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareSettings:
+    """Turn raw recordings into pictures, questions and a table of epochs."""
+
+    recordings: Annotated[
+        list[Path],
+        Argument(help="Recordings (EDF), or folders of recordings and hypnograms.", metavar="PATH..."),
+    ]
+    workspace: Workspace = Path("sleep_data")
+    cohort: Annotated[
+        str, Option(help="How files are paired and subjects named.", rich_help_panel=SIGNAL)
+    ] = "sleep-edf"
+    channel: Annotated[
+        str, Option(help="EEG channel to draw.", rich_help_panel=SIGNAL)
+    ] = "EEG Fpz-Cz"
+    low_hz: Annotated[
+        float, Option(min=0.0, help="Band-pass: lower edge.", rich_help_panel=SIGNAL)
+    ] = 0.3
+    high_hz: Annotated[
+        float, Option(min=1.0, help="Band-pass: upper edge.", rich_help_panel=SIGNAL)
+    ] = 35.0
+    wake_margin: Annotated[
+        float,
+        Option(
+            min=0.0,
+            help="Minutes of wake kept before the first and after the last epoch of sleep.",
+            rich_help_panel=SIGNAL,
+        ),
+    ] = 30.0
+    eval_subjects: Annotated[
+        str,
+        Option(help="Evaluation subjects, separated by commas.", rich_help_panel=SPLIT),
+    ] = ""
+    eval_fraction: Annotated[
+        float,
+        Option(
+            min=0.0,
+            max=1.0,
+            help="Share of subjects held out, where none is named.",
+            rich_help_panel=SPLIT,
+        ),
+    ] = 0.25
+    style: Annotated[
+        str,
+        Option(help="Picture of an epoch: 'spectrogram' or 'waveform'.", rich_help_panel=PICTURE),
+    ] = "spectrogram"
+    size: Annotated[
+        int,
+        Option(
+            min=32,
+            max=2048,
+            help="Side of the picture in pixels; best the vision tower's own.",
+            rich_help_panel=PICTURE,
+        ),
+    ] = 336
+    amplitude_uv: Annotated[
+        float,
+        Option(
+            min=1.0, help="Waveform: µV from the middle to the edge.", rich_help_panel=PICTURE
+        ),
+    ] = 100.0
+    template: Annotated[
+        str, Option(help="Question template: 'stage' or 'options'.", rich_help_panel=PICTURE)
+    ] = "stage"
+    jobs: Annotated[
+        int, Option(min=1, help="Recordings worked on at the same time.", rich_help_panel=HARDWARE)
+    ] = 1
+    seed: Seed = 42
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractSettings:
+    """Train the specialized vision module and export its high-level features."""
+
+    workspace: Workspace = Path("sleep_data")
+    backbone: Annotated[
+        str, Option(help="Any timm model, by name.", rich_help_panel=TRAINING)
+    ] = "resnet18"
+    pretrained: Annotated[
+        bool, Option(help="Start from timm's weights (needs a network).", rich_help_panel=TRAINING)
+    ] = False
+    train_epochs: Annotated[
+        int, Option(min=1, help="Passes over the fine-tune side.", rich_help_panel=TRAINING)
+    ] = 10
+    batch_size: Annotated[
+        int, Option(min=2, help="Pictures per training step.", rich_help_panel=TRAINING)
+    ] = 32
+    learning_rate: Annotated[
+        float, Option(min=0.0, help="Peak learning rate.", rich_help_panel=TRAINING)
+    ] = 1e-3
+    weight_decay: Annotated[
+        float, Option(min=0.0, help="Weight decay.", rich_help_panel=TRAINING)
+    ] = 0.05
+    val_fraction: Annotated[
+        float,
+        Option(
+            min=0.05,
+            max=0.9,
+            help="Share of the fine-tune subjects held out for validation.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = 0.2
+    workers: Annotated[
+        int, Option(min=0, help="Processes that decode pictures.", rich_help_panel=HARDWARE)
+    ] = 0
+    seed: Seed = 42
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneSettings:
+    """Fine-tune the vision-language model with LoRA, under DeepSpeed."""
+
+    model_name_or_path: Annotated[
+        str,
+        Option(help="Base model: a LLaVA-1.5 folder, or 'tiny' (embedded).", rich_help_panel=FILES),
+    ]
+    workspace: Workspace = Path("sleep_data")
+    output_dir: Annotated[
+        Path | None,
+        Option(
+            help="Folder of the adapter.",
+            show_default="WORKSPACE/checkpoints/eegvlm",
+            rich_help_panel=FILES,
+        ),
+    ] = None
+    data_path: Annotated[
+        Path | None,
+        Option(
+            help="Fine-tuning samples.",
+            show_default="WORKSPACE/eeg_ft.json",
+            rich_help_panel=FILES,
+        ),
+    ] = None
+    image_folder: Annotated[
+        Path | None,
+        Option(
+            help="Their pictures.",
+            show_default="WORKSPACE/eeg_images_ft",
+            rich_help_panel=FILES,
+        ),
+    ] = None
+    features_file: Annotated[
+        Path | None,
+        Option(
+            help="Their high-level features.",
+            show_default="WORKSPACE/train_high_level_features.npy",
+            rich_help_panel=FILES,
+        ),
+    ] = None
+    fusion: Annotated[
+        str, Option(help="'add' (the paper's), 'token' or 'none'.", rich_help_panel=TRAINING)
+    ] = "add"
+    features: Features = "real"
+    version: Annotated[
+        str,
+        Option(help="Conversation template: 'v1' or 'llava_v1'.", rich_help_panel=TRAINING),
+    ] = "v1"
+    num_train_epochs: Annotated[
+        float, Option(min=0.0, help="Passes over the samples.", rich_help_panel=TRAINING)
+    ] = 2.0
+    max_steps: Annotated[
+        int,
+        Option(
+            help="Stop after so many steps; -1 runs all passes.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = -1
+    per_device_train_batch_size: Annotated[
+        int, Option(min=1, help="Samples per step and GPU.", rich_help_panel=TRAINING)
+    ] = 16
+    gradient_accumulation_steps: Annotated[
+        int, Option(min=1, help="Steps gathered into one update.", rich_help_panel=TRAINING)
+    ] = 1
+    learning_rate: Annotated[
+        float, Option(min=0.0, help="Learning rate of LoRA.", rich_help_panel=TRAINING)
+    ] = 3e-4
+    mm_projector_lr: Annotated[
+        float,
+        Option(min=0.0, help="Learning rate of the projector.", rich_help_panel=TRAINING),
+    ] = 2e-5
+    weight_decay: Annotated[
+        float, Option(min=0.0, help="Weight decay.", rich_help_panel=TRAINING)
+    ] = 0.0
+    warmup_ratio: Annotated[
+        float,
+        Option(min=0.0, max=1.0, help="Share of steps of warm-up.", rich_help_panel=TRAINING),
+    ] = 0.03
+    lr_scheduler_type: Annotated[
+        str, Option(help="Schedule of transformers.", rich_help_panel=TRAINING)
+    ] = "cosine"
+    model_max_length: Annotated[
+        int, Option(min=16, help="Longest sequence in tokens.", rich_help_panel=TRAINING)
+    ] = 4096
+    logging_steps: Annotated[
+        int, Option(min=1, help="Steps between two log rows.", rich_help_panel=TRAINING)
+    ] = 10
+    report_to: Annotated[
+        str, Option(help="'none', 'tensorboard' or 'wandb'.", rich_help_panel=TRAINING)
+    ] = "none"
+    lora_r: Annotated[int, Option(min=1, help="Rank.", rich_help_panel=LORA)] = 128
+    lora_alpha: Annotated[int, Option(min=1, help="Scale.", rich_help_panel=LORA)] = 256
+    lora_dropout: Annotated[
+        float, Option(min=0.0, max=1.0, help="Dropout.", rich_help_panel=LORA)
+    ] = 0.05
+    deepspeed: Annotated[
+        str,
+        Option(
+            help="DeepSpeed settings: 'zero2', 'zero3', 'zero3_offload', a JSON file, or 'none'.",
+            rich_help_panel=HARDWARE,
+        ),
+    ] = "zero2"
+    num_gpus: Annotated[
+        int,
+        Option(
+            min=0,
+            help="Ranks on this machine (CPU ranks where there is no GPU).",
+            show_default="all GPUs, or 1",
+            rich_help_panel=HARDWARE,
+        ),
+    ] = 0
+    gradient_checkpointing: Annotated[
+        bool, Option(help="Trade speed for memory.", rich_help_panel=HARDWARE)
+    ] = False
+    dataloader_num_workers: Annotated[
+        int, Option(min=0, help="Processes that decode pictures.", rich_help_panel=HARDWARE)
+    ] = 0
+    seed: Seed = 42
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateSettings:
+    """Ask the fine-tuned model about every epoch of the evaluation side."""
+
+    model_path: Annotated[
+        Path, Option(help="Adapter folder that finetune wrote.", rich_help_panel=FILES)
+    ]
+    workspace: Workspace = Path("sleep_data")
+    model_base: Annotated[
+        str | None,
+        Option(
+            help="Base model.", show_default="the one it was trained on", rich_help_panel=FILES
+        ),
+    ] = None
+    question_file: Annotated[
+        Path | None,
+        Option(help="Questions.", show_default="WORKSPACE/eeg_eval.jsonl", rich_help_panel=FILES),
+    ] = None
+    image_folder: Annotated[
+        Path | None,
+        Option(
+            help="Their pictures.",
+            show_default="WORKSPACE/eeg_images_eval",
+            rich_help_panel=FILES,
+        ),
+    ] = None
+    features_file: Annotated[
+        Path | None,
+        Option(
+            help="Their high-level features.",
+            show_default="WORKSPACE/eval_high_level_features.npy",
+            rich_help_panel=FILES,
+        ),
+    ] = None
+    answers_file: Annotated[
+        Path | None,
+        Option(
+            help="Where the answers go.",
+            show_default="WORKSPACE/answers/eeg_answers.jsonl",
+            rich_help_panel=FILES,
+        ),
+    ] = None
+    overwrite: Annotated[
+        bool, Option(help="Begin the answers file anew.", rich_help_panel=FILES)
+    ] = False
+    features: Features = "real"
+    batch_size: Annotated[int, Option(min=1, help="Questions answered at the same time.")] = 32
+    max_new_tokens: Annotated[int, Option(min=1, help="Longest answer in tokens.")] = 8
+    seed: Seed = 42
+
+
+@dataclass(frozen=True, slots=True)
+class ReportSettings:
+    """Read the stages out of the answers and write tables, metrics and one HTML page."""
+
+    workspace: Workspace = Path("sleep_data")
+    answers_file: Annotated[
+        Path | None,
+        Option(
+            help="Answers to report on.",
+            show_default="WORKSPACE/answers/eeg_answers.jsonl",
+            rich_help_panel=FILES,
+        ),
+    ] = None
+    out: Annotated[
+        Path | None,
+        Option(
+            help="Folder of the report.", show_default="WORKSPACE/report", rich_help_panel=FILES
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSettings:
+    """Simulate a few nights and run all five commands on them, offline, in minutes."""
+
+    out: Annotated[
+        Path,
+        Option(help="Folder of the demo's workspace.", rich_help_panel=FILES),
+    ] = Path("demo_data")
+    features: Features = "real"
+    seed: Seed = 42

@@ -1,0 +1,222 @@
+"""The workspace folder: names of all its files, writing that is whole or not at all, and run stamps."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+from eegtool import __version__
+from eegtool.core.errors import EegToolError
+
+_STAMPED_PACKAGES: Final = (
+    "torch",
+    "transformers",
+    "peft",
+    "deepspeed",
+    "timm",
+    "mne",
+    "numpy",
+    "scipy",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Where each file of a workspace is. ``split`` is ``"ft"`` or ``"eval"``."""
+
+    root: Path
+
+    @property
+    def epochs(self) -> Path:
+        """Table of all epochs."""
+        return self.root / "epochs.csv"
+
+    @property
+    def prepare_stamp(self) -> Path:
+        """Run stamp of prepare: how the pictures were made."""
+        return self.root / "prepare.json"
+
+    @property
+    def conversations(self) -> Path:
+        """Fine-tuning samples."""
+        return self.root / "eeg_ft.json"
+
+    @property
+    def questions(self) -> Path:
+        """Evaluation questions."""
+        return self.root / "eeg_eval.jsonl"
+
+    @property
+    def vision_module(self) -> Path:
+        """Folder of the trained vision module."""
+        return self.root / "vision_module"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of fine-tuned adapters, one folder per run."""
+        return self.root / "checkpoints"
+
+    @property
+    def answers(self) -> Path:
+        """Answers to the evaluation questions."""
+        return self.root / "answers" / "eeg_answers.jsonl"
+
+    @property
+    def report(self) -> Path:
+        """Folder of the report."""
+        return self.root / "report"
+
+    def images(self, split: str) -> Path:
+        """Folder of the pictures of one split."""
+        return self.root / f"eeg_images_{split}"
+
+    def features(self, split: str) -> Path:
+        """High-level features of one split (the recipe calls the fine-tune side ``train``)."""
+        return self.root / f"{'train' if split == 'ft' else 'eval'}_high_level_features.npy"
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary sibling to write to; it takes the name `path` only if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield tmp
+        os.replace(tmp, path)
+    finally:
+        tmp.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all."""
+    with atomic_path(path) as tmp:
+        tmp.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises
+    ------
+    EegToolError
+        If the file is missing or holds no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise EegToolError(
+            f"{path} does not exist.", "Give the right path, or run the step that writes it first."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise EegToolError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(value, dict):
+        raise EegToolError(f"{path} is not a JSON object.")
+    return value
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal text."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return ``folder / name``, refusing a name that leaves the folder.
+
+    Raises
+    ------
+    EegToolError
+        If `name` is absolute or climbs out of `folder`.
+    """
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise EegToolError(
+            f"The image path '{name}' leaves the image folder {folder}.",
+            "Image paths are relative to the image folder and stay inside it.",
+        )
+    return path
+
+
+def run_stamp(
+    step: str,
+    settings: Any,
+    *,
+    inputs: Mapping[str, Path],
+    protocol: Mapping[str, Any],
+    results: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Describe a finished run, so that its output can be trusted and repeated.
+
+    Parameters
+    ----------
+    step : str
+        Name of the command.
+    settings : dataclass
+        Its settings, seed included.
+    inputs : mapping of str to Path
+        Files it read; their SHA-256 is stored.
+    protocol : mapping
+        What decides which epochs and pictures there are: channel, filter, wake rule, split, style, ...
+    results : mapping
+        What came out: counts, figures.
+    """
+    return {
+        "tool": f"eegvlm {__version__}",
+        "step": step,
+        "status": "complete",
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "argv": sys.argv[1:],
+        "settings": jsonable(asdict(settings)),
+        "versions": {"python": sys.version.split()[0], **_versions()},
+        "git_commit": _git_commit(),
+        "inputs": {name: sha256_of(path) for name, path in inputs.items()},
+        "protocol": jsonable(dict(protocol)),
+        "results": jsonable(dict(results)),
+    }
+
+
+def jsonable(value: Any) -> Any:
+    """Turn paths into text and tuples into lists, all the way down."""
+    if isinstance(value, Mapping):
+        return {str(k): jsonable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in _STAMPED_PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _git_commit() -> str | None:
+    """Commit of this source tree, where it is a git checkout."""
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():  # installed into somebody else's environment
+        return None
+    try:
+        out = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except OSError:
+        return None
+    return out.stdout.strip() or None

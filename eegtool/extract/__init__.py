@@ -1,0 +1,1 @@
+"""The specialized vision module and its high-level features."""

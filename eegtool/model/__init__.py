@@ -1,0 +1,1 @@
+"""LLaVA with high-level features: shared by finetune and evaluate."""

@@ -1,0 +1,1 @@
+"""Raw EEG recordings to pictures, questions and a table of epochs."""

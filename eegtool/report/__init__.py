@@ -1,0 +1,1 @@
+"""Tables, metrics and the HTML page."""
