@@ -1,0 +1,40 @@
+"""Backbones of the vision module: any timm model, asked for its pooled features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+from torch import nn
+
+from eegtool.core.errors import EegToolError
+from eegtool.core.registry import closest
+
+
+def create(name: str, *, pretrained: bool) -> nn.Module:
+    """Build a timm model without its classifier.
+
+    Raises
+    ------
+    EegToolError
+        If timm has no such model, or its weights cannot be fetched.
+    """
+    if not timm.is_model(name):
+        raise EegToolError(
+            f"--backbone: timm has no model '{name}'.{closest(name, timm.list_models())}",
+            "Any name of timm.list_models() will do, such as 'resnet18' or 'convnext_base'.",
+        )
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    except (OSError, RuntimeError) as error:
+        raise EegToolError(
+            f"The pretrained weights of '{name}' cannot be fetched: {str(error).splitlines()[0]}",
+            "Run where there is a network, or leave out --pretrained.",
+        ) from error
+    return model
+
+
+def pixel_statistics(backbone: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation per colour that the backbone expects, from its own data config."""
+    config = timm.data.resolve_model_data_config(backbone)
+    return tuple(config["mean"]), tuple(config["std"])

@@ -1,0 +1,185 @@
+"""The features file: float32 ``[N, 1, 1024]`` beside a sidecar that says which row is which epoch.
+
+Written by extract, read by finetune and evaluate. Rows are joined by ``sample_id``, never by a
+counter: the sidecar is compared with the ids of the question file before any row is used.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from eegtool.core.errors import EegToolError
+from eegtool.core.records import check_unique
+from eegtool.core.settings import FeatureSource
+from eegtool.core.workspace import atomic_path, read_json, write_json
+
+FEATURE_DIM: Final = 1024
+"""Width of a high-level feature: that of CLIP ViT-L, whose projector it shares (EEG-VLM, arXiv 2511.19155)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    """What ``*_high_level_features.json`` says about the rows of the ``.npy`` beside it."""
+
+    sample_ids: tuple[str, ...]
+    """Epoch of each row, in row order."""
+    backbone: str
+    weights_sha256: str
+    images_sha256: str
+    """Hash over the names and bytes of all pictures, in row order."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureTable:
+    """High-level features that are found by ``sample_id``."""
+
+    rows: np.ndarray
+    """float32 ``[N, 1, 1024]``, memory-mapped: only the rows asked for are read."""
+    row_of: dict[str, int]
+    source: FeatureSource
+    weights_sha256: str
+
+    def __getitem__(self, sample_id: str) -> np.ndarray:
+        """Return the float32 ``[1, 1024]`` feature of one epoch."""
+        if self.source == "zero":
+            return np.zeros(self.rows.shape[1:], np.float32)
+        return np.array(self.rows[self.row_of[sample_id]])
+
+
+def sidecar_path(path: Path) -> Path:
+    """Return the path of the sidecar of a features file."""
+    return path.with_suffix(".json")
+
+
+def write_features(path: Path, rows: np.ndarray, sidecar: Sidecar) -> None:
+    """Write rows and sidecar.
+
+    The old sidecar goes first and the new one comes last: features never stand beside the ids of others.
+    """
+    check_rows(path, rows)
+    if len(rows) != len(sidecar.sample_ids):
+        raise ValueError(f"{len(rows)} rows for {len(sidecar.sample_ids)} sample ids")
+    sidecar_path(path).unlink(missing_ok=True)
+    with atomic_path(path) as tmp, tmp.open("wb") as file:
+        np.save(file, rows)
+    write_json(sidecar_path(path), asdict(sidecar))
+
+
+def load_features(
+    path: Path, sample_ids: Sequence[str], *, source: FeatureSource = "real", seed: int = 0
+) -> FeatureTable:
+    """Open a features file and join it to the epochs that will ask for it.
+
+    Parameters
+    ----------
+    path : Path
+        The ``.npy`` file; its sidecar lies beside it.
+    sample_ids : sequence of str
+        Ids of the question or fine-tune file, in file order.
+    source : {"real", "shuffled", "zero"}
+        ``shuffled`` gives every epoch the row of another one, drawn with `seed`.
+    seed : int
+        Seed of the shuffling.
+
+    Raises
+    ------
+    EegToolError
+        If the file is missing, has another shape or type, or its ids are not those of `sample_ids`.
+    """
+    try:
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise EegToolError(
+            f"The features file {path} does not exist.", "Run `eegvlm extract` first."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise EegToolError(f"The features file {path} cannot be read: {error}.") from error
+    check_rows(path, rows)
+    if sidecar_path(path).exists():
+        sidecar = _read_sidecar(path)
+        ids, weights = sidecar.sample_ids, sidecar.weights_sha256
+        if len(ids) != len(rows):
+            raise EegToolError(
+                f"{path} has {len(rows)} rows, but its sidecar names {len(ids)} epochs.",
+                "Run `eegvlm extract` again.",
+            )
+    else:
+        ids, weights = _ids_by_order(path, rows, sample_ids), ""
+    check_same_ids(path, ids, sample_ids)
+    row_of = {sample_id: i for i, sample_id in enumerate(ids)}
+    if source == "shuffled":
+        row_of = _shuffled(row_of, seed)
+    return FeatureTable(rows, row_of, source, weights)
+
+
+def check_rows(path: Path, rows: np.ndarray) -> None:
+    """Refuse what is not float32 ``[N, 1, 1024]``."""
+    if rows.dtype != np.float32 or rows.ndim != 3 or rows.shape[1:] != (1, FEATURE_DIM):
+        raise EegToolError(
+            f"{path} holds {rows.dtype} {list(rows.shape)}, not float32 [N, 1, {FEATURE_DIM}].",
+            "High-level features are one 1024-d vector per epoch; run `eegvlm extract`.",
+        )
+
+
+def check_same_ids(path: Path, ids: Sequence[str], sample_ids: Sequence[str]) -> None:
+    """Refuse features whose ids are not, in the same order, those of the epochs.
+
+    Raises
+    ------
+    EegToolError
+        Naming ids that only one side has, or the first row at which the order differs.
+    """
+    if tuple(ids) == tuple(sample_ids):
+        return
+    extra, missing = sorted(set(ids) - set(sample_ids)), sorted(set(sample_ids) - set(ids))
+    if extra or missing:
+        detail = "; ".join(
+            f"{len(some)} only in {where} ({', '.join(some[:3])}{', …' if len(some) > 3 else ''})"
+            for some, where in ((missing, "the question file"), (extra, "the features"))
+            if some
+        )
+    else:
+        i = next(i for i, (a, b) in enumerate(zip(ids, sample_ids, strict=True)) if a != b)
+        detail = f"row {i} is '{ids[i]}' in the features and '{sample_ids[i]}' in the question file"
+    raise EegToolError(
+        f"The features of {path} do not belong to these epochs: {detail}.",
+        "Run `eegvlm extract` again after `eegvlm prepare`, or point to the matching files.",
+    )
+
+
+def _read_sidecar(path: Path) -> Sidecar:
+    raw: dict[str, Any] = read_json(sidecar_path(path))
+    try:
+        sidecar = Sidecar(**raw | {"sample_ids": tuple(raw["sample_ids"])})
+    except (KeyError, TypeError) as error:
+        raise EegToolError(
+            f"{sidecar_path(path)} is not a features sidecar: {error}.",
+            "Run `eegvlm extract` again.",
+        ) from error
+    check_unique(sidecar_path(path), sidecar.sample_ids)
+    return sidecar
+
+
+def _ids_by_order(path: Path, rows: np.ndarray, sample_ids: Sequence[str]) -> tuple[str, ...]:
+    """Accept somebody's own ``.npy`` without a sidecar by order, if at least the number fits."""
+    if len(rows) != len(sample_ids):
+        raise EegToolError(
+            f"{path} has no sidecar and {len(rows)} rows for {len(sample_ids)} epochs.",
+            "Without a sidecar the rows must be those of the question file, in its order.",
+        )
+    warnings.warn(f"{path} has no sidecar: its rows are taken in file order.", stacklevel=3)
+    return tuple(sample_ids)
+
+
+def _shuffled(row_of: dict[str, int], seed: int) -> dict[str, int]:
+    """Give every id the row of another id: a random cycle through all of them."""
+    ids = list(row_of)
+    cycle = np.random.default_rng(seed).permutation(len(ids))
+    following = np.roll(cycle, 1)
+    return {ids[i]: row_of[ids[j]] for i, j in zip(cycle, following, strict=True)}

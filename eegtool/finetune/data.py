@@ -1,0 +1,94 @@
+"""Samples of the fine-tune side as tensors: picture, tokens, labels and the epoch's own feature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from eegtool.core.errors import EegToolError
+from eegtool.core.records import Conversation
+from eegtool.core.workspace import inside
+from eegtool.extract.features import FeatureTable
+from eegtool.model.processor import IGNORED, Encoded, Processor, pad
+
+
+class FinetuneDataset(Dataset[dict[str, Any]]):
+    """Conversations with their pictures, decoded when asked for, and their features, joined by id."""
+
+    def __init__(
+        self,
+        rows: Sequence[Conversation],
+        image_folder: Path,
+        features: FeatureTable | None,
+        processor: Processor,
+        max_length: int,
+    ) -> None:
+        self.rows = rows
+        self.image_folder = image_folder
+        self.features = features
+        self.processor = processor
+        self.encoded = [encode(row, processor, max_length) for row in rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row, encoded = self.rows[index], self.encoded[index]
+        picture = inside(self.image_folder, row.images[0])
+        item = {
+            "input_ids": encoded.input_ids,
+            "labels": encoded.labels,
+            "pixel_values": torch.from_numpy(self.processor.pixel_spec.pixels(picture)),
+        }
+        if self.features is not None:
+            item["high_level_features"] = torch.from_numpy(self.features[row.sample_id])
+        return item
+
+    @property
+    def trained_share(self) -> float:
+        """Share of all tokens that carry a label."""
+        trained = sum(label != IGNORED for e in self.encoded for label in e.labels)
+        return trained / sum(len(e.labels) for e in self.encoded)
+
+
+def encode(row: Conversation, processor: Processor, max_length: int) -> Encoded:
+    """Tokenise one conversation.
+
+    Raises
+    ------
+    EegToolError
+        If its images differ, it is longer than `max_length`, or its answer is empty: the sample is named.
+    """
+    if len(set(row.images)) != 1:
+        raise EegToolError(
+            f"The images of sample '{row.sample_id}' differ: {', '.join(row.images)}.",
+            "Rows are [Image1, Image1]: the second stands for the same picture with its feature.",
+        )
+    if not row.answer.strip():
+        raise EegToolError(f"Sample '{row.sample_id}' has an empty answer: nothing to train on.")
+    encoded = processor.encode(row.question, len(row.images), row.answer)
+    if len(encoded.input_ids) > max_length:
+        raise EegToolError(
+            f"Sample '{row.sample_id}' has {len(encoded.input_ids)} tokens, more than "
+            f"--model-max-length {max_length}.",
+            "Raise --model-max-length; nothing is cut silently.",
+        )
+    return encoded
+
+
+def collate(items: list[dict[str, Any]], pad_id: int) -> dict[str, torch.Tensor]:
+    """Stack samples, padded on the right to the longest of the batch."""
+    lengths = [len(item["input_ids"]) for item in items]
+    batch = {
+        "input_ids": pad([item["input_ids"] for item in items], pad_id, "right"),
+        "labels": pad([item["labels"] for item in items], IGNORED, "right"),
+        "attention_mask": pad([[1] * n for n in lengths], 0, "right"),
+    }
+    for name in ("pixel_values", "high_level_features"):
+        if name in items[0]:
+            batch[name] = torch.stack([item[name] for item in items])
+    return batch

@@ -1,0 +1,217 @@
+"""What each rank of the training runs; started by the launcher, never by hand.
+
+``python -m eegtool.finetune.train [--local_rank=N] PLAN.json``, where the plan is what the parent
+(`eegtool.finetune.step`) checked and wrote.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import TaskID
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from eegtool.core.console import console, progress
+from eegtool.core.errors import EegToolError
+from eegtool.core.records import read_conversations
+from eegtool.core.settings import FeatureSource
+from eegtool.core.workspace import write_json
+from eegtool.extract.features import load_features
+from eegtool.finetune.data import FinetuneDataset, collate
+from eegtool.model import checkpoints
+from eegtool.model.eegvlm import FUSIONS
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything a rank needs, checked by the parent; paths are absolute."""
+
+    base: str
+    base_folder: str
+    output_dir: str
+    data_path: str
+    image_folder: str
+    features_file: str
+    features: FeatureSource
+    fusion: str
+    version: str
+    model_max_length: int
+    lora_r: int
+    lora_alpha: int
+    lora_dropout: float
+    mm_projector_lr: float
+    protocol: dict[str, Any]
+    arguments: dict[str, Any]
+    """Keyword arguments of transformers' TrainingArguments."""
+
+    @classmethod
+    def read(cls, path: Path) -> Plan:
+        """Read the plan that the parent wrote."""
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+    def write(self, path: Path) -> None:
+        """Write the plan for the ranks."""
+        write_json(path, asdict(self))
+
+
+class EegTrainer(Trainer):  # type: ignore[misc]
+    """transformers' Trainer, with a learning rate of its own for the projector."""
+
+    projector_lr: float = 0.0
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Build AdamW with two groups: LoRA at ``learning_rate``, the projector at ``projector_lr``."""
+        if self.optimizer is None:
+            trained = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+            projector = [p for n, p in trained if "multi_modal_projector" in n]
+            lora = [p for n, p in trained if "multi_modal_projector" not in n]
+            cls, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            decay = {"weight_decay": self.args.weight_decay}
+            groups = [
+                {"params": lora, "lr": self.args.learning_rate, **decay},
+                {"params": projector, "lr": self.projector_lr, **decay},
+            ]
+            self.optimizer = cls(groups, **options)
+        return self.optimizer
+
+
+class ProgressBar(TrainerCallback):  # type: ignore[misc]
+    """Progress of the first rank, with the running loss."""
+
+    def __init__(self) -> None:
+        self.bar = progress("steps")
+        self.task: TaskID | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Show the bar on the first rank."""
+        if state.is_world_process_zero:
+            self.bar.start()
+            self.task = self.bar.add_task("Fine-tuning", total=state.max_steps, note="")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Advance."""
+        if self.task is not None:
+            self.bar.update(self.task, completed=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Show the loss."""
+        if self.task is not None and logs and "loss" in logs:
+            self.bar.update(self.task, note=f"loss {float(logs['loss']):.3f}")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave the finished bar on the screen."""
+        self.bar.stop()
+
+
+def run(plan: Plan) -> None:
+    """Train one rank; the first rank writes the adapter."""
+    args = TrainingArguments(**plan.arguments)  # first: it tells transformers of ZeRO-3
+    if args.deepspeed:
+        import deepspeed
+
+        deepspeed.init_distributed()
+    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+    base_folder = Path(plan.base_folder)
+    model, processor = checkpoints.load_base(
+        base_folder, fusion=plan.fusion, version=plan.version, dtype=dtype
+    )
+    model.config.use_cache = False
+    torch.manual_seed(args.seed)  # LoRA starts the same on every rank, however the base was loaded
+    peft_model = checkpoints.add_lora(
+        model, r=plan.lora_r, alpha=plan.lora_alpha, dropout=plan.lora_dropout
+    )
+    if args.gradient_checkpointing:
+        model.enable_input_require_grads()
+
+    rows = read_conversations(Path(plan.data_path))
+    table = None
+    if FUSIONS[plan.fusion].needs_features:
+        ids = [row.sample_id for row in rows]
+        table = load_features(
+            Path(plan.features_file), ids, source=plan.features, seed=args.seed
+        )
+    dataset = FinetuneDataset(
+        rows, Path(plan.image_folder), table, processor, plan.model_max_length
+    )
+    trainer = EegTrainer(
+        model=peft_model,
+        args=args,
+        train_dataset=dataset,
+        data_collator=partial(collate, pad_id=processor.tokenizer.pad_token_id),
+        callbacks=[ProgressBar()],
+    )
+    trainer.projector_lr = plan.mm_projector_lr
+    if trainer.is_world_process_zero():
+        _announce(trainer, dataset)
+    result = trainer.train()
+
+    state = _gathered(peft_model)
+    if trainer.is_world_process_zero():
+        contract = checkpoints.Contract(
+            base=plan.base,
+            base_sha256=checkpoints.base_sha256(base_folder),
+            fusion=plan.fusion,
+            version=plan.version,
+            pixel_spec=processor.pixel_spec,
+            features_weights_sha256=table.weights_sha256 if table else "",
+            features=plan.features,
+            protocol=plan.protocol,
+        )
+        checkpoints.save_adapter(Path(plan.output_dir), peft_model, state, contract)
+        write_json(
+            Path(plan.output_dir) / "training_log.json",
+            {"metrics": result.metrics, "log": trainer.state.log_history},
+        )
+
+
+def _announce(trainer: EegTrainer, dataset: FinetuneDataset) -> None:
+    trained = {"LoRA": 0, "projector": 0}
+    for name, parameter in trainer.model.named_parameters():
+        if parameter.requires_grad:
+            kind = "projector" if "multi_modal_projector" in name else "LoRA"
+            trained[kind] += getattr(parameter, "ds_numel", parameter.numel())
+    console.print(
+        f"  Trained: LoRA {trained['LoRA']:,} and projector {trained['projector']:,} parameters; "
+        f"{dataset.trained_share:.1%} of the tokens carry the answer."
+    )
+
+
+def _gathered(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return every trained parameter in full, on the CPU, on the first rank; all ranks must call it."""
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    if is_deepspeed_zero3_enabled():
+        import deepspeed
+
+        gather = deepspeed.zero.GatheredParameters(list(trained.values()))
+    else:
+        gather = nullcontext()
+    with gather:
+        if int(os.environ.get("RANK", "0")) != 0:
+            return {}
+        return {n: p.detach().float().cpu().clone() for n, p in trained.items()}
+
+
+def main() -> None:
+    """Parse the launcher's command line and train."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--local_rank", type=int, default=-1)
+    parser.add_argument("plan", type=Path)
+    try:
+        run(Plan.read(parser.parse_args().plan))
+    except EegToolError as error:
+        console.print(f"[bold red]error:[/] {error}", markup=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

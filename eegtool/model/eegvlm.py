@@ -1,0 +1,117 @@
+"""transformers' LLaVA with high-level features: the fusion, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from transformers import LlavaForConditionalGeneration
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """How picture tokens and the high-level feature become the blocks of two ``<image>``.
+
+    Attributes
+    ----------
+    lengths : callable
+        Number of patches → number of tokens of the first and of the second block.
+    fuse : callable
+        ``P(V)`` ``[B, patches, D]`` and ``P(r)`` ``[B, 1, D]`` → tokens of both blocks ``[B, L, D]``.
+    needs_features : bool
+        Whether it looks at the high-level feature at all.
+    """
+
+    lengths: Callable[[int], tuple[int, int]]
+    fuse: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    needs_features: bool = True
+
+
+FUSIONS: Final[dict[str, Fusion]] = {
+    # EEG-VLM (arXiv 2511.19155): the second block is the first one with P(r) added to every patch.
+    "add": Fusion(lambda n: (n, n), lambda low, high: torch.cat([low, low + high], dim=1)),
+    "token": Fusion(lambda n: (n, 1), lambda low, high: torch.cat([low, high], dim=1)),
+    "none": Fusion(lambda n: (n, 0), lambda low, high: low, needs_features=False),
+}
+
+
+class EEGVLM(LlavaForConditionalGeneration):  # type: ignore[misc]
+    """LLaVA-1.5 that sees each epoch twice: as its picture, and as its picture plus a high-level feature.
+
+    Its weights are exactly those of `LlavaForConditionalGeneration`; the one projector P maps both
+    the CLIP patch features V and the high-level feature r.
+    """
+
+    fusion: str = "add"
+
+    @property
+    def patches(self) -> int:
+        """Number of patch tokens of the vision tower, class token not counted."""
+        vision = self.config.vision_config
+        return int(vision.image_size // vision.patch_size) ** 2
+
+    def embed(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor,
+        high_level_features: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Put text, picture and feature together.
+
+        Parameters
+        ----------
+        input_ids : int64 [B, T]
+            Text with one image token for every visual token.
+        pixel_values : float [B, 3, S, S]
+            One picture per sample.
+        high_level_features : float [B, 1, 1024] or None
+            One feature per sample; None only for the fusion ``none``.
+
+        Returns
+        -------
+        float [B, T, D]
+            Input embeddings of the language model.
+
+        Raises
+        ------
+        ValueError
+            If the number of image tokens is not the number of visual tokens.
+        """
+        with torch.no_grad():  # the tower is frozen: no activations are kept for it
+            states = self.model.vision_tower(
+                pixel_values.to(self.dtype), output_hidden_states=True
+            ).hidden_states
+        patch_features = states[self.config.vision_feature_layer][:, 1:]  # class token dropped
+        low = self.model.multi_modal_projector(patch_features)
+        fusion = FUSIONS[self.fusion]
+        if fusion.needs_features:
+            if high_level_features is None:
+                raise ValueError(f"The fusion '{self.fusion}' needs high-level features.")
+            high = self.model.multi_modal_projector(high_level_features.to(low.dtype))
+        else:
+            high = low[:, :0]
+        visual = fusion.fuse(low, high)
+
+        is_image = input_ids == self.config.image_token_id
+        if not bool((is_image.sum(dim=1) == visual.shape[1]).all()):
+            raise ValueError(
+                f"{is_image.sum(dim=1).tolist()} image tokens for {visual.shape[1]} visual tokens."
+            )
+        text = self.get_input_embeddings()(input_ids)
+        return text.masked_scatter(is_image.unsqueeze(-1), visual.to(text.dtype))
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        high_level_features: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run LLaVA on the embeddings of `embed`; without a picture, exactly as transformers does."""
+        if pixel_values is not None and input_ids is not None:
+            inputs_embeds = self.embed(input_ids, pixel_values, high_level_features)
+            input_ids = None
+        return super().forward(input_ids=input_ids, inputs_embeds=inputs_embeds, **kwargs)

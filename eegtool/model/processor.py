@@ -1,0 +1,168 @@
+"""From picture to pixels and from text to tokens and labels, the same in training and in evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from PIL import Image
+
+from eegtool.core.errors import EegToolError
+from eegtool.core.records import IMAGE_TOKEN
+
+IGNORED: Final = -100
+"""Label of tokens that are not trained (PyTorch's cross-entropy default)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationTemplate:
+    """How question and answer are wrapped; stored in the checkpoint."""
+
+    system: str
+    user: str
+    assistant: str
+
+    def prompt(self, question: str, n_images: int) -> str:
+        """Return the text up to and including the cue for the answer."""
+        images = f"{IMAGE_TOKEN}\n" * n_images
+        return f"{self.system} {self.user}: {images}{question} {self.assistant}:"
+
+
+TEMPLATES: Final[dict[str, ConversationTemplate]] = {
+    # The template of the EEG-VLM recipe, and LLaVA-1.5's own (Vicuna).
+    "v1": ConversationTemplate("This is a VQA task.", "Question", "The answer is"),
+    "llava_v1": ConversationTemplate(
+        "A chat between a curious user and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the user's questions.",
+        "USER",
+        "ASSISTANT",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PixelSpec:
+    """How a picture becomes the tower's input; stored in the checkpoint."""
+
+    size: int
+    """Side of the tower's input in pixels."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def pixels(self, path: Path) -> np.ndarray:
+        """Read one picture as float32 ``[3, size, size]``.
+
+        A picture that is not square is padded with the mean colour, never cropped; one of another
+        size is resampled.
+
+        Raises
+        ------
+        EegToolError
+            If the picture is missing or cannot be read.
+        """
+        try:
+            with Image.open(path) as file:
+                image = file.convert("RGB")
+        except FileNotFoundError:
+            raise EegToolError(
+                f"The picture {path} does not exist.", "Check --image-folder, or prepare again."
+            ) from None
+        except OSError as error:
+            raise EegToolError(f"The picture {path} cannot be read: {error}.") from error
+        side = max(image.size)
+        if image.size != (side, side):
+            square = Image.new("RGB", (side, side), tuple(round(255 * m) for m in self.mean))
+            square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+            image = square
+        if side != self.size:
+            image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
+        scaled = np.asarray(image, np.float32).transpose(2, 0, 1) / np.float32(255)
+        mean, std = (np.asarray(v, np.float32)[:, None, None] for v in (self.mean, self.std))
+        return (scaled - mean) / std
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Tokens of one sample; `labels` is `IGNORED` except for the answer."""
+
+    input_ids: tuple[int, ...]
+    labels: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """Everything between the rows of a file and the tensors of the model."""
+
+    tokenizer: Any
+    """A fast tokenizer of transformers, with ``<image>`` as a special token."""
+    template: ConversationTemplate
+    pixel_spec: PixelSpec
+    image_tokens: tuple[int, int]
+    """Visual tokens of the first and of the second ``<image>`` (see `Fusion.lengths`)."""
+
+    def encode_prompt(self, question: str, n_images: int) -> tuple[int, ...]:
+        """Return the token ids of a question, image tokens expanded, ready for an answer."""
+        ids = self.tokenizer(self.template.prompt(question, n_images))["input_ids"]
+        return tuple(i for i, _ in self._expanded([(i, IGNORED) for i in ids], n_images))
+
+    def encode(self, question: str, n_images: int, answer: str) -> Encoded:
+        """Tokenise question and answer together; only the answer and the end token get labels.
+
+        Labels come from character offsets, so they are right whatever the tokenizer merges.
+
+        Raises
+        ------
+        EegToolError
+            If the prompt's tokens change when the answer follows: the model would be asked with
+            other tokens than it was trained on.
+        """
+        prompt = self.template.prompt(question, n_images)
+        full = self.tokenizer(f"{prompt} {answer}", return_offsets_mapping=True)
+        eos = self.tokenizer.eos_token_id
+        ids, offsets = list(full["input_ids"]), list(full["offset_mapping"])
+        if ids[-1] == eos:  # some tokenizers append it themselves
+            ids, offsets = ids[:-1], offsets[:-1]
+        pairs = [
+            (i, i if end > len(prompt) else IGNORED)
+            for i, (_, end) in zip(ids, offsets, strict=True)
+        ]
+        n_prompt = sum(label == IGNORED for _, label in pairs)
+        if tuple(ids[:n_prompt]) != tuple(self.tokenizer(prompt)["input_ids"]):
+            raise EegToolError(
+                f"The answer '{answer}' merges with the end of the prompt '{prompt[-30:]}'.",
+                "Choose another conversation template with --version.",
+            )
+        expanded = self._expanded([*pairs, (eos, eos)], n_images)
+        return Encoded(tuple(i for i, _ in expanded), tuple(label for _, label in expanded))
+
+    def _expanded(self, pairs: list[tuple[int, int]], n_images: int) -> list[tuple[int, int]]:
+        """Repeat each image token once per visual token of its block."""
+        image_id = self.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        lengths = iter(self.image_tokens)
+        found = sum(token == image_id for token, _ in pairs)
+        if found != n_images or n_images != len(self.image_tokens):
+            raise EegToolError(
+                f"A sample has {n_images} images and its text {found} {IMAGE_TOKEN} tokens; "
+                f"{len(self.image_tokens)} are needed.",
+                "Rows are [Image1, Image1] with one <image> each; run `eegvlm prepare` again.",
+            )
+        expanded = []
+        for pair in pairs:
+            expanded += [pair] * (next(lengths) if pair[0] == image_id else 1)
+        return expanded
+
+
+def pad(rows: Sequence[Sequence[int]], value: int, side: str) -> torch.Tensor:
+    """Pad rows of different length to int64 ``[B, longest]`` on the ``left`` or ``right``."""
+    width = max(len(row) for row in rows)
+    padded = [
+        [value] * (width - len(row)) + list(row)
+        if side == "left"
+        else list(row) + [value] * (width - len(row))
+        for row in rows
+    ]
+    return torch.tensor(padded, dtype=torch.int64)

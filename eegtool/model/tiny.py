@@ -1,0 +1,152 @@
+"""The embedded default model ``tiny``: LLaVA-1.5 made small, built from its recipe, no download.
+
+A CLIP-type tower of width 1024 (so that high-level features fit its projector as they fit the
+13B model's), a three-layer LLaMA and a byte-level tokenizer. It is written once as an ordinary
+Hugging Face folder and from there takes the same code path as the 13B model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import transformers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+)
+
+from eegtool.core.records import IMAGE_TOKEN
+
+IMAGE_SIZE: Final = 64
+PATCH_SIZE: Final = 16
+_SEED: Final = 1729
+
+# Words that get a token of their own; everything else is spelt in bytes. Each is entered with and
+# without the blank before it.
+_WORDS: Final = (
+    "W N1 N2 N3 REM wake stage sleep light deep rapid eye movement This is a VQA task Question The "
+    "answer Which What does this 30 second EEG epoch show Answer with one of or and the in A chat "
+    "between curious user an artificial intelligence assistant gives helpful detailed polite "
+    "answers to questions USER ASSISTANT picture spectrogram waveform options"
+).split()
+
+# CLIP's own pixel statistics (Radford et al. 2021), as in LLaVA-1.5's preprocessor_config.json.
+_PREPROCESSOR: Final = {
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "size": {"shortest_edge": IMAGE_SIZE},
+}
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Return the byte-level BPE tokenizer, built by rule from `_WORDS`: the same everywhere."""
+    special = ["<unk>", "<s>", "</s>", "<pad>", IMAGE_TOKEN]
+    vocab = {token: i for i, token in enumerate(special)}
+    for char in sorted(pre_tokenizers.ByteLevel.alphabet()):
+        vocab[char] = len(vocab)
+    merges: list[tuple[str, str]] = []
+    for word in _WORDS:
+        for spelling in (word, f"Ġ{word}"):  # Ġ is byte-level BPE's sign for a blank
+            for end in range(1, len(spelling)):
+                pair = (spelling[:end], spelling[end])
+                if pair[0] + pair[1] not in vocab:
+                    vocab[pair[0] + pair[1]] = len(vocab)
+                    merges.append(pair)
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>"))  # noqa: S106
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", vocab["<s>"])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",  # noqa: S106
+        bos_token="<s>",  # noqa: S106
+        eos_token="</s>",  # noqa: S106
+        pad_token="<pad>",  # noqa: S106
+    )
+
+
+def build_config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
+    """Return the configuration: LLaVA-1.5's shape, made small."""
+    return LlavaConfig(
+        vision_config=CLIPVisionConfig(
+            hidden_size=1024,
+            intermediate_size=512,
+            num_hidden_layers=2,
+            num_attention_heads=16,
+            image_size=IMAGE_SIZE,
+            patch_size=PATCH_SIZE,
+            projection_dim=256,
+        ),
+        text_config=LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=256,
+            intermediate_size=512,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=4096,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        ),
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        image_seq_length=(IMAGE_SIZE // PATCH_SIZE) ** 2,
+    )
+
+
+def folder() -> Path:
+    """Return the folder of the built model, building it in the user's cache if it is not there yet."""
+    target = _cache() / f"tiny-{_fingerprint()}"
+    if not (target / "config.json").exists():
+        _build(target)
+    return target
+
+
+def _build(target: Path) -> None:
+    tokenizer = build_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        model = LlavaForConditionalGeneration(build_config(tokenizer))
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tiny-") as tmp:
+        made = Path(tmp) / "model"
+        model.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+        (made / "preprocessor_config.json").write_text(json.dumps(_PREPROCESSOR, indent=2))
+        try:
+            made.rename(target)
+        except OSError:  # another process was faster: its folder is the same
+            shutil.rmtree(made)
+
+
+def _cache() -> Path:
+    home = os.environ.get("EEGVLM_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    for cache in (Path(home) / "eegvlm", Path(tempfile.gettempdir()) / f"eegvlm-{os.getuid()}"):
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(cache, os.W_OK):
+            return cache
+    raise PermissionError(f"No folder to build the tiny model in: {home} cannot be written.")
+
+
+def _fingerprint() -> str:
+    """Name the build by everything it depends on: this recipe and the library that draws the weights."""
+    recipe: Any = (inspect.getsource(sys.modules[__name__]), transformers.__version__, torch.__version__)
+    return hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]

@@ -1,0 +1,94 @@
+"""Hypnograms: scored time to one stage per 30-s epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import mne
+
+from eegtool.core.errors import EegToolError
+from eegtool.core.stages import STAGES, UNSCORED, stage_of
+
+EPOCH_S: Final = 30.0
+"""Length of a scoring epoch in seconds (R&K 1968 and the AASM Manual alike)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredRun:
+    """Consecutive time with one scoring: a stage, or a kind of scored time that is no stage."""
+
+    onset_s: float
+    duration_s: float
+    stage: str
+
+
+def read_hypnogram(path: Path) -> tuple[ScoredRun, ...]:
+    """Read the scoring of an EDF+ annotation file.
+
+    Returns
+    -------
+    tuple of ScoredRun
+        In order of time; onsets in seconds from the start of the recording.
+
+    Raises
+    ------
+    EegToolError
+        If the file is missing, not readable, or holds no sleep stage.
+    """
+    if not path.is_file():
+        raise EegToolError(f"The hypnogram {path} does not exist.", "Check the path.")
+    try:
+        annotations = mne.read_annotations(path)
+    except Exception as error:  # MNE raises whatever its parsers stumble over
+        raise EegToolError(
+            f"The hypnogram {path} cannot be read: {str(error).splitlines()[0]}",
+            "It must be an EDF+ annotation file.",
+        ) from error
+    runs = [
+        ScoredRun(float(onset), float(duration), stage)
+        for onset, duration, text in zip(
+            annotations.onset, annotations.duration, annotations.description, strict=True
+        )
+        if (stage := stage_of(text)) is not None
+    ]
+    if not any(run.stage in STAGES for run in runs):
+        raise EegToolError(
+            f"The hypnogram {path} scores no sleep stage.",
+            "Its annotations must read like 'Sleep stage W', 'Sleep stage 2', 'Sleep stage R'.",
+        )
+    return tuple(sorted(runs, key=lambda run: run.onset_s))
+
+
+def scored_epochs(runs: Sequence[ScoredRun]) -> int:
+    """Return how many whole epochs the scoring spans, from the start of the recording."""
+    return int(max((run.onset_s + run.duration_s for run in runs), default=0.0) // EPOCH_S)
+
+
+def stage_per_epoch(runs: Sequence[ScoredRun], n_epochs: int) -> list[str]:
+    """Cut scored runs into epochs.
+
+    An epoch has a stage only if one run covers it whole; gaps and epochs in which the scoring
+    changes are unscored.
+
+    Parameters
+    ----------
+    runs : sequence of ScoredRun
+        The scoring.
+    n_epochs : int
+        Number of whole epochs of the recording; scoring beyond it is left out.
+
+    Returns
+    -------
+    list of str
+        One of `STAGES` or a dropped kind, per epoch.
+    """
+    stages = [UNSCORED] * n_epochs
+    for run in runs:
+        first = -int(-run.onset_s // EPOCH_S)
+        last = int((run.onset_s + run.duration_s) // EPOCH_S)
+        for i in range(max(first, 0), min(last, n_epochs)):
+            stages[i] = run.stage
+    return stages

@@ -1,0 +1,92 @@
+"""Recordings, through MNE: one channel in µV."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mne
+import numpy as np
+
+from eegtool.core.errors import EegToolError
+from eegtool.core.registry import closest
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One channel of one night.
+
+    Attributes
+    ----------
+    data_uv : float64 [n_samples]
+        Signal in µV.
+    sfreq_hz : float
+        Sampling rate of this channel.
+    channel : str
+        Its name as the file spells it.
+    """
+
+    data_uv: np.ndarray
+    sfreq_hz: float
+    channel: str
+
+
+def read_recording(path: Path, channel: str) -> Recording:
+    """Read one channel of an EDF file, and nothing but that channel.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    channel : str
+        Channel name, compared without case and blanks.
+
+    Raises
+    ------
+    EegToolError
+        If the file is missing or not readable, or has no such channel (those present are listed).
+    """
+    name = find_channel(path, channel_names(path), channel)
+    # `include` keeps the others unread: one fast channel would make MNE up-sample all slow ones.
+    raw = _open(path, include=[name])
+    try:
+        data_uv = raw.get_data(picks=[name])[0] * 1e6  # MNE gives volts
+    except (OSError, ValueError) as error:
+        raise EegToolError(f"The recording {path} cannot be read: {error}.") from error
+    if data_uv.size == 0:
+        raise EegToolError(f"The recording {path} has no samples.")
+    return Recording(data_uv, float(raw.info["sfreq"]), name)
+
+
+def channel_names(path: Path) -> list[str]:
+    """List the channels of a recording from its header."""
+    return list(_open(path).ch_names)
+
+
+def find_channel(path: Path, present: list[str], wanted: str) -> str:
+    """Return the channel of `present` that is meant by `wanted`."""
+    folded = {_fold(name): name for name in present}
+    if _fold(wanted) not in folded:
+        raise EegToolError(
+            f"{path} has no channel '{wanted}'.",
+            f"It has: {', '.join(present)}.{closest(wanted, present)} Choose with --channel.",
+        )
+    return folded[_fold(wanted)]
+
+
+def _fold(name: str) -> str:
+    return "".join(name.split()).casefold()
+
+
+def _open(path: Path, **kwargs: Any) -> Any:
+    if not path.is_file():
+        raise EegToolError(f"The recording {path} does not exist.", "Check the path.")
+    try:
+        return mne.io.read_raw_edf(path, preload=False, verbose="ERROR", **kwargs)
+    except Exception as error:  # MNE raises whatever its parsers stumble over
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise EegToolError(
+            f"The recording {path} cannot be read as EDF: {reason}",
+            "The file is damaged or of another format; fetch it again.",
+        ) from error

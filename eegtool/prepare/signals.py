@@ -1,0 +1,66 @@
+"""Signals and epochs in plain numpy and scipy: filter, trim, cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.signal import butter, sosfiltfilt
+
+from eegtool.core.errors import EegToolError
+from eegtool.prepare.hypnograms import EPOCH_S
+
+_SLEEP = ("N1", "N2", "N3", "REM")
+
+
+def band_pass(data_uv: np.ndarray, sfreq_hz: float, low_hz: float, high_hz: float) -> np.ndarray:
+    """Filter a whole recording, without phase shift.
+
+    A Butterworth filter of order 4 runs forwards and backwards. 0.3-35 Hz are the EEG settings of
+    the AASM Manual.
+
+    Parameters
+    ----------
+    data_uv : float [n_samples]
+        Signal in µV.
+    sfreq_hz : float
+        Sampling rate.
+    low_hz, high_hz : float
+        Edges; ``low_hz`` 0 leaves the low end as it is.
+
+    Raises
+    ------
+    EegToolError
+        If the edges are out of order or the upper one is not below half the sampling rate.
+    """
+    if not low_hz < high_hz < sfreq_hz / 2:
+        raise EegToolError(
+            f"--low-hz {low_hz:g} and --high-hz {high_hz:g} do not fit a signal of {sfreq_hz:g} Hz.",
+            f"Edges must rise and stay below half the sampling rate, {sfreq_hz / 2:g} Hz.",
+        )
+    band = (low_hz, high_hz) if low_hz > 0 else high_hz
+    sos = butter(4, band, "bandpass" if low_hz > 0 else "lowpass", fs=sfreq_hz, output="sos")
+    return np.asarray(sosfiltfilt(sos, data_uv))
+
+
+def trim_wake(stages: Sequence[str], margin_min: float) -> range:
+    """Return the epochs from `margin_min` minutes before the first to as much after the last sleep.
+
+    Trimming comes first, dropping unscored epochs comes second: the margin is real time.
+    """
+    asleep = [i for i, stage in enumerate(stages) if stage in _SLEEP]
+    if not asleep:
+        return range(0)
+    margin = int(margin_min * 60 // EPOCH_S)
+    return range(max(asleep[0] - margin, 0), min(asleep[-1] + margin + 1, len(stages)))
+
+
+def whole_epochs(n_samples: int, sfreq_hz: float) -> int:
+    """Return how many whole epochs a signal holds."""
+    return int(n_samples / sfreq_hz // EPOCH_S)
+
+
+def cut_epoch(data_uv: np.ndarray, sfreq_hz: float, epoch_index: int) -> np.ndarray:
+    """Return one epoch, float [n_samples]; its start is rounded to the nearest sample."""
+    start = round(epoch_index * EPOCH_S * sfreq_hz)
+    return data_uv[start : start + round(EPOCH_S * sfreq_hz)]

@@ -1,0 +1,118 @@
+"""``eegvlm report``: answers in; figures, tables and one page out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.panel import Panel
+from rich.text import Text
+
+from eegtool.core.console import console, progress
+from eegtool.core.errors import EegToolError
+from eegtool.core.records import read_answers
+from eegtool.core.settings import ReportSettings
+from eegtool.core.workspace import Workspace, atomic_path, run_stamp, write_json
+from eegtool.report.epochs import answered_epochs
+from eegtool.report.hypnogram import draw
+from eegtool.report.metrics import Metrics, measure
+from eegtool.report.nights import Night, lay_out
+from eegtool.report.page import Drawing, render_page
+from eegtool.report.protocol import describe_run
+from eegtool.report.tables import Table, all_tables, markdown, to_markdown, to_rich
+from eegtool.report.words import counting_sentences, notices, protocol_sentences
+
+
+def run(settings: ReportSettings) -> None:
+    """Write the report on an answers file and print its tables.
+
+    Parameters
+    ----------
+    settings : ReportSettings
+        Where the answers are and where the report goes.
+
+    Raises
+    ------
+    EegToolError
+        If the answers cannot be read or scored, or the folder cannot be written.
+    """
+    workspace = Workspace(settings.workspace)
+    path = settings.answers_file or workspace.answers
+    out = settings.out or workspace.report
+
+    answers = read_answers(path)
+    epochs = answered_epochs(path, answers)
+    _make_folder(out)
+    metrics = measure(epochs, describe_run(answers))
+    tables = all_tables(metrics)
+    _print_report(metrics, tables)
+
+    nights, absences = lay_out(epochs)
+    figures = {"n": metrics.n, "accuracy": metrics.accuracy, "macro_f1": metrics.macro_f1}
+    stamp = run_stamp(
+        "report",
+        settings,
+        inputs={"answers": path},
+        protocol=metrics.protocol,
+        results={**figures, "kappa": metrics.kappa, "unreadable": metrics.unreadable},
+    )
+    page = render_page(
+        metrics,
+        tables,
+        _draw_all(nights),
+        absences,
+        [e for e in epochs if e.true is not None and e.predicted is None],
+        stamp,
+    )
+    write_json(out / "metrics.json", metrics.to_row())
+    _write_text(out / "tables.md", tables_markdown(metrics, tables))
+    _write_text(out / "report.html", page)
+    write_json(out / "report.json", stamp)
+    console.print(Text.assemble("Report  ", (str(out / "report.html"), "bold")), soft_wrap=True)
+
+
+def tables_markdown(metrics: Metrics, tables: Sequence[Table]) -> str:
+    """Return ``tables.md``: the tables with the sentences that belong to them."""
+    said = [notice.text for notice in notices(metrics)]
+    said += [*protocol_sentences(metrics), *counting_sentences(metrics)]
+    heads = ["# Sleep staging report", *(markdown(sentence) for sentence in said)]
+    return "\n\n".join([*heads, *(to_markdown(table).strip() for table in tables)]) + "\n"
+
+
+def _print_report(metrics: Metrics, tables: Sequence[Table]) -> None:
+    console.print()
+    for sentence in protocol_sentences(metrics):
+        console.print(Text(sentence, style="dim"))
+    for notice in notices(metrics):
+        style = "bold red" if notice.level == "warning" else "yellow"
+        console.print(Panel(Text(notice.text), border_style=style))
+    for table in tables:
+        console.print()
+        console.print(to_rich(table))
+    for sentence in counting_sentences(metrics):
+        console.print(Text(sentence))
+    console.print()
+
+
+def _draw_all(nights: Sequence[Night]) -> list[Drawing]:
+    with progress("recordings") as bar:
+        task = bar.add_task("Drawing hypnograms", total=len(nights), note="")
+        drawings = []
+        for night in nights:
+            drawings.append(Drawing(night, draw(night)))
+            bar.advance(task)
+    return drawings
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EegToolError(
+            f"The report folder {path} cannot be made: {error.strerror}.", "Give another --out."
+        ) from error
+
+
+def _write_text(path: Path, text: str) -> None:
+    with atomic_path(path) as tmp:
+        tmp.write_text(text, encoding="utf-8")
