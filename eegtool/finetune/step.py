@@ -118,6 +118,7 @@ def make_plan(settings: FinetuneSettings, output_dir: Path) -> Plan:
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
         mm_projector_lr=settings.mm_projector_lr,
+        gradient_checkpointing=settings.gradient_checkpointing,
         protocol=read_json(stamp)["protocol"] if stamp.exists() else {},
         arguments=_training_arguments(settings, output_dir, deepspeed),
     )
@@ -169,8 +170,9 @@ def launcher_command(plan: Path, ranks: int, *, use_deepspeed: bool) -> list[str
                 "--num-gpus above 1 needs DeepSpeed.", "Leave out --deepspeed none."
             )
         return [sys.executable, "-m", module, str(plan)]
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks)]
-    return [*launcher, "--master_port", str(_free_port()), "--module", module, str(plan)]
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "error"]
+    launcher += ["--num_gpus", str(ranks), "--master_port", str(_free_port())]
+    return [*launcher, "--module", module, str(plan)]
 
 
 def _training_arguments(
@@ -194,8 +196,6 @@ def _training_arguments(
         "lr_scheduler_type": settings.lr_scheduler_type,
         "logging_steps": settings.logging_steps,
         "report_to": settings.report_to,
-        "gradient_checkpointing": settings.gradient_checkpointing,
-        "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "dataloader_num_workers": settings.dataloader_num_workers,
         "deepspeed": deepspeed,
         "seed": settings.seed,

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from rich.progress import TaskID
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from eegtool.core.console import console, progress
@@ -50,6 +50,7 @@ class Plan:
     lora_alpha: int
     lora_dropout: float
     mm_projector_lr: float
+    gradient_checkpointing: bool
     protocol: dict[str, Any]
     arguments: dict[str, Any]
     """Keyword arguments of transformers' TrainingArguments."""
@@ -130,7 +131,9 @@ def run(plan: Plan) -> None:
     peft_model = checkpoints.add_lora(
         model, r=plan.lora_r, alpha=plan.lora_alpha, dropout=plan.lora_dropout
     )
-    if args.gradient_checkpointing:
+    if plan.gradient_checkpointing:
+        # Set here, not in TrainingArguments, whose name for it changes between releases.
+        model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
 
     rows = read_conversations(Path(plan.data_path))
@@ -151,6 +154,7 @@ def run(plan: Plan) -> None:
         callbacks=[ProgressBar()],
     )
     trainer.projector_lr = plan.mm_projector_lr
+    trainer.remove_callback(PrinterCallback)  # the bar shows the loss
     if trainer.is_world_process_zero():
         _announce(trainer, dataset)
     result = trainer.train()

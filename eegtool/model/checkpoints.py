@@ -28,6 +28,15 @@ _ADAPTER: Final = "adapter_model.safetensors"
 _PROJECTOR_FILE: Final = "projector.safetensors"
 """The file is written last of all: an adapter folder that has it is whole."""
 
+# Weight names of LLaVA checkpoints on the hub → names in transformers 5. transformers maps them for
+# its own classes only, not for a class that extends them.
+_HUB_NAMES: Final = {
+    r"^language_model\.lm_head": "lm_head",
+    r"^language_model\.model": "model.language_model",
+    r"^vision_tower": "model.vision_tower",
+    r"^multi_modal_projector": "model.multi_modal_projector",
+}
+
 KNOWN_BASES: Final = {"tiny": tiny.folder}
 
 
@@ -100,7 +109,11 @@ def load_base(
     check_name("fusion", fusion, FUSIONS)
     check_name("conversation template", version, TEMPLATES)
     model, info = EEGVLM.from_pretrained(
-        folder, dtype=dtype, output_loading_info=True, local_files_only=True
+        folder,
+        dtype=dtype,
+        key_mapping=_HUB_NAMES,
+        output_loading_info=True,
+        local_files_only=True,
     )
     _check_keys(folder, info["missing_keys"], info["unexpected_keys"])
     width = model.config.vision_config.hidden_size

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from transformers import LlavaForConditionalGeneration
+from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,10 @@ class EEGVLM(LlavaForConditionalGeneration):  # type: ignore[misc]
     """
 
     fusion: str = "add"
+
+    def __init__(self, config: LlavaConfig) -> None:
+        super().__init__(config)
+        self.loss_type = "ForCausalLM"  # transformers goes by the class name, and does not know ours
 
     @property
     def patches(self) -> int:

@@ -3,8 +3,8 @@
 A twin has the stages of a real night and, in every 30-s epoch and channel, the five band powers that
 were measured there; `waveforms` draws the signal. What it is good for: stages follow each other and
 resemble each other as in real sleep, and people differ. What it is not good for: saying how well a
-model reads real EEG. Spindles, K-complexes and slow waves are drawn by the true stage, which makes
-simulated sleep easier than real sleep. It is always called simulated.
+model reads real EEG. Spindles, K-complexes and slow waves are drawn by the true stage, which may make
+simulated sleep easier to read than real sleep. It is always called simulated.
 """
 
 from __future__ import annotations

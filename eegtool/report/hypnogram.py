@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 from itertools import groupby
-from typing import Final
+from typing import Any, Final
 
 import matplotlib as mpl
-import pandas as pd
 import yasa
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from eegtool.core.stages import STAGE_COLOURS
@@ -49,26 +50,32 @@ def draw(night: Night) -> str:
         An ``<svg>`` element without any text from files; the same for the same night, always. Time
         is in hours and minutes from the first sample of the recording.
     """
-    style = {
+    style: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": f"eegvlm {night.recording}",  # ids differ between the figures of one page
         "font.family": ["sans-serif"],
         "font.sans-serif": ["DejaVu Sans"],
         "font.size": 10,
         "path.simplify": False,
-        "date.epoch": "1970-01-01T00:00:00",
     }
-    with mpl.rc_context(style):
-        figure = Figure(figsize=(10, 3.5), layout="constrained")
-        figure.get_layout_engine().set(hspace=0.02, h_pad=0.02)  # type: ignore[union-attr]
+    with mpl.rc_context():
+        mpl.rcdefaults()  # the same picture whatever this user's matplotlibrc says
+        mpl.rcParams.update(style)
+        layout = ConstrainedLayoutEngine(h_pad=0.02, hspace=0.02)
+        figure = Figure(figsize=(10, 3.5), layout=layout)
         top, strip, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(6, 0.8, 6))
         gaps = None in night.true or None in night.predicted
-        for axes, name, stages in ((top, "true", night.true), (bottom, "predicted", night.predicted)):
+        for axes, name, stages in (
+            (top, "true", night.true),
+            (bottom, "predicted", night.predicted),
+        ):
             _draw_stages(axes, name, stages, night.first_epoch, gaps)
         _draw_errors(strip, night)
         _draw_time(bottom, len(night.true))
         svg = io.StringIO()
-        figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        figure.savefig(
+            svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
+        )
     return _inlined(svg.getvalue())
 
 
@@ -76,7 +83,7 @@ def _draw_stages(
     axes: Axes, name: str, stages: Sequence[str | None], first: int, gaps: bool
 ) -> None:
     """Let yasa draw the line, then lay each stage over it in its colour."""
-    start = pd.Timestamp(0) + pd.Timedelta(seconds=first * EPOCH_SECONDS)
+    start = datetime(1970, 1, 1) + timedelta(seconds=first * EPOCH_SECONDS)  # matplotlib's day 0
     hypnogram = yasa.Hypnogram(
         [stage or "UNS" for stage in stages], freq=f"{EPOCH_SECONDS}s", start=start
     )
@@ -149,7 +156,7 @@ def _inlined(svg: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<defs>\s*<style.*?</defs>\s*", "", svg, flags=re.DOTALL)  # would style the page
-    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)  # would occur once per figure
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # would occur once per figure
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
     for drawn, shown in _ON_THE_PAGE.items():
         svg = svg.replace(drawn, shown)

@@ -203,9 +203,7 @@ def agreement(true: Sequence[str], predicted: Sequence[str]) -> Agreement:
 
 def stage_scores(true: Sequence[str], predicted: Sequence[str]) -> dict[str, StageScore]:
     """Return precision, recall, F1 and number of true epochs of each stage."""
-    columns = precision_recall_fscore_support(
-        true, predicted, labels=STAGES, zero_division=np.nan
-    )
+    columns = precision_recall_fscore_support(true, predicted, labels=STAGES, zero_division=np.nan)
     return {
         stage: StageScore(_defined(precision), _defined(recall), _defined(f1), int(support))
         for stage, precision, recall, f1, support in zip(STAGES, *columns, strict=True)

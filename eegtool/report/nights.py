@@ -9,8 +9,8 @@ from typing import Final
 from eegtool.report.epochs import AnsweredEpoch
 
 EPOCH_SECONDS: Final = 30
-_MAX_EPOCHS: Final = 4 * 24 * 3600 // EPOCH_SECONDS
-"""Longest recording laid out, four days: a longer one is a slip in the indices."""
+_MAX_DAYS: Final = 14
+"""Longest recording laid out: an index beyond it is a slip, not sleep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +85,15 @@ def lay_out(epochs: Sequence[AnsweredEpoch]) -> tuple[list[Night], list[Absence]
     for recording, places in sorted(recordings.items()):
         if recording in doubled:
             absences.append(Absence(recording, "two answers claim the same epoch of it"))
-        elif max(places) - min(places) >= _MAX_EPOCHS:
-            absences.append(Absence(recording, "its epoch indices span more than four days"))
+        elif max(places) * EPOCH_SECONDS >= _MAX_DAYS * 24 * 3600:
+            absences.append(Absence(recording, f"its epoch indices go beyond {_MAX_DAYS} days"))
         else:
             nights.append(_night(recording, places))
     if adrift:
         share = "the answers" if adrift == len(epochs) else f"{adrift:,} of the answers"
-        reason = f"{share} do not say in their metadata which recording and epoch_index they are from"
+        reason = (
+            f"{share} do not say in their metadata which recording and epoch_index they are from"
+        )
         absences.append(Absence("", reason))
     return nights, absences
 
@@ -105,9 +107,7 @@ def _night(recording: str, places: dict[int, AnsweredEpoch]) -> Night:
         first_epoch=first,
         true=tuple(e.true if e else None for e in row),
         predicted=tuple(e.predicted if e else None for e in row),
-        wrong=tuple(
-            e is not None and e.true is not None and e.true != e.predicted for e in row
-        ),
+        wrong=tuple(e is not None and e.true is not None and e.true != e.predicted for e in row),
         answered=len(places),
         labelled=sum(e.true is not None for e in places.values()),
     )

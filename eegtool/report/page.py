@@ -61,7 +61,9 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html.j2").render(
+    return environment.get_template(
+        "page.html.j2"
+    ).render(
         metrics=metrics,
         tables={table.key: table for table in tables},
         drawings=[(drawing.night, Markup(drawing.svg)) for drawing in drawings],  # noqa: S704  drawn here, holds no foreign text

@@ -89,6 +89,7 @@ def _print_report(metrics: Metrics, tables: Sequence[Table]) -> None:
     for table in tables:
         console.print()
         console.print(to_rich(table))
+    console.print()
     for sentence in counting_sentences(metrics):
         console.print(Text(sentence))
     console.print()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from rich import box
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -65,13 +67,23 @@ def summary_table(metrics: Metrics) -> Table:
     """Return the headline figures, each beside what it would be without looking at the signal."""
     chance = metrics.chance
     rows = (
-        ("Accuracy", figure(metrics.accuracy), figure(chance.accuracy), figure(chance.random_accuracy)),
+        (
+            "Accuracy",
+            figure(metrics.accuracy),
+            figure(chance.accuracy),
+            figure(chance.random_accuracy),
+        ),
         ("Macro-F1", figure(metrics.macro_f1), figure(chance.macro_f1), ""),
         ("Cohen's κ", figure(metrics.kappa), figure(chance.kappa), figure(0.0)),
         ("Epochs scored", f"{metrics.n:,}", "", ""),
         ("Unreadable answers", counted(metrics.unreadable, metrics.n), "", ""),
         ("Epochs without a label", f"{metrics.unlabelled:,}", "", ""),
-        (f"Commonest answer ({metrics.most_common_answer})", percent(metrics.most_common_answer_share), "", ""),
+        (
+            f"Commonest answer ({metrics.most_common_answer})",
+            percent(metrics.most_common_answer_share),
+            "",
+            "",
+        ),
     )
     return Table(
         "summary",
@@ -98,7 +110,9 @@ def stage_table(metrics: Metrics) -> Table:
         "Per stage",
         ("Stage", "Precision", "Recall", "F1", "Epochs"),
         rows,
-        f"{NOTHING} marks a figure that is not defined: the stage was never answered, or is never true.",
+        f"{NOTHING} marks a quotient by zero: the stage was never answered, or is never true."
+        if any(cell.text == NOTHING for row in rows for cell in row)
+        else "",
     )
 
 
@@ -110,7 +124,7 @@ def confusion_table(metrics: Metrics) -> Table:
         cells = [
             Cell(
                 f"{count:,}",
-                percent(count / total) if total else NOTHING,
+                percent(count / total) if count else "",
                 count / total if total else 0.0,
                 "right" if answer == stage else "wrong",
             )
@@ -136,24 +150,18 @@ def subject_table(metrics: Metrics) -> Table:
     )
 
 
-def to_rich(table: Table) -> RichTable:
-    """Return `table` for the terminal; it fits into 80 columns."""
-    shown = RichTable(
-        title=Text(table.title, style="bold"),
-        title_justify="left",
-        caption=Text(table.note, style="dim") if table.note else None,
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=0,
-        pad_edge=False,
-    )
+def to_rich(table: Table) -> Group:
+    """Return `table` for the terminal, with title and note; it fits into 80 columns."""
     shaded = any(cell.tone for row in table.rows for cell in row)
+    shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     for i, name in enumerate(table.columns):
-        head = Padding(Text(name, justify="left" if i == 0 else "right"), (0, 1))
-        shown.add_column(head, min_width=8 if shaded else None)
+        shown.add_column(
+            _rich_cell(Cell(name), first=i == 0), min_width=8 if shaded and i else None
+        )
     for row in table.rows:
         shown.add_row(*(_rich_cell(cell, first=i == 0) for i, cell in enumerate(row)))
-    return shown
+    parts: list[RenderableType] = [Text(table.title, style="bold underline"), shown]
+    return Group(*parts, *([Text(table.note, style="dim")] if table.note else []))
 
 
 def to_markdown(table: Table) -> str:
@@ -171,9 +179,8 @@ def to_markdown(table: Table) -> str:
 def markdown(text: str) -> str:
     """Return `text` so that Markdown shows it as it is, on one line."""
     text = " ".join(text.split()).replace("\\", "\\\\")
-    for special, shown in {"|": "\\|", "<": "&lt;", "`": "\\`", "*": "\\*", "_": "\\_"}.items():
-        text = text.replace(special, shown)
-    return text
+    text = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)  # "<1 %" is no tag
+    return re.sub(r"([|`*_\[\]])", r"\\\1", text)
 
 
 def figure(value: float | None) -> str:
@@ -183,9 +190,9 @@ def figure(value: float | None) -> str:
 
 def percent(share: float) -> str:
     """Return a share in whole percent, without rounding something to nothing or to everything."""
-    if 0 < share < 0.005:
+    if 0 < share < 0.01:
         return "<1 %"
-    if 0.995 <= share < 1:
+    if 0.99 < share < 1:
         return ">99 %"
     return f"{share:.0%}".replace("%", " %")
 
@@ -204,14 +211,14 @@ def _rich_cell(cell: Cell, *, first: bool) -> Padding:
     text = Text(cell.text, justify="left" if first else "right")
     if cell.detail:
         text.append(f"\n{cell.detail}")
-    return Padding(text, (0, 1), style=_style(cell))
+    return Padding(text, (0, 1, 0, 0 if first else 1), style=_style(cell))
 
 
 def _style(cell: Cell) -> str:
     """Return black on white turning into the cell's tone: readable on dark and on light terminals."""
-    if not cell.tone or cell.shade < 0.01:
+    if not cell.shade:
         return "dim" if cell.tone else ""
     full = (96, 160, 226) if cell.tone == "right" else (240, 140, 80)
     strength = 0.15 + 0.85 * cell.shade
     r, g, b = (round(255 - strength * (255 - channel)) for channel in full)
-    return f"black on rgb({r},{g},{b})"
+    return f"rgb(0,0,0) on rgb({r},{g},{b})"

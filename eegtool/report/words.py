@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from eegtool.report.metrics import Metrics
+from eegtool.report.metrics import UNREADABLE, Metrics
 from eegtool.report.tables import counted, percent
 
 _NOT_RECORDED: Final = "not recorded"
@@ -62,12 +62,14 @@ def notices(metrics: Metrics) -> tuple[Notice, ...]:
     """Return what must stand above the figures."""
     found = []
     if metrics.one_sided:
-        share, answer = percent(metrics.most_common_answer_share), metrics.most_common_answer
+        same = metrics.most_common_answer
+        answers = same if same == UNREADABLE else f"'{same}'"
         found.append(
             Notice(
                 "warning",
-                f"{share} of the answers are '{answer}'. A model that gives one answer has most "
-                "likely not looked at the pictures: check the template, and that training reached it.",
+                f"{percent(metrics.most_common_answer_share)} of the answers are {answers}. "
+                "Such a model has most likely not looked at the pictures: check the template, and "
+                "what it was trained on.",
             )
         )
     if metrics.features not in (None, "real"):

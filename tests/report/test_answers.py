@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import pytest
+
+from eegtool.core.stages import STAGES
+from eegtool.report.answers import UNREADABLE, read_stage
+
+READ = [
+    # labels
+    ("W", "W", "W"),
+    ("w", "W", "w"),
+    (" R.\n", "REM", "R"),
+    ("N1", "N1", "N1"),
+    ("n2", "N2", "n2"),
+    ("N3.", "N3", "N3"),
+    ("**REM**", "REM", "REM"),
+    ("N-2", "N2", "N-2"),
+    ("Wake", "W", "Wake"),
+    ("Wake (W)", "W", "Wake"),
+    ("REM sleep", "REM", "REM"),
+    ("N2 N2 N2 N2", "N2", "N2"),
+    # sentences
+    ("The stage is N2.", "N2", "N2"),
+    ("the sleep stage is w.", "W", "w"),
+    ("stage R", "REM", "R"),
+    ("Stage: W", "W", "W"),
+    ("Answer: R", "REM", "R"),
+    ("The answer is W.", "W", "W"),
+    ("Stage 2 sleep", "N2", "2"),
+    ("Stage 4", "N3", "4"),
+    ("Stage 3/4 sleep.", "N3", "3/4"),
+    ("stage 3 or 4", "N3", "3 or 4"),
+    ("NREM 2", "N2", "2"),
+    ("non-REM stage 1", "N1", "1"),
+    ("NREM sleep, stage N3", "N3", "N3"),
+    ("The subject is awake.", "W", "awake"),
+    ('{"stage": "N1"}', "N1", "N1"),
+    ('{"stage": 2}', "N2", "2"),
+    ("This epoch is scored as N3", "N3", "N3"),
+    # several stages and a conclusion
+    ("Spindles speak for N2, slow waves for N3. The stage is N3.", "N3", "N3"),
+    ("The stage is N1. On reflection, the stage is N2.", "N2", "N2"),
+    ("Therefore, N2. N3 would show more delta.", "N2", "N2"),
+    ("It could be N1 or REM.\nThe stage is REM", "REM", "REM"),
+    ("N1? No spindles yet, but K-complexes, so not wake.\nN2", "N2", "N2"),
+    ("No sign of REM; the stage is most likely stage 2.", "N2", "2"),
+    ("The stage is N2 because the slow waves of N3 are absent.", "N2", "N2"),
+    ("Not N3. The answer: N2", "N2", "N2"),
+    ("N2 rather than N3", "N2", "N2"),
+]
+
+UNREAD = [
+    "",
+    "   ",
+    "we",
+    "We see raw. waves",
+    "The waves show w. amplitude",
+    "3",
+    "2.",
+    "There are 3 spindles",
+    "The answer is 3",
+    "I cannot tell.",
+    "NREM",
+    "non-REM sleep",
+    "N4",
+    "N25",
+    "IN2",
+    "stager",
+    "phaser",
+    "stage 12",
+    "Stage 1/2",
+    "stage we see",
+    "Not N3.",
+    "N2 or N3",
+    "The stage is N2 or N3.",
+    "The stage is N2, or maybe stage N3.",
+    "The stage is between N2 and N3.",
+    "W, N1, N2, N3 or REM",
+    "The answer is: N1, N2, or N3",
+    "forewarned, rewakened, tremor",
+]
+
+
+@pytest.mark.parametrize(("text", "stage", "words"), READ)
+def test_reads_the_stage_and_where_it_stands(text: str, stage: str, words: str) -> None:
+    reading = read_stage(text)
+    assert reading.stage == stage
+    assert reading.span is not None
+    begin, end = reading.span
+    assert text[begin:end] == words
+
+
+@pytest.mark.parametrize("text", UNREAD)
+def test_does_not_guess(text: str) -> None:
+    assert read_stage(text) == UNREADABLE
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("sentence", ["{}", "{}.", "The stage is {}.", "Sleep stage: {}"])
+def test_reads_every_stage_in_any_case(stage: str, sentence: str) -> None:
+    for spelled in (stage, stage.lower()):
+        assert read_stage(sentence.format(spelled)).stage == stage
+
+
+def test_a_conclusion_is_found_at_the_end_of_a_long_text() -> None:
+    text = "N1 and N3 were considered. " * 2000 + "The stage is N2."
+    assert read_stage(text).span == (len(text) - 3, len(text) - 1)

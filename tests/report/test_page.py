@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from eegtool.core.stages import STAGES
+from eegtool.report.epochs import AnsweredEpoch
+from eegtool.report.hypnogram import draw
+from eegtool.report.metrics import Metrics
+from eegtool.report.nights import Absence, lay_out
+from eegtool.report.page import Drawing, render_page
+from eegtool.report.protocol import Run
+from eegtool.report.tables import all_tables
+
+EVIL = "<script>alert('N2')</script>"
+STAMP = {
+    "tool": "eegvlm 0.1.0",
+    "finished": "2026-01-02T03:04:05+00:00",
+    "versions": {"python": "3.11.7", "numpy": "2.4.6"},
+    "git_commit": None,
+    "inputs": {"answers": "ab" * 32},
+}
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+
+
+class Outline(HTMLParser):
+    """Collects elements and attributes, and checks that every element is closed in turn."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.words = ""
+        self._open: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self._open:
+            self.words += data
+
+
+def page_of(metrics: Metrics, epochs: list[AnsweredEpoch] | None = None, **other: Any) -> str:
+    nights, absences = lay_out(epochs or [])
+    arguments: dict[str, Any] = {
+        "metrics": metrics,
+        "tables": all_tables(metrics),
+        "drawings": [Drawing(night, draw(night)) for night in nights],
+        "absences": absences,
+        "unreadable": [e for e in epochs or [] if e.predicted is None],
+        "stamp": STAMP,
+    }
+    return render_page(**arguments | other)
+
+
+@pytest.fixture
+def metrics(metrics_of: Callable[..., Metrics]) -> Metrics:
+    return metrics_of([(s, s) for s in STAGES] * 3 + [("N2", "N3"), ("N2", None)])
+
+
+def test_page_is_well_formed_and_asks_for_nothing(
+    metrics: Metrics, epoch: Callable[..., AnsweredEpoch]
+) -> None:
+    page = page_of(metrics, [epoch(i, s, s) for i, s in enumerate(STAGES)])
+    outline = Outline(page)
+    assert not {"script", "link", "img", "iframe", "object"} & set(outline.tags)
+    addresses = [v for n, v in outline.attributes if n in ("src", "href", "xlink:href", "action")]
+    assert all(address.startswith("#") for address in addresses)
+    assert not any(name.startswith("on") for name, _ in outline.attributes)
+    assert "@import" not in page
+    assert re.findall(r"url\((?!#)", page) == []
+    assert "prefers-color-scheme: dark" in page
+    assert "@media print" in page
+
+
+def test_headline_stands_beside_chance(metrics: Metrics) -> None:
+    words = " ".join(Outline(page_of(metrics)).words.split())
+    assert f"Accuracy{metrics.accuracy:.3f}chance" in words
+    assert f"chance {metrics.chance.accuracy:.3f} (always N2)" in words
+    assert "Macro-F1" in words
+    assert "Cohen's κ" in words
+    for heading in ("Per stage", "Confusion matrix", "Per subject", "Hypnograms"):
+        assert heading in words
+
+
+def test_every_table_cell_is_on_the_page(metrics: Metrics) -> None:
+    words = Outline(page_of(metrics)).words
+    for table in all_tables(metrics):
+        assert table.title in words
+        for row in table.rows:
+            for cell in row:
+                assert cell.text in words
+                assert cell.detail in words
+
+
+def test_texts_of_models_and_files_are_escaped(
+    metrics_of: Callable[..., Metrics], epoch: Callable[..., AnsweredEpoch]
+) -> None:
+    run = Run(EVIL, EVIL, {"channel": EVIL, EVIL: [EVIL], "simulated": True})
+    epochs = [
+        replace(epoch(i, "N2", None, recording=EVIL, subject=EVIL, text=EVIL), sample_id=EVIL)
+        for i in range(3)
+    ]
+    metrics = metrics_of([("N2", None)] * 3, run, subject=EVIL)
+    stamp = {**STAMP, "inputs": {EVIL: EVIL}, "git_commit": EVIL, "versions": {EVIL: EVIL}}
+    page = page_of(metrics, epochs, stamp=stamp, absences=[Absence(EVIL, EVIL)])
+    assert "<script" not in page.lower()
+    outline = Outline(page)
+    assert "script" not in outline.tags
+    assert EVIL in outline.words
+
+
+def test_protocol_is_told_in_plain_words(metrics: Metrics) -> None:
+    words = Outline(page_of(metrics)).words
+    assert "channel EEG Fpz-Cz, band-pass 0.3–35 Hz, wake kept to 30 min" in words
+    assert "split by subject" in words
+    assert "style spectrogram, template stage" in words
+    assert "base model tiny, fusion add, high-level features real" in words
+    assert "simulated" not in words
+
+
+def test_what_is_not_recorded_is_said(metrics_of: Callable[..., Metrics]) -> None:
+    words = Outline(page_of(metrics_of([("W", "W")], Run("", None, {})))).words
+    assert (
+        "channel not recorded, band-pass not recorded, wake rule not recorded; split not recorded"
+        in words
+    )
+    assert "unnamed model" in words
+
+
+@pytest.mark.parametrize(
+    ("run", "sentence"),
+    [
+        (Run("m", "real", {"simulated": True}), "These are simulated recordings"),
+        (Run("m", "real", {"simulated": [True, None]}), "Some of these are simulated recordings"),
+        (Run("m", "shuffled", {}), "Sanity run: the high-level features are shuffled."),
+    ],
+)
+def test_notices(metrics_of: Callable[..., Metrics], run: Run, sentence: str) -> None:
+    assert sentence in Outline(page_of(metrics_of([("W", "W"), ("N2", "N2")], run))).words
+
+
+def test_one_answer_throughout_is_a_loud_warning(metrics_of: Callable[..., Metrics]) -> None:
+    page = page_of(metrics_of([("W", "N2"), ("N2", "N2")]))
+    assert 'class="notice warning"' in page
+    assert "100 % of the answers are &#39;N2&#39;" in page
+
+
+def test_first_twenty_unreadable_answers_are_listed(
+    metrics_of: Callable[..., Metrics], epoch: Callable[..., AnsweredEpoch]
+) -> None:
+    epochs = [epoch(i, "N2", None, text=f"text {i} " + "x" * 1000 * (i == 0)) for i in range(25)]
+    epochs[1] = replace(epochs[1], text="")
+    words = Outline(page_of(metrics_of([("N2", None)] * 25), epochs)).words
+    assert "The first 20 of 25." in words
+    assert "text 19" in words
+    assert "text 20" not in words
+    assert "x" * 500 not in words
+    assert "(empty)" in words
+    assert "They count as wrong in every figure" in words
+
+
+def test_absent_hypnograms_say_why(metrics: Metrics, epoch: Callable[..., AnsweredEpoch]) -> None:
+    words = Outline(page_of(metrics, [epoch(0, "W", "W", recording="")])).words
+    assert "No hypnogram: the answers do not say in their metadata" in words

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import pytest
+from rich.console import Console
+
+from eegtool.core.stages import STAGES
+from eegtool.report.metrics import Metrics
+from eegtool.report.tables import all_tables, figure, markdown, percent, to_markdown, to_rich
+
+PAIRS = [(s, s) for s in STAGES] * 2000 + [("N1", "REM"), ("N2", None), ("W", "N1")] * 700
+
+
+@pytest.fixture
+def metrics(metrics_of: Callable[..., Metrics]) -> Metrics:
+    return metrics_of(PAIRS)
+
+
+def printed(metrics: Metrics, width: int = 80, *, colour: bool = False) -> str:
+    out = io.StringIO()
+    console = Console(
+        file=out,
+        width=width,
+        force_terminal=colour,
+        color_system="truecolor" if colour else None,
+    )
+    for table in all_tables(metrics):
+        console.print(to_rich(table))
+    return out.getvalue()
+
+
+def test_terminal_and_markdown_show_the_same_cells(metrics: Metrics) -> None:
+    terminal = printed(metrics)
+    for table in all_tables(metrics):
+        text = to_markdown(table)
+        assert text.startswith(f"## {table.title}\n")
+        assert text.count("\n| ") == len(table.rows) + 2  # head and rule
+        for row in table.rows:
+            for cell in row:
+                assert cell.text in terminal
+                assert markdown(cell.text) in text
+                assert cell.detail in text
+
+
+def test_nothing_is_cut_at_80_columns(metrics: Metrics) -> None:
+    text = printed(metrics)
+    assert "…" not in text
+    assert max(len(line) for line in text.splitlines()) <= 80
+    confusion = text[text.index("Confusion matrix") :]
+    assert "unreadable" in confusion.splitlines()[1]
+    assert "2,700" in confusion
+
+
+def test_chance_stands_beside_each_headline_figure(metrics: Metrics) -> None:
+    summary = all_tables(metrics)[0]
+    assert summary.columns[1:] == ("Model", "Always W", "At random")
+    accuracy, macro_f1, kappa = summary.rows[:3]
+    assert accuracy[1].text == figure(metrics.accuracy)
+    assert accuracy[2].text == figure(metrics.chance.accuracy)
+    assert accuracy[3].text == figure(metrics.chance.random_accuracy)
+    assert (macro_f1[2].text, kappa[2].text) == (figure(metrics.chance.macro_f1), "0.000")
+
+
+def test_confusion_is_shaded_by_share_of_the_row(metrics: Metrics) -> None:
+    table = {t.key: t for t in all_tables(metrics)}["confusion"]
+    n1 = table.rows[1]
+    assert [c.text for c in n1] == ["N1", "0", "2,000", "0", "0", "700", "0", "2,700"]
+    assert (n1[2].detail, n1[2].tone) == ("74 %", "right")
+    assert n1[2].shade == pytest.approx(20 / 27)
+    assert (n1[5].detail, n1[5].tone) == ("26 %", "wrong")
+    assert "\x1b[38;2;0;0;0;48;2;" in printed(metrics, colour=True)
+
+
+def test_undefined_figures_are_marked_and_explained(metrics_of: Callable[..., Metrics]) -> None:
+    tables = {t.key: t for t in all_tables(metrics_of([("N2", "N2")] * 3))}
+    assert [c.text for c in tables["stages"].rows[0]] == ["W", "–", "–", "–", "0"]
+    assert "quotient by zero" in tables["stages"].note
+    assert tables["summary"].rows[2][1].text == "–"
+
+
+def test_no_subject_table_without_subjects(metrics_of: Callable[..., Metrics]) -> None:
+    keys = [table.key for table in all_tables(metrics_of(PAIRS[:9], subject=""))]
+    assert keys == ["summary", "stages", "confusion"]
+
+
+def test_text_of_files_is_no_markup(metrics_of: Callable[..., Metrics]) -> None:
+    name = "[red]a|b[/red]<script>"
+    metrics = metrics_of(PAIRS[:9], subject=name)
+    assert name in printed(metrics)
+    text = to_markdown(all_tables(metrics)[-1])
+    assert "\\[red\\]a\\|b\\[/red\\]&lt;script>" in text
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"),
+    [
+        (0, "0 %"),
+        (0.001, "<1 %"),
+        (0.0099, "<1 %"),
+        (0.01, "1 %"),
+        (0.256, "26 %"),
+        (0.996, ">99 %"),
+        (1, "100 %"),
+    ],
+)
+def test_percent(share: float, shown: str) -> None:
+    assert percent(share) == shown
+
+
+@pytest.mark.parametrize(("value", "shown"), [(None, "–"), (0.12345, "0.123"), (-0.2, "−0.200")])
+def test_figure(value: float | None, shown: str) -> None:
+    assert figure(value) == shown
