@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -55,6 +56,16 @@ class Epoch:
     stage: str
     split: str
     image: str
+
+    @classmethod
+    def from_row(cls, row: dict[str, str]) -> Epoch:
+        """Read a row of ``epochs.csv``, in which everything is text."""
+        if row["stage"] not in STAGES or row["split"] not in SPLITS:
+            raise ValueError(f"stage '{row['stage']}' or split '{row['split']}' is unknown")
+        values: dict[str, Any] = dict(row)
+        for name, number in (("night", int), ("epoch_index", int), ("onset_s", float)):
+            values[name] = number(row[name])
+        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,22 +175,9 @@ def read_epochs(path: Path) -> list[Epoch]:
     EegToolError
         If the file is missing or a row is not an epoch (the line is named).
     """
-    epochs = []
     with _open(path) as file:
-        for number, row in enumerate(csv.DictReader(file), start=2):
-            try:
-                numbers = {
-                    "night": int(row["night"]),
-                    "epoch_index": int(row["epoch_index"]),
-                    "onset_s": float(row["onset_s"]),
-                }
-                epoch = Epoch(**{f.name: row[f.name] for f in fields(Epoch)} | numbers)
-                if epoch.stage not in STAGES or epoch.split not in SPLITS:
-                    raise ValueError(f"stage '{epoch.stage}', split '{epoch.split}'")
-            except (KeyError, TypeError, ValueError) as error:
-                raise _broken(path, f"line {number}", error) from error
-            epochs.append(epoch)
-    return epochs
+        rows = [(f"line {n}", row) for n, row in enumerate(csv.DictReader(file), start=2)]
+    return _parse(path, rows, Epoch.from_row)
 
 
 def write_conversations(path: Path, rows: Iterable[Conversation]) -> None:
@@ -276,15 +274,15 @@ def _parse(
     return parsed
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path) -> io.StringIO:
     try:
-        return path.open(encoding="utf-8", newline="")
+        return io.StringIO(path.read_text(encoding="utf-8"), newline="")
     except FileNotFoundError:
         raise EegToolError(
             f"{path} does not exist.", "Give the right path, or run the step that writes it first."
         ) from None
-    except OSError as error:
-        raise EegToolError(f"{path} cannot be read: {error.strerror}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise EegToolError(f"{path} cannot be read: {error}.") from error
 
 
 def _broken(path: Path, where: str, error: Exception) -> EegToolError:

@@ -28,9 +28,7 @@ def check_name(kind: str, name: str, known: Iterable[str]) -> str:
     known = list(known)
     if name not in known:
         listed = ", ".join(f"'{k}'" for k in known)
-        raise EegToolError(
-            f"Unknown {kind} '{name}'.", f"Known: {listed}.{closest(name, known)}"
-        )
+        raise EegToolError(f"Unknown {kind} '{name}'.", f"Known: {listed}.{closest(name, known)}")
     return name
 
 

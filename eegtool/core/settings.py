@@ -44,15 +44,17 @@ class PrepareSettings:
 
     recordings: Annotated[
         list[Path],
-        Argument(help="Recordings (EDF), or folders of recordings and hypnograms.", metavar="PATH..."),
+        Argument(
+            help="Recordings (EDF), or folders of recordings and hypnograms.", metavar="PATH..."
+        ),
     ]
     workspace: Workspace = Path("sleep_data")
     cohort: Annotated[
         str, Option(help="How files are paired and subjects named.", rich_help_panel=SIGNAL)
     ] = "sleep-edf"
-    channel: Annotated[
-        str, Option(help="EEG channel to draw.", rich_help_panel=SIGNAL)
-    ] = "EEG Fpz-Cz"
+    channel: Annotated[str, Option(help="EEG channel to draw.", rich_help_panel=SIGNAL)] = (
+        "EEG Fpz-Cz"
+    )
     low_hz: Annotated[
         float, Option(min=0.0, help="Band-pass: lower edge.", rich_help_panel=SIGNAL)
     ] = 0.3
@@ -95,9 +97,7 @@ class PrepareSettings:
     ] = 336
     amplitude_uv: Annotated[
         float,
-        Option(
-            min=1.0, help="Waveform: µV from the middle to the edge.", rich_help_panel=PICTURE
-        ),
+        Option(min=1.0, help="Waveform: µV from the middle to the edge.", rich_help_panel=PICTURE),
     ] = 100.0
     template: Annotated[
         str, Option(help="Question template: 'stage' or 'options'.", rich_help_panel=PICTURE)
@@ -113,9 +113,9 @@ class ExtractSettings:
     """Train the specialized vision module and export its high-level features."""
 
     workspace: Workspace = Path("sleep_data")
-    backbone: Annotated[
-        str, Option(help="Any timm model, by name.", rich_help_panel=TRAINING)
-    ] = "resnet18"
+    backbone: Annotated[str, Option(help="Any timm model, by name.", rich_help_panel=TRAINING)] = (
+        "resnet18"
+    )
     pretrained: Annotated[
         bool, Option(help="Start from timm's weights (needs a network).", rich_help_panel=TRAINING)
     ] = False
@@ -277,9 +277,7 @@ class EvaluateSettings:
     workspace: Workspace = Path("sleep_data")
     model_base: Annotated[
         str | None,
-        Option(
-            help="Base model.", show_default="the one it was trained on", rich_help_panel=FILES
-        ),
+        Option(help="Base model.", show_default="the one it was trained on", rich_help_panel=FILES),
     ] = None
     question_file: Annotated[
         Path | None,

@@ -27,6 +27,8 @@ _STAMPED_PACKAGES: Final = (
     "mne",
     "numpy",
     "scipy",
+    "scikit-learn",
+    "yasa",
 )
 
 
@@ -92,7 +94,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield tmp
-        os.replace(tmp, path)
+        tmp.replace(path)
     finally:
         tmp.unlink(missing_ok=True)
 

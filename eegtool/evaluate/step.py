@@ -61,7 +61,7 @@ def run(settings: EvaluateSettings) -> None:
     if FUSIONS[contract.fusion].needs_features:
         features = load_features(features_file, ids, source=settings.features, seed=settings.seed)
         _check_features(contract, features.weights_sha256, features_file)
-    metadata = {
+    metadata: dict[str, Any] = {
         "adapter_sha256": adapter_sha256(settings.model_path),
         "features": settings.features,
         "protocol": contract.protocol
@@ -89,9 +89,7 @@ def run(settings: EvaluateSettings) -> None:
         for start in range(done, len(questions), settings.batch_size):
             batch = questions[start : start + settings.batch_size]
             began = time.perf_counter()
-            texts = answer(
-                model, processor, batch, image_folder, features, settings.max_new_tokens
-            )
+            texts = answer(model, processor, batch, image_folder, features, settings.max_new_tokens)
             seconds = (time.perf_counter() - began) / len(batch)
             for question, text in zip(batch, texts, strict=True):
                 prompt = processor.template.prompt(question.text, len(question.images))
@@ -142,9 +140,7 @@ def _check_features(contract: Contract, weights_sha256: str, path: Path) -> None
         )
 
 
-def _answered(
-    path: Path, ids: Sequence[str], metadata: dict[str, Any], *, overwrite: bool
-) -> int:
+def _answered(path: Path, ids: Sequence[str], metadata: dict[str, Any], *, overwrite: bool) -> int:
     """Return how many of the first questions `path` answers already; a torn last line is cut off.
 
     Raises

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import timm
-from torch import nn
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.registry import closest
 
 
-def create(name: str, *, pretrained: bool) -> nn.Module:
-    """Build a timm model without its classifier.
+def create(name: str, *, pretrained: bool) -> Any:
+    """Build a timm model (a torch module) without its classifier.
 
     Raises
     ------
@@ -25,13 +24,12 @@ def create(name: str, *, pretrained: bool) -> nn.Module:
             "Any name of timm.list_models() will do, such as 'resnet18' or 'convnext_base'.",
         )
     try:
-        model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0)
+        return timm.create_model(name, pretrained=pretrained, num_classes=0)
     except (OSError, RuntimeError) as error:
         raise EegToolError(
             f"The pretrained weights of '{name}' cannot be fetched: {str(error).splitlines()[0]}",
             "Run where there is a network, or leave out --pretrained.",
         ) from error
-    return model
 
 
 def pixel_statistics(backbone: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:

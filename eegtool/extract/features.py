@@ -127,8 +127,10 @@ def check_rows(path: Path, rows: np.ndarray) -> None:
         )
 
 
-def check_same_ids(path: Path, ids: Sequence[str], sample_ids: Sequence[str]) -> None:
-    """Refuse features whose ids are not, in the same order, those of the epochs.
+def check_same_ids(
+    path: Path, ids: Sequence[str], sample_ids: Sequence[str], other: str = "the question file"
+) -> None:
+    """Refuse rows of `path` whose ids are not, in the same order, those of the `other` file.
 
     Raises
     ------
@@ -141,14 +143,14 @@ def check_same_ids(path: Path, ids: Sequence[str], sample_ids: Sequence[str]) ->
     if extra or missing:
         detail = "; ".join(
             f"{len(some)} only in {where} ({', '.join(some[:3])}{', …' if len(some) > 3 else ''})"
-            for some, where in ((missing, "the question file"), (extra, "the features"))
+            for some, where in ((missing, other), (extra, path.name))
             if some
         )
     else:
         i = next(i for i, (a, b) in enumerate(zip(ids, sample_ids, strict=True)) if a != b)
-        detail = f"row {i} is '{ids[i]}' in the features and '{sample_ids[i]}' in the question file"
+        detail = f"row {i} is '{ids[i]}' in {path.name} and '{sample_ids[i]}' in {other}"
     raise EegToolError(
-        f"The features of {path} do not belong to these epochs: {detail}.",
+        f"The rows of {path} are not those of {other}: {detail}.",
         "Run `eegvlm extract` again after `eegvlm prepare`, or point to the matching files.",
     )
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -28,7 +26,7 @@ class VisionModule(nn.Module):
 
     def __init__(self, backbone: str, *, pretrained: bool = False) -> None:
         super().__init__()
-        self.backbone: Any = backbones.create(backbone, pretrained=pretrained)
+        self.backbone = backbones.create(backbone, pretrained=pretrained)
         width = int(getattr(self.backbone, "head_hidden_size", self.backbone.num_features))
         # The normalisation gives every feature the scale of CLIP's, whose projector they share.
         self.widen = nn.Sequential(
@@ -43,9 +41,7 @@ class VisionModule(nn.Module):
         """Return float ``[B, 1024]`` for uint8 RGB pictures ``[B, 3, H, W]``."""
         pixels = (pictures.float() / 255 - self.mean) / self.std
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        pooled = self.backbone.forward_head(
-            self.backbone.forward_features(pixels), pre_logits=True
-        )
+        pooled = self.backbone.forward_head(self.backbone.forward_features(pixels), pre_logits=True)
         widened: torch.Tensor = self.widen(pooled)
         return widened
 

@@ -85,15 +85,17 @@ def run(settings: ExtractSettings) -> None:
 def _sides(workspace: Workspace) -> dict[str, list[Epoch]]:
     """Read the epochs of both sides in the order of their JSON files, and check that all are there."""
     epochs = {epoch.sample_id: epoch for epoch in read_epochs(workspace.epochs)}
+    files = {"ft": workspace.conversations, "eval": workspace.questions}
     json_ids = {
-        "ft": [row.sample_id for row in read_conversations(workspace.conversations)],
-        "eval": [row.sample_id for row in read_questions(workspace.questions)],
+        "ft": [row.sample_id for row in read_conversations(files["ft"])],
+        "eval": [row.sample_id for row in read_questions(files["eval"])],
     }
     sides = {}
     for split in SPLITS:
-        expected = [e.sample_id for e in epochs.values() if e.split == split]
-        check_same_ids(workspace.epochs, sorted(expected), sorted(json_ids[split]))
-        sides[split] = [epochs[sample_id] for sample_id in json_ids[split]]
+        known = [e.sample_id for e in epochs.values() if e.split == split]
+        ids = json_ids[split]
+        check_same_ids(workspace.epochs, sorted(known), sorted(ids), files[split].name)
+        sides[split] = [epochs[sample_id] for sample_id in ids]
         if not sides[split]:
             raise EegToolError(
                 f"{workspace.epochs} has no epochs of the {split} side.", "Prepare again."

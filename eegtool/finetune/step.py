@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
-import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 
-import eegtool
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import check_unique, read_conversations
@@ -21,13 +17,11 @@ from eegtool.core.registry import check_name
 from eegtool.core.settings import FinetuneSettings
 from eegtool.core.workspace import Workspace, inside, read_json, run_stamp, write_json
 from eegtool.extract.features import load_features
-from eegtool.finetune.train import Plan
+from eegtool.finetune import launcher
+from eegtool.finetune.plan import Plan
 from eegtool.model.checkpoints import resolve_base
 from eegtool.model.eegvlm import FUSIONS
 from eegtool.model.processor import TEMPLATES
-
-PRESETS: Final = ("zero2", "zero3", "zero3_offload")
-NO_DEEPSPEED: Final = "none"
 
 
 def run(settings: FinetuneSettings) -> None:
@@ -41,7 +35,7 @@ def run(settings: FinetuneSettings) -> None:
     """
     output_dir = settings.output_dir or Workspace(settings.workspace).checkpoints / "eegvlm"
     plan = make_plan(settings, output_dir)
-    ranks = _ranks(settings.num_gpus)
+    ranks = launcher.count_ranks(settings.num_gpus)
     console.print(
         f"Fine-tuning [bold]{plan.base}[/] (fusion {plan.fusion}, template {plan.version}, "
         f"features {plan.features}) with "
@@ -51,8 +45,10 @@ def run(settings: FinetuneSettings) -> None:
     with tempfile.TemporaryDirectory(prefix="eegvlm-") as tmp:
         plan_path = Path(tmp) / "plan.json"
         plan.write(plan_path)
-        command = launcher_command(plan_path, ranks, use_deepspeed=bool(plan.arguments["deepspeed"]))
-        code = subprocess.run(command, env=_environment(ranks), check=False).returncode
+        command = launcher.command(
+            plan_path, ranks, use_deepspeed=bool(plan.arguments["deepspeed"])
+        )
+        code = subprocess.run(command, env=launcher.environment(ranks), check=False).returncode
     if code != 0:
         raise EegToolError(
             f"The training stopped with exit code {code}; no adapter was written.",
@@ -77,7 +73,7 @@ def make_plan(settings: FinetuneSettings, output_dir: Path) -> Plan:
     features_file = settings.features_file or workspace.features("ft")
     check_name("fusion", settings.fusion, FUSIONS)
     check_name("conversation template", settings.version, TEMPLATES)
-    deepspeed = deepspeed_settings(settings.deepspeed)
+    deepspeed = launcher.deepspeed_settings(settings.deepspeed)
     base_folder = resolve_base(settings.model_name_or_path)
     if output_dir.exists() and any(output_dir.iterdir()):
         if not (output_dir / "eegvlm.json").exists():
@@ -124,57 +120,6 @@ def make_plan(settings: FinetuneSettings, output_dir: Path) -> Plan:
     )
 
 
-def deepspeed_settings(name_or_path: str) -> str | None:
-    """Return the path of a DeepSpeed settings file, given by preset name or path; None for ``none``.
-
-    Raises
-    ------
-    EegToolError
-        If it is neither, or DeepSpeed cannot build its CPU extension here.
-    """
-    if name_or_path == NO_DEEPSPEED:
-        return None
-    path = Path(name_or_path)
-    if name_or_path in PRESETS:
-        package = Path(eegtool.__file__).parent
-        candidates = (
-            package / "finetune" / "presets" / f"{name_or_path}.json",  # installed package
-            package.parent / "scripts" / f"{name_or_path}.json",  # source tree
-        )
-        path = next(p for p in candidates if p.is_file())
-    if not path.is_file():
-        listed = ", ".join(f"'{p}'" for p in (*PRESETS, NO_DEEPSPEED))
-        raise EegToolError(
-            f"--deepspeed {name_or_path}: no such file.", f"Give a JSON file or one of {listed}."
-        )
-    read_json(path)
-    if not has_cpp_compiler() and not torch.cuda.is_available():
-        raise EegToolError(
-            "DeepSpeed builds a small extension on a CPU and there is no C++ compiler here.",
-            "Install one (Debian: apt install g++), or train with --deepspeed none.",
-        )
-    return str(path.resolve())
-
-
-def has_cpp_compiler() -> bool:
-    """Say whether DeepSpeed will find a C++ compiler."""
-    return shutil.which(os.environ.get("CXX", "c++")) is not None
-
-
-def launcher_command(plan: Path, ranks: int, *, use_deepspeed: bool) -> list[str]:
-    """Return the command that starts all ranks on this machine."""
-    module = "eegtool.finetune.train"
-    if not use_deepspeed:
-        if ranks > 1:
-            raise EegToolError(
-                "--num-gpus above 1 needs DeepSpeed.", "Leave out --deepspeed none."
-            )
-        return [sys.executable, "-m", module, str(plan)]
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "error"]
-    launcher += ["--num_gpus", str(ranks), "--master_port", str(_free_port())]
-    return [*launcher, "--module", module, str(plan)]
-
-
 def _training_arguments(
     settings: FinetuneSettings, output_dir: Path, deepspeed: str | None
 ) -> dict[str, Any]:
@@ -207,29 +152,3 @@ def _training_arguments(
         "remove_unused_columns": False,
         "label_names": ["labels"],
     }
-
-
-def _ranks(num_gpus: int) -> int:
-    available = torch.cuda.device_count()
-    if available and num_gpus > available:
-        raise EegToolError(
-            f"--num-gpus {num_gpus}: this machine has {available}.", "Ask for fewer."
-        )
-    return num_gpus or available or 1
-
-
-def _environment(ranks: int) -> dict[str, str]:
-    environment = dict(os.environ)
-    if not torch.cuda.is_available():
-        environment["DS_ACCELERATOR"] = "cpu"
-        threads = max(1, (os.cpu_count() or 1) // ranks)
-        environment.setdefault("OMP_NUM_THREADS", str(threads))
-    return environment
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -7,11 +7,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,51 +22,19 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from eegtool.core.console import console, progress
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import read_conversations
-from eegtool.core.settings import FeatureSource
 from eegtool.core.workspace import write_json
 from eegtool.extract.features import load_features
 from eegtool.finetune.data import FinetuneDataset, collate
+from eegtool.finetune.plan import Plan
 from eegtool.model import checkpoints
 from eegtool.model.eegvlm import FUSIONS
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Everything a rank needs, checked by the parent; paths are absolute."""
-
-    base: str
-    base_folder: str
-    output_dir: str
-    data_path: str
-    image_folder: str
-    features_file: str
-    features: FeatureSource
-    fusion: str
-    version: str
-    model_max_length: int
-    lora_r: int
-    lora_alpha: int
-    lora_dropout: float
-    mm_projector_lr: float
-    gradient_checkpointing: bool
-    protocol: dict[str, Any]
-    arguments: dict[str, Any]
-    """Keyword arguments of transformers' TrainingArguments."""
-
-    @classmethod
-    def read(cls, path: Path) -> Plan:
-        """Read the plan that the parent wrote."""
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
-
-    def write(self, path: Path) -> None:
-        """Write the plan for the ranks."""
-        write_json(path, asdict(self))
 
 
 class EegTrainer(Trainer):  # type: ignore[misc]
     """transformers' Trainer, with a learning rate of its own for the projector."""
 
     projector_lr: float = 0.0
+    optimizer: Any
 
     def create_optimizer(self, model: Any = None) -> Any:
         """Build AdamW with two groups: LoRA at ``learning_rate``, the projector at ``projector_lr``."""
@@ -140,9 +106,7 @@ def run(plan: Plan) -> None:
     table = None
     if FUSIONS[plan.fusion].needs_features:
         ids = [row.sample_id for row in rows]
-        table = load_features(
-            Path(plan.features_file), ids, source=plan.features, seed=args.seed
-        )
+        table = load_features(Path(plan.features_file), ids, source=plan.features, seed=args.seed)
     dataset = FinetuneDataset(
         rows, Path(plan.image_folder), table, processor, plan.model_max_length
     )

@@ -48,7 +48,9 @@ class EEGVLM(LlavaForConditionalGeneration):  # type: ignore[misc]
 
     def __init__(self, config: LlavaConfig) -> None:
         super().__init__(config)
-        self.loss_type = "ForCausalLM"  # transformers goes by the class name, and does not know ours
+        self.loss_type = (
+            "ForCausalLM"  # transformers goes by the class name, and does not know ours
+        )
 
     @property
     def patches(self) -> int:

@@ -65,7 +65,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
                 if pair[0] + pair[1] not in vocab:
                     vocab[pair[0] + pair[1]] = len(vocab)
                     merges.append(pair)
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>"))  # noqa: S106
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
@@ -74,10 +74,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        unk_token="<unk>",  # noqa: S106
-        bos_token="<s>",  # noqa: S106
-        eos_token="</s>",  # noqa: S106
-        pad_token="<pad>",  # noqa: S106
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
     )
 
 
@@ -135,7 +135,9 @@ def _build(target: Path) -> None:
 
 
 def _cache() -> Path:
-    home = os.environ.get("EEGVLM_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    home = (
+        os.environ.get("EEGVLM_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    )
     for cache in (Path(home) / "eegvlm", Path(tempfile.gettempdir()) / f"eegvlm-{os.getuid()}"):
         try:
             cache.mkdir(parents=True, exist_ok=True)
@@ -148,5 +150,9 @@ def _cache() -> Path:
 
 def _fingerprint() -> str:
     """Name the build by everything it depends on: this recipe and the library that draws the weights."""
-    recipe: Any = (inspect.getsource(sys.modules[__name__]), transformers.__version__, torch.__version__)
+    recipe: Any = (
+        inspect.getsource(sys.modules[__name__]),
+        transformers.__version__,
+        torch.__version__,
+    )
     return hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]

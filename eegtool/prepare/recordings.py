@@ -64,6 +64,14 @@ def channel_names(path: Path) -> list[str]:
     return list(_open(path).ch_names)
 
 
+def is_simulated(path: Path) -> bool:
+    """Say whether the patient or recording field of an EDF header calls the recording simulated."""
+    with path.open("rb") as file:
+        return (
+            b"SIMULATED" in file.read(168).upper()
+        )  # EDF: version 8, patient 80, recording 80 bytes
+
+
 def find_channel(path: Path, present: list[str], wanted: str) -> str:
     """Return the channel of `present` that is meant by `wanted`."""
     folded = {_fold(name): name for name in present}

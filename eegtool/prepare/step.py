@@ -23,7 +23,7 @@ from eegtool.prepare.hypnograms import EPOCH_S, read_hypnogram, stage_per_epoch
 from eegtool.prepare.images import STYLES, draw_png
 from eegtool.prepare.images.spec import PictureSpec
 from eegtool.prepare.questions import QUESTION_TEMPLATES, conversation, question
-from eegtool.prepare.recordings import channel_names, find_channel, read_recording
+from eegtool.prepare.recordings import channel_names, find_channel, is_simulated, read_recording
 from eegtool.prepare.signals import band_pass, cut_epoch, trim_wake, whole_epochs
 from eegtool.prepare.splits import check_no_leak, choose_eval_subjects
 
@@ -89,9 +89,7 @@ def run(settings: PrepareSettings) -> None:
         _refuse(prepared)
     for split, side in (("ft", "fine-tune"), ("eval", "evaluation")):
         if not any(epoch.split == split for epoch in epochs):
-            raise EegToolError(
-                f"No recording of the {side} side can be used.", _reasons(prepared)
-            )
+            raise EegToolError(f"No recording of the {side} side can be used.", _reasons(prepared))
     check_no_leak(epochs)
     template = QUESTION_TEMPLATES[settings.template]
     workspace.prepare_stamp.unlink(missing_ok=True)  # comes back last: a workspace with it is whole
@@ -225,6 +223,7 @@ def _stamp(
     used = [p for p in prepared if not p.problem]
     protocol = {
         "cohort": settings.cohort,
+        "simulated": any(is_simulated(p.night.signal_path) for p in used),
         "channel": settings.channel,
         "low_hz": settings.low_hz,
         "high_hz": settings.high_hz,
@@ -250,7 +249,6 @@ def _stamp(
         },
         "left_out": {p.night.recording: str(p.problem) for p in prepared if p.problem},
     }
-    inputs = {
-        path.name: path for p in used for path in (p.night.signal_path, p.night.hypnogram_path)
-    }
+    paths = [path for p in used for path in (p.night.signal_path, p.night.hypnogram_path)]
+    inputs = {path.name: path for path in paths if path}
     return run_stamp("prepare", settings, inputs=inputs, protocol=protocol, results=results)

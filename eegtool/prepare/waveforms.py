@@ -180,7 +180,7 @@ def _place(n_frames: int, frames: Ints, at_s: Floats, snippets: Floats) -> Float
     inside = (sample >= 0) & (sample < FRAME_SAMPLES)
     flat = (frames[:, None] * FRAME_SAMPLES + sample)[inside]
     summed = np.bincount(flat, snippets[inside], minlength=n_frames * FRAME_SAMPLES)
-    return summed.reshape(n_frames, FRAME_SAMPLES)
+    return summed.astype(float).reshape(n_frames, FRAME_SAMPLES)
 
 
 def _around(seconds: float) -> Floats:

@@ -15,7 +15,7 @@ from eegtool.report.epochs import AnsweredEpoch
 from eegtool.report.metrics import Metrics
 from eegtool.report.nights import Absence, Night
 from eegtool.report.tables import Table
-from eegtool.report.words import counting_sentences, notices, protocol_sentences
+from eegtool.report.words import counting_sentences, notices, protocol_facts, protocol_sentences
 
 _LONGEST_TEXT: Final = 400
 _MOST_UNREADABLE: Final = 20
@@ -72,6 +72,7 @@ def render_page(
         n_unreadable=len(unreadable),
         notices=notices(metrics),
         protocol=protocol_sentences(metrics),
+        facts=protocol_facts(metrics),
         counting=counting_sentences(metrics),
         colours=STAGE_COLOURS,
         stamp=stamp,

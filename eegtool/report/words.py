@@ -31,7 +31,10 @@ def protocol_sentences(metrics: Metrics) -> tuple[str, ...]:
         else f"wake kept to {margin} min before and after sleep"
     )
     subjects = len(metrics.per_subject)
+    nameless = metrics.n - sum(score.n for score in metrics.per_subject.values())
     of_subjects = f" of {_plural(subjects, 'subject')}" if subjects else ""
+    if nameless:
+        of_subjects += f" ({nameless:,} of them name no subject)"
     return (
         f"Signal: channel {_shown(p.get('channel'))}, band-pass {band}, {wake}; "
         f"split {_shown(p.get('split'))}.",
@@ -40,6 +43,11 @@ def protocol_sentences(metrics: Metrics) -> tuple[str, ...]:
         f"fusion {_shown(p.get('fusion'))}, high-level features {_shown(metrics.features)}.",
         f"Figures are pooled over {_plural(metrics.n, 'epoch')}{of_subjects}, not averaged over nights.",
     )
+
+
+def protocol_facts(metrics: Metrics) -> tuple[tuple[str, str], ...]:
+    """Return the protocol as it was recorded, name by name."""
+    return tuple((name, _shown(value)) for name, value in metrics.protocol.items())
 
 
 def counting_sentences(metrics: Metrics) -> tuple[str, ...]:
@@ -88,7 +96,7 @@ def _shown(value: Any) -> str:
     if value is None or value in ("", []):
         return _NOT_RECORDED
     if isinstance(value, list):
-        return " / ".join(_shown(v) for v in value)
+        return ", ".join(_shown(v) for v in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

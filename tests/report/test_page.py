@@ -11,7 +11,7 @@ import pytest
 from eegtool.core.stages import STAGES
 from eegtool.report.epochs import AnsweredEpoch
 from eegtool.report.hypnogram import draw
-from eegtool.report.metrics import Metrics
+from eegtool.report.metrics import Metrics, measure
 from eegtool.report.nights import Absence, lay_out
 from eegtool.report.page import Drawing, render_page
 from eegtool.report.protocol import Run
@@ -145,6 +145,14 @@ def test_what_is_not_recorded_is_said(metrics_of: Callable[..., Metrics]) -> Non
         in words
     )
     assert "unnamed model" in words
+
+
+def test_epochs_that_name_no_subject_are_said(
+    metrics_of: Callable[..., Metrics], epoch: Callable[..., AnsweredEpoch]
+) -> None:
+    epochs = [epoch(0, "W", "W"), epoch(1, "N2", "N2", subject="")]
+    words = Outline(page_of(measure(epochs, Run("m", None, {})))).words
+    assert "pooled over 2 epochs of 1 subject (1 of them name no subject)" in words
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,14 @@ from scipy.signal.windows import dpss
 
 from eegtool.prepare.images.spec import PictureSpec
 
-ANCHORS: Final = ((10, 8, 40), (72, 20, 110), (170, 45, 95), (235, 110, 50), (250, 195, 70), (255, 250, 215))
+ANCHORS: Final = (
+    (10, 8, 40),
+    (72, 20, 110),
+    (170, 45, 95),
+    (235, 110, 50),
+    (250, 195, 70),
+    (255, 250, 215),
+)
 """From quiet to strong: night blue, purple, red, orange, yellow, white; lightness rises throughout."""
 
 MAX_HZ: Final = 30.0
