@@ -16,10 +16,9 @@ console = Console(highlight=False)
 
 
 def progress(unit: str) -> Progress:
-    """Return a progress bar that counts in `unit` and shows rate, elapsed and remaining time.
+    """Return a progress bar that counts in `unit` and shows elapsed and remaining time.
 
-    Add tasks with ``rate=""``-style extra text through the ``note`` field:
-    ``bar.add_task("Drawing", total=9, note="")``.
+    Every task has a note at the end of its line: ``bar.add_task("Drawing", total=9, note="")``.
     """
     return Progress(
         TextColumn("  {task.description:<22}"),

@@ -25,3 +25,8 @@ class EegToolError(Exception):
     def __reduce__(self) -> tuple[type[EegToolError], tuple[str, str]]:
         # Crosses process boundaries (prepare runs recordings in parallel) with both its parts.
         return EegToolError, (self.what, self.fix)
+
+
+def brief(error: Exception) -> str:
+    """Return what another library's exception says in its first line, or its type if it is mute."""
+    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")

@@ -60,6 +60,9 @@ class Epoch:
     @classmethod
     def from_row(cls, row: dict[str, str]) -> Epoch:
         """Read a row of ``epochs.csv``, in which everything is text."""
+        names = [f.name for f in fields(cls)]
+        if list(row) != names or None in row.values():
+            raise ValueError(f"the columns must be {', '.join(names)}")
         if row["stage"] not in STAGES or row["split"] not in SPLITS:
             raise ValueError(f"stage '{row['stage']}' or split '{row['split']}' is unknown")
         values: dict[str, Any] = dict(row)
@@ -92,15 +95,15 @@ class Conversation:
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Conversation:
         """Read LLaVA's form; the number of ``<image>`` must equal the number of images."""
-        human, gpt = row["conversations"]
-        if (human["from"], gpt["from"]) != ("human", "gpt"):
+        turns = row["conversations"]
+        if [turn["from"] for turn in turns] != ["human", "gpt"]:
             raise ValueError("'conversations' must be one human turn and one gpt turn")
         images = _image_list(row)
-        text = human["value"]
+        text, answer = (_text(turn, "value") for turn in turns)
         if text.count(IMAGE_TOKEN) != len(images):
             raise ValueError(f"{text.count(IMAGE_TOKEN)} {IMAGE_TOKEN} for {len(images)} images")
         question = text.replace(IMAGE_TOKEN, "").strip()
-        return cls(str(row["id"]), images, question, gpt["value"])
+        return cls(str(row["id"]), images, question, answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,7 @@ class Question:
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Question:
         """Read the form that `to_row` writes."""
-        text = str(row["text"]).replace(IMAGE_TOKEN, "").strip()
+        text = _text(row, "text").replace(IMAGE_TOKEN, "").strip()
         return cls(str(row["question_id"]), _image_list(row), text, str(row.get("category", "")))
 
 
@@ -150,12 +153,29 @@ class Answer:
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Answer:
         """Read the form that `to_row` writes."""
-        return cls(**{f.name: row[f.name] for f in fields(cls)})
+        texts = ("prompt", "text", "label", "model_id")
+        if not isinstance(row["metadata"], dict):
+            raise ValueError("'metadata' is not a JSON object")
+        return cls(
+            question_id=str(row["question_id"]),
+            answer_id=str(row["answer_id"]),
+            metadata=row["metadata"],
+            **{name: _text(row, name) for name in texts},
+        )
+
+
+def _text(row: dict[str, Any], name: str) -> str:
+    if not isinstance(row[name], str):
+        raise ValueError(f"'{name}' is not text")
+    return row[name]
 
 
 def _image_list(row: dict[str, Any]) -> tuple[str, ...]:
     image = row["image"]
-    return (image,) if isinstance(image, str) else tuple(image)
+    images = [image] if isinstance(image, str) else image
+    if not isinstance(images, list) or not all(isinstance(name, str) for name in images):
+        raise ValueError("'image' is not a path or a list of paths")
+    return tuple(images)
 
 
 def write_epochs(path: Path, epochs: Iterable[Epoch]) -> None:
@@ -176,8 +196,8 @@ def read_epochs(path: Path) -> list[Epoch]:
         If the file is missing or a row is not an epoch (the line is named).
     """
     with _open(path) as file:
-        rows = [(f"line {n}", row) for n, row in enumerate(csv.DictReader(file), start=2)]
-    return _parse(path, rows, Epoch.from_row)
+        reader = csv.DictReader(file)
+        return _parse(path, ((f"line {reader.line_num}", row) for row in reader), Epoch.from_row)
 
 
 def write_conversations(path: Path, rows: Iterable[Conversation]) -> None:
@@ -268,6 +288,8 @@ def _parse(
     parsed = []
     for where, row in rows:
         try:
+            if not isinstance(row, dict):
+                raise ValueError("not a JSON object")
             parsed.append(from_row(row))
         except (KeyError, TypeError, ValueError) as error:
             raise _broken(path, where, error) from error
@@ -276,13 +298,18 @@ def _parse(
 
 def _open(path: Path) -> io.StringIO:
     try:
-        return io.StringIO(path.read_text(encoding="utf-8"), newline="")
+        return io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")
     except FileNotFoundError:
         raise EegToolError(
             f"{path} does not exist.", "Give the right path, or run the step that writes it first."
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise EegToolError(f"{path} cannot be read: {error}.") from error
+    except UnicodeDecodeError as error:
+        raise EegToolError(
+            f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.",
+            "Give the right file, or save it as UTF-8.",
+        ) from error
+    except OSError as error:
+        raise EegToolError(f"{path} cannot be read: {error.strerror}.", "Check the path.") from error
 
 
 def _broken(path: Path, where: str, error: Exception) -> EegToolError:

@@ -1,0 +1,57 @@
+"""A workspace that went through the five commands as a user would run them, on short simulated nights."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from eegtool.prepare.simulate import load_twin, write_night
+
+TRAIN_NIGHTS = ("SC4001E0", "SC4012E0", "SC4021E0", "SC4041E0")
+EVAL_NIGHTS = ("SC4051E0", "SC4061E0")
+EPOCHS_PER_STAGE = 40
+
+PREPARE = ["--style", "spectrogram", "--size", "64", "--eval-subjects", "SC405,SC406"]
+LORA = ["--model-name-or-path", "tiny", "--lora-r", "16", "--lora-alpha", "32"]
+LORA += ["--learning-rate", "2e-3", "--lora-dropout", "0"]
+
+
+@dataclass(frozen=True)
+class Walk:
+    """The workspace, and how to go on in it."""
+
+    root: Path
+
+    def eegvlm(self, *arguments: str, code: int = 0) -> str:
+        """Run a command and return what it printed; it must end with `code`."""
+        command = [sys.executable, "-m", "eegtool", *arguments]
+        if arguments[0] != "prepare":
+            command += ["--workspace", str(self.root)]
+        environment = os.environ | {"COLUMNS": "200"}
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment, check=False
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
+    """Simulate, prepare, extract, finetune, evaluate and report once for all tests."""
+    root = tmp_path_factory.mktemp("walk")
+    recordings = root / "recordings"
+    for name in TRAIN_NIGHTS + EVAL_NIGHTS:
+        write_night(load_twin(name).condensed(EPOCHS_PER_STAGE), recordings, seed=7)
+    walk = Walk(root / "workspace")
+    walk.eegvlm("prepare", str(recordings), "--workspace", str(walk.root), *PREPARE)
+    walk.eegvlm("extract", "--train-epochs", "8")
+    adapter = ["--output-dir", str(walk.root / "checkpoints" / "real")]
+    walk.eegvlm("finetune", *LORA, *adapter, "--max-steps", "120", "--deepspeed", "zero2")
+    walk.eegvlm("evaluate", "--model-path", str(walk.root / "checkpoints" / "real"))
+    walk.eegvlm("report")
+    return walk

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eegtool.core.records import read_answers, read_conversations, read_epochs, read_questions
+from eegtool.core.workspace import Workspace
+from tests.e2e.conftest import Walk
+
+
+def metrics(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((path / "metrics.json").read_text())
+    return found
+
+
+def sidecar_ids(features: Path) -> list[str]:
+    ids: list[str] = json.loads(features.with_suffix(".json").read_text())["sample_ids"]
+    return ids
+
+
+def test_ids_are_equal_in_equal_order_from_table_to_answers(walk: Walk) -> None:
+    workspace = Workspace(walk.root)
+    epochs = read_epochs(workspace.epochs)
+    ids = {side: [e.sample_id for e in epochs if e.split == side] for side in ("ft", "eval")}
+    assert len(ids["ft"]) > 400
+    assert len(ids["eval"]) > 200
+
+    assert [row.sample_id for row in read_conversations(workspace.conversations)] == ids["ft"]
+    assert sidecar_ids(workspace.features("ft")) == ids["ft"]
+    assert [row.sample_id for row in read_questions(workspace.questions)] == ids["eval"]
+    assert sidecar_ids(workspace.features("eval")) == ids["eval"]
+    assert [row.question_id for row in read_answers(workspace.answers)] == ids["eval"]
+    for side in ids:
+        rows = np.load(workspace.features(side), allow_pickle=False)
+        assert rows.shape == (len(ids[side]), 1, 1024)
+        assert rows.dtype == np.float32
+        assert np.isfinite(rows).all()
+
+
+def test_the_model_learnt_to_stage_subjects_it_never_saw(walk: Walk) -> None:
+    found = metrics(walk.root / "report")
+    assert found["kappa"] >= 0.4
+    assert found["macro_f1"] >= 0.45
+    assert found["protocol"]["simulated"] is True
+
+
+def test_shuffled_features_destroy_what_it_learnt(walk: Walk) -> None:
+    answers, out = walk.root / "shuffled.jsonl", walk.root / "report_shuffled"
+    walk.eegvlm(
+        *("evaluate", "--model-path", str(walk.root / "checkpoints" / "real")),
+        *("--features", "shuffled", "--answers-file", str(answers)),
+    )
+    walk.eegvlm("report", "--answers-file", str(answers), "--out", str(out))
+    assert metrics(out)["features"] == "shuffled"
+    assert metrics(out)["kappa"] <= 0.15
+
+
+def test_answers_of_another_run_are_not_mixed(walk: Walk) -> None:
+    said = walk.eegvlm(
+        *("evaluate", "--model-path", str(walk.root / "checkpoints" / "real")),
+        *("--features", "zero"),
+        code=1,
+    )
+    assert "--overwrite" in said
+
+
+def test_every_step_left_its_stamp(walk: Walk) -> None:
+    workspace = Workspace(walk.root)
+    stamps = {
+        "prepare": workspace.prepare_stamp,
+        "extract": workspace.vision_module / "run.json",
+        "finetune": workspace.checkpoints / "real" / "run.json",
+        "evaluate": workspace.answers.with_suffix(".run.json"),
+        "report": workspace.report / "report.json",
+    }
+    for step, path in stamps.items():
+        stamp = json.loads(path.read_text())
+        assert stamp["step"] == step
+        assert stamp["status"] == "complete"
+        assert stamp["protocol"]["channel"] == "EEG Fpz-Cz"
+        assert all(len(digest) == 64 for digest in stamp["inputs"].values())
+    assert not [p for p in walk.root.rglob("*") if p.name.endswith(".tmp")]
