@@ -6,7 +6,6 @@ Nothing heavier than typer and rich is imported here, so that ``eegvlm --help`` 
 from __future__ import annotations
 
 import inspect
-import sys
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -50,7 +49,14 @@ def _command(name: str, settings_type: type, target: str, panel: str) -> None:
     own = inspect.signature(settings_type).parameters.values()
 
     def body(**options: Any) -> None:
-        load(target)(settings_type(**options))
+        try:
+            load(target)(settings_type(**options))
+        except EegToolError as error:
+            print_error(error)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            Console(stderr=True).print("interrupted")
+            raise typer.Exit(130) from None
 
     # typer reads the signature: give it that of the dataclass, annotations resolved.
     parameters = [p.replace(kind=p.KEYWORD_ONLY, annotation=hints[p.name]) for p in own]
@@ -79,11 +85,4 @@ def print_error(error: EegToolError) -> None:
 
 def main() -> None:
     """Run the program; an error the user can mend ends with exit code 1, a wrong usage with 2."""
-    try:
-        app()
-    except EegToolError as error:
-        print_error(error)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted")
-        sys.exit(130)
+    app()

@@ -29,4 +29,4 @@ class EegToolError(Exception):
 
 def brief(error: Exception) -> str:
     """Return what another library's exception says in its first line, or its type if it is mute."""
-    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")

@@ -61,7 +61,7 @@ class Epoch:
     def from_row(cls, row: dict[str, str]) -> Epoch:
         """Read a row of ``epochs.csv``, in which everything is text."""
         names = [f.name for f in fields(cls)]
-        if list(row) != names or None in row.values():
+        if set(row) != set(names) or None in row.values():
             raise ValueError(f"the columns must be {', '.join(names)}")
         if row["stage"] not in STAGES or row["split"] not in SPLITS:
             raise ValueError(f"stage '{row['stage']}' or split '{row['split']}' is unknown")
@@ -222,7 +222,8 @@ def read_conversations(path: Path) -> list[Conversation]:
             raise _broken(path, f"line {error.lineno}", error) from error
     if not isinstance(rows, list):
         raise _broken(path, "top level", ValueError("not a JSON list"))
-    return _parse(path, ((f"row {i}", row) for i, row in enumerate(rows)), Conversation.from_row)
+    numbered = ((f"row {number}", row) for number, row in enumerate(rows, start=1))
+    return _parse(path, numbered, Conversation.from_row)
 
 
 def write_questions(path: Path, rows: Iterable[Question]) -> None:
@@ -309,7 +310,9 @@ def _open(path: Path) -> io.StringIO:
             "Give the right file, or save it as UTF-8.",
         ) from error
     except OSError as error:
-        raise EegToolError(f"{path} cannot be read: {error.strerror}.", "Check the path.") from error
+        raise EegToolError(
+            f"{path} cannot be read: {error.strerror}.", "Check the path."
+        ) from error
 
 
 def _broken(path: Path, where: str, error: Exception) -> EegToolError:

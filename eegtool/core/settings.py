@@ -27,14 +27,14 @@ Workspace = Annotated[
     Option(
         "--workspace",
         "-w",
-        help="Workspace folder through which the commands meet.",
+        help="Folder in which the five commands meet.",
         rich_help_panel=FILES,
     ),
 ]
 Seed = Annotated[int, Option(help="Seed of everything random.")]
 Features = Annotated[
     FeatureSource,
-    Option(help="Sanity runs: 'shuffled' gives each epoch another epoch's row, 'zero' gives none."),
+    Option(help="High-level features as they are; for sanity runs another epoch's, or zeros."),
 ]
 
 
@@ -44,9 +44,7 @@ class PrepareSettings:
 
     recordings: Annotated[
         list[Path],
-        Argument(
-            help="Recordings (EDF), or folders of recordings and hypnograms.", metavar="PATH..."
-        ),
+        Argument(help="Recordings (EDF), or folders of recordings and hypnograms.", metavar="PATH"),
     ]
     workspace: Workspace = Path("sleep_data")
     cohort: Annotated[
@@ -56,10 +54,13 @@ class PrepareSettings:
         "EEG Fpz-Cz"
     )
     low_hz: Annotated[
-        float, Option(min=0.0, help="Band-pass: lower edge.", rich_help_panel=SIGNAL)
+        float,
+        Option(
+            min=0.0, help="Lower edge of the band-pass in Hz; 0 for none.", rich_help_panel=SIGNAL
+        ),
     ] = 0.3
     high_hz: Annotated[
-        float, Option(min=1.0, help="Band-pass: upper edge.", rich_help_panel=SIGNAL)
+        float, Option(min=1.0, help="Upper edge of the band-pass in Hz.", rich_help_panel=SIGNAL)
     ] = 35.0
     wake_margin: Annotated[
         float,
@@ -71,14 +72,18 @@ class PrepareSettings:
     ] = 30.0
     eval_subjects: Annotated[
         str,
-        Option(help="Evaluation subjects, separated by commas.", rich_help_panel=SPLIT),
+        Option(
+            help="Subjects to evaluate on, such as SC400,SC401.",
+            show_default="drawn",
+            rich_help_panel=SPLIT,
+        ),
     ] = ""
     eval_fraction: Annotated[
         float,
         Option(
             min=0.0,
             max=1.0,
-            help="Share of subjects held out, where none is named.",
+            help="Share of subjects drawn for evaluation.",
             rich_help_panel=SPLIT,
         ),
     ] = 0.25
@@ -91,13 +96,13 @@ class PrepareSettings:
         Option(
             min=32,
             max=2048,
-            help="Side of the picture in pixels; best the vision tower's own.",
+            help="Side in pixels; best that of the vision tower.",
             rich_help_panel=PICTURE,
         ),
     ] = 336
     amplitude_uv: Annotated[
         float,
-        Option(min=1.0, help="Waveform: µV from the middle to the edge.", rich_help_panel=PICTURE),
+        Option(min=1.0, help="Waveform: µV from its middle to its edge.", rich_help_panel=PICTURE),
     ] = 100.0
     template: Annotated[
         str, Option(help="Question template: 'stage' or 'options'.", rich_help_panel=PICTURE)
@@ -117,7 +122,12 @@ class ExtractSettings:
         "resnet18"
     )
     pretrained: Annotated[
-        bool, Option(help="Start from timm's weights (needs a network).", rich_help_panel=TRAINING)
+        bool,
+        Option(
+            "--pretrained",
+            help="Start from timm's weights (fetched once).",
+            rich_help_panel=TRAINING,
+        ),
     ] = False
     train_epochs: Annotated[
         int, Option(min=1, help="Passes over the fine-tune side.", rich_help_panel=TRAINING)
@@ -174,7 +184,7 @@ class FinetuneSettings:
     image_folder: Annotated[
         Path | None,
         Option(
-            help="Their pictures.",
+            help="Folder of their pictures.",
             show_default="WORKSPACE/eeg_images_ft",
             rich_help_panel=FILES,
         ),
@@ -188,7 +198,11 @@ class FinetuneSettings:
         ),
     ] = None
     fusion: Annotated[
-        str, Option(help="'add' (the paper's), 'token' or 'none'.", rich_help_panel=TRAINING)
+        str,
+        Option(
+            help="How features join: 'add' (the paper's), 'token', 'none'.",
+            rich_help_panel=TRAINING,
+        ),
     ] = "add"
     features: Features = "real"
     version: Annotated[
@@ -201,7 +215,8 @@ class FinetuneSettings:
     max_steps: Annotated[
         int,
         Option(
-            help="Stop after so many steps; -1 runs all passes.",
+            help="Stop after so many steps.",
+            show_default="all passes",
             rich_help_panel=TRAINING,
         ),
     ] = -1
@@ -223,10 +238,12 @@ class FinetuneSettings:
     ] = 0.0
     warmup_ratio: Annotated[
         float,
-        Option(min=0.0, max=1.0, help="Share of steps of warm-up.", rich_help_panel=TRAINING),
+        Option(
+            min=0.0, max=1.0, help="Share of steps with a rising rate.", rich_help_panel=TRAINING
+        ),
     ] = 0.03
     lr_scheduler_type: Annotated[
-        str, Option(help="Schedule of transformers.", rich_help_panel=TRAINING)
+        str, Option(help="Schedule, by transformers' name.", rich_help_panel=TRAINING)
     ] = "cosine"
     model_max_length: Annotated[
         int, Option(min=16, help="Longest sequence in tokens.", rich_help_panel=TRAINING)
@@ -235,12 +252,14 @@ class FinetuneSettings:
         int, Option(min=1, help="Steps between two log rows.", rich_help_panel=TRAINING)
     ] = 10
     report_to: Annotated[
-        str, Option(help="'none', 'tensorboard' or 'wandb'.", rich_help_panel=TRAINING)
+        str, Option(help="Log to 'none', 'tensorboard', 'wandb'.", rich_help_panel=TRAINING)
     ] = "none"
-    lora_r: Annotated[int, Option(min=1, help="Rank.", rich_help_panel=LORA)] = 128
-    lora_alpha: Annotated[int, Option(min=1, help="Scale.", rich_help_panel=LORA)] = 256
+    lora_r: Annotated[int, Option(min=1, help="Rank of the updates.", rich_help_panel=LORA)] = 128
+    lora_alpha: Annotated[
+        int, Option(min=1, help="Updates are scaled by alpha / r.", rich_help_panel=LORA)
+    ] = 256
     lora_dropout: Annotated[
-        float, Option(min=0.0, max=1.0, help="Dropout.", rich_help_panel=LORA)
+        float, Option(min=0.0, max=1.0, help="Dropout before the updates.", rich_help_panel=LORA)
     ] = 0.05
     deepspeed: Annotated[
         str,
@@ -259,7 +278,12 @@ class FinetuneSettings:
         ),
     ] = 0
     gradient_checkpointing: Annotated[
-        bool, Option(help="Trade speed for memory.", rich_help_panel=HARDWARE)
+        bool,
+        Option(
+            "--gradient-checkpointing",
+            help="Need less memory and more time.",
+            rich_help_panel=HARDWARE,
+        ),
     ] = False
     dataloader_num_workers: Annotated[
         int, Option(min=0, help="Processes that decode pictures.", rich_help_panel=HARDWARE)
@@ -286,7 +310,7 @@ class EvaluateSettings:
     image_folder: Annotated[
         Path | None,
         Option(
-            help="Their pictures.",
+            help="Folder of their pictures.",
             show_default="WORKSPACE/eeg_images_eval",
             rich_help_panel=FILES,
         ),
@@ -308,7 +332,8 @@ class EvaluateSettings:
         ),
     ] = None
     overwrite: Annotated[
-        bool, Option(help="Begin the answers file anew.", rich_help_panel=FILES)
+        bool,
+        Option("--overwrite", help="Begin the answers file anew.", rich_help_panel=FILES),
     ] = False
     features: Features = "real"
     batch_size: Annotated[int, Option(min=1, help="Questions answered at the same time.")] = 32

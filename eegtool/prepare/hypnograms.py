@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,16 @@ from typing import Final
 
 import mne
 
-from eegtool.core.errors import EegToolError
+from eegtool.core.errors import EegToolError, brief
 from eegtool.core.stages import STAGES, UNSCORED, stage_of
 
 EPOCH_S: Final = 30.0
 """Length of a scoring epoch in seconds (R&K 1968 and the AASM Manual alike)."""
+
+_EDF_VERSION: Final = b"0       "
+
+_TOLERANCE_S: Final = 1e-3
+"""Onsets are decimal text: sums of them may miss the border of an epoch by a rounding error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +46,18 @@ def read_hypnogram(path: Path) -> tuple[ScoredRun, ...]:
     """
     if not path.is_file():
         raise EegToolError(f"The hypnogram {path} does not exist.", "Check the path.")
+    with path.open("rb") as file:
+        if file.read(8) != _EDF_VERSION:
+            raise EegToolError(
+                f"The hypnogram {path} is not an EDF+ file.",
+                "The file is damaged or of another format; fetch it again.",
+            )
     try:
         annotations = mne.read_annotations(path)
     except Exception as error:  # MNE raises whatever its parsers stumble over
         raise EegToolError(
-            f"The hypnogram {path} cannot be read: {str(error).splitlines()[0]}",
-            "It must be an EDF+ annotation file.",
+            f"The hypnogram {path} cannot be read: {brief(error)}.",
+            "It must be an EDF+ annotation file, named *.edf.",
         ) from error
     runs = [
         ScoredRun(float(onset), float(duration), stage)
@@ -59,12 +71,7 @@ def read_hypnogram(path: Path) -> tuple[ScoredRun, ...]:
             f"The hypnogram {path} scores no sleep stage.",
             "Its annotations must read like 'Sleep stage W', 'Sleep stage 2', 'Sleep stage R'.",
         )
-    return tuple(sorted(runs, key=lambda run: run.onset_s))
-
-
-def scored_epochs(runs: Sequence[ScoredRun]) -> int:
-    """Return how many whole epochs the scoring spans, from the start of the recording."""
-    return int(max((run.onset_s + run.duration_s for run in runs), default=0.0) // EPOCH_S)
+    return tuple(runs)  # MNE has sorted them by onset
 
 
 def stage_per_epoch(runs: Sequence[ScoredRun], n_epochs: int) -> list[str]:
@@ -87,8 +94,8 @@ def stage_per_epoch(runs: Sequence[ScoredRun], n_epochs: int) -> list[str]:
     """
     stages = [UNSCORED] * n_epochs
     for run in runs:
-        first = -int(-run.onset_s // EPOCH_S)
-        last = int((run.onset_s + run.duration_s) // EPOCH_S)
-        for i in range(max(first, 0), min(last, n_epochs)):
+        first = math.ceil((run.onset_s - _TOLERANCE_S) / EPOCH_S)
+        stop = math.floor((run.onset_s + run.duration_s + _TOLERANCE_S) / EPOCH_S)
+        for i in range(max(first, 0), min(stop, n_epochs)):
             stages[i] = run.stage
     return stages

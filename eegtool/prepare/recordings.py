@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import mne
 import numpy as np
 
-from eegtool.core.errors import EegToolError
+from eegtool.core.errors import EegToolError, brief
 from eegtool.core.registry import closest
 
 
@@ -52,24 +53,14 @@ def read_recording(path: Path, channel: str) -> Recording:
     raw = _open(path, include=[name])
     try:
         data_uv = raw.get_data(picks=[name])[0] * 1e6  # MNE gives volts
-    except (OSError, ValueError) as error:
-        raise EegToolError(f"The recording {path} cannot be read: {error}.") from error
-    if data_uv.size == 0:
-        raise EegToolError(f"The recording {path} has no samples.")
+    except Exception as error:  # MNE raises whatever its parsers stumble over
+        raise _unreadable(path, error) from error
     return Recording(data_uv, float(raw.info["sfreq"]), name)
 
 
 def channel_names(path: Path) -> list[str]:
     """List the channels of a recording from its header."""
     return list(_open(path).ch_names)
-
-
-def is_simulated(path: Path) -> bool:
-    """Say whether the patient or recording field of an EDF header calls the recording simulated."""
-    with path.open("rb") as file:
-        return (
-            b"SIMULATED" in file.read(168).upper()
-        )  # EDF: version 8, patient 80, recording 80 bytes
 
 
 def find_channel(path: Path, present: list[str], wanted: str) -> str:
@@ -83,6 +74,22 @@ def find_channel(path: Path, present: list[str], wanted: str) -> str:
     return folded[_fold(wanted)]
 
 
+# The fixed part of an EDF header: version 8 bytes, patient 80, recording 80, start date 8, time 8.
+
+
+def is_simulated(path: Path) -> bool:
+    """Say whether the patient or recording field of an EDF header calls the recording simulated."""
+    with path.open("rb") as file:
+        return b"SIMULATED" in file.read(168).upper()
+
+
+def start_time(path: Path) -> str:
+    """Return the start in an EDF header, such as ``24.04.89 16.13.00``."""
+    with path.open("rb") as file:
+        start = file.read(184)[168:].decode("ascii", "replace")
+    return f"{start[:8]} {start[8:]}"
+
+
 def _fold(name: str) -> str:
     return "".join(name.split()).casefold()
 
@@ -91,10 +98,17 @@ def _open(path: Path, **kwargs: Any) -> Any:
     if not path.is_file():
         raise EegToolError(f"The recording {path} does not exist.", "Check the path.")
     try:
-        return mne.io.read_raw_edf(path, preload=False, verbose="ERROR", **kwargs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # A download that broke off would otherwise pass as a short night.
+            warnings.filterwarnings("error", message="Number of records from the header")
+            return mne.io.read_raw_edf(path, preload=False, verbose="WARNING", **kwargs)
     except Exception as error:  # MNE raises whatever its parsers stumble over
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise EegToolError(
-            f"The recording {path} cannot be read as EDF: {reason}",
-            "The file is damaged or of another format; fetch it again.",
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> EegToolError:
+    return EegToolError(
+        f"The recording {path} cannot be read as EDF: {brief(error)}.",
+        "The file is damaged or of another format; fetch it again.",
+    )

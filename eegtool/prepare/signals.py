@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,41 @@ from eegtool.core.errors import EegToolError
 from eegtool.prepare.hypnograms import EPOCH_S
 
 _SLEEP = ("N1", "N2", "N3", "REM")
+
+
+def check_band(low_hz: float, high_hz: float, sfreq_hz: float = math.inf) -> None:
+    """Refuse edges out of order, or an upper one that is not below half the sampling rate.
+
+    Raises
+    ------
+    EegToolError
+        Naming the flags.
+    """
+    if not low_hz < high_hz:
+        raise EegToolError(
+            f"--low-hz {low_hz:g} is not below --high-hz {high_hz:g}.", "Give the lower edge first."
+        )
+    if not high_hz < sfreq_hz / 2:
+        raise EegToolError(
+            f"--high-hz {high_hz:g} does not fit a channel sampled at {sfreq_hz:g} Hz.",
+            f"It must be below half the sampling rate, {sfreq_hz / 2:g} Hz.",
+        )
+
+
+def check_amplitude(data_uv: np.ndarray) -> None:
+    """Refuse a signal that cannot be EEG: a channel that was not connected, or another unit.
+
+    Raises
+    ------
+    EegToolError
+        If the standard deviation is outside 0.1 µV to 10 mV; sleep EEG has 10 to 100 µV.
+    """
+    spread_uv = float(np.std(data_uv))
+    if not 0.1 <= spread_uv <= 1e4:
+        raise EegToolError(
+            f"The signal has a standard deviation of {spread_uv:.3g} µV: it is not EEG.",
+            "Look at the channel and at the unit in the header of the file.",
+        )
 
 
 def band_pass(data_uv: np.ndarray, sfreq_hz: float, low_hz: float, high_hz: float) -> np.ndarray:
@@ -31,13 +67,9 @@ def band_pass(data_uv: np.ndarray, sfreq_hz: float, low_hz: float, high_hz: floa
     Raises
     ------
     EegToolError
-        If the edges are out of order or the upper one is not below half the sampling rate.
+        See `check_band`.
     """
-    if not low_hz < high_hz < sfreq_hz / 2:
-        raise EegToolError(
-            f"--low-hz {low_hz:g} and --high-hz {high_hz:g} do not fit a signal of {sfreq_hz:g} Hz.",
-            f"Edges must rise and stay below half the sampling rate, {sfreq_hz / 2:g} Hz.",
-        )
+    check_band(low_hz, high_hz, sfreq_hz)
     band = (low_hz, high_hz) if low_hz > 0 else high_hz
     sos = butter(4, band, "bandpass" if low_hz > 0 else "lowpass", fs=sfreq_hz, output="sos")
     return np.asarray(sosfiltfilt(sos, data_uv))
@@ -57,7 +89,8 @@ def trim_wake(stages: Sequence[str], margin_min: float) -> range:
 
 def whole_epochs(n_samples: int, sfreq_hz: float) -> int:
     """Return how many whole epochs a signal holds."""
-    return int(n_samples / sfreq_hz // EPOCH_S)
+    # Half a sample more: the length of a whole night may fall short by a rounding error.
+    return int((n_samples + 0.5) / sfreq_hz // EPOCH_S)
 
 
 def cut_epoch(data_uv: np.ndarray, sfreq_hz: float, epoch_index: int) -> np.ndarray:

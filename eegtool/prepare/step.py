@@ -5,42 +5,29 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 
 from joblib import Parallel, delayed
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from eegtool.core.console import console, progress
 from eegtool.core.errors import EegToolError
-from eegtool.core.records import Epoch, write_conversations, write_epochs, write_questions
+from eegtool.core.records import SPLITS, write_conversations, write_epochs, write_questions
 from eegtool.core.registry import check_name
 from eegtool.core.settings import PrepareSettings
 from eegtool.core.stages import DROPPED, STAGES
 from eegtool.core.workspace import Workspace, run_stamp, write_json
 from eegtool.prepare.cohorts import COHORTS, Night, find_nights
-from eegtool.prepare.hypnograms import EPOCH_S, read_hypnogram, stage_per_epoch
-from eegtool.prepare.images import STYLES, draw_png
+from eegtool.prepare.images import STYLES
 from eegtool.prepare.images.spec import PictureSpec
+from eegtool.prepare.nights import Prepared, find_problem, prepare_night
 from eegtool.prepare.questions import QUESTION_TEMPLATES, conversation, question
-from eegtool.prepare.recordings import channel_names, find_channel, is_simulated, read_recording
-from eegtool.prepare.signals import band_pass, cut_epoch, trim_wake, whole_epochs
+from eegtool.prepare.recordings import is_simulated
+from eegtool.prepare.signals import check_band
 from eegtool.prepare.splits import check_no_leak, choose_eval_subjects
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What became of one recording."""
-
-    night: Night
-    split: str
-    epochs: tuple[Epoch, ...] = ()
-    n_trimmed: int = 0
-    """Epochs cut off as wake far from sleep."""
-    dropped: tuple[tuple[str, int], ...] = ()
-    """Epochs within the trimmed night that have no stage, by kind."""
-    problem: EegToolError | None = None
-    """Why the recording could not be used."""
 
 
 def run(settings: PrepareSettings) -> None:
@@ -52,120 +39,52 @@ def run(settings: PrepareSettings) -> None:
     ------
     EegToolError
         If a name or path is wrong, no recording can be used, or a side of the split stays empty.
+        The workspace is then as it was.
     """
     check_name("cohort", settings.cohort, COHORTS)
     check_name("style", settings.style, STYLES)
     check_name("question template", settings.template, QUESTION_TEMPLATES)
+    check_band(settings.low_hz, settings.high_hz)
     spec = PictureSpec(settings.size, settings.amplitude_uv)
-    workspace = Workspace(settings.workspace)
 
     nights = find_nights(settings.recordings, settings.cohort)
-    problems = [_problem(night, settings.channel) for night in nights]
-    bad = [Prepared(n, "", problem=p) for n, p in zip(nights, problems, strict=True) if p]
-    good = [n for n, p in zip(nights, problems, strict=True) if not p]
+    bad = [Prepared(n, "", problem=p) for n in nights if (p := find_problem(n, settings.channel))]
+    good = [n for n in nights if n not in {b.night for b in bad}]
     if not good:
-        _refuse(bad)
+        raise _refusal(bad)
+    _print_left_out(bad)
     named = [s.strip() for s in settings.eval_subjects.split(",") if s.strip()]
     eval_subjects = choose_eval_subjects(
         (n.subject for n in good), named, settings.eval_fraction, settings.seed
     )
+    visible_hz = min(STYLES[settings.style].visible_hz(spec), settings.high_hz)
     console.print(
-        f"Drawing [bold]{settings.style}[/] pictures of {settings.size} × {settings.size} pixels "
-        f"(frequencies up to {STYLES[settings.style].visible_hz(spec):.1f} Hz can be seen)"
+        f"Drawing [bold]{settings.style}[/] pictures of {settings.size} × {settings.size} pixels; "
+        f"rhythms show up to {visible_hz:.3g} Hz."
     )
-    jobs = [(night, "eval" if night.subject in eval_subjects else "ft") for night in good]
-    prepared = bad
-    with progress("recordings") as bar:
-        task = bar.add_task("Preparing", total=len(jobs), note="")
-        drawn = 0
-        for result in _in_parallel(jobs, settings, spec, workspace):
-            prepared.append(result)
-            drawn += len(result.epochs)
-            bar.update(task, advance=1, note=f"{drawn:,} pictures")
-    prepared.sort(key=lambda p: p.night.recording)
-
-    epochs = [epoch for p in prepared for epoch in p.epochs]
-    if not epochs:
-        _refuse(prepared)
-    for split, side in (("ft", "fine-tune"), ("eval", "evaluation")):
-        if not any(epoch.split == split for epoch in epochs):
-            raise EegToolError(f"No recording of the {side} side can be used.", _reasons(prepared))
-    check_no_leak(epochs)
-    template = QUESTION_TEMPLATES[settings.template]
-    workspace.prepare_stamp.unlink(missing_ok=True)  # comes back last: a workspace with it is whole
-    write_epochs(workspace.epochs, epochs)
-    write_conversations(
-        workspace.conversations, (conversation(e, template) for e in epochs if e.split == "ft")
-    )
-    write_questions(
-        workspace.questions, (question(e, template) for e in epochs if e.split == "eval")
-    )
-    write_json(workspace.prepare_stamp, _stamp(settings, prepared, eval_subjects))
+    with _easel(settings.workspace) as easel:
+        jobs = [(night, "eval" if night.subject in eval_subjects else "ft") for night in good]
+        drawn = _draw(jobs, settings, spec, easel)
+        for split, side in (("ft", "fine-tune"), ("eval", "evaluation")):
+            of_side = [p for p in drawn if p.split == split]
+            if all(p.problem for p in of_side):
+                raise _refusal(of_side, f"of the {side} side ")
+        _print_left_out(drawn)
+        prepared = sorted(bad + drawn, key=lambda p: p.night.recording)
+        _publish(settings, prepared, easel)
     console.print(summary(prepared))
-    for p in prepared:
-        if p.problem:
-            console.print(f"[yellow]left out[/] {p.night.recording}: {p.problem.what}")
-    console.print(f"Workspace: [bold]{workspace.root}[/]")
-
-
-def prepare_night(
-    night: Night, split: str, settings: PrepareSettings, spec: PictureSpec, workspace: Workspace
-) -> Prepared:
-    """Read, filter, trim, cut and draw one recording; its pictures appear all at once."""
-    assert night.hypnogram_path is not None  # noqa: S101 - checked when the work was planned
-    try:
-        recording = read_recording(night.signal_path, settings.channel)
-        runs = read_hypnogram(night.hypnogram_path)
-        stages = stage_per_epoch(runs, whole_epochs(len(recording.data_uv), recording.sfreq_hz))
-        kept = trim_wake(stages, settings.wake_margin)
-        if not kept:
-            raise EegToolError(
-                f"The hypnogram {night.hypnogram_path} scores no sleep within the recording.",
-                "Check that it belongs to this recording.",
-            )
-        data_uv = band_pass(
-            recording.data_uv, recording.sfreq_hz, settings.low_hz, settings.high_hz
-        )
-    except EegToolError as problem:
-        return Prepared(night, split, problem=problem)
-
-    epochs = tuple(
-        Epoch(
-            sample_id=(sample_id := f"{night.recording}-{i:04d}"),
-            cohort=night.cohort,
-            recording=night.recording,
-            subject=night.subject,
-            night=night.night,
-            epoch_index=i,
-            onset_s=i * EPOCH_S,
-            stage=stages[i],
-            split=split,
-            image=f"{night.recording}/{sample_id}.png",
-        )
-        for i in kept
-        if stages[i] in STAGES
-    )
-    folder = workspace.images(split) / night.recording
-    made = folder.with_name(f".{night.recording}.tmp")
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir(parents=True)
-    for epoch in epochs:
-        epoch_uv = cut_epoch(data_uv, recording.sfreq_hz, epoch.epoch_index)
-        png = draw_png(settings.style, epoch_uv, recording.sfreq_hz, spec)
-        (made / Path(epoch.image).name).write_bytes(png)
-    shutil.rmtree(folder, ignore_errors=True)
-    made.rename(folder)
-    dropped = Counter(stages[i] for i in kept if stages[i] in DROPPED)
-    n_trimmed = len(stages) - len(kept)
-    return Prepared(night, split, epochs, n_trimmed, tuple(sorted(dropped.items())))
+    if left_out := sum(p.problem is not None for p in prepared):
+        console.print(f"[yellow]Left out {left_out} of {len(prepared)} recordings.[/]")
+    console.print(f"Workspace: [bold]{escape(str(settings.workspace))}[/]", soft_wrap=True)
 
 
 def summary(prepared: list[Prepared]) -> Table:
     """Return the table of recordings: side, epochs kept per stage, epochs dropped and trimmed."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    # A whole cohort has six-digit totals: close columns and short words keep it in 80 characters.
+    table = Table(box=None, header_style="bold", pad_edge=False, collapse_padding=True)
     for name in ("recording", "subject", "side"):
         table.add_column(name)
-    for name in ("kept", *STAGES, *DROPPED, "trimmed"):
+    for name in ("kept", *STAGES, "move", "?", "trimmed"):
         table.add_column(name, justify="right")
     total: Counter[str] = Counter()
     for p in (p for p in prepared if not p.problem):
@@ -180,57 +99,98 @@ def summary(prepared: list[Prepared]) -> Table:
     return table
 
 
-def _problem(night: Night, channel: str) -> EegToolError | None:
-    """Find out from names and headers alone what is wrong with a recording."""
-    if night.hypnogram_path is None:
-        return EegToolError(
-            f"There is no hypnogram for {night.signal_path}.",
-            f"Sleep-EDF has it beside the recording, as {night.recording[:7]}?-Hypnogram.edf.",
-        )
+@contextmanager
+def _easel(workspace: Path) -> Iterator[Path]:
+    """Give a folder for pictures inside the workspace that is gone when the block is left.
+
+    Whatever happens while pictures are drawn, an earlier workspace stays whole.
+    """
+    easel = workspace / ".prepare.tmp"
+    shutil.rmtree(easel, ignore_errors=True)
     try:
-        find_channel(night.signal_path, channel_names(night.signal_path), channel)
-        read_hypnogram(night.hypnogram_path)
-    except EegToolError as problem:
-        return problem
-    return None
+        easel.mkdir(parents=True)
+    except OSError as error:
+        raise EegToolError(
+            f"The workspace {workspace} cannot be written: {error.strerror}.",
+            "Choose another folder with --workspace.",
+        ) from error
+    try:
+        yield easel
+    finally:
+        shutil.rmtree(easel, ignore_errors=True)
 
 
-def _in_parallel(
-    jobs: list[tuple[Night, str]],
-    settings: PrepareSettings,
-    spec: PictureSpec,
-    workspace: Workspace,
-) -> Iterator[Prepared]:
-    work = (delayed(prepare_night)(n, split, settings, spec, workspace) for n, split in jobs)
+def _draw(
+    jobs: list[tuple[Night, str]], settings: PrepareSettings, spec: PictureSpec, easel: Path
+) -> list[Prepared]:
+    work = (delayed(prepare_night)(n, split, settings, spec, easel) for n, split in jobs)
     parallel = Parallel(n_jobs=min(settings.jobs, len(jobs)), return_as="generator_unordered")
-    yield from parallel(work)
+    drawn: list[Prepared] = []
+    with progress("recordings") as bar:
+        task = bar.add_task("Preparing", total=len(jobs), note="")
+        for result in parallel(work):
+            drawn.append(result)
+            n_pictures = sum(len(p.epochs) for p in drawn)
+            bar.update(task, advance=1, note=f"{n_pictures:,} pictures")
+    return drawn
 
 
-def _refuse(prepared: list[Prepared]) -> None:
-    first = next(p.problem for p in prepared if p.problem)
-    if len(prepared) == 1:
-        raise first
-    raise EegToolError(f"None of {len(prepared)} recordings can be used.", _reasons(prepared))
+def _publish(settings: PrepareSettings, prepared: list[Prepared], easel: Path) -> None:
+    """Make the workspace that of these recordings. The stamp goes first and comes back last."""
+    epochs = [epoch for p in prepared for epoch in p.epochs]
+    check_no_leak(epochs)
+    stamp = _stamp(settings, prepared)
+    workspace, template = Workspace(settings.workspace), QUESTION_TEMPLATES[settings.template]
+    workspace.prepare_stamp.unlink(missing_ok=True)
+    for split in SPLITS:
+        shutil.rmtree(workspace.images(split), ignore_errors=True)
+        (easel / split).rename(workspace.images(split))
+    write_epochs(workspace.epochs, epochs)
+    write_conversations(
+        workspace.conversations, (conversation(e, template) for e in epochs if e.split == "ft")
+    )
+    write_questions(
+        workspace.questions, (question(e, template) for e in epochs if e.split == "eval")
+    )
+    write_json(workspace.prepare_stamp, stamp)
 
 
-def _reasons(prepared: list[Prepared]) -> str:
-    return "\n".join(f"{p.night.recording}: {p.problem}" for p in prepared if p.problem)
+def _print_left_out(prepared: list[Prepared]) -> None:
+    for p in prepared:
+        if p.problem:
+            text = Text.assemble(("left out ", "yellow"), f"{p.night.recording}: {p.problem}")
+            console.print(text, soft_wrap=True)
 
 
-def _stamp(
-    settings: PrepareSettings, prepared: list[Prepared], eval_subjects: frozenset[str]
-) -> dict[str, object]:
+def _refusal(unusable: list[Prepared], side: str = "") -> EegToolError:
+    """Return the error that none of some recordings can be used, with the first few reasons."""
+    problems = [(p.night.recording, p.problem) for p in unusable if p.problem]
+    if len(problems) == 1 and not side:
+        return problems[0][1]
+    lines: list[str] = []
+    for recording, problem in problems[:5]:
+        lines.append(f"{recording}: {problem.what}")
+        if problem.fix not in lines:
+            lines.append(problem.fix)
+    if len(problems) > 5:
+        lines.append(f"... and {len(problems) - 5} more.")
+    return EegToolError(
+        f"No recording {side}can be used ({len(problems)} left out).", "\n".join(lines)
+    )
+
+
+def _stamp(settings: PrepareSettings, prepared: list[Prepared]) -> dict[str, object]:
     used = [p for p in prepared if not p.problem]
     protocol = {
         "cohort": settings.cohort,
         "simulated": any(is_simulated(p.night.signal_path) for p in used),
-        "channel": settings.channel,
+        "channel": ", ".join(sorted({p.channel for p in used})),
         "low_hz": settings.low_hz,
         "high_hz": settings.high_hz,
         "wake_margin_min": settings.wake_margin,
         "mapping": "AASM (R&K stages 3 and 4 are N3); movement time and unscored epochs dropped",
         "split": "by subject",
-        "eval_subjects": sorted(eval_subjects),
+        "eval_subjects": sorted({p.night.subject for p in used if p.split == "eval"}),
         "style": settings.style,
         "size": settings.size,
         "amplitude_uv": settings.amplitude_uv,

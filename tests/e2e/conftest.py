@@ -33,9 +33,7 @@ class Walk:
         if arguments[0] != "prepare":
             command += ["--workspace", str(self.root)]
         environment = os.environ | {"COLUMNS": "200"}
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=environment, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 

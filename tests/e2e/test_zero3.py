@@ -14,18 +14,13 @@ def test_two_zero3_ranks_answer_like_one_rank(walk: Walk) -> None:
     """Same seed, same samples per step: one rank with 8, or two ZeRO-3 ranks with 4 each."""
     runs = {
         "one": ("--num-gpus", "1", "--per-device-train-batch-size", "8", "--deepspeed", "zero2"),
-        "two": ("--num-gpus", "2", "--per-device-train-batch-size", "4")
-        + ("--deepspeed", str(SCRIPTS / "zero3.json")),
+        "two": ("--num-gpus", "2", "--per-device-train-batch-size", "4", "--deepspeed", str(SCRIPTS / "zero3.json")),
     }
     texts, projectors = {}, {}
     for name, options in runs.items():
         adapter, answers = walk.root / "checkpoints" / name, walk.root / f"{name}.jsonl"
-        walk.eegvlm(
-            "finetune", *LORA, *options, "--max-steps", "60", "--output-dir", str(adapter)
-        )
-        walk.eegvlm(
-            "evaluate", "--model-path", str(adapter), "--answers-file", str(answers)
-        )
+        walk.eegvlm("finetune", *LORA, *options, "--max-steps", "60", "--output-dir", str(adapter))
+        walk.eegvlm("evaluate", "--model-path", str(adapter), "--answers-file", str(answers))
         texts[name] = [row.text for row in read_answers(answers)]
         projectors[name] = load_file(adapter / "projector.safetensors")
     assert len(set(texts["one"])) >= 3  # it learnt to tell stages apart

@@ -36,7 +36,7 @@ _TAPERS: Final = 3
 
 
 def visible_hz(spec: PictureSpec) -> float:
-    """Top of the picture, or what its rows can resolve in the waveform's place."""
+    """Top of the picture, whatever its size."""
     return MAX_HZ
 
 
@@ -58,7 +58,10 @@ def draw(epoch_uv: np.ndarray, sfreq_hz: float, spec: PictureSpec) -> np.ndarray
         Power spectral density in dB, from the lowest to the highest of the fixed range.
     """
     size, n_window = spec.size, round(_WINDOW_S * sfreq_hz)
-    n_fft = next_fast_len(max(n_window, int(np.ceil(sfreq_hz / MAX_HZ * size))), real=True)
+    # One bin per pixel row, but at most two where the window itself has one: between those its
+    # spectrum is so smooth that straight lines do.
+    bins = min(int(np.ceil(sfreq_hz / MAX_HZ * size)), 2 * n_window)
+    n_fft = next_fast_len(max(bins, n_window), real=True)
     padded = np.pad(epoch_uv, n_window // 2, mode="reflect")
     centres = (np.arange(size) + 0.5) / size * len(epoch_uv)
     starts = np.minimum(centres.astype(int), len(padded) - n_window)

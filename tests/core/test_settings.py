@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from dataclasses import MISSING, Field, FrozenInstanceError, fields, is_dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+from typer.models import ArgumentInfo, OptionInfo
+
+from eegtool.core import settings
+
+CLASSES = [
+    value
+    for value in vars(settings).values()
+    if isinstance(value, type) and is_dataclass(value) and value.__module__ == settings.__name__
+]
+REQUIRED = {"recordings", "model_name_or_path", "model_path"}
+FIELDS = [(cls, field) for cls in CLASSES for field in fields(cls)]
+
+
+def annotation_of(cls: type, field: Field[Any]) -> tuple[Any, ...]:
+    return get_args(get_type_hints(cls, include_extras=True)[field.name])
+
+
+def test_there_is_one_class_per_command() -> None:
+    names = {cls.__name__.removesuffix("Settings").lower() for cls in CLASSES}
+    assert names == {"prepare", "extract", "finetune", "evaluate", "report", "demo"}
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda c: c.__name__)
+def test_settings_are_frozen_and_explained(cls: type) -> None:
+    values = {f.name: None for f in fields(cls) if f.name in REQUIRED}
+    instance = cls(**values)
+    with pytest.raises(FrozenInstanceError):
+        setattr(instance, fields(cls)[0].name, "other")
+    assert not hasattr(instance, "__dict__")
+    assert cls.__doc__ is not None
+    assert cls.__doc__.endswith(".")
+    assert len(cls.__doc__) <= 90  # one line in the list of commands
+
+
+@pytest.mark.parametrize(
+    ("cls", "field"), FIELDS, ids=[f"{c.__name__}.{f.name}" for c, f in FIELDS]
+)
+def test_every_field_is_an_option_with_help(cls: type, field: Field[Any]) -> None:
+    _, option = annotation_of(cls, field)
+    required = field.default is MISSING and field.default_factory is MISSING
+    assert required == (field.name in REQUIRED)
+    assert isinstance(option, ArgumentInfo if field.name == "recordings" else OptionInfo)
+    assert option.help is not None
+    assert option.help[0].isupper()
+    assert option.help.endswith(".")
+    if field.default in (None, "") or field.name in ("max_steps", "num_gpus"):
+        assert isinstance(option.show_default, str)  # "default: None" would tell nothing
+
+
+@pytest.mark.parametrize(
+    ("cls", "field"), FIELDS, ids=[f"{c.__name__}.{f.name}" for c, f in FIELDS]
+)
+def test_defaults_obey_their_own_limits(cls: type, field: Field[Any]) -> None:
+    kind, option = annotation_of(cls, field)
+    if field.default is MISSING:
+        assert field.name in REQUIRED
+    elif get_origin(kind) is Literal:
+        assert field.default in get_args(kind)
+    elif isinstance(field.default, int | float) and option.min is not None:
+        assert option.min <= field.default
+        assert option.max is None or field.default <= option.max
+    else:
+        assert isinstance(field.default, kind)

@@ -1,0 +1,151 @@
+"""The rules that keep the house small: who may import whom, and what no room may do."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "eegtool"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+LEVELS = {
+    "core": 0,
+    "prepare": 1,
+    "extract": 1,
+    "model": 1,
+    "finetune": 2,
+    "evaluate": 2,
+    "report": 2,
+    "cli": 3,
+    "demo": 3,
+    "__main__": 4,
+}
+# What a room uses of another one, where the level alone would allow more.
+DOORS = {
+    "finetune": ("core", "extract.features", "model"),
+    "evaluate": ("core", "extract.features", "model"),
+    "report": ("core",),
+}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def eegtool_imports(tree: ast.AST) -> Iterator[str]:
+    """Yield every imported ``eegtool.x.y`` without its ``eegtool.``, wherever the import stands."""
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                names = [f"eegtool.{'.' * node.level}{node.module or ''}"]
+            elif node.module == "eegtool":
+                names = [f"eegtool.{alias.name}" for alias in node.names]
+            else:
+                names = [node.module or ""]
+        yield from (n.removeprefix("eegtool.") for n in names if n.startswith("eegtool."))
+
+
+def wrong_imports(room: str, source: str) -> list[str]:
+    wrong = []
+    for name in eegtool_imports(ast.parse(source)):
+        other = name.partition(".")[0]
+        if other in (room, "__version__"):
+            continue
+        downward = other in LEVELS and LEVELS[other] < LEVELS[room]
+        doors = DOORS.get(room)
+        through_a_door = doors is None or any(f"{name}.".startswith(f"{d}.") for d in doors)
+        if not (downward and through_a_door):
+            wrong.append(name)
+    return wrong
+
+
+def forbidden_calls(source: str) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [node.module or ""]
+        else:
+            modules = []
+        found += [m for m in modules if m.partition(".")[0] in ("pickle", "dill", "cloudpickle")]
+        if not isinstance(node, ast.Call):
+            continue
+        keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
+        called = ast.unparse(node.func)
+        if called in ("eval", "exec", "joblib.load"):
+            found.append(called)
+        if called == "torch.load" and keywords.get("weights_only") != "True":
+            found.append("torch.load without weights_only=True")
+        if keywords.get("allow_pickle", "False") != "False":
+            found.append("allow_pickle")
+        if keywords.get("trust_remote_code", "False") != "False":
+            found.append("trust_remote_code")
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_downward(path: Path) -> None:
+    if path == PACKAGE / "__init__.py":
+        assert not list(eegtool_imports(ast.parse(path.read_text(encoding="utf-8"))))
+    else:
+        assert wrong_imports(room_of(path), path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_nothing_runs_code_out_of_data(path: Path) -> None:
+    assert forbidden_calls(path.read_text(encoding="utf-8")) == []
+
+
+def test_every_room_is_ruled() -> None:
+    assert len(FILES) > 40
+    assert {room_of(path) for path in FILES} - {"__init__"} == set(LEVELS)
+
+
+@pytest.mark.parametrize(
+    ("room", "source", "wrong"),
+    [
+        ("prepare", "from eegtool.core.stages import STAGES", []),
+        ("prepare", "from eegtool.prepare.images import STYLES", []),
+        ("core", "from eegtool import __version__", []),
+        ("core", "import eegtool.prepare.step", ["prepare.step"]),
+        ("prepare", "from eegtool.extract import step", ["extract"]),
+        ("model", "def f():\n    from eegtool.finetune.step import run", ["finetune.step"]),
+        ("report", "from eegtool import evaluate", ["evaluate"]),
+        ("report", "from eegtool.model import eegvlm", ["model"]),
+        ("evaluate", "from eegtool.extract.features import read", []),
+        ("evaluate", "from eegtool.extract.training import train", ["extract.training"]),
+        ("evaluate", "from eegtool.finetune.data import Rows", ["finetune.data"]),
+        ("finetune", "from . import data", ["."]),
+        ("demo", "from eegtool.finetune.launcher import x", []),
+        ("demo", "from eegtool import cli", ["cli"]),
+    ],
+)
+def test_the_import_rule_bites(room: str, source: str, wrong: list[str]) -> None:
+    assert wrong_imports(room, source) == wrong
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("model.eval()", []),
+        ("eval('1')", ["eval"]),
+        ("import pickle", ["pickle"]),
+        ("from pickle import loads", ["pickle"]),
+        ("torch.load(path)", ["torch.load without weights_only=True"]),
+        ("torch.load(path, weights_only=False)", ["torch.load without weights_only=True"]),
+        ("torch.load(path, weights_only=True)", []),
+        ("np.load(path, allow_pickle=True)", ["allow_pickle"]),
+        ("np.load(path, allow_pickle=flag)", ["allow_pickle"]),
+        ("np.load(path, allow_pickle=False)", []),
+        ("AutoModel.from_pretrained(x, trust_remote_code=True)", ["trust_remote_code"]),
+    ],
+)
+def test_the_call_rule_bites(source: str, found: list[str]) -> None:
+    assert forbidden_calls(source) == found

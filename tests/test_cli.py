@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from eegtool import __version__, cli
+from eegtool.core.errors import EegToolError
+
+HEAVY = {"numpy", "scipy", "mne", "torch", "pandas", "matplotlib", "transformers", "sklearn"}
+TREE: Any = typer.main.get_command(cli.app)
+COMMANDS = ["prepare", "extract", "finetune", "evaluate", "report", "demo"]
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"COLUMNS": "100", "TERMINAL_WIDTH": "100"}
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, env=environment, check=False
+    )
+
+
+def eegvlm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return python("-m", "eegtool", *arguments)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["finetune", "--help"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    run = f"cli.app({arguments!r})" if arguments else "pass"
+    done = python(
+        "-c",
+        f"""
+import json, sys
+from eegtool import cli
+try:
+    {run}
+except SystemExit as end:
+    assert end.code == 0
+print(json.dumps(sorted(sys.modules)), file=sys.stderr)
+""",
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = {name.partition(".")[0] for name in json.loads(done.stderr)}
+    assert "typer" in loaded
+    assert not loaded & HEAVY
+    assert ("Usage" in done.stdout) == bool(arguments)
+
+
+def test_help_lists_the_commands() -> None:
+    done = eegvlm("--help")
+    assert done.returncode == 0
+    assert sorted(TREE.commands) == sorted(COMMANDS)
+    positions = [done.stdout.index(f"│ {name} ") for name in COMMANDS]
+    assert positions == sorted(positions)  # in the order in which they are run
+    assert "…" not in done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_reads_well(name: str) -> None:
+    done = eegvlm(name, "--help")
+    assert done.returncode == 0
+    assert "…" not in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    words = done.stdout.replace("│", " ").split()
+    for parameter in TREE.commands[name].params:
+        spelling = parameter.opts[0] if parameter.opts[0].startswith("--") else "PATH"
+        assert spelling in words
+    options = [word for word in words if word.startswith("--")]
+    assert len(options) == len(set(options)) > 1
+
+
+@pytest.mark.parametrize("command", [["--version"], ["-m", "eegtool", "--version"]])
+def test_version(command: list[str]) -> None:
+    script = [str(Path(sys.executable).with_name("eegvlm"))]
+    start = [sys.executable] if command[0] == "-m" else script
+    done = subprocess.run([*start, *command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"eegvlm {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["prepare"], ["PATH"]),
+        (["prepare", "x", "--size", "big"], ["--size", "integer"]),
+        (["prepare", "x", "--size", "8"], ["--size", "32"]),
+        (["evaluate", "--model-path", "x", "--features", "some"], ["some", "shuffled"]),
+        (["report", "--no-such-option"], ["--no-such-option"]),
+        (["reprot"], ["reprot"]),
+    ],
+)
+def test_usage_errors_exit_with_2(arguments: list[str], named: list[str]) -> None:
+    done = eegvlm(*arguments)
+    assert done.returncode == 2
+    said = done.stderr.partition("Error")[2]
+    assert all(word in said for word in named)
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_an_error_is_a_message_and_exit_code_1(tmp_path: Path) -> None:
+    done = eegvlm("prepare", str(tmp_path / "nowhere"))
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"error: {tmp_path}/nowhere does not exist.\nGive recordings or folders of them.\n"
+    )
+    assert done.stdout == ""
+
+
+def invoke(monkeypatch: pytest.MonkeyPatch, outcome: object, *arguments: str) -> tuple[int, str]:
+    """Run a command whose body does `outcome`; return its exit code and what stands on stderr."""
+
+    def step(_: object) -> None:
+        if isinstance(outcome, BaseException):
+            raise outcome
+
+    monkeypatch.setattr(cli, "load", lambda target: step)
+    result = CliRunner().invoke(cli.app, arguments)
+    return result.exit_code, result.stderr
+
+
+def test_long_and_odd_messages_are_printed_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    what = f"[bold]{'x' * 300}[/] is missing [1]"
+    error = EegToolError(what, "Use --[x] or 'y'.")
+    code, stderr = invoke(monkeypatch, error, "report")
+    assert (code, stderr) == (1, f"error: {what}\nUse --[x] or 'y'.\n")
+    assert invoke(monkeypatch, EegToolError("all said"), "report") == (1, "error: all said\n")
+
+
+def test_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert invoke(monkeypatch, KeyboardInterrupt(), "report") == (130, "interrupted\n")
+
+
+def test_a_bug_is_not_dressed_up_as_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "load", lambda target: lambda settings: 1 / 0)
+    result = CliRunner().invoke(cli.app, ["report"])
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_options_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def load(target: str) -> Any:
+        seen.append(target)
+        return seen.append
+
+    monkeypatch.setattr(cli, "load", load)
+    arguments = ["a", "b", "-w", "ws", "--low-hz", "0.5", "--eval-subjects", "SC400, SC401"]
+    assert CliRunner().invoke(cli.app, ["prepare", *arguments]).exit_code == 0
+    target, settings = seen
+    assert target == "eegtool.prepare.step:run"
+    assert settings.recordings == [Path("a"), Path("b")]
+    assert settings.workspace == Path("ws")
+    assert (settings.low_hz, settings.high_hz) == (0.5, 35.0)
+    assert settings.eval_subjects == "SC400, SC401"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_body(name: str) -> None:
+    """The targets are text, so that they are imported late: see that they are spelled right."""
+    room = "eegtool/demo.py" if name == "demo" else f"eegtool/{name}/step.py"
+    source = Path(__file__).parents[1] / room
+    assert "\ndef run(settings: " in source.read_text(encoding="utf-8")
+    dotted = room.removesuffix(".py").replace("/", ".")
+    assert f'"{dotted}:run"' in Path(cli.__file__).read_text(encoding="utf-8")
