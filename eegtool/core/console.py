@@ -8,7 +8,6 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -16,17 +15,17 @@ console = Console(highlight=False)
 
 
 def progress(unit: str) -> Progress:
-    """Return a progress bar that counts in `unit` and shows elapsed and remaining time.
+    """Return a progress bar that counts in `unit` and shows the time left (the time taken, once done).
 
     Every task has a note at the end of its line: ``bar.add_task("Drawing", total=9, note="")``.
+    Words and notes are short, so that the line fits 80 columns.
     """
     return Progress(
-        TextColumn("  {task.description:<22}"),
-        BarColumn(bar_width=24),
+        TextColumn("  {task.description:<11}"),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
         TextColumn(unit),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
         TextColumn("[dim]{task.fields[note]}"),
         console=console,
     )

@@ -7,6 +7,9 @@ from typing import Final
 STAGES: Final = ("W", "N1", "N2", "N3", "REM")
 """The AASM stages in the order used by every table, matrix and class index."""
 
+EPOCH_S: Final = 30
+"""Length of a scoring epoch in seconds (R&K 1968 and the AASM Manual alike)."""
+
 STAGE_INDEX: Final = {stage: i for i, stage in enumerate(STAGES)}
 
 STAGE_COLOURS: Final = {

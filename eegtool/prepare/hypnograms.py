@@ -11,10 +11,7 @@ from typing import Final
 import mne
 
 from eegtool.core.errors import EegToolError, brief
-from eegtool.core.stages import STAGES, UNSCORED, stage_of
-
-EPOCH_S: Final = 30.0
-"""Length of a scoring epoch in seconds (R&K 1968 and the AASM Manual alike)."""
+from eegtool.core.stages import EPOCH_S, STAGES, UNSCORED, stage_of
 
 _EDF_VERSION: Final = b"0       "
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Epoch
 from eegtool.core.settings import PrepareSettings
-from eegtool.core.stages import DROPPED, STAGES
+from eegtool.core.stages import DROPPED, EPOCH_S, STAGES
 from eegtool.prepare.cohorts import Night
-from eegtool.prepare.hypnograms import EPOCH_S, ScoredRun, read_hypnogram, stage_per_epoch
+from eegtool.prepare.hypnograms import ScoredRun, read_hypnogram, stage_per_epoch
 from eegtool.prepare.images import draw_png
 from eegtool.prepare.images.spec import PictureSpec
 from eegtool.prepare.recordings import channel_names, find_channel, read_recording, start_time
@@ -80,7 +80,7 @@ def prepare_night(
             subject=night.subject,
             night=night.night,
             epoch_index=i,
-            onset_s=i * EPOCH_S,
+            onset_s=float(i * EPOCH_S),
             stage=stages[i],
             split=split,
             image=f"{night.recording}/{sample_id}.png",

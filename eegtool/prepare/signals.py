@@ -9,7 +9,7 @@ import numpy as np
 from scipy.signal import butter, sosfiltfilt
 
 from eegtool.core.errors import EegToolError
-from eegtool.prepare.hypnograms import EPOCH_S
+from eegtool.core.stages import EPOCH_S
 
 _SLEEP = ("N1", "N2", "N3", "REM")
 

@@ -23,10 +23,9 @@ from numpy.typing import NDArray
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.registry import check_name
-from eegtool.core.stages import DROPPED, STAGES, UNSCORED, stage_of
+from eegtool.core.stages import DROPPED, EPOCH_S, STAGES, UNSCORED, stage_of
 from eegtool.core.workspace import atomic_path
 from eegtool.prepare.waveforms import (
-    EPOCH_S,
     FRAME_SAMPLES,
     MARGIN_S,
     SFREQ_HZ,

@@ -17,11 +17,12 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from eegtool.core.stages import EPOCH_S
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 SFREQ_HZ: Final = 100
-EPOCH_S: Final = 30
 MARGIN_S: Final = 1
 FRAME_SAMPLES: Final = (EPOCH_S + 2 * MARGIN_S) * SFREQ_HZ
 BANDS_HZ: Final = ((0.5, 4.0), (4.0, 8.0), (8.0, 13.0), (13.0, 30.0), (30.0, 50.0))

@@ -84,7 +84,7 @@ def answered_epochs(path: Path, answers: Sequence[Answer]) -> list[AnsweredEpoch
 
 
 def _answered_epoch(path: Path, answer: Answer) -> AnsweredEpoch:
-    metadata = answer.metadata if isinstance(answer.metadata, dict) else {}
+    metadata = answer.metadata
     text = plain_text(answer.text)
     sample_id = plain_text(answer.question_id)
     return AnsweredEpoch(

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
-from eegtool.core.stages import STAGE_COLOURS
-from eegtool.report.nights import EPOCH_SECONDS, Night
+from eegtool.core.stages import EPOCH_S, STAGE_COLOURS
+from eegtool.report.nights import Night
 
 _DAY: Final = 24 * 3600  # matplotlib counts dates in days, and so does the time axis here
 _UNSCORED: Final = "unscored"
@@ -83,9 +83,9 @@ def _draw_stages(
     axes: Axes, name: str, stages: Sequence[str | None], first: int, gaps: bool
 ) -> None:
     """Let yasa draw the line, then lay each stage over it in its colour."""
-    start = datetime(1970, 1, 1) + timedelta(seconds=first * EPOCH_SECONDS)  # matplotlib's day 0
+    start = datetime(1970, 1, 1) + timedelta(seconds=first * EPOCH_S)  # matplotlib's day 0
     hypnogram = yasa.Hypnogram(
-        [stage or "UNS" for stage in stages], freq=f"{EPOCH_SECONDS}s", start=start
+        [stage or "UNS" for stage in stages], freq=f"{EPOCH_S}s", start=start
     )
     hypnogram.plot_hypnogram(highlight=None, ax=axes, color=_FAINT, linewidth=0.6)
     for stage, colour in (*STAGE_COLOURS.items(), (None, _FAINT)):
@@ -108,7 +108,7 @@ def _draw_errors(axes: Axes, night: Night) -> None:
 
 
 def _draw_time(axes: Axes, n_epochs: int) -> None:
-    seconds = n_epochs * EPOCH_SECONDS
+    seconds = n_epochs * EPOCH_S
     step = next((tick for tick in _TICKS_S if seconds / tick <= 12), _TICKS_S[-1])
     axes.xaxis.set_major_locator(MultipleLocator(step / _DAY))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda days, _: _clock(days)))
@@ -124,7 +124,7 @@ def _draw_runs(
     for begin, end in _runs(marked):
         times += [begin, end, end]
         heights += [y, y, float("nan")]
-    days = [(first + epoch) * EPOCH_SECONDS / _DAY for epoch in times]
+    days = [(first + epoch) * EPOCH_S / _DAY for epoch in times]
     if days:
         axes.plot(days, heights, color=color, linewidth=linewidth, solid_capstyle="butt")
 

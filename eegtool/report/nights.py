@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from eegtool.core.stages import EPOCH_S
 from eegtool.report.epochs import AnsweredEpoch
 
-EPOCH_SECONDS: Final = 30
 _MAX_DAYS: Final = 14
 """Longest recording laid out: an index beyond it is a slip, not sleep."""
 
@@ -85,7 +85,7 @@ def lay_out(epochs: Sequence[AnsweredEpoch]) -> tuple[list[Night], list[Absence]
     for recording, places in sorted(recordings.items()):
         if recording in doubled:
             absences.append(Absence(recording, "two answers claim the same epoch of it"))
-        elif max(places) * EPOCH_SECONDS >= _MAX_DAYS * 24 * 3600:
+        elif max(places) * EPOCH_S >= _MAX_DAYS * 24 * 3600:
             absences.append(Absence(recording, f"its epoch indices go beyond {_MAX_DAYS} days"))
         else:
             nights.append(_night(recording, places))

@@ -33,7 +33,7 @@ class Run:
 
 def describe_run(answers: Sequence[Answer]) -> Run:
     """Gather what the answers say about the run that made them."""
-    metadata = [a.metadata for a in answers if isinstance(a.metadata, dict)]
+    metadata = [a.metadata for a in answers]
     features = {plain_text(m["features"]) for m in metadata if m.get("features") is not None}
     return Run(
         model_id=", ".join(sorted({plain_text(a.model_id) for a in answers})),

@@ -97,7 +97,7 @@ def _print_report(metrics: Metrics, tables: Sequence[Table]) -> None:
 
 def _draw_all(nights: Sequence[Night]) -> list[Drawing]:
     with progress("recordings") as bar:
-        task = bar.add_task("Drawing hypnograms", total=len(nights), note="")
+        task = bar.add_task("Drawing", total=len(nights), note="")
         drawings = []
         for night in nights:
             drawings.append(Drawing(night, draw(night)))

@@ -10,7 +10,7 @@ import yasa
 from scipy.signal import welch
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.stages import STAGES
+from eegtool.core.stages import EPOCH_S, STAGES
 from eegtool.prepare.simulate import (
     CALIBRATION,
     PHYSICAL_RANGE_UV,
@@ -21,7 +21,7 @@ from eegtool.prepare.simulate import (
     simulate_signal,
     write_night,
 )
-from eegtool.prepare.waveforms import BANDS_HZ, EPOCH_S, SFREQ_HZ, Floats
+from eegtool.prepare.waveforms import BANDS_HZ, SFREQ_HZ, Floats
 
 NIGHT = "SC4001E0"
 EPOCH_SAMPLES = EPOCH_S * SFREQ_HZ

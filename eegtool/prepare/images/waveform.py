@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from eegtool.prepare.hypnograms import EPOCH_S
+from eegtool.core.stages import EPOCH_S
 from eegtool.prepare.images.spec import PictureSpec
 
 ANCHORS: Final = ((255, 255, 255), (24, 39, 75))
