@@ -6,6 +6,7 @@ Nothing heavier than typer and rich is imported here, so that ``eegvlm --help`` 
 from __future__ import annotations
 
 import inspect
+import os
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -85,4 +86,7 @@ def print_error(error: EegToolError) -> None:
 
 def main() -> None:
     """Run the program; an error the user can mend ends with exit code 1, a wrong usage with 2."""
+    # Threads that wait by spinning make torch several times slower on a CPU that does something
+    # else besides. Must be set before torch is imported; the ranks of a training inherit it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()

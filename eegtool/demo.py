@@ -68,14 +68,14 @@ def commands(settings: DemoSettings, recordings: Path, use_deepspeed: bool) -> l
     adapter = str(Workspace(settings.out).checkpoints / "tiny")
     # The tiny model starts untrained: a higher learning rate and a smaller rank than for 13B.
     lora = ["--lora-r", "16", "--lora-alpha", "32", "--learning-rate", "2e-3"]
-    lora += ["--mm-projector-lr", "2e-4", "--max-steps", "200"]
+    lora += ["--max-steps", "150"]
     lora += ["--deepspeed", "zero2" if use_deepspeed else "none"]
     base = ["--model-name-or-path", "tiny", "--output-dir", adapter]
     features = ["--features", settings.features] if settings.features != "real" else []
     return [
         ["prepare", str(recordings), *workspace, *picture, *split, *jobs, *seed],
         ["extract", *workspace, "--train-epochs", "4", *seed],
-        ["finetune", *workspace, *base, *lora, *features, *seed],
+        ["finetune", *workspace, *base, *lora, *seed],
         ["evaluate", *workspace, "--model-path", adapter, *features, *seed],
         ["report", *workspace],
     ]

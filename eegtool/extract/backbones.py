@@ -36,3 +36,9 @@ def pixel_statistics(backbone: Any) -> tuple[tuple[float, ...], tuple[float, ...
     """Return mean and standard deviation per colour that the backbone expects, from its own data config."""
     config = timm.data.resolve_model_data_config(backbone)
     return tuple(config["mean"]), tuple(config["std"])
+
+
+def fixed_size(backbone: Any) -> int | None:
+    """Return the only picture side a backbone accepts (most transformers); None where any will do."""
+    config = backbone.pretrained_cfg
+    return int(config["input_size"][-1]) if config.get("fixed_input_size") else None

@@ -6,14 +6,15 @@ counter: the sidecar is compared with the ids of the question file before any ro
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from rich.markup import escape
 
+from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import check_unique
 from eegtool.core.settings import FeatureSource
@@ -44,12 +45,27 @@ class FeatureTable:
     row_of: dict[str, int]
     source: FeatureSource
     weights_sha256: str
+    """Weights of the vision module that made them; empty where there is no sidecar to say it."""
+    by_order: bool
+    """Whether, for want of a sidecar, the rows were taken in file order."""
 
     def __getitem__(self, sample_id: str) -> np.ndarray:
-        """Return the float32 ``[1, 1024]`` feature of one epoch."""
+        """Return the float32 ``[1, 1024]`` feature of one epoch.
+
+        Raises
+        ------
+        EegToolError
+            If it holds NaN or infinity, which would turn a whole training into NaN.
+        """
         if self.source == "zero":
             return np.zeros(self.rows.shape[1:], np.float32)
-        return np.array(self.rows[self.row_of[sample_id]])
+        row = np.array(self.rows[self.row_of[sample_id]])
+        if not np.isfinite(row).all():
+            raise EegToolError(
+                f"The high-level feature of epoch '{sample_id}' is not finite.",
+                "Run `eegvlm extract` again, or mend the features file.",
+            )
+        return row
 
 
 def sidecar_path(path: Path) -> Path:
@@ -81,7 +97,7 @@ def load_features(
     path : Path
         The ``.npy`` file; its sidecar lies beside it.
     sample_ids : sequence of str
-        Ids of the question or fine-tune file, in file order.
+        Ids of the question or fine-tune file, in file order, each once.
     source : {"real", "shuffled", "zero"}
         ``shuffled`` gives every epoch the row of another one, drawn with `seed`.
     seed : int
@@ -93,7 +109,7 @@ def load_features(
         If the file is missing, has another shape or type, or its ids are not those of `sample_ids`.
     """
     try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        rows = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise EegToolError(
             f"The features file {path} does not exist.", "Run `eegvlm extract` first."
@@ -101,7 +117,10 @@ def load_features(
     except (OSError, ValueError) as error:
         raise EegToolError(f"The features file {path} cannot be read: {error}.") from error
     check_rows(path, rows)
-    if sidecar_path(path).exists():
+    by_order = not sidecar_path(path).exists()
+    if by_order:
+        ids, weights = _ids_by_order(path, rows, sample_ids), ""
+    else:
         sidecar = _read_sidecar(path)
         ids, weights = sidecar.sample_ids, sidecar.weights_sha256
         if len(ids) != len(rows):
@@ -109,13 +128,19 @@ def load_features(
                 f"{path} has {len(rows)} rows, but its sidecar names {len(ids)} epochs.",
                 "Run `eegvlm extract` again.",
             )
-    else:
-        ids, weights = _ids_by_order(path, rows, sample_ids), ""
     check_same_ids(path, ids, sample_ids)
     row_of = {sample_id: i for i, sample_id in enumerate(ids)}
     if source == "shuffled":
         row_of = _shuffled(row_of, seed)
-    return FeatureTable(rows, row_of, source, weights)
+    return FeatureTable(rows, row_of, source, weights, by_order)
+
+
+def warn_if_by_order(path: Path, table: FeatureTable) -> None:
+    """Tell the user that nothing but the order says which row is which epoch."""
+    if table.by_order:
+        console.print(
+            f"[yellow]warning:[/] {escape(str(path))} has no sidecar: its rows are taken in file order."
+        )
 
 
 def check_rows(path: Path, rows: np.ndarray) -> None:
@@ -175,7 +200,6 @@ def _ids_by_order(path: Path, rows: np.ndarray, sample_ids: Sequence[str]) -> tu
             f"{path} has no sidecar and {len(rows)} rows for {len(sample_ids)} epochs.",
             "Without a sidecar the rows must be those of the question file, in its order.",
         )
-    warnings.warn(f"{path} has no sidecar: its rows are taken in file order.", stacklevel=3)
     return tuple(sample_ids)
 
 

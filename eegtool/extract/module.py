@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn.functional import interpolate
 
 from eegtool.core.stages import STAGES
 from eegtool.extract import backbones
@@ -33,6 +34,7 @@ class VisionModule(nn.Module):
             nn.Linear(width, FEATURE_DIM), nn.GELU(), nn.LayerNorm(FEATURE_DIM)
         )
         self.classifier = nn.Linear(FEATURE_DIM, len(STAGES))
+        self.size = backbones.fixed_size(self.backbone)
         mean, std = backbones.pixel_statistics(self.backbone)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -40,6 +42,8 @@ class VisionModule(nn.Module):
     def features(self, pictures: torch.Tensor) -> torch.Tensor:
         """Return float ``[B, 1024]`` for uint8 RGB pictures ``[B, 3, H, W]``."""
         pixels = (pictures.float() / 255 - self.mean) / self.std
+        if self.size is not None:
+            pixels = interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=True)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         pooled = self.backbone.forward_head(self.backbone.forward_features(pixels), pre_logits=True)
         widened: torch.Tensor = self.widen(pooled)

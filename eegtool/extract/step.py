@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from eegtool.core.console import console, progress
 from eegtool.core.errors import EegToolError
-from eegtool.core.records import SPLITS, Epoch, read_conversations, read_epochs, read_questions
+from eegtool.core.records import (
+    SPLITS,
+    Conversation,
+    Epoch,
+    Question,
+    check_unique,
+    read_conversations,
+    read_epochs,
+    read_questions,
+)
 from eegtool.core.settings import ExtractSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import (
@@ -61,7 +71,10 @@ def run(settings: ExtractSettings) -> None:
     )
     weights_path = workspace.vision_module / "model.safetensors"
     with atomic_path(weights_path) as tmp:
-        save_file({k: v.contiguous().cpu() for k, v in module.state_dict().items()}, tmp)
+        tensors = {k: v.contiguous().cpu() for k, v in module.state_dict().items()}
+        tmp.write_bytes(
+            save(tensors)
+        )  # safetensors' save_file makes files only their owner can read
 
     evaluation = _export_both(module, sides, workspace, settings, device, sha256_of(weights_path))
     stamp = run_stamp(
@@ -84,23 +97,26 @@ def run(settings: ExtractSettings) -> None:
 
 def _sides(workspace: Workspace) -> dict[str, list[Epoch]]:
     """Read the epochs of both sides in the order of their JSON files, and check that all are there."""
-    epochs = {epoch.sample_id: epoch for epoch in read_epochs(workspace.epochs)}
-    files = {"ft": workspace.conversations, "eval": workspace.questions}
-    json_ids = {
-        "ft": [row.sample_id for row in read_conversations(files["ft"])],
-        "eval": [row.sample_id for row in read_questions(files["eval"])],
-    }
+    table = read_epochs(workspace.epochs)
+    check_unique(workspace.epochs, [epoch.sample_id for epoch in table])
+    epochs = {epoch.sample_id: epoch for epoch in table}
     sides = {}
     for split in SPLITS:
-        known = [e.sample_id for e in epochs.values() if e.split == split]
-        ids = json_ids[split]
-        check_same_ids(workspace.epochs, sorted(known), sorted(ids), files[split].name)
-        sides[split] = [epochs[sample_id] for sample_id in ids]
+        path, pictures = _json_pictures(workspace, split)
+        known = [epoch.sample_id for epoch in table if epoch.split == split]
+        check_same_ids(workspace.epochs, sorted(known), sorted(pictures), path.name)
+        sides[split] = [epochs[sample_id] for sample_id in pictures]
         if not sides[split]:
             raise EegToolError(
                 f"{workspace.epochs} has no epochs of the {split} side.", "Prepare again."
             )
         for epoch in sides[split]:
+            if epoch.image != pictures[epoch.sample_id]:
+                raise EegToolError(
+                    f"The picture of epoch '{epoch.sample_id}' is {epoch.image} in "
+                    f"{workspace.epochs.name} and {pictures[epoch.sample_id]} in {path.name}.",
+                    "Both models must see the same picture; run `eegvlm prepare` again.",
+                )
             if not inside(workspace.images(split), epoch.image).is_file():
                 raise EegToolError(
                     f"The picture {workspace.images(split) / epoch.image} of epoch "
@@ -108,6 +124,17 @@ def _sides(workspace: Workspace) -> dict[str, list[Epoch]]:
                     "Run `eegvlm prepare` again.",
                 )
     return sides
+
+
+def _json_pictures(workspace: Workspace, split: str) -> tuple[Path, dict[str, str]]:
+    """Return the JSON file of a side, and the picture of each of its sample ids, in file order."""
+    rows: Sequence[Conversation | Question]
+    if split == "ft":
+        path, rows = workspace.conversations, read_conversations(workspace.conversations)
+    else:
+        path, rows = workspace.questions, read_questions(workspace.questions)
+    check_unique(path, [row.sample_id for row in rows])
+    return path, {row.sample_id: next(iter(row.images), "") for row in rows}
 
 
 def _train_with_progress(
@@ -129,7 +156,7 @@ def _train_with_progress(
                 latest[:] = [scores]
             else:
                 bar.advance(task)
-            f1 = f", validation macro-F1 {latest[0].macro_f1:.3f}" if latest else ""
+            f1 = f", val F1 {latest[0].macro_f1:.2f}" if latest else ""
             bar.update(task, note=f"loss {loss:.3f}{f1}")
 
         return train(module, epochs, folder, settings, device, report)

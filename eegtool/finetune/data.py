@@ -13,7 +13,7 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.records import Conversation
 from eegtool.core.workspace import inside
 from eegtool.extract.features import FeatureTable
-from eegtool.model.processor import IGNORED, Encoded, Processor, pad
+from eegtool.model.processor import IGNORED, Encoded, Processor, pad, picture_of
 
 
 class FinetuneDataset(Dataset[dict[str, Any]]):
@@ -31,13 +31,14 @@ class FinetuneDataset(Dataset[dict[str, Any]]):
         self.image_folder = image_folder
         self.features = features
         self.processor = processor
-        self.encoded = [encode(row, processor, max_length) for row in rows]
+        self.max_length = max_length
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row, encoded = self.rows[index], self.encoded[index]
+        row = self.rows[index]
+        encoded = encode(row, self.processor, self.max_length)
         picture = inside(self.image_folder, row.images[0])
         item = {
             "input_ids": encoded.input_ids,
@@ -48,11 +49,20 @@ class FinetuneDataset(Dataset[dict[str, Any]]):
             item["high_level_features"] = torch.from_numpy(self.features[row.sample_id])
         return item
 
-    @property
-    def trained_share(self) -> float:
-        """Share of all tokens that carry a label."""
-        trained = sum(label != IGNORED for e in self.encoded for label in e.labels)
-        return trained / sum(len(e.labels) for e in self.encoded)
+
+def trained_share(rows: Sequence[Conversation], processor: Processor, max_length: int) -> float:
+    """Check every sample (see `encode`) and return the share of all tokens that carry a label."""
+    counted: dict[tuple[str, str], tuple[int, int]] = {}  # most epochs share question and answer
+    trained = total = 0
+    for row in rows:
+        text = (row.question, row.answer)
+        picture_of(row.sample_id, row.images)
+        if text not in counted:
+            labels = encode(row, processor, max_length).labels
+            counted[text] = (sum(label != IGNORED for label in labels), len(labels))
+        trained += counted[text][0]
+        total += counted[text][1]
+    return trained / total
 
 
 def encode(row: Conversation, processor: Processor, max_length: int) -> Encoded:
@@ -61,13 +71,9 @@ def encode(row: Conversation, processor: Processor, max_length: int) -> Encoded:
     Raises
     ------
     EegToolError
-        If its images differ, it is longer than `max_length`, or its answer is empty: the sample is named.
+        If it has not one picture twice, it is longer than `max_length`, or its answer is empty: the sample is named.
     """
-    if len(set(row.images)) != 1:
-        raise EegToolError(
-            f"The images of sample '{row.sample_id}' differ: {', '.join(row.images)}.",
-            "Rows are [Image1, Image1]: the second stands for the same picture with its feature.",
-        )
+    picture_of(row.sample_id, row.images)
     if not row.answer.strip():
         raise EegToolError(f"Sample '{row.sample_id}' has an empty answer: nothing to train on.")
     encoded = processor.encode(row.question, len(row.images), row.answer)

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
+import signal
 import socket
+import subprocess
 import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +23,10 @@ from eegtool.core.workspace import read_json
 
 PRESETS: Final = ("zero2", "zero3", "zero3_offload")
 NO_DEEPSPEED: Final = "none"
+_PATIENCE_S: Final = 5.0
+_STOPS: Final = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
 
 
 def deepspeed_settings(name_or_path: str) -> str | None:
@@ -53,23 +63,46 @@ def deepspeed_settings(name_or_path: str) -> str | None:
 
 def has_cpp_compiler() -> bool:
     """Say whether DeepSpeed will find a C++ compiler."""
-    return shutil.which(os.environ.get("CXX", "c++")) is not None
+    compiler = shlex.split(os.environ.get("CXX", "c++"))  # may be "ccache g++"
+    return bool(compiler) and shutil.which(compiler[0]) is not None
 
 
 def command(plan: Path, ranks: int, *, use_deepspeed: bool) -> list[str]:
     """Return the command that starts all ranks on this machine."""
     module = "eegtool.finetune.train"
     if not use_deepspeed:
-        if ranks > 1:
-            raise EegToolError("--num-gpus above 1 needs DeepSpeed.", "Leave out --deepspeed none.")
         return [sys.executable, "-m", module, str(plan)]
     launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "error"]
-    launcher += ["--num_gpus", str(ranks), "--master_port", str(_free_port())]
-    return [*launcher, "--module", module, str(plan)]
+    if (
+        not torch.cuda.is_available()
+    ):  # the environment names GPUs, and --num_gpus would overrule it
+        launcher += ["--num_gpus", str(ranks)]
+    return [*launcher, "--master_port", str(_free_port()), "--module", module, str(plan)]
 
 
-def count_ranks(num_gpus: int) -> int:
+def launch(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run the command and return its exit code; when this process is stopped, so are all its ranks."""
+    # In a group of its own, so that Ctrl-C comes here and not to launcher and ranks, which would
+    # each print a traceback; SIGTERM and a closed terminal are passed on in the same way.
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    stops = [s for s in _STOPS if signal.getsignal(s) != signal.SIG_IGN]  # nohup ignores one
+    previous = {stop: signal.signal(stop, signal.default_int_handler) for stop in stops}
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        _stop(process)
+        raise
+    finally:
+        for stop, handler in previous.items():
+            signal.signal(stop, handler)
+
+
+def count_ranks(num_gpus: int, *, use_deepspeed: bool) -> int:
     """Return how many ranks to start: as asked, else one per GPU, else one."""
+    if not use_deepspeed:
+        if num_gpus > 1:
+            raise EegToolError("--num-gpus above 1 needs DeepSpeed.", "Leave out --deepspeed none.")
+        return 1
     available = torch.cuda.device_count()
     if available and num_gpus > available:
         raise EegToolError(
@@ -79,13 +112,36 @@ def count_ranks(num_gpus: int) -> int:
 
 
 def environment(ranks: int) -> dict[str, str]:
-    """Return the environment of the ranks: on a CPU they share its cores."""
+    """Return the environment of the ranks: which GPUs they use; on a CPU, how they share its cores."""
     environment = dict(os.environ)
-    if not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        gpus = environment.get("CUDA_VISIBLE_DEVICES") or ",".join(
+            map(str, range(torch.cuda.device_count()))
+        )
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus.split(",")[:ranks])
+    else:
         environment["DS_ACCELERATOR"] = "cpu"
         threads = max(1, (os.cpu_count() or 1) // ranks)
         environment.setdefault("OMP_NUM_THREADS", str(threads))
+        if sys.prefix != sys.base_prefix and os.access(sys.prefix, os.W_OK):
+            # Two environments that share a folder would build DeepSpeed's extension anew in turns.
+            environment.setdefault("TORCH_EXTENSIONS_DIR", f"{sys.prefix}/torch_extensions")
     return environment
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End a launcher and all its ranks: politely, and by force where that does not help."""
+    with suppress(ProcessLookupError):  # the group is gone
+        try:
+            os.killpg(process.pid, signal.SIGTERM)
+            patient_until = time.monotonic() + _PATIENCE_S
+            while time.monotonic() < patient_until:
+                time.sleep(0.05)
+                process.poll()
+                os.killpg(process.pid, 0)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _free_port() -> int:

@@ -30,6 +30,8 @@ class Plan:
     lora_dropout: float
     mm_projector_lr: float
     gradient_checkpointing: bool
+    trained_share: float
+    """Share of all tokens that carry a label."""
     protocol: dict[str, Any]
     arguments: dict[str, Any]
     """Keyword arguments of transformers' TrainingArguments."""

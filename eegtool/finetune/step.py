@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
+from rich.markup import escape
+from transformers import SchedulerType
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
@@ -16,12 +18,15 @@ from eegtool.core.records import check_unique, read_conversations
 from eegtool.core.registry import check_name
 from eegtool.core.settings import FinetuneSettings
 from eegtool.core.workspace import Workspace, inside, read_json, run_stamp, write_json
-from eegtool.extract.features import load_features
+from eegtool.extract.features import load_features, warn_if_by_order
 from eegtool.finetune import launcher
+from eegtool.finetune.data import trained_share
 from eegtool.finetune.plan import Plan
-from eegtool.model.checkpoints import resolve_base
+from eegtool.model.checkpoints import KNOWN_BASES, best_dtype, load_processor, resolve_base
 from eegtool.model.eegvlm import FUSIONS
 from eegtool.model.processor import TEMPLATES
+
+_TRACKERS: Final = ("none", "tensorboard", "wandb")
 
 
 def run(settings: FinetuneSettings) -> None:
@@ -34,25 +39,31 @@ def run(settings: FinetuneSettings) -> None:
         training itself failed.
     """
     output_dir = settings.output_dir or Workspace(settings.workspace).checkpoints / "eegvlm"
+    use_deepspeed = settings.deepspeed != launcher.NO_DEEPSPEED
+    ranks = launcher.count_ranks(settings.num_gpus, use_deepspeed=use_deepspeed)
     plan = make_plan(settings, output_dir)
-    ranks = launcher.count_ranks(settings.num_gpus)
     console.print(
-        f"Fine-tuning [bold]{plan.base}[/] (fusion {plan.fusion}, template {plan.version}, "
+        f"Fine-tuning [bold]{escape(plan.base)}[/] (fusion {plan.fusion}, template {plan.version}, "
         f"features {plan.features}) with "
-        + (f"DeepSpeed {settings.deepspeed}" if plan.arguments["deepspeed"] else "no DeepSpeed")
+        + (f"DeepSpeed {escape(settings.deepspeed)}" if use_deepspeed else "no DeepSpeed")
         + f" on {ranks} {'GPU' if torch.cuda.is_available() else 'CPU'} rank{'s' * (ranks > 1)}"
     )
+    if use_deepspeed and not torch.cuda.is_available():
+        console.print("[dim]  On first use DeepSpeed builds its CPU extension: about a minute.[/]")
     with tempfile.TemporaryDirectory(prefix="eegvlm-") as tmp:
         plan_path = Path(tmp) / "plan.json"
-        plan.write(plan_path)
-        command = launcher.command(
-            plan_path, ranks, use_deepspeed=bool(plan.arguments["deepspeed"])
-        )
-        code = subprocess.run(command, env=launcher.environment(ranks), check=False).returncode
+        replace(plan, arguments=plan.arguments | {"output_dir": tmp}).write(plan_path)
+        command = launcher.command(plan_path, ranks, use_deepspeed=use_deepspeed)
+        environment = launcher.environment(ranks)
+        if settings.report_to == "tensorboard":
+            logs = output_dir.resolve().parent / "runs" / output_dir.name
+            environment.setdefault("TENSORBOARD_LOGGING_DIR", str(logs))
+        code = launcher.launch(command, environment)
     if code != 0:
         raise EegToolError(
             f"The training stopped with exit code {code}; no adapter was written.",
-            "The reason stands above.",
+            "The reason stands above; where none does, memory may have run out: lower "
+            "--per-device-train-batch-size.",
         )
     stamp = run_stamp(
         "finetune",
@@ -62,7 +73,7 @@ def run(settings: FinetuneSettings) -> None:
         results=read_json(output_dir / "training_log.json")["metrics"],
     )
     write_json(output_dir / "run.json", stamp)
-    console.print(f"Adapter: [bold]{output_dir}[/]")
+    console.print(f"Adapter: [bold]{escape(str(output_dir))}[/]")
 
 
 def make_plan(settings: FinetuneSettings, output_dir: Path) -> Plan:
@@ -73,8 +84,16 @@ def make_plan(settings: FinetuneSettings, output_dir: Path) -> Plan:
     features_file = settings.features_file or workspace.features("ft")
     check_name("fusion", settings.fusion, FUSIONS)
     check_name("conversation template", settings.version, TEMPLATES)
+    check_name("--lr-scheduler-type", settings.lr_scheduler_type, [s.value for s in SchedulerType])
+    check_name("--report-to", settings.report_to, _TRACKERS)
+    if settings.report_to != "none" and find_spec(settings.report_to) is None:
+        raise EegToolError(
+            f"--report-to {settings.report_to} is not installed.", "pip install 'eegvlm[track]'"
+        )
     deepspeed = launcher.deepspeed_settings(settings.deepspeed)
-    base_folder = resolve_base(settings.model_name_or_path)
+    base_folder = resolve_base(settings.model_name_or_path).resolve()
+    known = settings.model_name_or_path in KNOWN_BASES
+    processor = load_processor(base_folder, fusion=settings.fusion, version=settings.version)
     if output_dir.exists() and any(output_dir.iterdir()):
         if not (output_dir / "eegvlm.json").exists():
             raise EegToolError(
@@ -91,7 +110,8 @@ def make_plan(settings: FinetuneSettings, output_dir: Path) -> Plan:
     ids = [row.sample_id for row in rows]
     check_unique(data_path, ids)
     if FUSIONS[settings.fusion].needs_features:
-        load_features(features_file, ids)
+        warn_if_by_order(features_file, load_features(features_file, ids))
+    share = trained_share(rows, processor, settings.model_max_length)
     for row in rows:
         if not inside(image_folder, row.images[0]).is_file():
             raise EegToolError(
@@ -100,8 +120,8 @@ def make_plan(settings: FinetuneSettings, output_dir: Path) -> Plan:
             )
     stamp = workspace.prepare_stamp
     return Plan(
-        base=settings.model_name_or_path,
-        base_folder=str(base_folder.resolve()),
+        base=settings.model_name_or_path if known else str(base_folder),
+        base_folder=str(base_folder),
         output_dir=str(output_dir.resolve()),
         data_path=str(data_path.resolve()),
         image_folder=str(image_folder.resolve()),
@@ -115,22 +135,16 @@ def make_plan(settings: FinetuneSettings, output_dir: Path) -> Plan:
         lora_dropout=settings.lora_dropout,
         mm_projector_lr=settings.mm_projector_lr,
         gradient_checkpointing=settings.gradient_checkpointing,
+        trained_share=share,
         protocol=read_json(stamp)["protocol"] if stamp.exists() else {},
-        arguments=_training_arguments(settings, output_dir, deepspeed),
+        arguments=_training_arguments(settings, deepspeed),
     )
 
 
-def _training_arguments(
-    settings: FinetuneSettings, output_dir: Path, deepspeed: str | None
-) -> dict[str, Any]:
-    cuda = torch.cuda.is_available()
-    bf16 = cuda and torch.cuda.is_bf16_supported()
-    if settings.report_to != "none" and find_spec(settings.report_to) is None:
-        raise EegToolError(
-            f"--report-to {settings.report_to} is not installed.", "pip install 'eegvlm[track]'"
-        )
+def _training_arguments(settings: FinetuneSettings, deepspeed: str | None) -> dict[str, Any]:
+    """Return TrainingArguments' keywords, less the folder the Trainer works in."""
+    dtype = best_dtype()
     return {
-        "output_dir": str(output_dir.resolve().parent / f".{output_dir.name}.trainer"),
         "num_train_epochs": settings.num_train_epochs,
         "max_steps": settings.max_steps,
         "per_device_train_batch_size": settings.per_device_train_batch_size,
@@ -144,9 +158,9 @@ def _training_arguments(
         "dataloader_num_workers": settings.dataloader_num_workers,
         "deepspeed": deepspeed,
         "seed": settings.seed,
-        "bf16": bf16,
-        "fp16": cuda and not bf16,
-        "use_cpu": not cuda,
+        "bf16": dtype == torch.bfloat16,
+        "fp16": dtype == torch.float16,
+        "use_cpu": not torch.cuda.is_available(),
         "save_strategy": "no",
         "disable_tqdm": True,
         "remove_unused_columns": False,

@@ -7,14 +7,16 @@
 from __future__ import annotations
 
 import argparse
-import os
+import logging
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed
 from rich.progress import TaskID
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -22,11 +24,11 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from eegtool.core.console import console, progress
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import read_conversations
-from eegtool.core.workspace import write_json
 from eegtool.extract.features import load_features
 from eegtool.finetune.data import FinetuneDataset, collate
 from eegtool.finetune.plan import Plan
-from eegtool.model import checkpoints
+from eegtool.model.adapters import Contract, add_lora, save_adapter
+from eegtool.model.checkpoints import base_sha256, load_base
 from eegtool.model.eegvlm import FUSIONS
 
 
@@ -75,9 +77,10 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
         if self.task is not None and logs and "loss" in logs:
             self.bar.update(self.task, note=f"loss {float(logs['loss']):.3f}")
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Leave the finished bar on the screen."""
-        self.bar.stop()
+    def close(self) -> None:
+        """Leave the bar on the screen and give the cursor back, however the training ended."""
+        if self.task is not None:
+            self.bar.stop()
 
 
 def run(plan: Plan) -> None:
@@ -86,21 +89,22 @@ def run(plan: Plan) -> None:
     if args.deepspeed:
         import deepspeed
 
-        deepspeed.init_distributed()
+        with redirect_stdout(StringIO()):  # it prints the name of its extension
+            deepspeed.init_distributed()
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
     base_folder = Path(plan.base_folder)
-    model, processor = checkpoints.load_base(
-        base_folder, fusion=plan.fusion, version=plan.version, dtype=dtype
-    )
-    model.config.use_cache = False
+    model, processor = load_base(base_folder, fusion=plan.fusion, version=plan.version, dtype=dtype)
+    model.config.text_config.use_cache = False  # the Trainer sets the outer one only
+    if not args.deepspeed:
+        # Weights of 16 bits cannot take small steps. DeepSpeed keeps a copy of 32 bits, and peft
+        # keeps LoRA in 32 bits.
+        model.model.multi_modal_projector.float()
     torch.manual_seed(args.seed)  # LoRA starts the same on every rank, however the base was loaded
-    peft_model = checkpoints.add_lora(
-        model, r=plan.lora_r, alpha=plan.lora_alpha, dropout=plan.lora_dropout
-    )
+    peft_model = add_lora(model, r=plan.lora_r, alpha=plan.lora_alpha, dropout=plan.lora_dropout)
     if plan.gradient_checkpointing:
-        # Set here, not in TrainingArguments, whose name for it changes between releases.
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
+        # The name of this changes between releases of transformers.
+        renamed = getattr(model, "activation_checkpointing_enable", None)
+        (renamed or model.gradient_checkpointing_enable)({"use_reentrant": False})
 
     rows = read_conversations(Path(plan.data_path))
     table = None
@@ -110,24 +114,28 @@ def run(plan: Plan) -> None:
     dataset = FinetuneDataset(
         rows, Path(plan.image_folder), table, processor, plan.model_max_length
     )
+    bar = ProgressBar()
     trainer = EegTrainer(
         model=peft_model,
         args=args,
         train_dataset=dataset,
         data_collator=partial(collate, pad_id=processor.tokenizer.pad_token_id),
-        callbacks=[ProgressBar()],
+        callbacks=[bar],
     )
     trainer.projector_lr = plan.mm_projector_lr
     trainer.remove_callback(PrinterCallback)  # the bar shows the loss
     if trainer.is_world_process_zero():
-        _announce(trainer, dataset)
-    result = trainer.train()
+        _announce(peft_model, plan)
+    try:
+        result = trainer.train()
+    finally:
+        bar.close()
 
-    state = _gathered(peft_model)
+    state = _gathered(peft_model, keep=trainer.is_world_process_zero())
     if trainer.is_world_process_zero():
-        contract = checkpoints.Contract(
+        contract = Contract(
             base=plan.base,
-            base_sha256=checkpoints.base_sha256(base_folder),
+            base_sha256=base_sha256(base_folder),
             fusion=plan.fusion,
             version=plan.version,
             pixel_spec=processor.pixel_spec,
@@ -135,27 +143,26 @@ def run(plan: Plan) -> None:
             features=plan.features,
             protocol=plan.protocol,
         )
-        checkpoints.save_adapter(Path(plan.output_dir), peft_model, state, contract)
-        write_json(
-            Path(plan.output_dir) / "training_log.json",
-            {"metrics": result.metrics, "log": trainer.state.log_history},
-        )
+        log = {"metrics": result.metrics, "log": trainer.state.log_history}
+        save_adapter(Path(plan.output_dir), peft_model, state, contract, log)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
-def _announce(trainer: EegTrainer, dataset: FinetuneDataset) -> None:
+def _announce(model: torch.nn.Module, plan: Plan) -> None:
     trained = {"LoRA": 0, "projector": 0}
-    for name, parameter in trainer.model.named_parameters():
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             kind = "projector" if "multi_modal_projector" in name else "LoRA"
             trained[kind] += getattr(parameter, "ds_numel", parameter.numel())
     console.print(
         f"  Trained: LoRA {trained['LoRA']:,} and projector {trained['projector']:,} parameters; "
-        f"{dataset.trained_share:.1%} of the tokens carry the answer."
+        f"{plan.trained_share:.1%} of the tokens carry the answer."
     )
 
 
-def _gathered(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return every trained parameter in full, on the CPU, on the first rank; all ranks must call it."""
+def _gathered(model: torch.nn.Module, *, keep: bool) -> dict[str, torch.Tensor]:
+    """Return every trained parameter in full, on the CPU, where `keep`; all ranks must call it."""
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     if is_deepspeed_zero3_enabled():
         import deepspeed
@@ -164,7 +171,7 @@ def _gathered(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     else:
         gather = nullcontext()
     with gather:
-        if int(os.environ.get("RANK", "0")) != 0:
+        if not keep:
             return {}
         return {n: p.detach().float().cpu().clone() for n, p in trained.items()}
 
@@ -174,10 +181,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--local_rank", type=int, default=-1)
     parser.add_argument("plan", type=Path)
+    if not torch.cuda.is_available():  # else it warns that there is a CUDA without a GPU
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     try:
         run(Plan.read(parser.parse_args().plan))
     except EegToolError as error:
-        console.print(f"[bold red]error:[/] {error}", markup=True)
+        console.print("error:", style="bold red", end=" ")
+        console.print(str(error), markup=False)
         sys.exit(1)
 
 

@@ -37,6 +37,12 @@ FUSIONS: Final[dict[str, Fusion]] = {
 }
 
 
+def patches(config: LlavaConfig) -> int:
+    """Return the number of patch tokens of a model's vision tower, class token not counted."""
+    vision = config.vision_config
+    return int(vision.image_size // vision.patch_size) ** 2
+
+
 class EEGVLM(LlavaForConditionalGeneration):  # type: ignore[misc]
     """LLaVA-1.5 that sees each epoch twice: as its picture, and as its picture plus a high-level feature.
 
@@ -51,12 +57,6 @@ class EEGVLM(LlavaForConditionalGeneration):  # type: ignore[misc]
         self.loss_type = (
             "ForCausalLM"  # transformers goes by the class name, and does not know ours
         )
-
-    @property
-    def patches(self) -> int:
-        """Number of patch tokens of the vision tower, class token not counted."""
-        vision = self.config.vision_config
-        return int(vision.image_size // vision.patch_size) ** 2
 
     def embed(
         self,

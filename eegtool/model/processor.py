@@ -106,8 +106,8 @@ class Processor:
 
     def encode_prompt(self, question: str, n_images: int) -> tuple[int, ...]:
         """Return the token ids of a question, image tokens expanded, ready for an answer."""
-        ids = self.tokenizer(self.template.prompt(question, n_images))["input_ids"]
-        return tuple(i for i, _ in self._expanded([(i, IGNORED) for i in ids], n_images))
+        tokens = self._tokens(self.template.prompt(question, n_images))
+        return tuple(i for i, _ in self._expanded([(i, IGNORED) for i, _ in tokens], n_images))
 
     def encode(self, question: str, n_images: int, answer: str) -> Encoded:
         """Tokenise question and answer together; only the answer and the end token get labels.
@@ -121,23 +121,25 @@ class Processor:
             other tokens than it was trained on.
         """
         prompt = self.template.prompt(question, n_images)
-        full = self.tokenizer(f"{prompt} {answer}", return_offsets_mapping=True)
-        eos = self.tokenizer.eos_token_id
-        ids, offsets = list(full["input_ids"]), list(full["offset_mapping"])
-        if ids[-1] == eos:  # some tokenizers append it themselves
-            ids, offsets = ids[:-1], offsets[:-1]
-        pairs = [
-            (i, i if end > len(prompt) else IGNORED)
-            for i, (_, end) in zip(ids, offsets, strict=True)
-        ]
-        n_prompt = sum(label == IGNORED for _, label in pairs)
-        if tuple(ids[:n_prompt]) != tuple(self.tokenizer(prompt)["input_ids"]):
+        tokens = self._tokens(f"{prompt} {answer}")
+        pairs = [(i, i if end > len(prompt) else IGNORED) for i, end in tokens]
+        asked = [i for i, label in pairs if label == IGNORED]
+        if asked != [i for i, _ in self._tokens(prompt)]:
             raise EegToolError(
                 f"The answer '{answer}' merges with the end of the prompt '{prompt[-30:]}'.",
                 "Choose another conversation template with --version.",
             )
+        eos = self.tokenizer.eos_token_id
         expanded = self._expanded([*pairs, (eos, eos)], n_images)
         return Encoded(tuple(i for i, _ in expanded), tuple(label for _, label in expanded))
+
+    def _tokens(self, text: str) -> list[tuple[int, int]]:
+        """Return each token's id and where it ends in `text`, without an end token at the end."""
+        found = self.tokenizer(text, return_offsets_mapping=True)
+        ends = [end for _, end in found["offset_mapping"]]
+        tokens = list(zip(found["input_ids"], ends, strict=True))
+        added = tokens[-1] == (self.tokenizer.eos_token_id, 0)  # some tokenizers append it
+        return tokens[:-1] if added else tokens
 
     def _expanded(self, pairs: list[tuple[int, int]], n_images: int) -> list[tuple[int, int]]:
         """Repeat each image token once per visual token of its block."""
@@ -154,6 +156,22 @@ class Processor:
         for pair in pairs:
             expanded += [pair] * (next(lengths) if pair[0] == image_id else 1)
         return expanded
+
+
+def picture_of(sample_id: str, images: Sequence[str]) -> str:
+    """Return the one picture of a row ``[Image1, Image1]``.
+
+    Raises
+    ------
+    EegToolError
+        If the row has another form; the sample is named.
+    """
+    if len(images) != 2 or images[0] != images[1]:
+        raise EegToolError(
+            f"The images of sample '{sample_id}' are [{', '.join(images)}], not one picture twice.",
+            "Rows are [Image1, Image1]: the second stands for the same picture with its feature.",
+        )
+    return images[0]
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, side: str) -> torch.Tensor:

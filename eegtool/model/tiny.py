@@ -11,7 +11,6 @@ import hashlib
 import inspect
 import json
 import os
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -19,7 +18,8 @@ from typing import Any, Final
 
 import torch
 import transformers
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from safetensors.torch import save
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
@@ -28,6 +28,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from eegtool.core.errors import EegToolError
 from eegtool.core.records import IMAGE_TOKEN
 
 IMAGE_SIZE: Final = 64
@@ -65,8 +66,12 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
                 if pair[0] + pair[1] not in vocab:
                     vocab[pair[0] + pair[1]] = len(vocab)
                     merges.append(pair)
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe = models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", ignore_merges=True)
+    tokenizer = Tokenizer(bpe)
+    # Words are letters and digits together, so that " N2" is one token: a stage is one decision.
+    words = pre_tokenizers.Split(Regex(r" ?\w+| ?[^\w\s]+|\s"), "isolated")
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, bytes_])
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -84,6 +89,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 def build_config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
     """Return the configuration: LLaVA-1.5's shape, made small."""
     return LlavaConfig(
+        architectures=["LlavaForConditionalGeneration"],
         vision_config=CLIPVisionConfig(
             hidden_size=1024,
             intermediate_size=512,
@@ -125,27 +131,35 @@ def _build(target: Path) -> None:
         model = LlavaForConditionalGeneration(build_config(tokenizer))
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tiny-") as tmp:
         made = Path(tmp) / "model"
-        model.save_pretrained(made)
+        # Not model.save_pretrained: it imports DeepSpeed, which takes seconds and warns on a CPU.
+        model.config.save_pretrained(made)
+        (made / "model.safetensors").write_bytes(save(model.state_dict(), {"format": "pt"}))
         tokenizer.save_pretrained(made)
         (made / "preprocessor_config.json").write_text(json.dumps(_PREPROCESSOR, indent=2))
         try:
             made.rename(target)
         except OSError:  # another process was faster: its folder is the same
-            shutil.rmtree(made)
+            if not target.is_dir():
+                raise
 
 
 def _cache() -> Path:
-    home = (
-        os.environ.get("EEGVLM_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    )
-    for cache in (Path(home) / "eegvlm", Path(tempfile.gettempdir()) / f"eegvlm-{os.getuid()}"):
+    """Return the first of EEGVLM_CACHE, the user's cache and a temporary folder that can be written."""
+    user = getattr(os, "getuid", lambda: "cache")()  # Windows has no user numbers
+    homes = (os.environ.get("EEGVLM_CACHE"), os.environ.get("XDG_CACHE_HOME"), "~/.cache")
+    home = next(filter(None, homes))
+    for place in (Path(home, "eegvlm"), Path(tempfile.gettempdir(), f"eegvlm-{user}")):
         try:
+            cache = place.expanduser()
             cache.mkdir(parents=True, exist_ok=True)
-        except OSError:
+        except (OSError, RuntimeError):  # read-only, or there is no home at all
             continue
         if os.access(cache, os.W_OK):
             return cache
-    raise PermissionError(f"No folder to build the tiny model in: {home} cannot be written.")
+    raise EegToolError(
+        f"There is no folder to build the tiny model in: {home} cannot be written.",
+        "Name one in the environment variable EEGVLM_CACHE.",
+    )
 
 
 def _fingerprint() -> str:

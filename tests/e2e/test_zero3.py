@@ -14,7 +14,14 @@ def test_two_zero3_ranks_answer_like_one_rank(walk: Walk) -> None:
     """Same seed, same samples per step: one rank with 8, or two ZeRO-3 ranks with 4 each."""
     runs = {
         "one": ("--num-gpus", "1", "--per-device-train-batch-size", "8", "--deepspeed", "zero2"),
-        "two": ("--num-gpus", "2", "--per-device-train-batch-size", "4", "--deepspeed", str(SCRIPTS / "zero3.json")),
+        "two": (
+            "--num-gpus",
+            "2",
+            "--per-device-train-batch-size",
+            "4",
+            "--deepspeed",
+            str(SCRIPTS / "zero3.json"),
+        ),
     }
     texts, projectors = {}, {}
     for name, options in runs.items():

@@ -1,0 +1,156 @@
+"""A small workspace with pictures, features and questions, and the tiny model, for all rooms."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eegtool.core.records import (
+    Epoch,
+    read_epochs,
+    write_conversations,
+    write_epochs,
+    write_questions,
+)
+from eegtool.core.stages import STAGES
+from eegtool.core.workspace import Workspace, write_json
+from eegtool.extract.features import Sidecar, write_features
+from eegtool.prepare.questions import QUESTION_TEMPLATES, conversation, question
+
+if TYPE_CHECKING:  # torch takes seconds to import, and most rooms do without
+    from eegtool.model.adapters import Contract
+
+SUBJECTS = {"S01": "ft", "S02": "ft", "S03": "eval"}
+EPOCHS_PER_SUBJECT = 10
+PICTURE_SIZE = 64
+VISION_MODULE = "ab" * 32  # SHA-256 of the weights that are said to have made the features
+
+
+@pytest.fixture(scope="session")
+def workspace_model(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Made once; tests get copies of it.
+
+    The brightness of a picture tells its stage, so that stages can be learnt; the rest is noise.
+    """
+    workspace = Workspace(tmp_path_factory.mktemp("workspace") / "small")
+    rng = np.random.default_rng(5)
+    epochs = []
+    for subject, split in SUBJECTS.items():
+        for i in range(EPOCHS_PER_SUBJECT):
+            stage = int(rng.integers(len(STAGES))) if i >= len(STAGES) else i
+            name = f"{subject}E0-{i:04d}"
+            epoch = Epoch(
+                sample_id=name,
+                cohort="simulated",
+                recording=f"{subject}E0",
+                subject=subject,
+                night=1,
+                epoch_index=i,
+                onset_s=30.0 * i,
+                stage=STAGES[stage],
+                split=split,
+                image=f"{name}.png",
+            )
+            noise = rng.integers(0, 60, (PICTURE_SIZE, PICTURE_SIZE, 3))
+            path = workspace.images(split) / epoch.image
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((noise + 45 * stage).astype(np.uint8)).save(path)
+            epochs.append(epoch)
+    template = QUESTION_TEMPLATES["stage"]
+    sides = {split: [e for e in epochs if e.split == split] for split in ("ft", "eval")}
+    write_epochs(workspace.epochs, epochs)
+    write_conversations(workspace.conversations, [conversation(e, template) for e in sides["ft"]])
+    write_questions(workspace.questions, [question(e, template) for e in sides["eval"]])
+    write_json(
+        workspace.prepare_stamp, {"protocol": {"style": "spectrogram", "size": PICTURE_SIZE}}
+    )
+    for split, side in sides.items():
+        rows = rng.standard_normal((len(side), 1, 1024)).astype(np.float32)
+        ids = tuple(epoch.sample_id for epoch in side)
+        write_features(workspace.features(split), rows, Sidecar(ids, "resnet18", VISION_MODULE, ""))
+    return workspace
+
+
+@pytest.fixture
+def workspace(workspace_model: Workspace, tmp_path: Path) -> Workspace:
+    """Return a copy that a test may spoil."""
+    root = tmp_path / "workspace"
+    shutil.copytree(workspace_model.root, root)
+    return Workspace(root)
+
+
+@pytest.fixture
+def epochs(workspace: Workspace) -> list[Epoch]:
+    """Return the epochs of the workspace, in the order of the table."""
+    return read_epochs(workspace.epochs)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the tiny model out of the home folder, here and in programs that tests start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EEGVLM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Path:
+    """Return the folder of the tiny base model."""
+    import torch
+
+    from eegtool.model.checkpoints import resolve_base
+
+    # Tensors this small gain nothing from a second thread, and on busy cores wait for it.
+    torch.set_num_threads(1)
+    return resolve_base("tiny")
+
+
+@pytest.fixture(scope="session")
+def contract(tiny: Path) -> Contract:
+    """Return what an adapter of the tiny model says about itself."""
+    from eegtool.model.adapters import Contract
+    from eegtool.model.checkpoints import base_sha256, load_processor
+
+    return Contract(
+        base="tiny",
+        base_sha256=base_sha256(tiny),
+        fusion="add",
+        version="v1",
+        pixel_spec=load_processor(tiny, fusion="add", version="v1").pixel_spec,
+        features_weights_sha256=VISION_MODULE,
+        features="real",
+        protocol={"style": "spectrogram"},
+    )
+
+
+@pytest.fixture(scope="session")
+def adapter_model(tiny: Path, contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an adapter folder whose weights are drawn, not trained: made once, never to be changed."""
+    import torch
+
+    from eegtool.model.adapters import add_lora, save_adapter
+    from eegtool.model.checkpoints import load_base
+
+    model, _ = load_base(tiny, fusion="add", version="v1", dtype=torch.float32)
+    peft_model = add_lora(model, r=4, alpha=8, dropout=0.1)
+    generator = torch.Generator().manual_seed(3)
+    state = {
+        name: parameter.detach() + 0.3 * torch.randn(parameter.shape, generator=generator)
+        for name, parameter in peft_model.named_parameters()
+        if parameter.requires_grad
+    }
+    folder = tmp_path_factory.mktemp("adapter") / "drawn"
+    save_adapter(folder, peft_model, state, contract, {"metrics": {}})
+    return folder
+
+
+@pytest.fixture
+def adapter(adapter_model: Path, tmp_path: Path) -> Path:
+    """Return a copy of the adapter that a test may spoil."""
+    return Path(shutil.copytree(adapter_model, tmp_path / "adapter"))

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from eegtool.core.errors import EegToolError
+from eegtool.core.records import (
+    Conversation,
+    read_conversations,
+    read_epochs,
+    read_questions,
+    write_conversations,
+    write_epochs,
+    write_questions,
+)
+from eegtool.core.settings import ExtractSettings
+from eegtool.core.workspace import Workspace, sha256_of
+from eegtool.extract.features import load_features
+from eegtool.extract.module import VisionModule
+from eegtool.extract.step import run
+
+
+def settings_of(workspace: Workspace) -> ExtractSettings:
+    return ExtractSettings(
+        workspace=workspace.root, backbone="test_resnet", train_epochs=1, batch_size=8
+    )
+
+
+@pytest.fixture(scope="module")
+def exported(workspace_model: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace whose questions stand in another order than its table, after extract."""
+    import shutil
+
+    root = tmp_path_factory.mktemp("exported") / "workspace"
+    workspace = Workspace(Path(shutil.copytree(workspace_model.root, root)))
+    for split in ("ft", "eval"):
+        workspace.features(split).unlink()
+    write_questions(workspace.questions, read_questions(workspace.questions)[::-1])
+    run(settings_of(workspace))
+    return workspace
+
+
+def ids_of(workspace: Workspace) -> dict[str, list[str]]:
+    return {
+        "ft": [row.sample_id for row in read_conversations(workspace.conversations)],
+        "eval": [row.sample_id for row in read_questions(workspace.questions)],
+    }
+
+
+@pytest.mark.parametrize("split", ["ft", "eval"])
+def test_rows_and_sidecar_are_those_of_the_json_in_its_order(
+    exported: Workspace, split: str
+) -> None:
+    path, ids = exported.features(split), ids_of(exported)[split]
+    sidecar = json.loads(path.with_suffix(".json").read_text())
+    assert sidecar["sample_ids"] == ids
+    rows = np.load(path, allow_pickle=False)
+    assert rows.shape == (len(ids), 1, 1024)
+    assert rows.dtype == np.float32
+    assert load_features(path, ids).weights_sha256 == sidecar["weights_sha256"]
+
+
+def test_every_row_is_the_feature_of_its_own_picture(exported: Workspace) -> None:
+    weights = exported.vision_module / "model.safetensors"
+    module = VisionModule("test_resnet").eval()
+    module.load_state_dict(load_file(weights))
+    ids = ids_of(exported)["eval"]
+    table = load_features(exported.features("eval"), ids)
+    assert table.weights_sha256 == sha256_of(weights)
+    for epoch in read_epochs(exported.epochs)[-4:]:
+        with Image.open(exported.images("eval") / epoch.image) as image:
+            picture = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            own = module.features(picture).numpy()
+        np.testing.assert_allclose(table[epoch.sample_id], own, atol=1e-4)
+
+
+def test_stamp_tells_how_it_went(exported: Workspace) -> None:
+    stamp = json.loads((exported.vision_module / "run.json").read_text())
+    assert stamp["step"] == "extract"
+    assert stamp["protocol"]["style"] == "spectrogram"
+    assert stamp["results"]["val_subjects"] in (["S01"], ["S02"])
+    assert len(stamp["results"]["history"]) == 1
+    assert stamp["results"]["evaluation"]["n"] == 10
+
+
+def test_files_can_be_read_by_others_like_any_file(exported: Workspace) -> None:
+    usual = exported.epochs.stat().st_mode
+    assert (exported.vision_module / "model.safetensors").stat().st_mode == usual
+
+
+def test_same_seed_same_bytes(exported: Workspace, workspace: Workspace) -> None:
+    write_questions(workspace.questions, read_questions(workspace.questions)[::-1])
+    run(settings_of(workspace))
+    for split in ("ft", "eval"):
+        assert workspace.features(split).read_bytes() == exported.features(split).read_bytes()
+
+
+def test_one_subject_is_trained_on_and_nobody_validated(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_epochs(
+        workspace.epochs,
+        [
+            replace(e, subject="S01") if e.split == "ft" else e
+            for e in read_epochs(workspace.epochs)
+        ],
+    )
+    run(settings_of(workspace))
+    assert "nobody is held out for validation" in capsys.readouterr().out
+    stamp = json.loads((workspace.vision_module / "run.json").read_text())
+    assert stamp["results"]["val_subjects"] == []
+
+
+def test_absent_stages_are_told(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    epochs = [e for e in read_epochs(workspace.epochs) if e.split == "eval" or e.stage != "N3"]
+    kept = {epoch.sample_id for epoch in epochs}
+    rows = [r for r in read_conversations(workspace.conversations) if r.sample_id in kept]
+    write_epochs(workspace.epochs, epochs)
+    write_conversations(workspace.conversations, rows)
+    run(settings_of(workspace))
+    assert "Stages absent from training: N3." in capsys.readouterr().out
+
+
+def lose_a_picture(workspace: Workspace) -> None:
+    (workspace.images("eval") / "S03E0-0004.png").unlink()
+
+
+def spoil_a_picture(workspace: Workspace) -> None:
+    (workspace.images("ft") / "S01E0-0004.png").write_text("no picture")
+
+
+def lose_a_question(workspace: Workspace) -> None:
+    write_questions(workspace.questions, read_questions(workspace.questions)[1:])
+
+
+def lose_an_epoch(workspace: Workspace) -> None:
+    write_epochs(workspace.epochs, read_epochs(workspace.epochs)[1:])
+
+
+def ask_twice(workspace: Workspace) -> None:
+    rows = read_questions(workspace.questions)
+    write_questions(workspace.questions, [*rows, rows[3]])
+
+
+def list_twice(workspace: Workspace) -> None:
+    epochs = read_epochs(workspace.epochs)
+    write_epochs(workspace.epochs, [*epochs, epochs[3]])
+
+
+def show_another_picture(workspace: Workspace) -> None:
+    first, *others = read_conversations(workspace.conversations)
+    other = Conversation(first.sample_id, others[0].images, first.question, first.answer)
+    write_conversations(workspace.conversations, [other, *others])
+
+
+def evaluate_nobody(workspace: Workspace) -> None:
+    write_questions(workspace.questions, [])
+    write_epochs(workspace.epochs, [e for e in read_epochs(workspace.epochs) if e.split == "ft"])
+
+
+def leave_the_folder(workspace: Workspace) -> None:
+    epochs = [replace(e, image=f"../{e.image}") for e in read_epochs(workspace.epochs)]
+    write_epochs(workspace.epochs, epochs)
+    rows = read_conversations(workspace.conversations)
+    moved = [replace(r, images=tuple(f"../{i}" for i in r.images)) for r in rows]
+    write_conversations(workspace.conversations, moved)
+
+
+BAD: dict[Callable[[Workspace], None], str] = {
+    lose_a_picture: "S03E0-0004.png of epoch 'S03E0-0004' does not exist",
+    spoil_a_picture: "S01E0-0004.png of epoch 'S01E0-0004' cannot be read",
+    lose_a_question: r"1 only in epochs.csv \(S03E0-0000\)",
+    lose_an_epoch: r"1 only in eeg_ft.json \(S01E0-0000\)",
+    ask_twice: "eeg_eval.jsonl: the id 'S03E0-0003' occurs more than once",
+    list_twice: "epochs.csv: the id 'S01E0-0003' occurs more than once",
+    show_another_picture: "'S01E0-0000' is S01E0-0000.png in epochs.csv and S01E0-0001.png in",
+    evaluate_nobody: "no epochs of the eval side",
+    leave_the_folder: "leaves the image folder",
+    lambda workspace: workspace.prepare_stamp.unlink(): "prepare.json does not exist",
+    lambda workspace: workspace.conversations.unlink(): "eeg_ft.json does not exist",
+}
+
+
+@pytest.mark.parametrize(("spoil", "message"), BAD.items(), ids=[f.__name__ for f in BAD])
+def test_a_workspace_that_is_not_whole_is_refused(
+    workspace: Workspace, spoil: Callable[[Workspace], None], message: str
+) -> None:
+    spoil(workspace)
+    with pytest.raises(EegToolError, match=message):
+        run(settings_of(workspace))
+    assert not workspace.vision_module.exists()
+
+
+def test_features_that_are_no_numbers_are_not_written(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = workspace.features("ft").read_bytes()
+    monkeypatch.setattr(
+        VisionModule, "features", lambda _, p: torch.full((len(p), 1024), torch.nan)
+    )
+    with pytest.raises(EegToolError, match="not finite"):
+        run(settings_of(workspace))
+    assert workspace.features("ft").read_bytes() == before

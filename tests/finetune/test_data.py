@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from eegtool.core.errors import EegToolError
+from eegtool.core.records import Conversation, read_conversations
+from eegtool.core.workspace import Workspace
+from eegtool.extract.features import load_features
+from eegtool.finetune.data import FinetuneDataset, collate, encode, trained_share
+from eegtool.model.checkpoints import load_processor
+from eegtool.model.processor import IGNORED, Processor
+
+
+@pytest.fixture(scope="module")
+def processor(tiny: Path) -> Processor:
+    return load_processor(tiny, fusion="add", version="v1")
+
+
+@pytest.fixture
+def rows(workspace: Workspace) -> list[Conversation]:
+    return read_conversations(workspace.conversations)
+
+
+def dataset_of(
+    workspace: Workspace, rows: list[Conversation], processor: Processor, source: Any = "real"
+) -> FinetuneDataset:
+    ids = [row.sample_id for row in read_conversations(workspace.conversations)]
+    features = load_features(workspace.features("ft"), ids, source=source)
+    return FinetuneDataset(rows, workspace.images("ft"), features, processor, 4096)
+
+
+def test_every_sample_has_the_feature_of_its_own_epoch(
+    workspace: Workspace, rows: list[Conversation], processor: Processor
+) -> None:
+    """Whatever the order in which samples are drawn, the row is found by id."""
+    in_file = np.load(workspace.features("ft"), allow_pickle=False)
+    order = np.random.default_rng(0).permutation(len(rows)).tolist()
+    dataset = dataset_of(workspace, [rows[i] for i in order], processor)
+    for place, i in enumerate(order):
+        item = dataset[place]
+        np.testing.assert_array_equal(item["high_level_features"].numpy(), in_file[i])
+        picture = workspace.images("ft") / rows[i].images[0]
+        np.testing.assert_array_equal(
+            item["pixel_values"].numpy(), processor.pixel_spec.pixels(picture)
+        )
+        encoded = processor.encode(rows[i].question, 2, rows[i].answer)
+        assert (item["input_ids"], item["labels"]) == (encoded.input_ids, encoded.labels)
+
+
+def test_without_features_there_are_none(
+    workspace: Workspace, rows: list[Conversation], processor: Processor
+) -> None:
+    dataset = FinetuneDataset(rows, workspace.images("ft"), None, processor, 4096)
+    assert "high_level_features" not in dataset[0]
+    batch = collate([dataset[0], dataset[1]], 0)
+    assert sorted(batch) == ["attention_mask", "input_ids", "labels", "pixel_values"]
+
+
+def test_samples_are_padded_on_the_right(
+    workspace: Workspace, rows: list[Conversation], processor: Processor
+) -> None:
+    rows = [replace(rows[0], answer="N2"), replace(rows[1], answer="N2, for its spindles")]
+    items = [dataset_of(workspace, rows, processor)[i] for i in range(2)]
+    short, long = (len(item["input_ids"]) for item in items)
+    assert short < long
+    batch = collate(items, pad_id=3)
+    assert batch["input_ids"].shape == batch["labels"].shape == (2, long)
+    assert batch["input_ids"][0, :short].tolist() == list(items[0]["input_ids"])
+    assert batch["input_ids"][0, short:].tolist() == [3] * (long - short)
+    assert batch["labels"][0, short:].tolist() == [IGNORED] * (long - short)
+    assert batch["attention_mask"].sum(1).tolist() == [short, long]
+    assert batch["pixel_values"].shape == (2, 3, 64, 64)
+    assert torch.equal(batch["high_level_features"][1], items[1]["high_level_features"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": ("a.png", "b.png")}, r"\[a.png, b.png\], not one picture twice"),
+        ({"images": ("a.png",)}, "not one picture twice"),
+        ({"answer": " \n"}, "has an empty answer"),
+        ({"question": "Which? " * 50}, "has [0-9]+ tokens, more than --model-max-length 90"),
+    ],
+)
+def test_a_bad_sample_is_named(
+    rows: list[Conversation], processor: Processor, change: dict[str, Any], message: str
+) -> None:
+    bad = replace(rows[7], **change)
+    with pytest.raises(EegToolError, match=message) as caught:
+        encode(bad, processor, 90)
+    assert f"'{bad.sample_id}'" in caught.value.what
+    with pytest.raises(EegToolError, match=message):
+        trained_share([*rows[:7], bad, *rows[8:]], processor, 90)
+
+
+def test_trained_share_is_counted(rows: list[Conversation], processor: Processor) -> None:
+    rows = [replace(rows[0], answer="N2"), replace(rows[1], answer="N2"), rows[2]]
+    labels = [processor.encode(row.question, 2, row.answer).labels for row in rows]
+    trained = [label for own in labels for label in own if label != IGNORED]
+    assert len(trained) == 6  # a stage and the end, each
+    assert trained_share(rows, processor, 4096) == pytest.approx(6 / sum(map(len, labels)))
+
+
+def test_a_missing_picture_is_an_error_of_the_user(
+    workspace: Workspace, rows: list[Conversation], processor: Processor
+) -> None:
+    dataset = dataset_of(workspace, rows, processor)
+    (workspace.images("ft") / rows[2].images[0]).unlink()
+    with pytest.raises(EegToolError, match=f"{rows[2].images[0]} does not exist"):
+        dataset[2]
