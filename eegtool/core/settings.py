@@ -204,7 +204,6 @@ class FinetuneSettings:
             rich_help_panel=TRAINING,
         ),
     ] = "add"
-    features: Features = "real"
     version: Annotated[
         str,
         Option(help="Conversation template: 'v1' or 'llava_v1'.", rich_help_panel=TRAINING),

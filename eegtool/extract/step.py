@@ -173,7 +173,7 @@ def _export_both(
     """Write the features of both sides; return the module's own scores on the evaluation side."""
     predicted = np.empty(0)
     with progress("epochs") as bar:
-        task = bar.add_task("Exporting features", total=sum(map(len, sides.values())), note="")
+        task = bar.add_task("Exporting", total=sum(map(len, sides.values())), note="")
         for split, epochs in sides.items():
             rows, predicted, images_sha256 = export(
                 module,

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eegtool.core.settings import FeatureSource
 from eegtool.core.workspace import write_json
 
 
@@ -21,7 +20,6 @@ class Plan:
     data_path: str
     image_folder: str
     features_file: str
-    features: FeatureSource
     fusion: str
     version: str
     model_max_length: int

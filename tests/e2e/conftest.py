@@ -14,7 +14,7 @@ from eegtool.prepare.simulate import load_twin, write_night
 
 TRAIN_NIGHTS = ("SC4001E0", "SC4012E0", "SC4021E0", "SC4041E0")
 EVAL_NIGHTS = ("SC4051E0", "SC4061E0")
-EPOCHS_PER_STAGE = 40
+EPOCHS_PER_STAGE = 30
 
 PREPARE = ["--style", "spectrogram", "--size", "64", "--eval-subjects", "SC405,SC406"]
 LORA = ["--model-name-or-path", "tiny", "--lora-r", "16", "--lora-alpha", "32"]
@@ -47,9 +47,9 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
         write_night(load_twin(name).condensed(EPOCHS_PER_STAGE), recordings, seed=7)
     walk = Walk(root / "workspace")
     walk.eegvlm("prepare", str(recordings), "--workspace", str(walk.root), *PREPARE)
-    walk.eegvlm("extract", "--train-epochs", "8")
+    walk.eegvlm("extract", "--train-epochs", "6")
     adapter = ["--output-dir", str(walk.root / "checkpoints" / "real")]
-    walk.eegvlm("finetune", *LORA, *adapter, "--max-steps", "120", "--deepspeed", "zero2")
+    walk.eegvlm("finetune", *LORA, *adapter, "--max-steps", "100", "--deepspeed", "zero2")
     walk.eegvlm("evaluate", "--model-path", str(walk.root / "checkpoints" / "real"))
     walk.eegvlm("report")
     return walk

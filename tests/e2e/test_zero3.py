@@ -26,7 +26,7 @@ def test_two_zero3_ranks_answer_like_one_rank(walk: Walk) -> None:
     texts, projectors = {}, {}
     for name, options in runs.items():
         adapter, answers = walk.root / "checkpoints" / name, walk.root / f"{name}.jsonl"
-        walk.eegvlm("finetune", *LORA, *options, "--max-steps", "60", "--output-dir", str(adapter))
+        walk.eegvlm("finetune", *LORA, *options, "--max-steps", "40", "--output-dir", str(adapter))
         walk.eegvlm("evaluate", "--model-path", str(adapter), "--answers-file", str(answers))
         texts[name] = [row.text for row in read_answers(answers)]
         projectors[name] = load_file(adapter / "projector.safetensors")
