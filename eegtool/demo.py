@@ -7,9 +7,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Final
+
+from rich.text import Text
 
 from eegtool.core.console import console, progress
 from eegtool.core.errors import EegToolError
@@ -47,7 +50,7 @@ def run(settings: DemoSettings) -> None:
         ):
             bar.update(task, advance=1, note=path.name)
     for command in commands(settings, recordings, can_use_deepspeed()):
-        console.print(f"\n[bold cyan]$ eegvlm {shlex.join(command)}[/]", soft_wrap=True)
+        console.print(Text(f"\n{typed(command, console.width)}", "bold cyan"), soft_wrap=True)
         code = subprocess.run([sys.executable, "-m", "eegtool", *command], check=False).returncode
         if code != 0:
             raise EegToolError(f"`eegvlm {command[0]}` ended with exit code {code}.")
@@ -79,6 +82,18 @@ def commands(settings: DemoSettings, recordings: Path, use_deepspeed: bool) -> l
         ["evaluate", *workspace, "--model-path", adapter, *features, *seed],
         ["report", *workspace],
     ]
+
+
+def typed(command: list[str], width: int) -> str:
+    """Return a command as one would type it, broken into lines that a shell still reads as one."""
+    lines = textwrap.wrap(
+        f"$ eegvlm {shlex.join(command)}",
+        width - 2,
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return " \\\n".join(lines)
 
 
 def can_use_deepspeed() -> bool:
