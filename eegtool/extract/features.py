@@ -88,7 +88,12 @@ def write_features(path: Path, rows: np.ndarray, sidecar: Sidecar) -> None:
 
 
 def load_features(
-    path: Path, sample_ids: Sequence[str], *, source: FeatureSource = "real", seed: int = 0
+    path: Path,
+    sample_ids: Sequence[str],
+    *,
+    other: str = "the question file",
+    source: FeatureSource = "real",
+    seed: int = 0,
 ) -> FeatureTable:
     """Open a features file and join it to the epochs that will ask for it.
 
@@ -98,6 +103,8 @@ def load_features(
         The ``.npy`` file; its sidecar lies beside it.
     sample_ids : sequence of str
         Ids of the question or fine-tune file, in file order, each once.
+    other : str
+        What to call that file in a message.
     source : {"real", "shuffled", "zero"}
         ``shuffled`` gives every epoch the row of another one, drawn with `seed`.
     seed : int
@@ -128,7 +135,7 @@ def load_features(
                 f"{path} has {len(rows)} rows, but its sidecar names {len(ids)} epochs.",
                 "Run `eegvlm extract` again.",
             )
-    check_same_ids(path, ids, sample_ids)
+    check_same_ids(path, ids, sample_ids, other)
     row_of = {sample_id: i for i, sample_id in enumerate(ids)}
     if source == "shuffled":
         row_of = _shuffled(row_of, seed)
@@ -198,7 +205,7 @@ def _ids_by_order(path: Path, rows: np.ndarray, sample_ids: Sequence[str]) -> tu
     if len(rows) != len(sample_ids):
         raise EegToolError(
             f"{path} has no sidecar and {len(rows)} rows for {len(sample_ids)} epochs.",
-            "Without a sidecar the rows must be those of the question file, in its order.",
+            "Without a sidecar the rows must be those epochs, in the order of their file.",
         )
     return tuple(sample_ids)
 

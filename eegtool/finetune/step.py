@@ -109,7 +109,7 @@ def make_plan(settings: FinetuneSettings, output_dir: Path) -> Plan:
     ids = [row.sample_id for row in rows]
     check_unique(data_path, ids)
     if FUSIONS[settings.fusion].needs_features:
-        warn_if_by_order(features_file, load_features(features_file, ids))
+        warn_if_by_order(features_file, load_features(features_file, ids, other=data_path.name))
     share = trained_share(rows, processor, settings.model_max_length)
     for row in rows:
         if not inside(image_folder, row.images[0]).is_file():

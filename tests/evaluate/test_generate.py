@@ -103,6 +103,24 @@ def test_the_feature_of_the_epoch_is_used(
     assert answer(*asked, questions, workspace.images("eval"), moved, NEW_TOKENS) != alone
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bits_say_nearly_the_same(
+    adapter_model: Path,
+    questions: list[Question],
+    features: FeatureTable,
+    workspace: Workspace,
+    alone: list[str],
+    dtype: torch.dtype,
+) -> None:
+    """On a GPU the model runs in 16 bits."""
+    peft_model, processor, _ = load_adapter(adapter_model, base=None, dtype=dtype)
+    model = peft_model.get_base_model()
+    assert model.dtype == dtype
+    texts = answer(model, processor, questions, workspace.images("eval"), features, 1)
+    same = [whole.startswith(text) for text, whole in zip(texts, alone, strict=True)]
+    assert sum(same) >= 6
+
+
 def test_the_length_is_limited(
     asked: tuple[Any, Any],
     questions: list[Question],

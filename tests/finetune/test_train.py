@@ -108,6 +108,18 @@ def test_checkpointing_trains_the_same(plan_of: Planner) -> None:
         assert all(torch.allclose(a[name], b[name], atol=1e-4) for name in a)
 
 
+def test_small_steps_are_not_lost_in_16_bits(
+    plan_of: Planner, base: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The learning rate of the recipe is below what bfloat16 can add to most weights."""
+    monkeypatch.setattr(step, "best_dtype", lambda: torch.bfloat16)
+    lora, projector = trained(plan_of(mm_projector_lr=2e-5))
+    name = "model.multi_modal_projector.linear_1.weight"
+    moved = projector[name] != base[name].bfloat16().float()
+    assert moved.float().mean() > 0.9
+    assert all(weight.dtype == torch.float32 for weight in [*lora.values(), *projector.values()])
+
+
 def test_the_projector_has_its_own_learning_rate(
     plan_of: Planner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
