@@ -55,6 +55,14 @@ def _command(name: str, settings_type: type, target: str, panel: str) -> None:
         except EegToolError as error:
             print_error(error)
             raise typer.Exit(1) from None
+        except (
+            OSError
+        ) as error:  # a full disk, a folder that cannot be written, a file for a folder
+            if error.filename is None:
+                raise
+            reason = f"{error.filename}: {error.strerror}."
+            print_error(EegToolError(reason, "Check the path, its permissions and the disk."))
+            raise typer.Exit(1) from None
         except KeyboardInterrupt:
             Console(stderr=True).print("interrupted")
             raise typer.Exit(130) from None

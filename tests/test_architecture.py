@@ -149,3 +149,10 @@ def test_the_import_rule_bites(room: str, source: str, wrong: list[str]) -> None
 )
 def test_the_call_rule_bites(source: str, found: list[str]) -> None:
     assert forbidden_calls(source) == found
+
+
+def test_the_tree_in_the_readme_names_every_file() -> None:
+    readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    tree = readme[readme.index("## The tree") :].replace(",", " ")
+    files = [path for path in FILES if path.name != "__init__.py"]
+    assert [str(path) for path in files if f" {path.name} " not in tree] == []

@@ -132,6 +132,13 @@ def test_long_and_odd_messages_are_printed_as_they_are(monkeypatch: pytest.Monke
     assert invoke(monkeypatch, EegToolError("all said"), "report") == (1, "error: all said\n")
 
 
+def test_a_path_that_cannot_be_used_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = IsADirectoryError(21, "Is a directory", "answers")
+    code, said = invoke(monkeypatch, error, "report")
+    assert code == 1
+    assert "error: answers: Is a directory." in said
+
+
 def test_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
     assert invoke(monkeypatch, KeyboardInterrupt(), "report") == (130, "interrupted\n")
 

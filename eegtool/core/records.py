@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.stages import STAGES
-from eegtool.core.workspace import atomic_path
+from eegtool.core.workspace import atomic_path, missing
 
 SPLITS: Final = ("ft", "eval")
 """Names of the two sides: what the model is fine-tuned on, and what it is evaluated on."""
@@ -301,9 +301,7 @@ def _open(path: Path) -> io.StringIO:
     try:
         return io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")
     except FileNotFoundError:
-        raise EegToolError(
-            f"{path} does not exist.", "Give the right path, or run the step that writes it first."
-        ) from None
+        raise missing(path) from None
     except UnicodeDecodeError as error:
         raise EegToolError(
             f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.",

@@ -1,9 +1,9 @@
-"""Tables of interchangeable parts: a name points to ``module:attribute``, imported when it is used."""
+"""Names of interchangeable parts: checked with help for the user, imported when they are used."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
@@ -36,8 +36,3 @@ def load(target: str) -> Any:
     """Import ``"package.module:attribute"`` and return the attribute."""
     module, _, attribute = target.partition(":")
     return getattr(import_module(module), attribute)
-
-
-def lookup(kind: str, name: str, table: Mapping[str, str]) -> Any:
-    """Import the part that `table` holds under `name` (see `check_name`, `load`)."""
-    return load(table[check_name(kind, name, table)])

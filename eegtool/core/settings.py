@@ -34,7 +34,7 @@ Workspace = Annotated[
 Seed = Annotated[int, Option(help="Seed of everything random.")]
 Features = Annotated[
     FeatureSource,
-    Option(help="High-level features as they are; for sanity runs another epoch's, or zeros."),
+    Option(help="Sanity checks: 'shuffled' asks with another epoch's features, 'zero' with none."),
 ]
 
 
@@ -206,19 +206,23 @@ class FinetuneSettings:
     ] = "add"
     version: Annotated[
         str,
-        Option(help="Conversation template: 'v1' or 'llava_v1'.", rich_help_panel=TRAINING),
+        Option(
+            help="Conversation template (LLaVA's name for it): 'v1', 'llava_v1'.",
+            rich_help_panel=TRAINING,
+        ),
     ] = "v1"
     num_train_epochs: Annotated[
         float, Option(min=0.0, help="Passes over the samples.", rich_help_panel=TRAINING)
     ] = 2.0
     max_steps: Annotated[
-        int,
+        int | None,
         Option(
+            min=1,
             help="Stop after so many steps.",
             show_default="all passes",
             rich_help_panel=TRAINING,
         ),
-    ] = -1
+    ] = None
     per_device_train_batch_size: Annotated[
         int, Option(min=1, help="Samples per step and GPU.", rich_help_panel=TRAINING)
     ] = 16
@@ -238,7 +242,7 @@ class FinetuneSettings:
     warmup_ratio: Annotated[
         float,
         Option(
-            min=0.0, max=1.0, help="Share of steps with a rising rate.", rich_help_panel=TRAINING
+            min=0.0, max=0.99, help="Share of steps with a rising rate.", rich_help_panel=TRAINING
         ),
     ] = 0.03
     lr_scheduler_type: Annotated[

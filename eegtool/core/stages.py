@@ -10,6 +10,8 @@ STAGES: Final = ("W", "N1", "N2", "N3", "REM")
 EPOCH_S: Final = 30
 """Length of a scoring epoch in seconds (R&K 1968 and the AASM Manual alike)."""
 
+SLEEP_STAGES: Final = STAGES[1:]
+
 STAGE_INDEX: Final = {stage: i for i, stage in enumerate(STAGES)}
 
 STAGE_COLOURS: Final = {

@@ -32,6 +32,18 @@ _STAMPED_PACKAGES: Final = (
 )
 
 
+_WRITTEN_BY: Final = {
+    "epochs.csv": "prepare",
+    "prepare.json": "prepare",
+    "eeg_ft.json": "prepare",
+    "eeg_eval.jsonl": "prepare",
+    "eeg_answers.jsonl": "evaluate",
+}
+
+_DRAWN_BY: Final = ("channel", "low_hz", "high_hz", "style", "size", "amplitude_uv")
+"""What of the protocol decides how the picture of an epoch looks."""
+
+
 @dataclass(frozen=True, slots=True)
 class Workspace:
     """Where each file of a workspace is. ``split`` is ``"ft"`` or ``"eval"``."""
@@ -78,6 +90,11 @@ class Workspace:
         """Folder of the report."""
         return self.root / "report"
 
+    def protocol(self) -> dict[str, Any]:
+        """Return how epochs and pictures were made, as prepare stamped it; empty without a stamp."""
+        stamp = self.prepare_stamp
+        return dict(read_json(stamp)["protocol"]) if stamp.exists() else {}
+
     def images(self, split: str) -> Path:
         """Folder of the pictures of one split."""
         return self.root / f"eeg_images_{split}"
@@ -116,14 +133,43 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise EegToolError(
-            f"{path} does not exist.", "Give the right path, or run the step that writes it first."
-        ) from None
+        raise missing(path) from None
     except (OSError, ValueError) as error:
         raise EegToolError(f"{path} cannot be read: {error}.") from error
     if not isinstance(value, dict):
         raise EegToolError(f"{path} is not a JSON object.")
     return value
+
+
+def missing(path: Path) -> EegToolError:
+    """Return the error that `path` does not exist, naming the step that writes a file of that name."""
+    step = _WRITTEN_BY.get(path.name)
+    fix = f"Give the right path, or run `eegvlm {step}` first." if step else "Give the right path."
+    return EegToolError(f"{path} does not exist.", fix)
+
+
+def check_same_pictures(one: Mapping[str, Any], other: Mapping[str, Any], what: str) -> None:
+    """Refuse to bring together what was made from pictures that were drawn in different ways.
+
+    Parameters
+    ----------
+    one, other : mapping
+        Protocols as prepare stamps them; what either does not say is not compared.
+    what : str
+        Which two things meet, for the message.
+
+    Raises
+    ------
+    EegToolError
+        Naming every difference.
+    """
+    both = [k for k in _DRAWN_BY if k in one and k in other]
+    differing = [f"{k} {one[k]} and {other[k]}" for k in both if one[k] != other[k]]
+    if differing:
+        raise EegToolError(
+            f"{what} come from differently drawn pictures: {', '.join(differing)}.",
+            "Run `eegvlm prepare` with the same settings, or the later steps again.",
+        )
 
 
 def sha256_of(path: Path) -> str:

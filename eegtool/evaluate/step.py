@@ -27,7 +27,7 @@ from eegtool.core.records import (
     read_questions,
 )
 from eegtool.core.settings import EvaluateSettings
-from eegtool.core.workspace import Workspace, inside, run_stamp, write_json
+from eegtool.core.workspace import Workspace, check_same_pictures, inside, run_stamp, write_json
 from eegtool.evaluate.generate import answer
 from eegtool.extract.features import FeatureTable, load_features, warn_if_by_order
 from eegtool.model.adapters import Contract, adapter_sha256, load_adapter, read_contract
@@ -96,6 +96,10 @@ def _check(settings: EvaluateSettings) -> _Task:
         features = load_features(features_file, ids, source=settings.features, seed=settings.seed)
         _check_features(contract, features.weights_sha256, features_file)
         warn_if_by_order(features_file, features)
+        both = f"The model {settings.model_path} and {features_file}"
+        check_same_pictures(contract.protocol, features.protocol, both)
+    both = f"The model {settings.model_path} and {workspace.root}"
+    check_same_pictures(contract.protocol, workspace.protocol(), both)
     template = TEMPLATES[contract.version]
     model = {"base": contract.base, "fusion": contract.fusion, "version": contract.version}
     return _Task(
@@ -109,7 +113,7 @@ def _check(settings: EvaluateSettings) -> _Task:
             "adapter_sha256": adapter_sha256(settings.model_path),
             "features": settings.features,
             "max_new_tokens": settings.max_new_tokens,
-            "seed": settings.seed,
+            "seed": settings.seed if settings.features == "shuffled" else None,
         },
         protocol=contract.protocol | model,
         epochs=_epochs(workspace),

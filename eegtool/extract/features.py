@@ -7,7 +7,7 @@ counter: the sidecar is compared with the ids of the question file before any ro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +34,8 @@ class Sidecar:
     weights_sha256: str
     images_sha256: str
     """Hash over the names and bytes of all pictures, in row order."""
+    protocol: dict[str, Any] = field(default_factory=dict)
+    """How these pictures were made, as prepare stamped it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class FeatureTable:
     """Weights of the vision module that made them; empty where there is no sidecar to say it."""
     by_order: bool
     """Whether, for want of a sidecar, the rows were taken in file order."""
+    protocol: dict[str, Any] = field(default_factory=dict)
+    """How the pictures were made; empty where there is no sidecar to say it."""
 
     def __getitem__(self, sample_id: str) -> np.ndarray:
         """Return the float32 ``[1, 1024]`` feature of one epoch.
@@ -126,10 +130,10 @@ def load_features(
     check_rows(path, rows)
     by_order = not sidecar_path(path).exists()
     if by_order:
-        ids, weights = _ids_by_order(path, rows, sample_ids), ""
+        ids, weights, protocol = _ids_by_order(path, rows, sample_ids), "", {}
     else:
         sidecar = _read_sidecar(path)
-        ids, weights = sidecar.sample_ids, sidecar.weights_sha256
+        ids, weights, protocol = sidecar.sample_ids, sidecar.weights_sha256, sidecar.protocol
         if len(ids) != len(rows):
             raise EegToolError(
                 f"{path} has {len(rows)} rows, but its sidecar names {len(ids)} epochs.",
@@ -139,7 +143,7 @@ def load_features(
     row_of = {sample_id: i for i, sample_id in enumerate(ids)}
     if source == "shuffled":
         row_of = _shuffled(row_of, seed)
-    return FeatureTable(rows, row_of, source, weights, by_order)
+    return FeatureTable(rows, row_of, source, weights, by_order, protocol)
 
 
 def warn_if_by_order(path: Path, table: FeatureTable) -> None:

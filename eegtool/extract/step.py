@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -72,11 +72,10 @@ def run(settings: ExtractSettings) -> None:
     weights_path = workspace.vision_module / "model.safetensors"
     with atomic_path(weights_path) as tmp:
         tensors = {k: v.contiguous().cpu() for k, v in module.state_dict().items()}
-        tmp.write_bytes(
-            save(tensors)
-        )  # safetensors' save_file makes files only their owner can read
+        tmp.write_bytes(save(tensors))  # save_file makes files that only their owner can read
 
-    evaluation = _export_both(module, sides, workspace, settings, device, sha256_of(weights_path))
+    sidecar = Sidecar((), settings.backbone, sha256_of(weights_path), "", protocol)
+    evaluation = _export_both(module, sides, workspace, settings, device, sidecar)
     stamp = run_stamp(
         "extract",
         settings,
@@ -168,9 +167,12 @@ def _export_both(
     workspace: Workspace,
     settings: ExtractSettings,
     device: torch.device,
-    weights_sha256: str,
+    sidecar: Sidecar,
 ) -> Scores:
-    """Write the features of both sides; return the module's own scores on the evaluation side."""
+    """Write the features of both sides; return the module's own scores on the evaluation side.
+
+    `sidecar` says what is the same for both; each side adds its ids and pictures.
+    """
     predicted = np.empty(0)
     with progress("epochs") as bar:
         task = bar.add_task("Exporting", total=sum(map(len, sides.values())), note="")
@@ -189,6 +191,6 @@ def _export_both(
                     "Train with a lower --learning-rate.",
                 )
             ids = tuple(epoch.sample_id for epoch in epochs)
-            sidecar = Sidecar(ids, settings.backbone, weights_sha256, images_sha256)
-            write_features(workspace.features(split), rows, sidecar)
+            own = replace(sidecar, sample_ids=ids, images_sha256=images_sha256)
+            write_features(workspace.features(split), rows, own)
     return score(stage_indices(sides["eval"]), predicted)

@@ -17,7 +17,14 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.records import check_unique, read_conversations
 from eegtool.core.registry import check_name
 from eegtool.core.settings import FinetuneSettings
-from eegtool.core.workspace import Workspace, inside, read_json, run_stamp, write_json
+from eegtool.core.workspace import (
+    Workspace,
+    check_same_pictures,
+    inside,
+    read_json,
+    run_stamp,
+    write_json,
+)
 from eegtool.extract.features import load_features, warn_if_by_order
 from eegtool.finetune import launcher
 from eegtool.finetune.data import trained_share
@@ -108,8 +115,11 @@ def make_plan(settings: FinetuneSettings, output_dir: Path) -> Plan:
         raise EegToolError(f"{data_path} has no samples.", "Run `eegvlm prepare` again.")
     ids = [row.sample_id for row in rows]
     check_unique(data_path, ids)
+    protocol = workspace.protocol()
     if FUSIONS[settings.fusion].needs_features:
-        warn_if_by_order(features_file, load_features(features_file, ids, other=data_path.name))
+        table = load_features(features_file, ids, other=data_path.name)
+        warn_if_by_order(features_file, table)
+        check_same_pictures(table.protocol, protocol, f"{features_file} and {workspace.root}")
     share = trained_share(rows, processor, settings.model_max_length)
     for row in rows:
         if not inside(image_folder, row.images[0]).is_file():
@@ -117,7 +127,6 @@ def make_plan(settings: FinetuneSettings, output_dir: Path) -> Plan:
                 f"The picture {image_folder / row.images[0]} of sample '{row.sample_id}' does not exist.",
                 "Check --image-folder, or run `eegvlm prepare` again.",
             )
-    stamp = workspace.prepare_stamp
     return Plan(
         base=settings.model_name_or_path if known else str(base_folder),
         base_folder=str(base_folder),
@@ -134,7 +143,7 @@ def make_plan(settings: FinetuneSettings, output_dir: Path) -> Plan:
         mm_projector_lr=settings.mm_projector_lr,
         gradient_checkpointing=settings.gradient_checkpointing,
         trained_share=share,
-        protocol=read_json(stamp)["protocol"] if stamp.exists() else {},
+        protocol=protocol,
         arguments=_training_arguments(settings, deepspeed),
     )
 
@@ -144,7 +153,7 @@ def _training_arguments(settings: FinetuneSettings, deepspeed: str | None) -> di
     dtype = best_dtype()
     return {
         "num_train_epochs": settings.num_train_epochs,
-        "max_steps": settings.max_steps,
+        "max_steps": settings.max_steps or -1,
         "per_device_train_batch_size": settings.per_device_train_batch_size,
         "gradient_accumulation_steps": settings.gradient_accumulation_steps,
         "learning_rate": settings.learning_rate,

@@ -56,6 +56,11 @@ def resolve_base(name_or_path: str) -> Path:
             f"Known: {known}.{closest(name_or_path, KNOWN_BASES)} A LLaVA-1.5 is given as the "
             "folder it was downloaded to.",
         )
+    if not (path / "config.json").is_file():
+        raise EegToolError(
+            f"The folder {path} holds no model: it has no config.json.",
+            "Give the folder of a LLaVA-1.5 in Hugging Face's layout.",
+        )
     model_type = read_json(path / "config.json").get("model_type")
     if model_type != "llava":
         raise EegToolError(

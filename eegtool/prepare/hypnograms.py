@@ -11,7 +11,7 @@ from typing import Final
 import mne
 
 from eegtool.core.errors import EegToolError, brief
-from eegtool.core.stages import EPOCH_S, STAGES, UNSCORED, stage_of
+from eegtool.core.stages import EPOCH_S, SLEEP_STAGES, UNSCORED, stage_of
 
 _EDF_VERSION: Final = b"0       "
 
@@ -39,7 +39,7 @@ def read_hypnogram(path: Path) -> tuple[ScoredRun, ...]:
     Raises
     ------
     EegToolError
-        If the file is missing, not readable, or holds no sleep stage.
+        If the file is missing, not readable, or scores no sleep.
     """
     if not path.is_file():
         raise EegToolError(f"The hypnogram {path} does not exist.", "Check the path.")
@@ -63,10 +63,10 @@ def read_hypnogram(path: Path) -> tuple[ScoredRun, ...]:
         )
         if (stage := stage_of(text)) is not None
     ]
-    if not any(run.stage in STAGES for run in runs):
+    if not any(run.stage in SLEEP_STAGES for run in runs):
         raise EegToolError(
-            f"The hypnogram {path} scores no sleep stage.",
-            "Its annotations must read like 'Sleep stage W', 'Sleep stage 2', 'Sleep stage R'.",
+            f"The hypnogram {path} scores no sleep.",
+            "Its annotations must read like 'Sleep stage 2' or 'Sleep stage R', not all 'Sleep stage W'.",
         )
     return tuple(runs)  # MNE has sorted them by onset
 

@@ -14,10 +14,17 @@ from eegtool.prepare.cohorts import Night
 from eegtool.prepare.hypnograms import ScoredRun, read_hypnogram, stage_per_epoch
 from eegtool.prepare.images import draw_png
 from eegtool.prepare.images.spec import PictureSpec
-from eegtool.prepare.recordings import channel_names, find_channel, read_recording, start_time
+from eegtool.prepare.recordings import (
+    channel_names,
+    find_channel,
+    read_recording,
+    sampling_rate,
+    start_time,
+)
 from eegtool.prepare.signals import (
     band_pass,
     check_amplitude,
+    check_band,
     cut_epoch,
     trim_wake,
     whole_epochs,
@@ -41,10 +48,11 @@ class Prepared:
     """Why the recording could not be used."""
 
 
-def find_problem(night: Night, channel: str) -> EegToolError | None:
-    """Find out from names and headers alone what is wrong with a recording."""
+def find_problem(night: Night, settings: PrepareSettings) -> EegToolError | None:
+    """Find out from names, headers and scoring alone what is wrong with a recording."""
     try:
-        find_channel(night.signal_path, channel_names(night.signal_path), channel)
+        name = find_channel(night.signal_path, channel_names(night.signal_path), settings.channel)
+        check_band(settings.low_hz, settings.high_hz, sampling_rate(night.signal_path, name))
         _scoring(night)
     except EegToolError as problem:
         return problem
@@ -113,6 +121,6 @@ def _scoring(night: Night) -> tuple[ScoredRun, ...]:
         raise EegToolError(
             f"The hypnogram {hypnogram} is of another night: it starts on {scored_from}, "
             f"the recording on {began}.",
-            "Fetch both files again.",
+            "Fetch both files again; where dates were changed on purpose, give both the same start.",
         )
     return runs

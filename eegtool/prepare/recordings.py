@@ -63,8 +63,19 @@ def channel_names(path: Path) -> list[str]:
     return list(_open(path).ch_names)
 
 
+def sampling_rate(path: Path, name: str) -> float:
+    """Return the sampling rate of one channel in Hz, from the header."""
+    return float(_open(path, include=[name]).info["sfreq"])
+
+
 def find_channel(path: Path, present: list[str], wanted: str) -> str:
-    """Return the channel of `present` that is meant by `wanted`."""
+    """Return the channel of `present` that is meant by `wanted`.
+
+    Raises
+    ------
+    EegToolError
+        If there is none; those present are listed, and the closest one.
+    """
     folded = {_fold(name): name for name in present}
     if _fold(wanted) not in folded:
         raise EegToolError(

@@ -9,9 +9,7 @@ import numpy as np
 from scipy.signal import butter, sosfiltfilt
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.stages import EPOCH_S
-
-_SLEEP = ("N1", "N2", "N3", "REM")
+from eegtool.core.stages import EPOCH_S, SLEEP_STAGES
 
 
 def check_band(low_hz: float, high_hz: float, sfreq_hz: float = math.inf) -> None:
@@ -80,7 +78,7 @@ def trim_wake(stages: Sequence[str], margin_min: float) -> range:
 
     Trimming comes first, dropping unscored epochs comes second: the margin is real time.
     """
-    asleep = [i for i, stage in enumerate(stages) if stage in _SLEEP]
+    asleep = [i for i, stage in enumerate(stages) if stage in SLEEP_STAGES]
     if not asleep:
         return range(0)
     margin = int(margin_min * 60 // EPOCH_S)

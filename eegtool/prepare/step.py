@@ -48,8 +48,9 @@ def run(settings: PrepareSettings) -> None:
     spec = PictureSpec(settings.size, settings.amplitude_uv)
 
     nights = find_nights(settings.recordings, settings.cohort)
-    bad = [Prepared(n, "", problem=p) for n in nights if (p := find_problem(n, settings.channel))]
-    good = [n for n in nights if n not in {b.night for b in bad}]
+    bad = [Prepared(n, "", problem=p) for n in nights if (p := find_problem(n, settings))]
+    unusable = {p.night for p in bad}
+    good = [n for n in nights if n not in unusable]
     if not good:
         raise _refusal(bad)
     _print_left_out(bad)
@@ -105,6 +106,12 @@ def _easel(workspace: Path) -> Iterator[Path]:
 
     Whatever happens while pictures are drawn, an earlier workspace stays whole.
     """
+    for folder in map(Workspace(workspace).images, SPLITS):
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise EegToolError(
+                f"{folder} is a link or a file; it is replaced as a whole folder.",
+                "Link the whole workspace to another disk instead, or name one with --workspace.",
+            )
     easel = workspace / ".prepare.tmp"
     shutil.rmtree(easel, ignore_errors=True)
     try:
@@ -143,7 +150,8 @@ def _publish(settings: PrepareSettings, prepared: list[Prepared], easel: Path) -
     workspace, template = Workspace(settings.workspace), QUESTION_TEMPLATES[settings.template]
     workspace.prepare_stamp.unlink(missing_ok=True)
     for split in SPLITS:
-        shutil.rmtree(workspace.images(split), ignore_errors=True)
+        if workspace.images(split).exists():
+            shutil.rmtree(workspace.images(split))
         (easel / split).rename(workspace.images(split))
     write_epochs(workspace.epochs, epochs)
     write_conversations(
@@ -167,13 +175,10 @@ def _refusal(unusable: list[Prepared], side: str = "") -> EegToolError:
     problems = [(p.night.recording, p.problem) for p in unusable if p.problem]
     if len(problems) == 1 and not side:
         return problems[0][1]
-    lines: list[str] = []
-    for recording, problem in problems[:5]:
-        lines.append(f"{recording}: {problem.what}")
-        if problem.fix not in lines:
-            lines.append(problem.fix)
+    lines = [f"{recording}: {problem.what}" for recording, problem in problems[:5]]
     if len(problems) > 5:
         lines.append(f"... and {len(problems) - 5} more.")
+    lines += dict.fromkeys(problem.fix for _, problem in problems[:5])  # each advice once
     return EegToolError(
         f"No recording {side}can be used ({len(problems)} left out).", "\n".join(lines)
     )

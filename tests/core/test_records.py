@@ -225,7 +225,9 @@ def test_another_table_is_no_table_of_epochs(tmp_path: Path) -> None:
 def test_unreadable_files(tmp_path: Path, read: Callable[[Path], Any]) -> None:
     with pytest.raises(EegToolError, match=r"missing\.x does not exist") as missing:
         read(tmp_path / "missing.x")
-    assert "run the step that writes it" in missing.value.fix
+    assert missing.value.fix == "Give the right path."
+    with pytest.raises(EegToolError, match=r"run `eegvlm (prepare|evaluate)` first"):
+        read(tmp_path / ("eeg_answers.jsonl" if read is read_answers else "epochs.csv"))
 
     binary = tmp_path / "binary.x"
     binary.write_bytes(b'{"question_id": "\xff\xfe"}\n')

@@ -15,6 +15,7 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.workspace import (
     Workspace,
     atomic_path,
+    check_same_pictures,
     inside,
     jsonable,
     read_json,
@@ -114,6 +115,17 @@ def test_read_json_names_the_file(tmp_path: Path, content: bytes | None, message
     with pytest.raises(EegToolError, match=message) as raised:
         read_json(path)
     assert str(path) in raised.value.what
+
+
+def test_pictures_drawn_alike_go_together() -> None:
+    drawn = {"style": "waveform", "size": 64, "split": "by subject"}
+    check_same_pictures(drawn, drawn | {"split": "by night"}, "A and B")
+    check_same_pictures(drawn, {}, "A and B")
+    with pytest.raises(EegToolError) as raised:
+        check_same_pictures(drawn, drawn | {"size": 336, "style": "spectrogram"}, "A and B")
+    assert raised.value.what == (
+        "A and B come from differently drawn pictures: style waveform and spectrogram, size 64 and 336."
+    )
 
 
 def test_sha256(tmp_path: Path) -> None:

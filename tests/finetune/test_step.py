@@ -107,6 +107,12 @@ def other_features(workspace: Workspace, output_dir: Path) -> None:
     path.write_text(path.read_text().replace("S01E0-0003", "S09E0-0003"))
 
 
+def features_of_other_pictures(workspace: Workspace, output_dir: Path) -> None:
+    path = workspace.features("ft").with_suffix(".json")
+    sidecar = json.loads(path.read_text())
+    path.write_text(json.dumps(sidecar | {"protocol": {"style": "waveform"}}))
+
+
 def fewer_bare_features(workspace: Workspace, output_dir: Path) -> None:
     path = workspace.features("ft")
     path.with_suffix(".json").unlink()
@@ -153,6 +159,7 @@ def something_there(workspace: Workspace, output_dir: Path) -> None:
 
 BAD: dict[Callable[[Workspace, Path], None], str] = {
     other_features: r"S01E0-0003.*S09E0-0003",
+    features_of_other_pictures: "differently drawn pictures: style waveform and spectrogram",
     fewer_bare_features: "no sidecar and 19 rows for 20 epochs",
     fewer_samples: "1 only in train_high_level_features.npy",
     no_samples: "has no samples",

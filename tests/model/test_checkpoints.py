@@ -66,7 +66,7 @@ def test_a_folder_that_is_no_llava_is_refused(base: Path, tmp_path: Path) -> Non
     change(base / "config.json", model_type="llama")
     with pytest.raises(EegToolError, match="describes a 'llama' model"):
         resolve_base(str(base))
-    with pytest.raises(EegToolError, match=r"config\.json does not exist"):
+    with pytest.raises(EegToolError, match=r"it has no config\.json"):
         resolve_base(str(tmp_path))
 
 

@@ -111,6 +111,7 @@ def test_epochs_of_runs(runs: list[ScoredRun], stages: str) -> None:
     [
         [(0.0, 30.0, "Lights off")],
         [(0.0, 30.0, "Sleep stage ?"), (30.0, 30.0, "Movement time")],
+        [(0.0, 900.0, "Sleep stage W")],
     ],
 )
 def test_no_scored_sleep_is_an_error(
@@ -119,8 +120,8 @@ def test_no_scored_sleep_is_an_error(
     path = write_hypnogram(annotations)
     with pytest.raises(EegToolError) as raised:
         read_hypnogram(path)
-    assert raised.value.what == f"The hypnogram {path} scores no sleep stage."
-    assert "'Sleep stage W'" in raised.value.fix
+    assert raised.value.what == f"The hypnogram {path} scores no sleep."
+    assert "'Sleep stage 2'" in raised.value.fix
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_no_scored_sleep_is_an_error(
         ("missing.edf", None, "does not exist"),
         ("empty.edf", b"", "is not an EDF"),
         ("text.edf", b"time,stage\n0,W\n", "is not an EDF"),
-        ("short.edf", b"0       " + b" " * 100, "cannot be read|scores no sleep stage"),
+        ("short.edf", b"0       " + b" " * 100, "cannot be read|scores no sleep"),
         ("x.hyp", b"0       " + b" " * 300, "Unknown annotation file format"),
     ],
 )

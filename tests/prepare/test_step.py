@@ -25,7 +25,7 @@ from eegtool.prepare.images.spec import PictureSpec
 from eegtool.prepare.nights import Prepared
 from eegtool.prepare.recordings import read_recording
 from eegtool.prepare.signals import band_pass, cut_epoch
-from eegtool.prepare.simulate import load_twin, write_night
+from eegtool.prepare.simulate import HypnogramRun, load_twin, write_night
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def spoil_no_sleep(folder: Path) -> str:
     twin = load_twin("SC4001E0").condensed(2)
     wake = tuple(replace(run, description="Sleep stage W") for run in twin.hypnogram)
     write_night(replace(twin, hypnogram=wake), folder, seed=1)
-    return "scores no sleep within the recording"
+    return "scores no sleep"
 
 
 def spoil_flat(folder: Path) -> str:
@@ -289,11 +289,10 @@ def test_long_lists_of_reasons_are_cut() -> None:
     ]
     error = step._refusal(unusable)
     assert error.fix.splitlines() == [
-        "SC4001E0: reason 0",
-        "mend it",
-        *(f"SC4{i:02d}1E0: reason {i}" for i in range(1, 5)),
-        "mend it otherwise",
+        *(f"SC4{i:02d}1E0: reason {i}" for i in range(5)),
         "... and 7 more.",
+        "mend it",
+        "mend it otherwise",
     ]
 
 
@@ -305,7 +304,8 @@ def test_an_earlier_workspace_survives_a_failure(
     # The evaluation side fails only when it is read, long after drawing has begun.
     twin = load_twin("SC4021E0").condensed(2)
     wake = tuple(replace(run, description="Sleep stage W") for run in twin.hypnogram)
-    write_night(replace(twin, hypnogram=wake), recordings, seed=1)
+    late = HypnogramRun(twin.n_epochs * 30.0, 300.0, "Sleep stage 2")  # after the signal has ended
+    write_night(replace(twin, hypnogram=(*wake, late)), recordings, seed=1)
     with pytest.raises(EegToolError) as raised:
         step.run(replace(settings, style="waveform"))
     assert raised.value.what == "No recording of the evaluation side can be used (1 left out)."
@@ -333,6 +333,19 @@ def test_an_earlier_workspace_survives_ctrl_c(
     assert contents(settings) == before
 
 
+def test_a_linked_picture_folder_is_refused_before_anything_is_drawn(
+    settings: PrepareSettings, tmp_path: Path
+) -> None:
+    step.run(settings)
+    pictures, elsewhere = settings.workspace / "eeg_images_ft", tmp_path / "big_disk"
+    pictures.rename(elsewhere)
+    pictures.symlink_to(elsewhere)
+    with pytest.raises(EegToolError, match="eeg_images_ft is a link"):
+        step.run(settings)
+    assert (settings.workspace / "prepare.json").exists()
+    assert any(elsewhere.iterdir())
+
+
 def test_leftovers_of_a_killed_run_are_cleared_away(settings: PrepareSettings) -> None:
     left = settings.workspace / ".prepare.tmp" / "ft" / "SC4001E0" / "SC4001E0-0000.png"
     left.parent.mkdir(parents=True)
@@ -349,7 +362,7 @@ def test_leftovers_of_a_killed_run_are_cleared_away(settings: PrepareSettings) -
         ({"style": "wave"}, "Unknown style 'wave'"),
         ({"template": "option"}, "Unknown question template 'option'"),
         ({"low_hz": 40.0}, "--low-hz 40 is not below --high-hz 35"),
-        ({"high_hz": 50.0}, "No recording of the fine-tune side can be used"),
+        ({"high_hz": 50.0}, "No recording can be used"),
         ({"channel": "C3-A2"}, "No recording can be used"),
         ({"eval_subjects": "SC409"}, "there is no subject 'SC409'"),
         ({"eval_subjects": "SC400, SC401,SC402"}, "names all subjects"),
