@@ -244,6 +244,20 @@ def test_answers_of_another_run_are_not_mixed(
 
 
 @pytest.mark.usefixtures("batches")
+def test_the_seed_counts_where_something_is_drawn(
+    settings: EvaluateSettings, workspace: Workspace
+) -> None:
+    run(settings)
+    before = workspace.answers.read_bytes()
+    run(replace(settings, seed=1))  # greedy answers with real features: nothing is drawn
+    assert workspace.answers.read_bytes() == before
+    shuffled = replace(settings, features="shuffled", answers_file=workspace.root / "s.jsonl")
+    run(shuffled)
+    with pytest.raises(EegToolError, match=r"another model or run.*seed"):
+        run(replace(shuffled, seed=1))
+
+
+@pytest.mark.usefixtures("batches")
 def test_a_model_that_cannot_be_loaded_costs_no_answers(
     settings: EvaluateSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,6 +337,11 @@ def other_module(workspace: Workspace, adapter: Path) -> None:
     path.write_text(path.read_text().replace("abab", "cdcd"))
 
 
+def features_of_other_pictures(workspace: Workspace, adapter: Path) -> None:
+    path = workspace.features("eval").with_suffix(".json")
+    write_json(path, json.loads(path.read_text()) | {"protocol": {"style": "waveform"}})
+
+
 def other_pictures(workspace: Workspace, adapter: Path) -> None:
     write_json(workspace.prepare_stamp, {"protocol": {"style": "waveform"}})
 
@@ -349,6 +368,7 @@ BAD: dict[Spoil, str] = {
     ask_nothing: "has no questions",
     ask_less: r"1 only in eval_high_level_features.npy \(S03E0-0009\)",
     other_module: r"another vision module \(cdcdcdcdcdcd\) than the one .* \(abababababab\)",
+    features_of_other_pictures: r"eval_high_level_features.npy come from differently drawn",
     other_pictures: "differently drawn pictures: style spectrogram and waveform",
     no_features: "features file .* does not exist",
     no_adapter: "is not an adapter folder",
