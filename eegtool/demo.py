@@ -78,7 +78,7 @@ def commands(settings: DemoSettings, recordings: Path, use_deepspeed: bool) -> l
     return [
         ["prepare", str(recordings), *workspace, *picture, *split, *jobs, *seed],
         ["extract", *workspace, "--train-epochs", "4", *seed],
-        ["finetune", *workspace, *base, *lora, *seed],
+        ["finetune", *workspace, *base, *lora, *features, *seed],
         ["evaluate", *workspace, "--model-path", adapter, *features, *seed],
         ["report", *workspace],
     ]

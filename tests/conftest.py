@@ -124,6 +124,7 @@ def contract(tiny: Path) -> Contract:
         version="v1",
         pixel_spec=load_processor(tiny, fusion="add", version="v1").pixel_spec,
         features_weights_sha256=VISION_MODULE,
+        features="real",
         protocol={"style": "spectrogram"},
     )
 

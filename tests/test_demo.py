@@ -24,12 +24,14 @@ def test_a_printed_command_can_be_typed(width: int) -> None:
 
 
 @pytest.mark.parametrize("features", get_args(FeatureSource))
-def test_features_are_changed_where_the_trained_model_is_asked(features: FeatureSource) -> None:
+def test_features_are_changed_in_training_and_where_the_model_is_asked(
+    features: FeatureSource,
+) -> None:
     settings = DemoSettings(features=features)
     commands = {c[0]: c for c in demo.commands(settings, RECORDINGS, use_deepspeed=True)}
     assert list(commands) == ["prepare", "extract", "finetune", "evaluate", "report"]
     changed = [name for name, command in commands.items() if "--features" in command]
-    assert changed == ([] if features == "real" else ["evaluate"])
+    assert changed == ([] if features == "real" else ["finetune", "evaluate"])
 
 
 def test_without_a_compiler_it_trains_without_deepspeed_and_says_so(

@@ -34,7 +34,9 @@ Workspace = Annotated[
 Seed = Annotated[int, Option(help="Seed of everything random.")]
 Features = Annotated[
     FeatureSource,
-    Option(help="Sanity checks: 'shuffled' asks with another epoch's features, 'zero' with none."),
+    Option(
+        help="Sanity checks: 'shuffled' gives every epoch another's features, 'zero' gives none."
+    ),
 ]
 
 
@@ -204,6 +206,7 @@ class FinetuneSettings:
             rich_help_panel=TRAINING,
         ),
     ] = "add"
+    features: Features = "real"
     version: Annotated[
         str,
         Option(

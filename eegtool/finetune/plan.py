@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from eegtool.core.settings import FeatureSource
 from eegtool.core.workspace import write_json
 
 
@@ -20,6 +21,7 @@ class Plan:
     data_path: str
     image_folder: str
     features_file: str
+    features: FeatureSource
     fusion: str
     version: str
     model_max_length: int

@@ -50,7 +50,8 @@ def run(settings: FinetuneSettings) -> None:
     ranks = launcher.count_ranks(settings.num_gpus, use_deepspeed=use_deepspeed)
     plan = make_plan(settings, output_dir)
     console.print(
-        f"Fine-tuning [bold]{escape(plan.base)}[/] (fusion {plan.fusion}, template {plan.version}) with "
+        f"Fine-tuning [bold]{escape(plan.base)}[/] (fusion {plan.fusion}, template {plan.version}, "
+        f"features {plan.features}) with "
         + (f"DeepSpeed {escape(settings.deepspeed)}" if use_deepspeed else "no DeepSpeed")
         + f" on {ranks} {'GPU' if torch.cuda.is_available() else 'CPU'} rank{'s' * (ranks > 1)}"
     )
@@ -134,6 +135,7 @@ def make_plan(settings: FinetuneSettings, output_dir: Path) -> Plan:
         data_path=str(data_path.resolve()),
         image_folder=str(image_folder.resolve()),
         features_file=str(features_file.resolve()),
+        features=settings.features,
         fusion=settings.fusion,
         version=settings.version,
         model_max_length=settings.model_max_length,

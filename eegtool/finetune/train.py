@@ -110,7 +110,7 @@ def run(plan: Plan) -> None:
     table = None
     if FUSIONS[plan.fusion].needs_features:
         ids = [row.sample_id for row in rows]
-        table = load_features(Path(plan.features_file), ids)
+        table = load_features(Path(plan.features_file), ids, source=plan.features, seed=args.seed)
     dataset = FinetuneDataset(
         rows, Path(plan.image_folder), table, processor, plan.model_max_length
     )
@@ -140,6 +140,7 @@ def run(plan: Plan) -> None:
             version=plan.version,
             pixel_spec=processor.pixel_spec,
             features_weights_sha256=table.weights_sha256 if table else "",
+            features=plan.features,
             protocol=plan.protocol,
         )
         log = {"metrics": result.metrics, "log": trainer.state.log_history}

@@ -50,6 +50,8 @@ class Contract:
     pixel_spec: PixelSpec
     features_weights_sha256: str
     """Weights of the vision module that made the features; empty where not known."""
+    features: str
+    """Source of the features in training: real, shuffled or zero."""
     protocol: dict[str, Any] = field(default_factory=dict)
     """How epochs and pictures were made (channel, filter, style, size, ...), as prepare stamped it."""
 

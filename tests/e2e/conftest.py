@@ -19,6 +19,7 @@ EPOCHS_PER_STAGE = 30
 PREPARE = ["--style", "spectrogram", "--size", "64", "--eval-subjects", "SC405,SC406"]
 LORA = ["--model-name-or-path", "tiny", "--lora-r", "16", "--lora-alpha", "32"]
 LORA += ["--learning-rate", "2e-3", "--lora-dropout", "0"]
+FINETUNE = [*LORA, "--max-steps", "100", "--deepspeed", "zero2"]
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
     walk = Walk(root / "workspace")
     walk.eegvlm("prepare", str(recordings), "--workspace", str(walk.root), *PREPARE)
     walk.eegvlm("extract", "--train-epochs", "6")
-    adapter = ["--output-dir", str(walk.root / "checkpoints" / "real")]
-    walk.eegvlm("finetune", *LORA, *adapter, "--max-steps", "100", "--deepspeed", "zero2")
-    walk.eegvlm("evaluate", "--model-path", str(walk.root / "checkpoints" / "real"))
+    adapter = str(walk.root / "checkpoints" / "real")
+    walk.eegvlm("finetune", *FINETUNE, "--output-dir", adapter)
+    walk.eegvlm("evaluate", "--model-path", adapter)
     walk.eegvlm("report")
     return walk

@@ -150,8 +150,9 @@ def test_the_projector_has_its_own_learning_rate(
     assert len(projector["names"]) == 4
 
 
+@pytest.mark.parametrize("source", ["real", "zero"])
 def test_the_feature_of_each_epoch_reaches_the_model(
-    plan_of: Planner, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    plan_of: Planner, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
     """The Trainer shuffles, and drops columns that it does not know."""
     asked: list[str] = []
@@ -168,21 +169,22 @@ def test_the_feature_of_each_epoch_reaches_the_model(
 
     monkeypatch.setattr(FeatureTable, "__getitem__", remember)
     monkeypatch.setattr(EEGVLM, "embed", look)
-    train.run(plan_of(max_steps=2))
+    train.run(plan_of(max_steps=2, features=source))
     ids = json.loads(workspace.features("ft").with_suffix(".json").read_text())["sample_ids"]
     rows = np.load(workspace.features("ft"))
     assert len(seen) == 8
     assert asked[:8] != ids[:8]
     for sample_id, row in zip(asked, seen, strict=False):
-        np.testing.assert_array_equal(row, rows[ids.index(sample_id)])
+        expected = rows[ids.index(sample_id)] if source == "real" else np.zeros((1, 1024))
+        np.testing.assert_array_equal(row, expected)
 
 
 def test_the_adapter_is_loaded_with_its_contract(plan_of: Planner) -> None:
-    plan = plan_of(fusion="token", version="llava_v1")
+    plan = plan_of(fusion="token", version="llava_v1", features="shuffled")
     train.run(plan)
     _, processor, contract = load_adapter(Path(plan.output_dir), base=None, dtype=torch.float32)
     assert (contract.base, contract.fusion, contract.version) == ("tiny", "token", "llava_v1")
-    assert contract.features_weights_sha256 == "ab" * 32
+    assert (contract.features, contract.features_weights_sha256) == ("shuffled", "ab" * 32)
     assert contract.protocol == plan.protocol
     assert processor.image_tokens == (16, 1)
     log = json.loads((Path(plan.output_dir) / "training_log.json").read_text())
