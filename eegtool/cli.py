@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from dataclasses import fields
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -55,9 +56,7 @@ def _command(name: str, settings_type: type, target: str, panel: str) -> None:
         except EegToolError as error:
             print_error(error)
             raise typer.Exit(1) from None
-        except (
-            OSError
-        ) as error:  # a full disk, a folder that cannot be written, a file for a folder
+        except OSError as error:  # a full disk, a folder that cannot be written
             if error.filename is None:
                 raise
             reason = f"{error.filename}: {error.strerror}."
@@ -68,7 +67,15 @@ def _command(name: str, settings_type: type, target: str, panel: str) -> None:
             raise typer.Exit(130) from None
 
     # typer reads the signature: give it that of the dataclass, annotations resolved.
-    parameters = [p.replace(kind=p.KEYWORD_ONLY, annotation=hints[p.name]) for p in own]
+    made = {
+        f.name: f.default_factory() for f in fields(settings_type) if callable(f.default_factory)
+    }
+    parameters = [
+        p.replace(
+            kind=p.KEYWORD_ONLY, annotation=hints[p.name], default=made.get(p.name, p.default)
+        )
+        for p in own
+    ]
     body.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     body.__annotations__ = {p.name: hints[p.name] for p in parameters}
     body.__doc__ = settings_type.__doc__
@@ -81,6 +88,7 @@ _command("extract", settings.ExtractSettings, "eegtool.extract.step:run", _STEPS
 _command("finetune", settings.FinetuneSettings, "eegtool.finetune.step:run", _STEPS)
 _command("evaluate", settings.EvaluateSettings, "eegtool.evaluate.step:run", _STEPS)
 _command("report", settings.ReportSettings, "eegtool.report.step:run", _STEPS)
+_command("inspect", settings.InspectSettings, "eegtool.prepare.inspection:run", "Look")
 _command("demo", settings.DemoSettings, "eegtool.demo:run", "Try it")
 
 

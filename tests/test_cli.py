@@ -16,7 +16,7 @@ from eegtool.core.errors import EegToolError
 
 HEAVY = {"numpy", "scipy", "mne", "torch", "pandas", "matplotlib", "transformers", "sklearn"}
 TREE: Any = typer.main.get_command(cli.app)
-COMMANDS = ["prepare", "extract", "finetune", "evaluate", "report", "demo"]
+COMMANDS = ["prepare", "extract", "finetune", "evaluate", "report", "inspect", "demo"]
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -69,7 +69,8 @@ def test_help_of_a_command_reads_well(name: str) -> None:
     assert max(map(len, done.stdout.splitlines())) <= 100
     words = done.stdout.replace("│", " ").split()
     for parameter in TREE.commands[name].params:
-        spelling = parameter.opts[0] if parameter.opts[0].startswith("--") else "PATH"
+        argument = "FILE" if name == "inspect" else "PATH"
+        spelling = parameter.opts[0] if parameter.opts[0].startswith("--") else argument
         assert spelling in words
     options = [word for word in words if word.startswith("--")]
     assert len(options) == len(set(options)) > 1
@@ -170,7 +171,8 @@ def test_options_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_a_body(name: str) -> None:
     """The targets are text, so that they are imported late: see that they are spelled right."""
-    room = "eegtool/demo.py" if name == "demo" else f"eegtool/{name}/step.py"
+    elsewhere = {"demo": "eegtool/demo.py", "inspect": "eegtool/prepare/inspection.py"}
+    room = elsewhere.get(name, f"eegtool/{name}/step.py")
     source = Path(__file__).parents[1] / room
     assert "\ndef run(settings: " in source.read_text(encoding="utf-8")
     dotted = room.removesuffix(".py").replace("/", ".")

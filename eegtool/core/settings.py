@@ -6,18 +6,20 @@ text, the default is the option's default.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from typer import Argument, Option
 
+COHORT: Final = "Cohort"
 SIGNAL: Final = "Signal and epochs"
 SPLIT: Final = "Split"
 PICTURE: Final = "Picture and question"
 TRAINING: Final = "Training"
 LORA: Final = "LoRA"
 HARDWARE: Final = "Hardware"
+RUNNING: Final = "Running"
 FILES: Final = "Files"
 
 FeatureSource = Literal["real", "shuffled", "zero"]
@@ -32,6 +34,33 @@ Workspace = Annotated[
     ),
 ]
 Seed = Annotated[int, Option(help="Seed of everything random.")]
+Channels = Annotated[
+    list[str],
+    Option(
+        help="EEG channel to draw, or a derivation such as 'C4 - (M1+M2)/2'; more than one are stacked.",
+        rich_help_panel=SIGNAL,
+    ),
+]
+WakeMargin = Annotated[
+    float,
+    Option(
+        min=0.0,
+        help="Minutes of wake kept before the first and after the last epoch of sleep.",
+        rich_help_panel=SIGNAL,
+    ),
+]
+Strict = Annotated[
+    bool,
+    Option(
+        "--strict",
+        help="Refuse recordings of which a part is missing.",
+        rich_help_panel=SIGNAL,
+    ),
+]
+Json = Annotated[
+    bool,
+    Option("--json", help="Print one JSON object and nothing else.", rich_help_panel=RUNNING),
+]
 Features = Annotated[
     FeatureSource,
     Option(
@@ -46,15 +75,37 @@ class PrepareSettings:
 
     recordings: Annotated[
         list[Path],
-        Argument(help="Recordings (EDF), or folders of recordings and hypnograms.", metavar="PATH"),
+        Argument(help="Recordings, or folders of recordings and hypnograms.", metavar="PATH"),
     ]
     workspace: Workspace = Path("sleep_data")
     cohort: Annotated[
-        str, Option(help="How files are paired and subjects named.", rich_help_panel=SIGNAL)
-    ] = "sleep-edf"
-    channel: Annotated[str, Option(help="EEG channel to draw.", rich_help_panel=SIGNAL)] = (
-        "EEG Fpz-Cz"
-    )
+        str,
+        Option(
+            help="How files pair up: 'auto', 'sleep-edf', 'nsrr', 'isruc', 'generic'.",
+            rich_help_panel=COHORT,
+        ),
+    ] = "auto"
+    subject_pattern: Annotated[
+        str,
+        Option(
+            help="Regular expression that finds the subject in a name (cohort 'generic').",
+            show_default="one subject per recording",
+            rich_help_panel=COHORT,
+        ),
+    ] = ""
+    download: Annotated[
+        str,
+        Option(
+            help="Fetch a public cohort into PATH first: 'sleep-edf'.",
+            show_default="no",
+            rich_help_panel=COHORT,
+        ),
+    ] = ""
+    subjects: Annotated[
+        str,
+        Option(help="Subjects to fetch, such as 0-4,7.", rich_help_panel=COHORT),
+    ] = "0-4"
+    channel: Channels = field(default_factory=lambda: ["EEG Fpz-Cz"])
     low_hz: Annotated[
         float,
         Option(
@@ -64,14 +115,21 @@ class PrepareSettings:
     high_hz: Annotated[
         float, Option(min=1.0, help="Upper edge of the band-pass in Hz.", rich_help_panel=SIGNAL)
     ] = 35.0
-    wake_margin: Annotated[
+    notch_hz: Annotated[
         float,
         Option(
             min=0.0,
-            help="Minutes of wake kept before the first and after the last epoch of sleep.",
+            help="Take out the mains, 50 or 60 Hz.",
+            show_default="no",
             rich_help_panel=SIGNAL,
         ),
-    ] = 30.0
+    ] = 0.0
+    resample_hz: Annotated[
+        float,
+        Option(min=0.0, help="Resample to this rate.", show_default="no", rich_help_panel=SIGNAL),
+    ] = 0.0
+    wake_margin: WakeMargin = 30.0
+    strict: Strict = False
     eval_subjects: Annotated[
         str,
         Option(
@@ -89,9 +147,36 @@ class PrepareSettings:
             rich_help_panel=SPLIT,
         ),
     ] = 0.25
+    folds: Annotated[
+        int,
+        Option(
+            min=0,
+            help="Divide the subjects into so many folds.",
+            show_default="none",
+            rich_help_panel=SPLIT,
+        ),
+    ] = 0
+    fold: Annotated[
+        int, Option(min=0, help="Fold to evaluate on, from 0.", rich_help_panel=SPLIT)
+    ] = 0
+    split_from: Annotated[
+        Path | None,
+        Option(
+            help="Take the split from the split.json of another workspace.",
+            show_default="none",
+            rich_help_panel=SPLIT,
+        ),
+    ] = None
+    balance: Annotated[
+        str,
+        Option(help="Stages of the fine-tune side: 'none', 'undersample'.", rich_help_panel=SPLIT),
+    ] = "none"
     style: Annotated[
         str,
-        Option(help="Picture of an epoch: 'spectrogram' or 'waveform'.", rich_help_panel=PICTURE),
+        Option(
+            help="Picture: 'waveform', 'wrapped', 'spectrogram', 'hybrid'.",
+            rich_help_panel=PICTURE,
+        ),
     ] = "spectrogram"
     size: Annotated[
         int,
@@ -104,15 +189,74 @@ class PrepareSettings:
     ] = 336
     amplitude_uv: Annotated[
         float,
-        Option(min=1.0, help="Waveform: µV from its middle to its edge.", rich_help_panel=PICTURE),
+        Option(
+            "--amplitude",
+            min=1.0,
+            help="Curves: µV from their middle line to their edge.",
+            rich_help_panel=PICTURE,
+        ),
     ] = 100.0
+    marks: Annotated[
+        bool,
+        Option("--marks", help="Draw scale marks (s, µV, Hz).", rich_help_panel=PICTURE),
+    ] = False
     template: Annotated[
-        str, Option(help="Question template: 'stage' or 'options'.", rich_help_panel=PICTURE)
+        str, Option(help="Question: 'stage', 'options', 'cot'.", rich_help_panel=PICTURE)
     ] = "stage"
+    rationale: Annotated[
+        str,
+        Option(
+            help="Reasons in the answers: 'none', 'template', 'measured'.",
+            rich_help_panel=PICTURE,
+        ),
+    ] = "none"
     jobs: Annotated[
-        int, Option(min=1, help="Recordings worked on at the same time.", rich_help_panel=HARDWARE)
+        int, Option(min=1, help="Recordings worked on at the same time.", rich_help_panel=RUNNING)
     ] = 1
+    scheduler: Annotated[
+        str,
+        Option(
+            help="Work on a Dask cluster, such as tcp://head:8786.",
+            show_default="no",
+            rich_help_panel=RUNNING,
+        ),
+    ] = ""
+    limit: Annotated[
+        int,
+        Option(
+            min=0,
+            help="Take only the first so many recordings.",
+            show_default="all",
+            rich_help_panel=RUNNING,
+        ),
+    ] = 0
+    dry_run: Annotated[
+        bool,
+        Option(
+            "--dry-run",
+            help="Say what would be made (epochs, bytes, time); write nothing.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = False
+    json: Json = False
     seed: Seed = 42
+
+
+@dataclass(frozen=True, slots=True)
+class InspectSettings:
+    """Show what is in recordings and hypnograms, and what prepare would make of them."""
+
+    files: Annotated[
+        list[Path], Argument(help="Recordings, hypnograms, or folders of them.", metavar="FILE")
+    ]
+    cohort: Annotated[
+        str,
+        Option(help="How files pair up: 'auto', 'sleep-edf', 'nsrr', 'isruc', 'generic'."),
+    ] = "auto"
+    channel: Channels = field(default_factory=lambda: ["EEG Fpz-Cz"])
+    wake_margin: WakeMargin = 30.0
+    strict: Strict = False
+    json: Json = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from typing import Final
+
+from eegtool.core.registry import closest
 
 STAGES: Final = ("W", "N1", "N2", "N3", "REM")
 """The AASM stages in the order used by every table, matrix and class index."""
@@ -27,21 +31,55 @@ UNSCORED: Final = "unscored"
 DROPPED: Final = (MOVEMENT, UNSCORED)
 """Kinds of scored time that are no stage: such epochs are dropped, and counted by kind."""
 
-# Rechtschaffen & Kales stages 3 and 4 are both AASM N3 (AASM Manual, Berry et al. 2012). The
-# spellings are those of Sleep-EDF's EDF+ annotations, compared without case and outer blanks.
-_SPELLINGS: Final = {
-    "sleep stage w": "W",
-    "sleep stage 1": "N1",
-    "sleep stage 2": "N2",
-    "sleep stage 3": "N3",
-    "sleep stage 4": "N3",
-    "sleep stage r": "REM",
-    "sleep stage n1": "N1",
-    "sleep stage n2": "N2",
-    "sleep stage n3": "N3",
-    "sleep stage ?": UNSCORED,
-    "movement time": MOVEMENT,
+# How scorings spell the stages. Rechtschaffen & Kales (1968) stages 3 and 4 are both AASM N3 (AASM
+# Manual, Berry et al. 2012). All words are compared by `_fold`: without case, blanks, hyphens and the
+# words "sleep" and "stage".
+_WORDS: Final = {
+    "W": "w wake awake wakefulness wach s0",
+    "N1": "n1 nrem1 nonrem1 s1",
+    "N2": "n2 nrem2 nonrem2 s2",
+    "N3": "n3 n4 nrem3 nrem4 nonrem3 nonrem4 s3 s4 sws slowwave deep",
+    "REM": "r rem",
+    MOVEMENT: "movementtime",
+    UNSCORED: "unscored",
 }
+"""Mean a stage wherever they stand."""
+
+_STAGE_WORDS: Final = {
+    MOVEMENT: "movement mt m",
+    UNSCORED: "? unknown undefined undetermined indeterminate notscored unstaged uns u n/a nan none "
+    "artifact artefact art lightson l",
+}
+"""Mean scored time that is no stage, but only behind the word "stage" or in a column of stages."""
+
+_NUMBERED: Final = {"W": "0", "N1": "1 i", "N2": "2 ii", "N3": "3 4 iii iv"}
+"""Numbers of Rechtschaffen & Kales: only behind the word "stage"."""
+
+_CODES: Final = {
+    **{0: "W", 1: "N1", 2: "N2", 3: "N3", 4: "N3", 5: "REM", 6: MOVEMENT, 7: UNSCORED, 9: UNSCORED},
+    **{-1: UNSCORED, -2: UNSCORED},
+}
+"""Numbers in a column of stages: those of Profusion and the NSRR (SHHS, MESA: 5 is REM), which ISRUC
+shares; -1 (artefact) and -2 (unscored) are yasa's."""
+
+TYPICAL_SPELLINGS: Final = (
+    *("W", "Wake", "N1", "N2", "N3", "R", "REM", "S1", "S2", "S3", "S4", "?", "Unscored"),
+    *("Stage 1", "Stage 2", "Stage 3", "Stage 4", "REM sleep", "NREM 1", "NREM 2", "NREM 3"),
+    *("Sleep stage W", "Sleep stage 1", "Sleep stage 2", "Sleep stage 3", "Sleep stage 4"),
+    *("Sleep stage N1", "Sleep stage N2", "Sleep stage N3", "Sleep stage R", "Sleep stage ?"),
+    "Movement time",
+)
+"""What an unknown word is compared with."""
+
+
+def _inverted(table: dict[str, str]) -> dict[str, str]:
+    return {word: stage for stage, words in table.items() for word in words.split()}
+
+
+_STAGE_OF_WORD: Final = _inverted(_WORDS)
+_STAGE_BEHIND_STAGE: Final = _STAGE_OF_WORD | _inverted(_STAGE_WORDS) | _inverted(_NUMBERED)
+_STAGE_IN_COLUMN: Final = _STAGE_OF_WORD | _inverted(_STAGE_WORDS)
+_FOLDED_TYPICAL: Final = tuple(s.casefold() for s in TYPICAL_SPELLINGS if len(s) > 3)
 
 
 def stage_of(description: str) -> str | None:
@@ -50,7 +88,7 @@ def stage_of(description: str) -> str | None:
     Parameters
     ----------
     description : str
-        Text of the annotation, such as ``"Sleep stage 4"``.
+        Text of the annotation, such as ``"Sleep stage 4"``, ``"Stage 4 sleep"`` or ``"N3"``.
 
     Returns
     -------
@@ -58,4 +96,42 @@ def stage_of(description: str) -> str | None:
         One of `STAGES` or `DROPPED`; None for an annotation that is not about sleep stages
         (an arousal, lights off).
     """
-    return _SPELLINGS.get(" ".join(description.split()).casefold())
+    word, behind_stage = _fold(description)
+    return (_STAGE_BEHIND_STAGE if behind_stage else _STAGE_OF_WORD).get(word)
+
+
+def stage_in_column(cell: str) -> str | None:
+    """Translate one entry of a column (or list) that holds nothing but stages.
+
+    Beside the words that `stage_of` knows there are numbers (4 is stage 4, 5 is REM) and short words
+    for what is no stage, such as ``?``.
+
+    Returns
+    -------
+    str or None
+        One of `STAGES` or `DROPPED`; None for an unknown entry, which nobody may pass over.
+    """
+    if number := re.fullmatch(r"([+-]?\d{1,3})(?:[.,]0+)?", cell.strip()):
+        return _CODES.get(int(number[1]))
+    word, behind_stage = _fold(cell)
+    return (_STAGE_BEHIND_STAGE if behind_stage else _STAGE_IN_COLUMN).get(word)
+
+
+def is_misspelt(description: str) -> bool:
+    """Say whether an annotation that `stage_of` does not know was clearly meant as a stage."""
+    text = " ".join(description.casefold().split())
+    return text.startswith("sleep stage ") or bool(
+        difflib.get_close_matches(text, _FOLDED_TYPICAL, n=1, cutoff=0.85)
+    )
+
+
+def closest_spelling(word: str) -> str:
+    """Return ``" Did you mean 'x'?"`` for the usual spelling of a stage nearest to `word`, or nothing."""
+    return closest(word, TYPICAL_SPELLINGS)
+
+
+def _fold(text: str) -> tuple[str, bool]:
+    """Return the word that names the stage, and whether it stands with the word "stage"."""
+    text = re.sub(r"[\s_-]+", " ", text.casefold())
+    words = re.sub(r"\b(?:sleep)?stage(?=\d|\b)", " stage ", text).split()
+    return "".join(w for w in words if w not in ("sleep", "stage")), "stage" in words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -40,7 +41,10 @@ _WRITTEN_BY: Final = {
     "eeg_answers.jsonl": "evaluate",
 }
 
-_DRAWN_BY: Final = ("channel", "low_hz", "high_hz", "style", "size", "amplitude_uv")
+_DRAWN_BY: Final = (
+    *("channel", "low_hz", "high_hz", "notch_hz", "resample_hz"),
+    *("style", "size", "amplitude_uv", "marks"),
+)
 """What of the protocol decides how the picture of an epoch looks."""
 
 
@@ -59,6 +63,20 @@ class Workspace:
     def prepare_stamp(self) -> Path:
         """Run stamp of prepare: how the pictures were made."""
         return self.root / "prepare.json"
+
+    @property
+    def split(self) -> Path:
+        """Which subject is on which side; another workspace can take it over."""
+        return self.root / "split.json"
+
+    def night(self, recording: str) -> Path:
+        """Card of one recording: what prepare made of it, and the hash of its pictures."""
+        return self.root / "nights" / f"{recording}.json"
+
+    @property
+    def easel(self) -> Path:
+        """Folder in which prepare draws; what is whole in it is kept when prepare is interrupted."""
+        return self.root / ".prepare.tmp"
 
     @property
     def conversations(self) -> Path:
@@ -106,8 +124,13 @@ class Workspace:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary sibling to write to; it takes the name `path` only if the block succeeds."""
+    """Give a temporary sibling to write to; it takes the name `path` only if the block succeeds.
+
+    What a killed writer of the same file left behind goes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        left.unlink(missing_ok=True)
     tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield tmp
@@ -199,7 +222,7 @@ def run_stamp(
     step: str,
     settings: Any,
     *,
-    inputs: Mapping[str, Path],
+    inputs: Mapping[str, Path | str],
     protocol: Mapping[str, Any],
     results: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -211,8 +234,8 @@ def run_stamp(
         Name of the command.
     settings : dataclass
         Its settings, seed included.
-    inputs : mapping of str to Path
-        Files it read; their SHA-256 is stored.
+    inputs : mapping of str to Path or str
+        Files it read, or their SHA-256 where that is known; the latter is stored.
     protocol : mapping
         What decides which epochs and pictures there are: channel, filter, wake rule, split, style, ...
     results : mapping
@@ -227,7 +250,7 @@ def run_stamp(
         "settings": jsonable(asdict(settings)),
         "versions": {"python": sys.version.split()[0], **_versions()},
         "git_commit": _git_commit(),
-        "inputs": {name: sha256_of(path) for name, path in inputs.items()},
+        "inputs": {k: v if isinstance(v, str) else sha256_of(v) for k, v in inputs.items()},
         "protocol": jsonable(dict(protocol)),
         "results": jsonable(dict(results)),
     }

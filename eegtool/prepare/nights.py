@@ -1,126 +1,419 @@
-"""One recording with its hypnogram: from files to staged epochs and their pictures."""
+"""One recording with its scoring: from files to staged epochs and their pictures, kept across interruptions.
+
+The order is fixed: read, notch and band-pass the whole recording, (resample,) cut into epochs on the
+grid of the scoring, trim wake around sleep, drop what has no stage, draw.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
+import shutil
+import time
+import uuid
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Final
 
+from eegtool import __version__
 from eegtool.core.errors import EegToolError
-from eegtool.core.records import Epoch
+from eegtool.core.records import SPLITS, Epoch
 from eegtool.core.settings import PrepareSettings
 from eegtool.core.stages import DROPPED, EPOCH_S, STAGES
+from eegtool.core.workspace import Workspace, read_json, sha256_of, write_json
 from eegtool.prepare.cohorts import Night
-from eegtool.prepare.hypnograms import ScoredRun, read_hypnogram, stage_per_epoch
+from eegtool.prepare.facts import Facts, measure
+from eegtool.prepare.hypnograms import read_hypnogram, stage_per_epoch
 from eegtool.prepare.images import draw_png
 from eegtool.prepare.images.spec import PictureSpec
-from eegtool.prepare.recordings import (
-    channel_names,
-    find_channel,
-    read_recording,
-    sampling_rate,
-    start_time,
-)
+from eegtool.prepare.recordings import Signal, find_signals, read_header, read_recording
 from eegtool.prepare.signals import (
     band_pass,
-    check_amplitude,
     check_band,
     cut_epoch,
+    notch,
+    resample,
     trim_wake,
     whole_epochs,
 )
 
+_DECIDES: Final = (
+    *("channel", "low_hz", "high_hz", "notch_hz", "resample_hz", "wake_margin", "strict"),
+    *("style", "size", "amplitude_uv", "marks"),
+)
+"""Settings that decide which epochs and pictures a recording gives; others never redraw anything."""
+
+
+_OWNER: Final = ".run"
+"""File of the easel with the name of the run that draws in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What names, header and scoring say of a recording, before any signal is read."""
+
+    night: Night
+    stages: tuple[str, ...]
+    """Stage or kind of dropped time of every epoch of the recording."""
+    kept: range
+    """Epochs that are left when wake is trimmed."""
+    first_onset_s: float
+    """Where the grid of epochs begins, in seconds from the first sample."""
+    simulated: bool
+    notes: tuple[str, ...]
+
+    @property
+    def staged(self) -> tuple[tuple[int, str], ...]:
+        """Index and stage of every epoch that gets a picture."""
+        return tuple((i, self.stages[i]) for i in self.kept if self.stages[i] in STAGES)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Epochs within the trimmed night that have no stage, by kind."""
+        counts = Counter(self.stages[i] for i in self.kept if self.stages[i] in DROPPED)
+        return dict(sorted(counts.items()))
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What became of one recording."""
+    """What became of one recording; stored as ``nights/<recording>.json``, less what finds it.
+
+    Attributes
+    ----------
+    night : Night
+        Whose it is.
+    key : str
+        Hash of its input files and of all settings that decide what is drawn.
+    channel : str
+        The channels as the file spells them.
+    staged : tuple of (int, str)
+        Index and stage of every epoch kept.
+    first_onset_s : float
+        Where the grid of epochs begins, in seconds from the first sample.
+    n_trimmed : int
+        Epochs cut off as wake far from sleep.
+    dropped : dict of str to int
+        Epochs within the trimmed night that have no stage, by kind.
+    inputs : dict of str to str
+        SHA-256 of each input file.
+    pictures_sha256 : str
+        Hash over the names and bytes of all pictures.
+    simulated : bool
+        Whether the recording calls itself simulated.
+    notes : tuple of str
+        What the user should know.
+    facts : tuple of dict, or None
+        What was measured in each epoch; None where nobody asked.
+    folder : Path or None
+        Where its pictures are now.
+    problem : EegToolError or None
+        Why the recording could not be used.
+    """
 
     night: Night
-    split: str
+    key: str = ""
     channel: str = ""
-    """The channel as the file spells it."""
-    epochs: tuple[Epoch, ...] = ()
+    staged: tuple[tuple[int, str], ...] = ()
+    first_onset_s: float = 0.0
     n_trimmed: int = 0
-    """Epochs cut off as wake far from sleep."""
-    dropped: tuple[tuple[str, int], ...] = ()
-    """Epochs within the trimmed night that have no stage, by kind."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    pictures_sha256: str = ""
+    simulated: bool = False
+    notes: tuple[str, ...] = ()
+    facts: tuple[dict[str, Any], ...] | None = None
+    folder: Path | None = None
     problem: EegToolError | None = None
-    """Why the recording could not be used."""
+
+    def epochs(self, split: str) -> list[Epoch]:
+        """Return its epochs as rows of ``epochs.csv``, on one side of the split."""
+        return [
+            Epoch(
+                sample_id=(sample_id := _sample_id(self.night, i)),
+                cohort=self.night.cohort,
+                recording=self.night.recording,
+                subject=self.night.subject,
+                night=self.night.night,
+                epoch_index=i,
+                onset_s=self.first_onset_s + i * EPOCH_S,
+                stage=stage,
+                split=split,
+                image=f"{self.night.recording}/{sample_id}.png",
+            )
+            for i, stage in self.staged
+        ]
+
+    def facts_of(self) -> dict[str, Facts]:
+        """Return what was measured, by sample id."""
+        ids = [_sample_id(self.night, i) for i, _ in self.staged]
+        return dict(zip(ids, map(Facts.from_row, self.facts or ()), strict=True))
+
+    def to_card(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {name: getattr(self, name) for name in _CARD}
+
+    @classmethod
+    def from_card(cls, night: Night, card: dict[str, Any], folder: Path) -> Prepared:
+        """Read the form that `to_card` writes."""
+        values = {name: card[name] for name in _CARD}
+        values["staged"] = tuple((int(i), str(stage)) for i, stage in values["staged"])
+        values["notes"] = tuple(values["notes"])
+        try:
+            values["facts"] = values["facts"] and tuple(
+                Facts.from_row(row).to_row() for row in values["facts"]
+            )
+        except (KeyError, TypeError, ValueError):  # measured by another version: measure again
+            values["facts"] = None
+        return cls(night, folder=folder, **values)
 
 
-def find_problem(night: Night, settings: PrepareSettings) -> EegToolError | None:
-    """Find out from names, headers and scoring alone what is wrong with a recording."""
+_CARD: Final = (
+    *("key", "channel", "staged", "first_onset_s", "n_trimmed", "dropped", "inputs"),
+    *("pictures_sha256", "simulated", "notes", "facts"),
+)
+
+
+def outline(night: Night, settings: PrepareSettings) -> Outline:
+    """Read header and scoring of a recording.
+
+    Raises
+    ------
+    EegToolError
+        If either cannot be used, or no sleep is scored within the recording.
+    """
+    header = read_header(night.signal_path, strict=settings.strict)
+    for _, sfreq_hz in find_signals(header, settings.channel):
+        check_band(settings.low_hz, settings.high_hz, sfreq_hz)
+    if night.hypnogram_path is None:
+        raise EegToolError(
+            f"There is no hypnogram for {night.signal_path}.",
+            "Put it beside the recording, or pair the files in a pairs.csv.",
+        )
+    hypnogram = read_hypnogram(night.hypnogram_path, header.start, header.duration_s)
+    n_epochs = whole_epochs(header.duration_s, 1.0, hypnogram.first_onset_s)
+    stages = stage_per_epoch(hypnogram, n_epochs)
+    kept = trim_wake(stages, settings.wake_margin)
+    if not kept:
+        raise EegToolError(
+            f"The hypnogram {night.hypnogram_path} scores no sleep within the recording.",
+            "Check that it belongs to this recording.",
+        )
+    notes = header.notes + hypnogram.notes
+    first_onset_s = hypnogram.first_onset_s
+    return Outline(night, tuple(stages), kept, first_onset_s, header.simulated, notes)
+
+
+def open_easel(root: Path) -> str:
+    """Make the folder to draw in, take it over from any other run, and return the name of this run.
+
+    Whole recordings that an interrupted run left there are kept.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    easel = Workspace(root).easel
+    easel.mkdir(parents=True, exist_ok=True)
+    run = uuid.uuid4().hex
+    (easel / _OWNER).write_text(run)
+    for part in easel.glob("*.part"):
+        shutil.rmtree(part, ignore_errors=True)
+    return run
+
+
+def prepare_night(night: Night, settings: PrepareSettings, run: str) -> Prepared:
+    """Make the pictures of one recording in the easel of the workspace, or find them whole.
+
+    What an earlier run drew from the same files in the same way is kept where it is.
+
+    Parameters
+    ----------
+    night : Night
+        The recording.
+    settings : PrepareSettings
+        What to make of it.
+    run : str
+        Name that `open_easel` gave. The worker of a killed run may still be at it when the next
+        run begins; it stops when it sees that the easel has another owner.
+
+    Raises
+    ------
+    EegToolError
+        If the easel cannot be written. What is wrong with the recording itself is returned as
+        the `problem` of the result.
+    """
     try:
-        name = find_channel(night.signal_path, channel_names(night.signal_path), settings.channel)
-        check_band(settings.low_hz, settings.high_hz, sampling_rate(night.signal_path, name))
-        _scoring(night)
+        plan = outline(night, settings)
+        inputs = _hashes(night)
+        key = _key(inputs, settings)
+        done = _find(night, key, Workspace(settings.workspace))
+        if done and (done.facts is not None or settings.rationale != "measured"):
+            return done
+        recording = read_recording(night.signal_path, settings.channel, strict=settings.strict)
+        signals = [_cleaned(signal, settings) for signal in recording.signals]
+        if done is None:
+            done = Prepared(
+                night,
+                key=key,
+                channel=", ".join(signal.name for signal in signals),
+                staged=plan.staged,
+                first_onset_s=plan.first_onset_s,
+                n_trimmed=len(plan.stages) - len(plan.kept),
+                dropped=plan.dropped,
+                inputs=inputs,
+                simulated=plan.simulated,
+                notes=tuple(dict.fromkeys(plan.notes + recording.notes)),
+            )
+        if settings.rationale == "measured":
+            onsets_s = [epoch.onset_s for epoch in done.epochs("")]
+            facts = measure(signals[0].data_uv, signals[0].sfreq_hz, onsets_s)
+            done = replace(done, facts=tuple(f.to_row() for f in facts))
     except EegToolError as problem:
-        return problem
+        return Prepared(night, problem=problem)
+    try:
+        return _draw(done, signals, settings, run)
+    except OSError as error:
+        raise cannot_write(settings.workspace, error) from error
+
+
+def cannot_write(workspace: Path, error: OSError) -> EegToolError:
+    """Return the error of a disk that is full or gone."""
+    return EegToolError(
+        f"The workspace {workspace} cannot be written: {error.strerror}.",
+        "Make room or mend the permissions, and run again: what is drawn is kept.",
+    )
+
+
+def draw_epochs(
+    epochs: Sequence[Epoch], signals: Sequence[Signal], settings: PrepareSettings
+) -> Iterator[bytes]:
+    """Give the PNG of each epoch."""
+    spec = PictureSpec(settings.size, settings.amplitude_uv, settings.marks)
+    for epoch in epochs:
+        cut = [(cut_epoch(s.data_uv, s.sfreq_hz, epoch.onset_s), s.sfreq_hz) for s in signals]
+        yield draw_png(settings.style, cut, spec)
+
+
+def estimate(night: Night, settings: PrepareSettings, n_pictures: int = 20) -> tuple[float, ...]:
+    """Measure what a recording costs, without writing anything.
+
+    Returns
+    -------
+    tuple of float
+        Seconds to read and filter it, seconds per picture, bytes per picture.
+    """
+    began = time.perf_counter()
+    plan = outline(night, settings)
+    recording = read_recording(night.signal_path, settings.channel, strict=settings.strict)
+    signals = [_cleaned(signal, settings) for signal in recording.signals]
+    read_s = time.perf_counter() - began
+    spread = plan.staged[:: max(len(plan.staged) // n_pictures, 1)]
+    epochs = Prepared(night, staged=spread, first_onset_s=plan.first_onset_s).epochs("")
+    next(draw_epochs(epochs, signals, settings))  # tables of the style are made once
+    began = time.perf_counter()
+    sizes = [len(png) for png in draw_epochs(epochs, signals, settings)]
+    drawing_s = time.perf_counter() - began
+    return read_s, drawing_s / len(sizes), sum(sizes) / len(sizes)
+
+
+def _draw(
+    done: Prepared, signals: Sequence[Signal], settings: PrepareSettings, run: str
+) -> Prepared:
+    """Draw what is not drawn yet, and leave the card of the recording in the easel."""
+    workspace = Workspace(settings.workspace)
+    if done.folder is None:
+        folder = workspace.easel / done.night.recording
+        part = folder.with_name(f"{folder.name}.{run}.part")
+        shutil.rmtree(part, ignore_errors=True)  # a Dask worker may be the second to try
+        part.mkdir()
+        digest = hashlib.sha256()
+        epochs = done.epochs("")
+        for epoch, png in zip(epochs, draw_epochs(epochs, signals, settings), strict=True):
+            name = Path(epoch.image).name
+            (part / name).write_bytes(png)
+            digest.update(_entry(name, png))
+        _check_owner(workspace, run)
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+        done = replace(done, pictures_sha256=digest.hexdigest(), folder=folder)
+    _check_owner(workspace, run)
+    write_json(workspace.easel / f"{done.night.recording}.json", done.to_card())
+    return done
+
+
+def _check_owner(workspace: Workspace, run: str) -> None:
+    if (workspace.easel / _OWNER).read_text() != run:
+        raise EegToolError(
+            f"Another `eegvlm prepare` has begun in {workspace.root}.", "Let one of them finish."
+        )
+
+
+def _find(night: Night, key: str, workspace: Workspace) -> Prepared | None:
+    """Return what an earlier run made of these files in this way, if its pictures are whole."""
+    name = night.recording
+    for card_path in (workspace.easel / f"{name}.json", workspace.night(name)):
+        try:
+            card = read_json(card_path)
+        except EegToolError:
+            continue
+        if card.get("key") == key:
+            for folder in (workspace.easel, *map(workspace.images, SPLITS)):
+                if _digest(folder / name) == card["pictures_sha256"]:
+                    return Prepared.from_card(night, card, folder / name)
     return None
 
 
-def prepare_night(
-    night: Night, split: str, settings: PrepareSettings, spec: PictureSpec, easel: Path
-) -> Prepared:
-    """Read, filter, trim, cut and draw one recording, into ``easel/<split>/<recording>``."""
-    try:
-        recording = read_recording(night.signal_path, settings.channel)
-        check_amplitude(recording.data_uv)
-        data_uv = band_pass(
-            recording.data_uv, recording.sfreq_hz, settings.low_hz, settings.high_hz
-        )
-        n_epochs = whole_epochs(len(data_uv), recording.sfreq_hz)
-        stages = stage_per_epoch(_scoring(night), n_epochs)
-        kept = trim_wake(stages, settings.wake_margin)
-        if not kept:
-            raise EegToolError(
-                f"The hypnogram {night.hypnogram_path} scores no sleep within the recording.",
-                "Check that it belongs to this recording.",
-            )
-    except EegToolError as problem:
-        return Prepared(night, split, problem=problem)
-
-    epochs = tuple(
-        Epoch(
-            sample_id=(sample_id := f"{night.recording}-{i:04d}"),
-            cohort=night.cohort,
-            recording=night.recording,
-            subject=night.subject,
-            night=night.night,
-            epoch_index=i,
-            onset_s=float(i * EPOCH_S),
-            stage=stages[i],
-            split=split,
-            image=f"{night.recording}/{sample_id}.png",
-        )
-        for i in kept
-        if stages[i] in STAGES
-    )
-    (easel / split / night.recording).mkdir(parents=True)
-    for epoch in epochs:
-        epoch_uv = cut_epoch(data_uv, recording.sfreq_hz, epoch.epoch_index)
-        png = draw_png(settings.style, epoch_uv, recording.sfreq_hz, spec)
-        (easel / split / epoch.image).write_bytes(png)
-    dropped = Counter(stages[i] for i in kept if stages[i] in DROPPED)
-    n_trimmed = len(stages) - len(kept)
-    return Prepared(
-        night, split, recording.channel, epochs, n_trimmed, tuple(sorted(dropped.items()))
-    )
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        digest.update(_entry(path.name, path.read_bytes()))
+    return digest.hexdigest()
 
 
-def _scoring(night: Night) -> tuple[ScoredRun, ...]:
-    hypnogram = night.hypnogram_path
-    if hypnogram is None:
-        raise EegToolError(
-            f"There is no hypnogram for {night.signal_path}.",
-            f"Sleep-EDF has it beside the recording, as {night.recording[:7]}?-Hypnogram.edf.",
-        )
-    runs = read_hypnogram(hypnogram)
-    began, scored_from = start_time(night.signal_path), start_time(hypnogram)
-    if began != scored_from:
-        raise EegToolError(
-            f"The hypnogram {hypnogram} is of another night: it starts on {scored_from}, "
-            f"the recording on {began}.",
-            "Fetch both files again; where dates were changed on purpose, give both the same start.",
-        )
-    return runs
+def _entry(name: str, content: bytes) -> bytes:
+    return f"{name} {len(content)}\n".encode() + content
+
+
+def _key(inputs: dict[str, str], settings: PrepareSettings) -> str:
+    decides = {name: getattr(settings, name) for name in _DECIDES}
+    return hashlib.sha256(json.dumps([__version__, inputs, decides]).encode()).hexdigest()
+
+
+def _hashes(night: Night) -> dict[str, str]:
+    """Return the SHA-256 of each file of a recording and its scoring, by file name.
+
+    BrainVision and EEGLAB keep the samples in another file, which may have another name.
+    """
+    signal = night.signal_path
+    files = [signal, *([night.hypnogram_path] if night.hypnogram_path else [])]
+    if signal.suffix.lower() in (".vhdr", ".set"):
+        named = re.findall(rb"^(?:Data|Marker)File=(.+?)\s*$", signal.read_bytes(), re.MULTILINE)
+        names = {name.decode("utf-8", "replace") for name in named}
+        beside = sorted(signal.parent.iterdir())
+        files += [p for p in beside if p.stem == signal.stem or p.name in names]
+    hashes: dict[str, str] = {}
+    for path in dict.fromkeys(path for path in files if path.is_file()):
+        name = path.name if path.name not in hashes else f"{path.parent.name}/{path.name}"
+        hashes[name] = sha256_of(path)
+    return hashes
+
+
+def _cleaned(signal: Signal, settings: PrepareSettings) -> Signal:
+    """Filter a whole recording once, and resample it if asked."""
+    data_uv, sfreq_hz = signal.data_uv, signal.sfreq_hz
+    if settings.notch_hz:
+        data_uv = notch(data_uv, sfreq_hz, settings.notch_hz)
+    data_uv = band_pass(data_uv, sfreq_hz, settings.low_hz, settings.high_hz)
+    if settings.resample_hz and settings.resample_hz != sfreq_hz:
+        check_band(settings.low_hz, settings.high_hz, settings.resample_hz)
+        data_uv = resample(data_uv, sfreq_hz, settings.resample_hz)
+        sfreq_hz = settings.resample_hz
+    return Signal(signal.name, data_uv, sfreq_hz)
+
+
+def _sample_id(night: Night, epoch_index: int) -> str:
+    return f"{night.recording}-{epoch_index:04d}"

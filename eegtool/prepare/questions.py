@@ -2,37 +2,108 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from eegtool.core.errors import EegToolError
 from eegtool.core.records import Conversation, Epoch, Question
 from eegtool.core.stages import STAGES
+from eegtool.prepare.facts import Facts
+from eegtool.prepare.rationale import conclusion, define, reason
+
+_ASK: Final = "Which sleep stage does this 30-second EEG epoch show?"
+_CHOICE: Final = f"{', '.join(STAGES[:-1])} or {STAGES[-1]}"
 
 
 @dataclass(frozen=True, slots=True)
 class QuestionTemplate:
-    """A question about every epoch, and the form of its answer with ``{stage}``."""
+    """A question about every epoch, and the form of its answer.
+
+    Attributes
+    ----------
+    question : str
+        The same for every epoch: it cannot tell the stage.
+    answer : callable
+        The answer without reasons, given the stage.
+    max_new_tokens : int
+        Room for an answer, in tokens, with reasons where they are asked for.
+    reasons : bool
+        Whether reasons are asked for.
+    """
 
     question: str
-    answer: str
+    answer: Callable[[str], str]
+    max_new_tokens: int
+    reasons: bool = False
 
 
 QUESTION_TEMPLATES: Final[dict[str, QuestionTemplate]] = {
-    "stage": QuestionTemplate("Which sleep stage does this 30-second EEG epoch show?", "{stage}"),
-    "options": QuestionTemplate(
-        "Which sleep stage does this 30-second EEG epoch show? "
-        f"Answer with one of {', '.join(STAGES[:-1])} or {STAGES[-1]}.",
-        "{stage}",
+    "stage": QuestionTemplate(_ASK, str, 8),
+    "options": QuestionTemplate(f"{_ASK} Answer with one of {_CHOICE}.", str, 8),
+    "cot": QuestionTemplate(
+        f"{_ASK} Reason step by step: amplitude and frequencies, rhythm, spindles, K-complexes and "
+        f"slow waves, the AASM rule. Conclude with 'The stage is ...', one of {_CHOICE}.",
+        conclusion,
+        320,
+        reasons=True,
     ),
 }
 
+RATIONALES: Final[dict[str, Callable[[str, Facts | None], str]]] = {
+    "none": lambda stage, facts: "",
+    "template": lambda stage, facts: define(stage),
+    "measured": lambda stage, facts: reason(_measured(facts), stage),
+}
+"""Reasons for the answer, given the stage and what was measured: an empty text, what the AASM Manual
+says of the stage, or what was measured in the epoch and what the manual makes of it."""
 
-def conversation(epoch: Epoch, template: QuestionTemplate) -> Conversation:
-    """Return the fine-tuning sample of an epoch: ``[Image1, Image1]``, the question, the true answer."""
-    answer = template.answer.format(stage=epoch.stage)
+
+def check_rationale(template: str, rationale: str) -> None:
+    """Refuse reasons in the answer to a question that does not ask for them.
+
+    Raises
+    ------
+    EegToolError
+        Naming the flags.
+    """
+    if rationale != "none" and not QUESTION_TEMPLATES[template].reasons:
+        asking = " or ".join(f"'{n}'" for n, t in QUESTION_TEMPLATES.items() if t.reasons)
+        raise EegToolError(
+            f"--rationale {rationale} does not fit --template {template}, which asks for no reasons.",
+            f"Use --template {asking.strip(chr(39))}, or --rationale none.",
+        )
+
+
+def conversation(epoch: Epoch, template: QuestionTemplate, reasons: str = "") -> Conversation:
+    """Return the fine-tuning sample of an epoch: ``[Image1, Image1]``, the question, the true answer.
+
+    Parameters
+    ----------
+    epoch : Epoch
+        With its true stage.
+    template : QuestionTemplate
+        How to ask.
+    reasons : str
+        A text of `RATIONALES`; empty for an answer without reasons.
+
+    Raises
+    ------
+    ValueError
+        If the reasons do not conclude with the true stage, or the template asks for none.
+    """
+    if reasons and not (template.reasons and reasons.endswith(conclusion(epoch.stage))):
+        raise ValueError(f"{epoch.sample_id}: these reasons do not answer the question: {reasons}")
+    answer = reasons or template.answer(epoch.stage)
     return Conversation(epoch.sample_id, (epoch.image,) * 2, template.question, answer)
 
 
 def question(epoch: Epoch, template: QuestionTemplate) -> Question:
-    """Return the evaluation question of an epoch."""
+    """Return the evaluation question of an epoch; the true stage is its category, not in its text."""
     return Question(epoch.sample_id, (epoch.image,) * 2, template.question, epoch.stage)
+
+
+def _measured(facts: Facts | None) -> Facts:
+    if facts is None:
+        raise ValueError("measured reasons need what was measured")
+    return facts

@@ -1,15 +1,45 @@
-"""Signals and epochs in plain numpy and scipy: filter, trim, cut."""
+"""Signals and epochs in plain numpy and scipy: check, filter, resample, trim, cut."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
+from typing import Final
 
 import numpy as np
-from scipy.signal import butter, sosfiltfilt
+from scipy.signal import butter, filtfilt, iirnotch, resample_poly, sosfiltfilt
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.stages import EPOCH_S, SLEEP_STAGES
+
+UV_PER_UNIT: Final = {"uV": 1.0, "mV": 1e3, "V": 1e6}
+"""Units that a file without a usable one may have meant."""
+
+_SPELLINGS: Final = {
+    # Folded: the micro sign is then the Greek letter, and what Shift-JIS writes ("\x83\xca") is in
+    # lower case too.
+    **dict.fromkeys(("uv", "μv", "\x83\xeav", "microv", "microvolt", "microvolts"), 1.0),
+    **dict.fromkeys(("nv", "nanovolt", "nanovolts"), 1e-3),
+    **dict.fromkeys(("mv", "millivolt", "millivolts"), 1e3),
+    **dict.fromkeys(("v", "volt", "volts"), 1e6),
+}
+
+POSSIBLE_UV: Final = (0.1, 1e4)
+"""Swings that a known unit is trusted with: above the noise of amplifiers, below their range."""
+
+PLAUSIBLE_UV: Final = (2.0, 500.0)
+"""Swings of an EEG whose unit is guessed. Less than a factor of 1000 wide, so one unit fits at most."""
+
+MIN_SFREQ_HZ: Final = 32.0
+"""Sleep spindles go up to 16 Hz (AASM Manual): what is sampled slower cannot show them."""
+
+_WINDOW_S: Final = 4.0
+_MAX_WINDOWS: Final = 1000
+_STUCK: Final = 0.5  # share of samples at the rails from which on a signal is refused ...
+_CLIPPED: Final = 0.01  # ... and from which on the user is told
+_NOTCH_QUALITY: Final = 30.0  # 50 Hz: a notch 1.7 Hz wide
+_LARGEST_DENOMINATOR: Final = 1000  # of a sampling rate in Hz: 199.9 and 256.017 are exact
 
 
 def check_band(low_hz: float, high_hz: float, sfreq_hz: float = math.inf) -> None:
@@ -31,20 +61,104 @@ def check_band(low_hz: float, high_hz: float, sfreq_hz: float = math.inf) -> Non
         )
 
 
-def check_amplitude(data_uv: np.ndarray) -> None:
-    """Refuse a signal that cannot be EEG: a channel that was not connected, or another unit.
+def check_rate(sfreq_hz: float) -> None:
+    """Refuse a channel that is sampled too slowly to hold the rhythms of sleep.
 
     Raises
     ------
     EegToolError
-        If the standard deviation is outside 0.1 µV to 10 mV; sleep EEG has 10 to 100 µV.
+        If the rate is below `MIN_SFREQ_HZ`.
     """
-    spread_uv = float(np.std(data_uv))
-    if not 0.1 <= spread_uv <= 1e4:
+    if not sfreq_hz >= MIN_SFREQ_HZ:
         raise EegToolError(
-            f"The signal has a standard deviation of {spread_uv:.3g} µV: it is not EEG.",
-            "Look at the channel and at the unit in the header of the file.",
+            f"The signal is sampled at {sfreq_hz:g} Hz: too slow to hold the rhythms of sleep, so no EEG.",
+            f"Choose a channel of at least {MIN_SFREQ_HZ:g} Hz with --channel.",
         )
+
+
+def swing(data: np.ndarray, sfreq_hz: float) -> float:
+    """Measure how far a signal swings, whatever its drifts and artefacts.
+
+    Returns
+    -------
+    float
+        Median over windows of 4 s of the range between the quartiles, in the unit of `data`;
+        sleep EEG has 5 to 150 µV.
+    """
+    lower, upper = np.percentile(_windows(data, sfreq_hz), (25, 75), axis=1)
+    return float(np.median(upper - lower))
+
+
+def check_amplitude(data_uv: np.ndarray, sfreq_hz: float) -> str:
+    """Refuse a signal that is flat, saturated, or of a size that no EEG has.
+
+    Parameters
+    ----------
+    data_uv : float [n_samples]
+        Signal in µV.
+    sfreq_hz : float
+        Sampling rate.
+
+    Returns
+    -------
+    str
+        A note where a part of the signal is clipped, else empty.
+
+    Raises
+    ------
+    EegToolError
+        If samples are no numbers, the signal is flat or at its limits for most of the time, or its
+        `swing` is not within `POSSIBLE_UV`.
+    """
+    swing_uv, clipped = _check_shape(data_uv, sfreq_hz)
+    if not POSSIBLE_UV[0] <= swing_uv <= POSSIBLE_UV[1]:
+        raise _no_eeg(swing_uv)
+    return clipped
+
+
+def microvolts(data: np.ndarray, unit: str, sfreq_hz: float) -> tuple[float, str]:
+    """Find out what turns the numbers of a file into µV.
+
+    A known unit counts, unless the signal would then be impossibly small or large and is an EEG in
+    another unit. Without a known unit, the one that makes it an EEG counts.
+
+    Parameters
+    ----------
+    data : float [n_samples]
+        Signal in the unit of the file.
+    unit : str
+        That unit as the file spells it; may be empty.
+    sfreq_hz : float
+        Sampling rate.
+
+    Returns
+    -------
+    tuple of float and str
+        Factor to µV, and a note where it is not what the file says or the signal is clipped.
+
+    Raises
+    ------
+    EegToolError
+        As in `check_amplitude`; also if no unit makes it an EEG.
+    """
+    size, clipped = _check_shape(data, sfreq_hz)
+    labelled = _SPELLINGS.get(unit.strip().casefold())
+    if labelled and POSSIBLE_UV[0] <= size * labelled < PLAUSIBLE_UV[1]:
+        return labelled, clipped
+    said = f"its unit '{unit}'" if unit.strip() else "the missing unit"
+    for guess, factor in UV_PER_UNIT.items():
+        if PLAUSIBLE_UV[0] <= size * factor < PLAUSIBLE_UV[1]:
+            note = f"{said} was read as {guess}, which makes it swing by {size * factor:.3g} µV."
+            return factor, " ".join(filter(None, (note, clipped)))
+    if labelled and size * labelled <= POSSIBLE_UV[1] and size * labelled >= POSSIBLE_UV[0]:
+        return labelled, clipped
+    if labelled:
+        raise _no_eeg(size * labelled)
+    raise EegToolError(
+        f"The unit is {repr(unit) if unit.strip() else 'missing'}, and none makes the signal an EEG: "
+        f"it swings by {size:.3g}.",
+        "Look at the channel, and write the right unit into the header (EDFbrowser does that).",
+    )
 
 
 def band_pass(data_uv: np.ndarray, sfreq_hz: float, low_hz: float, high_hz: float) -> np.ndarray:
@@ -73,6 +187,53 @@ def band_pass(data_uv: np.ndarray, sfreq_hz: float, low_hz: float, high_hz: floa
     return np.asarray(sosfiltfilt(sos, data_uv))
 
 
+def notch(data_uv: np.ndarray, sfreq_hz: float, notch_hz: float) -> np.ndarray:
+    """Take one frequency out of a whole recording, such as that of the mains, without phase shift.
+
+    Parameters
+    ----------
+    data_uv : float [n_samples]
+        Signal in µV.
+    sfreq_hz : float
+        Sampling rate.
+    notch_hz : float
+        Frequency; the notch is a thirtieth of it wide.
+
+    Raises
+    ------
+    EegToolError
+        If the frequency is not below half the sampling rate.
+    """
+    if not 0 < notch_hz < sfreq_hz / 2:
+        raise EegToolError(
+            f"--notch-hz {notch_hz:g} does not fit a channel sampled at {sfreq_hz:g} Hz.",
+            f"It must be below half the sampling rate, {sfreq_hz / 2:g} Hz; leave it out otherwise.",
+        )
+    return np.asarray(filtfilt(*iirnotch(notch_hz, _NOTCH_QUALITY, fs=sfreq_hz), data_uv))
+
+
+def resample(data_uv: np.ndarray, sfreq_hz: float, to_hz: float) -> np.ndarray:
+    """Resample a whole recording by the exact ratio of both rates.
+
+    Parameters
+    ----------
+    data_uv : float [n_samples]
+        Signal in µV.
+    sfreq_hz, to_hz : float
+        Sampling rates before and after. A filter keeps what would fold over from above half the
+        lower rate.
+
+    Raises
+    ------
+    EegToolError
+        If the new rate is not positive.
+    """
+    if not to_hz > 0:
+        raise EegToolError(f"--resample-hz {to_hz:g} is no sampling rate.", "Give one in Hz.")
+    ratio = _exact(to_hz) / _exact(sfreq_hz)
+    return np.asarray(resample_poly(data_uv, ratio.numerator, ratio.denominator))
+
+
 def trim_wake(stages: Sequence[str], margin_min: float) -> range:
     """Return the epochs from `margin_min` minutes before the first to as much after the last sleep.
 
@@ -85,13 +246,60 @@ def trim_wake(stages: Sequence[str], margin_min: float) -> range:
     return range(max(asleep[0] - margin, 0), min(asleep[-1] + margin + 1, len(stages)))
 
 
-def whole_epochs(n_samples: int, sfreq_hz: float) -> int:
-    """Return how many whole epochs a signal holds."""
-    # Half a sample more: the length of a whole night may fall short by a rounding error.
-    return int((n_samples + 0.5) / sfreq_hz // EPOCH_S)
+def whole_epochs(n_samples: float, sfreq_hz: float, first_onset_s: float = 0.0) -> int:
+    """Return how many whole epochs a signal holds from `first_onset_s` on."""
+    # A millisecond more: the length of a whole night may fall short by a rounding error.
+    return max(int((n_samples / sfreq_hz - first_onset_s + 1e-3) // EPOCH_S), 0)
 
 
-def cut_epoch(data_uv: np.ndarray, sfreq_hz: float, epoch_index: int) -> np.ndarray:
-    """Return one epoch, float [n_samples]; its start is rounded to the nearest sample."""
-    start = round(epoch_index * EPOCH_S * sfreq_hz)
-    return data_uv[start : start + round(EPOCH_S * sfreq_hz)]
+def cut_epoch(data_uv: np.ndarray, sfreq_hz: float, onset_s: float) -> np.ndarray:
+    """Return the epoch that begins at `onset_s`, float [n_samples].
+
+    Its start is rounded to the nearest sample; all epochs are of the same length.
+    """
+    n = round(EPOCH_S * sfreq_hz)
+    start = round(onset_s * sfreq_hz)
+    if start + n == len(data_uv) + 1:  # both were rounded up, at the very end
+        start -= 1
+    return data_uv[start : start + n]
+
+
+def _exact(sfreq_hz: float) -> Fraction:
+    return Fraction(sfreq_hz).limit_denominator(_LARGEST_DENOMINATOR)
+
+
+def _windows(data: np.ndarray, sfreq_hz: float) -> np.ndarray:
+    """Return windows of 4 s spread over a signal, float [n_windows, n_samples]: enough to judge it by."""
+    width = min(max(round(_WINDOW_S * sfreq_hz), 2), len(data))
+    n = len(data) // width
+    return data[: n * width].reshape(n, width)[:: math.ceil(n / _MAX_WINDOWS)]
+
+
+def _check_shape(data: np.ndarray, sfreq_hz: float) -> tuple[float, str]:
+    """Refuse what is no signal in whatever unit; return its swing, and a note if a part is clipped."""
+    if not math.isfinite(float(np.sum(data))):
+        raise EegToolError(
+            "Some samples are no numbers.", "Export the recording again, without gaps."
+        )
+    windows = _windows(data, sfreq_hz)
+    low, high = windows.min(), windows.max()
+    stuck = float(np.mean((windows == low) | (windows == high)))
+    if stuck > _STUCK and low < high:
+        raise EegToolError(
+            f"The signal is saturated: {stuck:.0%} of all samples are at the lowest or highest value.",
+            "The amplifier was overdriven, or nothing connected; choose another with --channel.",
+        )
+    size = swing(data, sfreq_hz)
+    if size == 0:
+        raise EegToolError(
+            "The signal is flat for most of the time.",
+            "Nothing was connected; choose another with --channel.",
+        )
+    return size, f"it is clipped for {stuck:.0%} of the time." if stuck > _CLIPPED else ""
+
+
+def _no_eeg(swing_uv: float) -> EegToolError:
+    return EegToolError(
+        f"The signal swings by {swing_uv:.3g} µV: it is not EEG.",
+        "Look at the channel and at the unit in the header of the file.",
+    )

@@ -1,33 +1,55 @@
-"""prepare: raw recordings to pictures, questions and the table of epochs."""
+"""prepare: raw recordings to pictures, questions and the table of epochs.
+
+Every recording is drawn in the easel, a hidden folder of the workspace; when all are done, they are
+published. A run that was killed finds its recordings whole or draws them again, so that the workspace
+becomes what it would have been without the interruption.
+"""
 
 from __future__ import annotations
 
+import json
 import shutil
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, parallel_config
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from eegtool.core.console import console, progress
-from eegtool.core.errors import EegToolError
-from eegtool.core.records import SPLITS, write_conversations, write_epochs, write_questions
+from eegtool.core.errors import EegToolError, brief
+from eegtool.core.records import SPLITS, Epoch, write_conversations, write_epochs, write_questions
 from eegtool.core.registry import check_name
 from eegtool.core.settings import PrepareSettings
 from eegtool.core.stages import DROPPED, STAGES
-from eegtool.core.workspace import Workspace, run_stamp, write_json
-from eegtool.prepare.cohorts import COHORTS, Night, find_nights
-from eegtool.prepare.images import STYLES
+from eegtool.core.workspace import Workspace, jsonable, run_stamp, write_json
+from eegtool.prepare.cohorts import Found, Night, find_nights
+from eegtool.prepare.download import download
+from eegtool.prepare.images import STYLES, check_bands
 from eegtool.prepare.images.spec import PictureSpec
-from eegtool.prepare.nights import Prepared, find_problem, prepare_night
-from eegtool.prepare.questions import QUESTION_TEMPLATES, conversation, question
-from eegtool.prepare.recordings import is_simulated
+from eegtool.prepare.nights import (
+    Outline,
+    Prepared,
+    cannot_write,
+    estimate,
+    open_easel,
+    outline,
+    prepare_night,
+)
+from eegtool.prepare.questions import (
+    QUESTION_TEMPLATES,
+    RATIONALES,
+    check_rationale,
+    conversation,
+    question,
+)
 from eegtool.prepare.signals import check_band
-from eegtool.prepare.splits import check_no_leak, choose_eval_subjects
+from eegtool.prepare.splits import BALANCES, Split, balance, check_no_leak, make_split, write_split
 
 
 def run(settings: PrepareSettings) -> None:
@@ -41,45 +63,41 @@ def run(settings: PrepareSettings) -> None:
         If a name or path is wrong, no recording can be used, or a side of the split stays empty.
         The workspace is then as it was.
     """
-    check_name("cohort", settings.cohort, COHORTS)
-    check_name("style", settings.style, STYLES)
-    check_name("question template", settings.template, QUESTION_TEMPLATES)
-    check_band(settings.low_hz, settings.high_hz)
-    spec = PictureSpec(settings.size, settings.amplitude_uv)
-
-    nights = find_nights(settings.recordings, settings.cohort)
-    bad = [Prepared(n, "", problem=p) for n in nights if (p := find_problem(n, settings))]
-    unusable = {p.night for p in bad}
-    good = [n for n in nights if n not in unusable]
-    if not good:
-        raise _refusal(bad)
-    _print_left_out(bad)
-    named = [s.strip() for s in settings.eval_subjects.split(",") if s.strip()]
-    eval_subjects = choose_eval_subjects(
-        (n.subject for n in good), named, settings.eval_fraction, settings.seed
-    )
-    visible_hz = min(STYLES[settings.style].visible_hz(spec), settings.high_hz)
+    console.stderr = settings.json  # standard output is for the JSON object alone
+    _check(settings)
+    paths = settings.recordings
+    if settings.download:
+        paths = [
+            path
+            for folder in settings.recordings
+            for path in download(settings.download, settings.subjects, folder)
+        ]
+    found = find_nights(paths, settings.cohort, subject_pattern=settings.subject_pattern)
+    nights = _chosen(found, settings)
+    visible_hz = STYLES[settings.style].visible_hz(_spec(settings), len(settings.channel))
+    visible_hz = min(visible_hz, settings.high_hz)
     console.print(
         f"Drawing [bold]{settings.style}[/] pictures of {settings.size} × {settings.size} pixels; "
         f"rhythms show up to {visible_hz:.3g} Hz."
     )
-    with _easel(settings.workspace) as easel:
-        jobs = [(night, "eval" if night.subject in eval_subjects else "ft") for night in good]
-        drawn = _draw(jobs, settings, spec, easel)
-        for split, side in (("ft", "fine-tune"), ("eval", "evaluation")):
-            of_side = [p for p in drawn if p.split == split]
-            if all(p.problem for p in of_side):
-                raise _refusal(of_side, f"of the {side} side ")
-        _print_left_out(drawn)
-        prepared = sorted(bad + drawn, key=lambda p: p.night.recording)
-        _publish(settings, prepared, easel)
-    console.print(summary(prepared))
+    if settings.dry_run:
+        _print_json(settings, _dry_run(nights, settings))
+        return
+    with _easel(settings.workspace) as owner:
+        prepared = _prepare_all(nights, settings, owner)
+        split = _split(prepared, settings)
+        try:
+            stamp = _publish(settings, found, prepared, split)
+        except OSError as error:
+            raise cannot_write(settings.workspace, error) from error
+    console.print(summary(prepared, split))
     if left_out := sum(p.problem is not None for p in prepared):
         console.print(f"[yellow]Left out {left_out} of {len(prepared)} recordings.[/]")
     console.print(f"Workspace: [bold]{escape(str(settings.workspace))}[/]", soft_wrap=True)
+    _print_json(settings, {"workspace": str(settings.workspace), **stamp["results"]})
 
 
-def summary(prepared: list[Prepared]) -> Table:
+def summary(prepared: Sequence[Prepared], split: Split) -> Table:
     """Return the table of recordings: side, epochs kept per stage, epochs dropped and trimmed."""
     # A whole cohort has six-digit totals: close columns and short words keep it in 80 characters.
     table = Table(box=None, header_style="bold", pad_edge=False, collapse_padding=True)
@@ -89,131 +107,328 @@ def summary(prepared: list[Prepared]) -> Table:
         table.add_column(name, justify="right")
     total: Counter[str] = Counter()
     for p in (p for p in prepared if not p.problem):
-        counts = Counter(e.stage for e in p.epochs) + Counter(dict(p.dropped))
-        counts |= Counter({"kept": len(p.epochs), "trimmed": p.n_trimmed})
+        counts = Counter(stage for _, stage in p.staged) + Counter(p.dropped)
+        counts |= Counter({"kept": len(p.staged), "trimmed": p.n_trimmed})
         total += counts
         numbers = [str(counts[name]) for name in ("kept", *STAGES, *DROPPED, "trimmed")]
-        table.add_row(p.night.recording, p.night.subject, p.split, *numbers)
+        side = _side(p.night, split)
+        table.add_row(p.night.recording, p.night.subject, side, *numbers)
     numbers = [str(total[name]) for name in ("kept", *STAGES, *DROPPED, "trimmed")]
     table.add_section()
     table.add_row("all", "", "", *numbers, style="bold")
     return table
 
 
-@contextmanager
-def _easel(workspace: Path) -> Iterator[Path]:
-    """Give a folder for pictures inside the workspace that is gone when the block is left.
+def _check(settings: PrepareSettings) -> None:
+    check_name("style", settings.style, STYLES)
+    check_name("question template", settings.template, QUESTION_TEMPLATES)
+    check_name("rationale", settings.rationale, RATIONALES)
+    check_rationale(settings.template, settings.rationale)
+    check_name("--balance", settings.balance, BALANCES)
+    if len(settings.recordings) > 1 and settings.download:
+        raise EegToolError("--download needs one folder to fetch into.", "Give only that one.")
+    if settings.download and settings.dry_run:
+        raise EegToolError(
+            "--dry-run writes nothing, so it fetches nothing either.", "Leave out --download."
+        )
+    check_band(settings.low_hz, settings.high_hz)
+    check_bands(_spec(settings), len(settings.channel))
 
-    Whatever happens while pictures are drawn, an earlier workspace stays whole.
-    """
-    for folder in map(Workspace(workspace).images, SPLITS):
+
+def _spec(settings: PrepareSettings) -> PictureSpec:
+    return PictureSpec(settings.size, settings.amplitude_uv, settings.marks)
+
+
+def _chosen(found: Found, settings: PrepareSettings) -> Sequence[Night]:
+    """Return the nights to work on, and say what is not."""
+    for path in found.orphans:
+        what = f"[yellow]no recording[/] for the hypnogram {escape(str(path))}"
+        console.print(what, soft_wrap=True)
+    for note in found.notes:
+        console.print(f"[dim]{escape(note)}[/]", soft_wrap=True)
+    nights = found.nights
+    if settings.limit and settings.limit < len(nights):
+        console.print(
+            f"[bold yellow]--limit: only {settings.limit} of {len(nights)} recordings.[/]"
+        )
+        # First one night of everybody: a split needs more than one subject.
+        earlier = Counter[str]()
+        rank: dict[Night, int] = {}
+        for night in nights:
+            rank[night] = earlier[night.subject]
+            earlier[night.subject] += 1
+        taken = set(sorted(nights, key=rank.__getitem__)[: settings.limit])
+        nights = tuple(night for night in nights if night in taken)
+    _make_split({night.subject: Counter() for night in nights}, settings)  # can there be one?
+    return nights
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+@contextmanager
+def _easel(root: Path) -> Iterator[str]:
+    """Open the easel for this run; whole recordings stay in it when the run fails."""
+    workspace = Workspace(root)
+    for folder in map(workspace.images, SPLITS):
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
             raise EegToolError(
-                f"{folder} is a link or a file; it is replaced as a whole folder.",
+                f"{folder} is a link or a file; prepare replaces what is in it.",
                 "Link the whole workspace to another disk instead, or name one with --workspace.",
             )
-    easel = workspace / ".prepare.tmp"
-    shutil.rmtree(easel, ignore_errors=True)
     try:
-        easel.mkdir(parents=True)
+        owner = open_easel(root)
     except OSError as error:
         raise EegToolError(
-            f"The workspace {workspace} cannot be written: {error.strerror}.",
+            f"The workspace {root} cannot be written: {error.strerror}.",
             "Choose another folder with --workspace.",
         ) from error
     try:
-        yield easel
+        yield owner
     finally:
-        shutil.rmtree(easel, ignore_errors=True)
+        if not any(workspace.easel.glob("*.json")):
+            shutil.rmtree(workspace.easel, ignore_errors=True)
 
 
-def _draw(
-    jobs: list[tuple[Night, str]], settings: PrepareSettings, spec: PictureSpec, easel: Path
-) -> list[Prepared]:
-    work = (delayed(prepare_night)(n, split, settings, spec, easel) for n, split in jobs)
-    parallel = Parallel(n_jobs=min(settings.jobs, len(jobs)), return_as="generator_unordered")
-    drawn: list[Prepared] = []
-    with progress("recordings") as bar:
-        task = bar.add_task("Preparing", total=len(jobs), note="")
-        for result in parallel(work):
-            drawn.append(result)
-            n_pictures = sum(len(p.epochs) for p in drawn)
-            bar.update(task, advance=1, note=f"{n_pictures:,} pictures")
-    return drawn
+@contextmanager
+def _workers(settings: PrepareSettings, n_tasks: int) -> Iterator[int]:
+    """Give the number of jobs, with joblib told where they run."""
+    if not settings.scheduler:
+        yield min(settings.jobs, n_tasks)
+        return
+    try:
+        from distributed import Client
+    except ImportError:
+        raise EegToolError("--scheduler needs Dask.", "pip install 'eegvlm[cluster]'") from None
+    try:
+        client = Client(settings.scheduler, timeout=5)
+    except (OSError, ValueError) as error:
+        raise EegToolError(
+            f"--scheduler: there is no Dask scheduler at {settings.scheduler} ({brief(error)}).",
+            "Start one with `dask scheduler`, and workers with `dask worker ADDRESS`.",
+        ) from error
+    with client, parallel_config("dask", client=client):
+        yield -1
 
 
-def _publish(settings: PrepareSettings, prepared: list[Prepared], easel: Path) -> None:
-    """Make the workspace that of these recordings. The stamp goes first and comes back last."""
-    epochs = [epoch for p in prepared for epoch in p.epochs]
-    check_no_leak(epochs)
-    stamp = _stamp(settings, prepared)
-    workspace, template = Workspace(settings.workspace), QUESTION_TEMPLATES[settings.template]
-    workspace.prepare_stamp.unlink(missing_ok=True)
-    for split in SPLITS:
-        if workspace.images(split).exists():
-            shutil.rmtree(workspace.images(split))
-        (easel / split).rename(workspace.images(split))
-    write_epochs(workspace.epochs, epochs)
-    write_conversations(
-        workspace.conversations, (conversation(e, template) for e in epochs if e.split == "ft")
+def _prepare_all(nights: Sequence[Night], settings: PrepareSettings, owner: str) -> list[Prepared]:
+    """Draw all recordings, in parallel; return them in the order of `nights`."""
+    prepared: list[Prepared] = []
+    with _workers(settings, len(nights)) as jobs, progress("recordings") as bar:
+        parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
+        task = bar.add_task("Preparing", total=len(nights), note="")
+        began, n_drawn = time.monotonic(), 0
+        for result in parallel(delayed(prepare_night)(night, settings, owner) for night in nights):
+            prepared.append(result)
+            _report(bar.console, result)
+            n_drawn += len(result.staged)
+            rate = n_drawn / (time.monotonic() - began)
+            bar.update(task, advance=1, note=f"{n_drawn:,} pictures, {rate:,.0f}/s")
+    place = {night: i for i, night in enumerate(nights)}
+    return sorted(prepared, key=lambda p: place[p.night])
+
+
+def _report(to: Any, result: Prepared | Outline) -> None:
+    """Say what the user should know of one recording."""
+    problem = getattr(result, "problem", None)
+    name = result.night.recording
+    if problem:
+        to.print(Text.assemble(("left out ", "yellow"), f"{name}: {problem}"), soft_wrap=True)
+    for note in result.notes:
+        to.print(Text.assemble(("note ", "cyan"), f"{name}: {note}"), soft_wrap=True)
+
+
+def _split(prepared: Sequence[Prepared], settings: PrepareSettings) -> Split:
+    """Divide the subjects of all recordings that can be used."""
+    used = [p for p in prepared if not p.problem]
+    if not used:
+        raise _refusal(prepared)
+    stages_of: dict[str, Counter[str]] = {}
+    for p in used:
+        of_subject = stages_of.setdefault(p.night.subject, Counter())
+        of_subject.update(stage for _, stage in p.staged)
+    for name in _names(settings.eval_subjects):
+        if name not in stages_of:
+            raise _refusal([p for p in prepared if p.night.subject == name], f"of subject {name} ")
+    split = _make_split(stages_of, settings)
+    if split.note:
+        console.print(f"[cyan]note[/] {escape(split.note)}", soft_wrap=True)
+    return split
+
+
+def _make_split(stages_of: Mapping[str, Counter[str]], settings: PrepareSettings) -> Split:
+    return make_split(
+        stages_of,
+        named=_names(settings.eval_subjects),
+        fraction=settings.eval_fraction,
+        folds=settings.folds,
+        fold=settings.fold,
+        seed=settings.seed,
+        split_from=settings.split_from,
     )
-    write_questions(
-        workspace.questions, (question(e, template) for e in epochs if e.split == "eval")
-    )
-    write_json(workspace.prepare_stamp, stamp)
 
 
-def _print_left_out(prepared: list[Prepared]) -> None:
-    for p in prepared:
-        if p.problem:
-            text = Text.assemble(("left out ", "yellow"), f"{p.night.recording}: {p.problem}")
-            console.print(text, soft_wrap=True)
+def _side(night: Night, split: Split) -> str:
+    return "eval" if night.subject in split.eval_subjects else "ft"
 
 
-def _refusal(unusable: list[Prepared], side: str = "") -> EegToolError:
+def _refusal(unusable: Sequence[Prepared], whose: str = "") -> EegToolError:
     """Return the error that none of some recordings can be used, with the first few reasons."""
     problems = [(p.night.recording, p.problem) for p in unusable if p.problem]
-    if len(problems) == 1 and not side:
+    if len(problems) == 1 and not whose:
         return problems[0][1]
     lines = [f"{recording}: {problem.what}" for recording, problem in problems[:5]]
     if len(problems) > 5:
         lines.append(f"... and {len(problems) - 5} more.")
     lines += dict.fromkeys(problem.fix for _, problem in problems[:5])  # each advice once
     return EegToolError(
-        f"No recording {side}can be used ({len(problems)} left out).", "\n".join(lines)
+        f"No recording {whose}can be used ({len(problems)} left out).", "\n".join(lines)
     )
 
 
-def _stamp(settings: PrepareSettings, prepared: list[Prepared]) -> dict[str, object]:
+def _publish(
+    settings: PrepareSettings, found: Found, prepared: Sequence[Prepared], split: Split
+) -> dict[str, Any]:
+    """Make the workspace that of these recordings. The stamp goes first and comes back last."""
+    used = [p for p in prepared if not p.problem]
+    epochs = [epoch for p in used for epoch in p.epochs(_side(p.night, split))]
+    check_no_leak(epochs)
+    rows = {side: [e for e in epochs if e.split == side] for side in SPLITS}
+    rows["ft"] = balance(rows["ft"], settings.balance, settings.seed)
+    kept = {epoch.sample_id for side in SPLITS for epoch in rows[side]}
+    stamp = _stamp(settings, found, prepared, split, rows)
+    facts = {i: f for p in used if p.facts is not None for i, f in p.facts_of().items()}
+    reasons = RATIONALES[settings.rationale]
+
+    workspace, template = Workspace(settings.workspace), QUESTION_TEMPLATES[settings.template]
+    workspace.prepare_stamp.unlink(missing_ok=True)
+    _move_pictures(workspace, [(p, _side(p.night, split)) for p in used])
+    write_split(workspace.split, split)
+    write_epochs(workspace.epochs, (epoch for epoch in epochs if epoch.sample_id in kept))
+    write_conversations(
+        workspace.conversations,
+        (conversation(e, template, reasons(e.stage, facts.get(e.sample_id))) for e in rows["ft"]),
+    )
+    write_questions(workspace.questions, (question(e, template) for e in rows["eval"]))
+    shutil.rmtree(workspace.easel)  # with what is left there of runs that were given up
+    write_json(workspace.prepare_stamp, stamp)
+    return stamp
+
+
+def _move_pictures(workspace: Workspace, sides: Sequence[tuple[Prepared, str]]) -> None:
+    """Bring every recording's pictures to their side, and take away those of other recordings.
+
+    The cards stay in the easel, too: wherever this is interrupted, the next run finds both.
+    """
+    for prepared, side in sides:
+        name = prepared.night.recording
+        target = workspace.images(side) / name
+        if prepared.folder is not None and prepared.folder != target:
+            shutil.rmtree(target, ignore_errors=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            prepared.folder.rename(target)
+        write_json(workspace.night(name), prepared.to_card())
+    names = {p.night.recording: side for p, side in sides}
+    for side in SPLITS:
+        workspace.images(side).mkdir(exist_ok=True)
+        for folder in workspace.images(side).iterdir():
+            if names.get(folder.name) != side:
+                shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
+    for card in workspace.night("any").parent.glob("*.json"):
+        if card.stem not in names:
+            card.unlink()
+
+
+def _dry_run(nights: Sequence[Night], settings: PrepareSettings) -> dict[str, Any]:
+    """Say what a run would make, from headers, scorings and a few pictures drawn in memory."""
+    outlines: list[Outline] = []
+    unusable: list[Prepared] = []
+    cost = None
+    for night in nights:
+        try:
+            plan = outline(night, settings)
+            cost = cost or estimate(night, settings)
+            outlines.append(plan)
+            _report(console, plan)
+        except EegToolError as problem:
+            unusable.append(Prepared(night, problem=problem))
+            _report(console, unusable[-1])
+    if cost is None:
+        raise _refusal(unusable)
+    read_s, picture_s, picture_bytes = cost
+    n_pictures = sum(len(plan.staged) for plan in outlines)
+    stages = Counter(stage for plan in outlines for _, stage in plan.staged)
+    seconds = (read_s * len(outlines) + picture_s * n_pictures) / settings.jobs
+    console.print(
+        f"Would draw [bold]{n_pictures:,}[/] pictures of {len(outlines)} recordings: about "
+        f"{n_pictures * picture_bytes / 1e6:,.0f} MB in about {seconds:,.0f} s with "
+        f"{settings.jobs} job{'s' * (settings.jobs > 1)}."
+    )
+    console.print("  ".join(f"{stage} {stages[stage]:,}" for stage in STAGES))
+    return {
+        "recordings": len(outlines),
+        "left_out": {p.night.recording: str(p.problem) for p in unusable},
+        "pictures": n_pictures,
+        "stages": {stage: stages[stage] for stage in STAGES},
+        "bytes": round(n_pictures * picture_bytes),
+        "seconds": round(seconds, 1),
+    }
+
+
+def _print_json(settings: PrepareSettings, value: dict[str, Any]) -> None:
+    if settings.json:
+        print(json.dumps(jsonable(value), ensure_ascii=False))
+
+
+def _stamp(
+    settings: PrepareSettings,
+    found: Found,
+    prepared: Sequence[Prepared],
+    split: Split,
+    rows: dict[str, list[Epoch]],
+) -> dict[str, Any]:
     used = [p for p in prepared if not p.problem]
     protocol = {
-        "cohort": settings.cohort,
-        "simulated": any(is_simulated(p.night.signal_path) for p in used),
-        "channel": ", ".join(sorted({p.channel for p in used})),
+        "cohort": found.cohort,
+        "simulated": any(p.simulated for p in used),
+        "channel": "; ".join(sorted({p.channel for p in used})),
         "low_hz": settings.low_hz,
         "high_hz": settings.high_hz,
+        "notch_hz": settings.notch_hz,
+        "resample_hz": settings.resample_hz,
         "wake_margin_min": settings.wake_margin,
         "mapping": "AASM (R&K stages 3 and 4 are N3); movement time and unscored epochs dropped",
-        "split": "by subject",
-        "eval_subjects": sorted({p.night.subject for p in used if p.split == "eval"}),
+        "split": f"by subject, {split.method}",
+        "split_sha256": split.digest,
+        "eval_subjects": sorted({p.night.subject for p in used if _side(p.night, split) == "eval"}),
+        "balance": settings.balance,
         "style": settings.style,
         "size": settings.size,
         "amplitude_uv": settings.amplitude_uv,
+        "marks": settings.marks,
         "template": settings.template,
+        "rationale": settings.rationale,
     }
     results = {
+        "epochs": {side: len(rows[side]) for side in SPLITS},
         "recordings": {
             p.night.recording: {
-                "split": p.split,
-                "kept": len(p.epochs),
-                "stages": dict(Counter(e.stage for e in p.epochs)),
-                "dropped": dict(p.dropped),
+                "split": _side(p.night, split),
+                "kept": len(p.staged),
+                "stages": dict(Counter(stage for _, stage in p.staged)),
+                "dropped": p.dropped,
                 "trimmed": p.n_trimmed,
+                "notes": p.notes,
             }
             for p in used
         },
         "left_out": {p.night.recording: str(p.problem) for p in prepared if p.problem},
+        "orphans": [path.name for path in found.orphans],
     }
-    paths = [path for p in used for path in (p.night.signal_path, p.night.hypnogram_path)]
-    inputs = {path.name: path for path in paths if path}
-    return run_stamp("prepare", settings, inputs=inputs, protocol=protocol, results=results)
+    inputs = {
+        f"{p.night.recording}: {name}": sha256 for p in used for name, sha256 in p.inputs.items()
+    }
+    stamp = run_stamp("prepare", settings, inputs=inputs, protocol=protocol, results=results)
+    del stamp["finished"]  # an interrupted run ends with the bytes of an uninterrupted one
+    return stamp

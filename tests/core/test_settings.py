@@ -13,7 +13,8 @@ CLASSES = [
     for value in vars(settings).values()
     if isinstance(value, type) and is_dataclass(value) and value.__module__ == settings.__name__
 ]
-REQUIRED = {"recordings", "model_name_or_path", "model_path"}
+ARGUMENTS = {"recordings", "files"}
+REQUIRED = ARGUMENTS | {"model_name_or_path", "model_path"}
 FIELDS = [(cls, field) for cls in CLASSES for field in fields(cls)]
 
 
@@ -23,7 +24,7 @@ def annotation_of(cls: type, field: Field[Any]) -> tuple[Any, ...]:
 
 def test_there_is_one_class_per_command() -> None:
     names = {cls.__name__.removesuffix("Settings").lower() for cls in CLASSES}
-    assert names == {"prepare", "extract", "finetune", "evaluate", "report", "demo"}
+    assert names == {"prepare", "inspect", "extract", "finetune", "evaluate", "report", "demo"}
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda c: c.__name__)
@@ -45,7 +46,7 @@ def test_every_field_is_an_option_with_help(cls: type, field: Field[Any]) -> Non
     _, option = annotation_of(cls, field)
     required = field.default is MISSING and field.default_factory is MISSING
     assert required == (field.name in REQUIRED)
-    assert isinstance(option, ArgumentInfo if field.name == "recordings" else OptionInfo)
+    assert isinstance(option, ArgumentInfo if field.name in ARGUMENTS else OptionInfo)
     assert option.help is not None
     assert option.help[0].isupper()
     assert option.help.endswith(".")
@@ -58,7 +59,9 @@ def test_every_field_is_an_option_with_help(cls: type, field: Field[Any]) -> Non
 )
 def test_defaults_obey_their_own_limits(cls: type, field: Field[Any]) -> None:
     kind, option = annotation_of(cls, field)
-    if field.default is MISSING:
+    if callable(field.default_factory):
+        assert isinstance(field.default_factory(), get_origin(kind) or kind)
+    elif field.default is MISSING:
         assert field.name in REQUIRED
     elif get_origin(kind) is Literal:
         assert field.default in get_args(kind)

@@ -77,6 +77,14 @@ def test_atomic_path_keeps_the_old_file_on_failure(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_atomic_path_takes_away_what_a_killed_writer_left(tmp_path: Path) -> None:
+    (tmp_path / ".file.txt.4711.tmp").write_text("half")
+    (tmp_path / ".other.txt.4711.tmp").write_text("not ours")
+    with atomic_path(tmp_path / "file.txt") as tmp:
+        tmp.write_text("new")
+    assert {path.name for path in tmp_path.iterdir()} == {"file.txt", ".other.txt.4711.tmp"}
+
+
 @pytest.mark.parametrize("name", ["a.png", "SC4001E0/a.png", "x/../a.png", "..a.png"])
 def test_inside_gives_paths_in_the_folder(tmp_path: Path, name: str) -> None:
     assert inside(tmp_path, name) == tmp_path / name

@@ -4,9 +4,20 @@ import json
 
 import pytest
 
-from eegtool.core.records import Epoch
+from eegtool.core.errors import EegToolError
+from eegtool.core.records import Conversation, Epoch
 from eegtool.core.stages import STAGES
-from eegtool.prepare.questions import QUESTION_TEMPLATES, conversation, question
+from eegtool.prepare.facts import Facts
+from eegtool.prepare.questions import (
+    QUESTION_TEMPLATES,
+    RATIONALES,
+    check_rationale,
+    conversation,
+    question,
+)
+from eegtool.prepare.rationale import conclusion
+
+FACTS = Facts(0.6, 0.2, 0.1, 0.05, 0.05, (13.1,), 48, 0.09, 3, 1, 2)
 
 
 def epoch(stage: str) -> Epoch:
@@ -19,24 +30,71 @@ def epoch(stage: str) -> Epoch:
 def test_the_true_stage_is_only_in_the_answer(name: str, stage: str) -> None:
     template = QUESTION_TEMPLATES[name]
     sample = conversation(epoch(stage), template)
-    assert sample.answer == stage
+    assert sample.answer == (conclusion(stage) if name == "cot" else stage)
     assert sample.sample_id == "SC4001E0-0007"
     assert sample.images == ("SC4001E0/SC4001E0-0007.png",) * 2
     asked = question(epoch(stage), template)
     assert (asked.sample_id, asked.images) == (sample.sample_id, sample.images)
     assert asked.category == stage
+    assert "answer" not in asked.to_row()
 
     # The same words for every stage: they cannot tell which one it is.
     other = epoch(STAGES[STAGES.index(stage) - 1])
     assert sample.question == conversation(other, template).question == asked.text
     row = sample.to_row()
+    assert Conversation.from_row(row) == sample
     answer = row["conversations"].pop()["value"]
-    assert answer == stage
+    assert answer == sample.answer
     assert row == conversation(other, template).to_row() | {"conversations": row["conversations"]}
     assert json.dumps(row).count("<image>") == len(sample.images) == 2
 
 
-def test_options_lists_all_stages() -> None:
-    text = QUESTION_TEMPLATES["options"].question
-    assert text.endswith("Answer with one of W, N1, N2, N3 or REM.")
+@pytest.mark.parametrize("name", ["options", "cot"])
+def test_all_stages_are_on_offer(name: str) -> None:
+    text = QUESTION_TEMPLATES[name].question
+    assert text.endswith("one of W, N1, N2, N3 or REM.")
     assert not any(f" {stage}" in QUESTION_TEMPLATES["stage"].question for stage in STAGES)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("rationale", RATIONALES)
+def test_an_answer_concludes_with_the_stage(rationale: str, stage: str) -> None:
+    template = QUESTION_TEMPLATES["cot"]
+    reasons = RATIONALES[rationale](stage, FACTS)
+    answer = conversation(epoch(stage), template, reasons).answer
+    assert answer.endswith(conclusion(stage))
+    assert (answer == conclusion(stage)) is (rationale == "none")
+    assert ("48 µV" in answer) is (rationale == "measured")
+    # A token of LLaMA's is about three characters of such text; digits and signs cost more.
+    assert len(answer) / 2.2 < template.max_new_tokens
+
+
+def test_only_measured_reasons_need_facts() -> None:
+    assert RATIONALES["none"]("N2", None) == ""
+    assert RATIONALES["template"]("N2", None) == RATIONALES["template"]("N2", FACTS)
+    with pytest.raises(ValueError, match="what was measured"):
+        RATIONALES["measured"]("N2", None)
+
+
+def test_reasons_for_another_stage_are_refused() -> None:
+    reasons = RATIONALES["measured"]("N3", FACTS)
+    with pytest.raises(ValueError, match="SC4001E0-0007"):
+        conversation(epoch("N2"), QUESTION_TEMPLATES["cot"], reasons)
+    with pytest.raises(ValueError, match="do not answer the question"):
+        conversation(epoch("N3"), QUESTION_TEMPLATES["stage"], reasons)
+
+
+@pytest.mark.parametrize("template", ["stage", "options"])
+@pytest.mark.parametrize("rationale", ["template", "measured"])
+def test_reasons_that_nobody_asks_for_are_refused(template: str, rationale: str) -> None:
+    with pytest.raises(EegToolError, match=f"--rationale {rationale} does not fit") as caught:
+        check_rationale(template, rationale)
+    assert "Use --template cot" in str(caught.value.fix)
+
+
+@pytest.mark.parametrize(
+    ("template", "rationale"),
+    [("stage", "none"), ("options", "none"), *(("cot", name) for name in RATIONALES)],
+)
+def test_reasons_that_are_asked_for_are_fine(template: str, rationale: str) -> None:
+    check_rationale(template, rationale)

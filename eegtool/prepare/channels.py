@@ -1,0 +1,213 @@
+"""Channels by name: spellings, aliases and derivations. Knows no files."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from eegtool.core.errors import EegToolError
+
+# T3 to T6 of the 10-20 system are T7, T8, P7, P8 of the 10-10 system (ACNS Guideline 2, 2016).
+# Earlobe (A) and mastoid (M) references are used for one another in sleep recordings.
+_SAME_ELECTRODE: Final = {
+    "a1": "m1",
+    "a2": "m2",
+    "t3": "t7",
+    "t4": "t8",
+    "t5": "p7",
+    "t6": "p8",
+}
+
+_MONTAGES: Final[tuple[Mapping[str, str], ...]] = (
+    # Channels that are called by number, in cohorts of the National Sleep Research Resource. A file
+    # is of such a cohort if it has all these names: MESA (montage in its documentation) ...
+    {"eeg1": "fz-cz", "eeg2": "cz-oz", "eeg3": "c4-m1"},
+    # ... or SHHS, which spells its second channel in five ways.
+    {"eeg": "c4-m1", "eeg(sec)": "c3-m2"},
+    {"eeg": "c4-m1", "eegsec": "c3-m2"},
+    {"eeg": "c4-m1", "eeg_sec": "c3-m2"},
+    {"eeg": "c4-m1", "eeg2": "c3-m2"},
+    {"eeg": "c4-m1", "eeg_2": "c3-m2"},
+)
+
+_PREFIX: Final = re.compile(r"^(eeg|pol)[:_.]?(?=[a-z])")
+_SUFFIX: Final = re.compile(r"[-_](ref|le)\d*$")
+_NAME: Final = re.compile(r"""'[^']*'|"[^"]*"|[^-+*/()'"]+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Derivation:
+    """A signal as a weighted sum of channels.
+
+    Attributes
+    ----------
+    name : str
+        As the file spells it where it is one channel, else as the user typed it.
+    weights : dict of str to float
+        Weight of each channel, named as the file spells it.
+    note : str
+        What the user should know about the choice; empty where it was plain.
+    """
+
+    name: str
+    weights: Mapping[str, float]
+    note: str = ""
+
+
+def normalise(name: str) -> str:
+    """Return the form in which names are compared: no case, blanks, type prefix or reference suffix.
+
+    Examples
+    --------
+    >>> normalise("EEG Fpz-Cz"), normalise("EEG: C3-REF"), normalise("EEG (sec)")
+    ('fpz-cz', 'c3', 'eeg(sec)')
+    """
+    return _SUFFIX.sub("", _PREFIX.sub("", _fold(name))) or _fold(name)
+
+
+def resolve(wanted: str, present: Sequence[str]) -> Derivation:
+    """Find what a user means among the channels of a file.
+
+    Tried in this order: a channel of that name (exactly, without case and blanks, without prefix and
+    suffix, by the other name of an electrode), a channel of a known cohort, a derivation.
+
+    Parameters
+    ----------
+    wanted : str
+        A name (``"Fpz-Cz"``), or sums and differences of names with numbers as factors
+        (``"C4 - (M1+M2)/2"``). A name that itself holds one of ``+-*/()`` stands in quotes there.
+    present : sequence of str
+        Channels of the file.
+
+    Raises
+    ------
+    EegToolError
+        If nothing fits (those present are listed, and the closest), or more than one does.
+    """
+    name = _find(wanted, present)
+    if name is not None:
+        return Derivation(name, {name: 1.0})
+    for montage in _MONTAGES:
+        folded = {_fold(p): p for p in present}
+        if folded.keys() >= montage.keys():
+            for channel, electrodes in montage.items():
+                if _canonical(wanted) == electrodes:
+                    name = folded[channel]
+                    note = f"'{wanted}' is called '{name}' here, as in other files of the NSRR."
+                    return Derivation(name, {name: 1.0}, note)
+    if not re.search(r"[-+*/]", wanted):
+        raise _unknown(wanted, present)
+    weights = _derive(wanted, present)
+    return Derivation(" ".join(wanted.split()), weights)
+
+
+def _fold(name: str) -> str:
+    return "".join(name.split()).casefold()
+
+
+def _canonical(name: str) -> str:
+    """Return `normalise` with one name for each electrode and one dash in bipolar names."""
+    electrodes = re.split(r"[-/_]", normalise(name))
+    return "-".join(_SAME_ELECTRODE.get(e, e) for e in electrodes)
+
+
+def _find(wanted: str, present: Sequence[str]) -> str | None:
+    for form in (str.strip, _fold, normalise, _canonical):
+        matches = [name for name in present if form(name) == form(wanted)]
+        if len(matches) > 1:
+            listed = ", ".join(f"'{name}'" for name in matches)
+            raise EegToolError(
+                f"'{wanted}' can mean {len(matches)} channels: {listed}.",
+                "Name one exactly as it is spelt; channels of the same name need a new name in the "
+                "file (EDFbrowser does that).",
+            )
+        if matches:
+            return matches[0]
+    return None
+
+
+def _unknown(wanted: str, present: Sequence[str], within: str = "") -> EegToolError:
+    # The closest is looked for without prefixes: they would make all channels look alike.
+    bare = {normalise(name): name for name in present}
+    near = difflib.get_close_matches(normalise(wanted), bare, n=1, cutoff=0.5)
+    hint = f" Did you mean '{bare[near[0]]}'?" if near else ""
+    return EegToolError(
+        f"There is no channel '{within or wanted}'{within and f', and no {wanted!r} to derive it'}.",
+        f"Present: {', '.join(dict.fromkeys(present))}.{hint} Choose with --channel.",
+    )
+
+
+def _derive(wanted: str, present: Sequence[str]) -> dict[str, float]:
+    """Read a derivation as a linear form."""
+    names: list[str] = []
+
+    def placeholder(match: re.Match[str]) -> str:
+        text = match[0].strip()
+        try:
+            return repr(float(text)) if text else match[0]
+        except ValueError:
+            names.append(text.strip("'\""))
+            return f" n{len(names) - 1} "
+
+    # Python's grammar knows precedence and brackets; nothing but its tree is used.
+    try:
+        tree = ast.parse(_NAME.sub(placeholder, wanted).strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise _no_derivation(wanted) from error
+
+    def form(node: ast.expr) -> dict[str, float] | float:
+        match node:
+            case ast.Constant(value=float(number)):
+                return number
+            case ast.Name(id=name):
+                text = names[int(name[1:])]
+                found = _find(text, present)
+                if found is None:
+                    raise _unknown(text, present, wanted)
+                return {found: 1.0}
+            case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=operand):
+                return _scaled(form(operand), -1.0 if isinstance(sign, ast.USub) else 1.0)
+            case ast.BinOp(left=left, op=operator, right=right):
+                return _combined(form(left), operator, form(right), wanted)
+        raise _no_derivation(wanted)
+
+    weights = form(tree)
+    if not isinstance(weights, dict) or not any(weights.values()):
+        raise _no_derivation(wanted)
+    return {name: weight for name, weight in weights.items() if weight}
+
+
+_Form = dict[str, float] | float
+
+
+def _scaled(form: _Form, factor: float) -> _Form:
+    if isinstance(form, dict):
+        return {name: weight * factor for name, weight in form.items()}
+    return form * factor
+
+
+def _combined(left: _Form, operator: ast.operator, right: _Form, wanted: str) -> _Form:
+    match operator, left, right:
+        case ast.Add() | ast.Sub(), dict(), dict():
+            sign = 1.0 if isinstance(operator, ast.Add) else -1.0
+            names = dict.fromkeys([*left, *right])
+            return {n: left.get(n, 0.0) + sign * right.get(n, 0.0) for n in names}
+        case ast.Mult(), _, float():
+            return _scaled(left, right)
+        case ast.Mult(), float(), dict():
+            return _scaled(right, left)
+        case ast.Div(), _, float() if right:
+            return _scaled(left, 1 / right)
+    raise _no_derivation(wanted)
+
+
+def _no_derivation(wanted: str) -> EegToolError:
+    return EegToolError(
+        f"'{wanted}' is neither a channel nor a derivation.",
+        "A derivation adds and subtracts channels, with numbers as factors: 'C4 - (M1+M2)/2'. "
+        "Names that hold one of +-*/() stand in quotes.",
+    )

@@ -1,0 +1,184 @@
+"""Cohorts: how the files of a data set pair up, and how its subjects and nights are named; table of cohorts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from eegtool.core.errors import EegToolError
+from eegtool.core.registry import check_name
+from eegtool.prepare.cohorts import generic, isruc, nsrr, sleep_edf
+from eegtool.prepare.cohorts.night import Found, Night
+from eegtool.prepare.cohorts.pairs import PAIRS
+from eegtool.prepare.recordings import is_recording
+
+__all__ = ["AUTO", "COHORTS", "Cohort", "Found", "Night", "find_nights"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cohort:
+    """One way to name and pair files.
+
+    Attributes
+    ----------
+    pair : callable
+        ``files -> Found``: finds its own among all files, which are sorted.
+    named_like : str
+        How its files are named, for messages.
+    """
+
+    pair: Callable[[Sequence[Path]], Found]
+    named_like: str
+
+
+COHORTS: Final[dict[str, Cohort]] = {
+    "sleep-edf": Cohort(sleep_edf.pair, sleep_edf.NAMED_LIKE),
+    "nsrr": Cohort(nsrr.pair, nsrr.NAMED_LIKE),
+    "isruc": Cohort(isruc.pair, isruc.NAMED_LIKE),
+    "generic": Cohort(generic.pair, generic.NAMED_LIKE),
+}
+
+AUTO: Final = "auto"
+"""The name that stands for whichever cohort the files are of."""
+
+
+def find_nights(paths: Sequence[Path], cohort: str = AUTO, subject_pattern: str = "") -> Found:
+    """Find and pair the recordings among files and folders.
+
+    Hidden files and folders are passed over.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Recordings, or folders of them. A recording named alone finds its hypnogram beside it.
+    cohort : str
+        One of `COHORTS`, or `AUTO`: the one that knows names among the files, else ``generic``
+        (always that one where there is a ``pairs.csv`` or a pattern).
+    subject_pattern : str
+        What names the subject; see `generic.pair`. Only for ``generic``.
+
+    Raises
+    ------
+    EegToolError
+        If a path does not exist, nothing is found, the files are of several cohorts, two
+        recordings share a name or are the same file, or two subjects differ only in case.
+    """
+    check_name("cohort", cohort, [AUTO, *COHORTS])
+    if subject_pattern and cohort not in (AUTO, "generic"):
+        raise EegToolError(
+            f"--subject-pattern is not for the cohort '{cohort}', whose names tell the subject.",
+            "Leave it out, or use --cohort generic.",
+        )
+    files, named = _files(paths)
+    found = _find(files, named, cohort, subject_pattern)
+    if not found.nights:
+        kind = f" of the cohort '{found.cohort}'" if cohort != AUTO else ""
+        ways = [COHORTS[cohort]] if cohort != AUTO else COHORTS.values()
+        raise EegToolError(
+            f"There is no recording{kind} in {_listing(paths)}.",
+            "\n".join(f"Names are like {way.named_like}." for way in ways),
+        )
+    _check_names(found.nights)
+    used = {p for n in found.nights for p in (n.signal_path, n.hypnogram_path)} | {*found.orphans}
+    left = [p for p in sorted(named) if p not in used and is_recording(p)]
+    if left:
+        why = (
+            f"{PAIRS} does not list them"
+            if found.cohort == "generic"
+            else f"they are not named like those of {found.cohort}"
+        )
+        note = f"Files passed over because {why}: {_listing(left)}."
+        return replace(found, notes=(*found.notes, note))
+    return found
+
+
+def _files(paths: Sequence[Path]) -> tuple[list[Path], set[Path]]:
+    """Return all files that may take part, sorted, and those the user named."""
+    files: set[Path] = set()
+    named: set[Path] = set()
+    for path in paths:
+        if path.is_dir():
+            inside = set(_below(path))
+            files |= inside
+            named |= inside
+        elif path.is_file():
+            # Its hypnogram lies beside it; its neighbours are not meant.
+            beside = (p for p in path.parent.iterdir() if not _hidden(p.name) and p.is_file())
+            files |= {path, *beside}
+            named.add(path)
+        else:
+            raise EegToolError(f"{path} does not exist.", "Give recordings or folders of them.")
+    return sorted(files), named
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Walk through a folder, links to folders included (each folder once)."""
+    seen = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        here = Path(root)
+        if here.resolve() in seen:
+            folders.clear()
+            continue
+        seen.add(here.resolve())
+        folders[:] = sorted(name for name in folders if not _hidden(name))
+        yield from (p for name in names if not _hidden(name) and (p := here / name).is_file())
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".")  # what macOS and data managers keep beside the files themselves
+
+
+def _find(files: Sequence[Path], named: set[Path], cohort: str, subject_pattern: str) -> Found:
+    if cohort == AUTO:
+        if subject_pattern or any(path.name.casefold() == PAIRS for path in files):
+            return _find(files, named, "generic", subject_pattern)
+        known = [_find(files, named, name, "") for name in COHORTS if name != "generic"]
+        fitting = [found for found in known if found.nights]
+        if len(fitting) > 1:
+            examples = ", ".join(f"{f.nights[0].signal_path} ({f.cohort})" for f in fitting)
+            raise EegToolError(
+                f"The files are of {len(fitting)} cohorts, such as {examples}.",
+                "Give one folder at a time, or choose with --cohort.",
+            )
+        return fitting[0] if fitting else _find(files, named, "generic", "")
+    pair = partial(generic.pair, subject_pattern=subject_pattern) if subject_pattern else None
+    found = (pair or COHORTS[cohort].pair)(files)
+    return replace(
+        found,
+        nights=tuple(night for night in found.nights if night.signal_path in named),
+        orphans=tuple(path for path in found.orphans if path in named),
+    )
+
+
+def _check_names(nights: Sequence[Night]) -> None:
+    recordings: dict[str, Path] = {}
+    files: dict[Path, Path] = {}
+    subjects: dict[str, Night] = {}
+    for night in nights:
+        path = night.signal_path
+        other = files.setdefault(path.resolve(), path)
+        if other != path:
+            raise EegToolError(f"{other} and {path} are the same file.", "Give only one of them.")
+        # Compared without case: for some file systems A1 and a1 are one folder.
+        other = recordings.setdefault(night.recording.casefold(), path)
+        if other != path:
+            raise EegToolError(
+                f"Two recordings are named {night.recording}: {other} and {path}.",
+                "Every sample id would occur twice; give only one of them, or name them apart.",
+            )
+        namesake = subjects.setdefault(night.subject.casefold(), night)
+        if namesake.subject != night.subject:
+            raise EegToolError(
+                f"The subjects '{namesake.subject}' ({namesake.signal_path}) and "
+                f"'{night.subject}' ({path}) differ only in case.",
+                "Spell one subject in one way.",
+            )
+
+
+def _listing(paths: Sequence[Path]) -> str:
+    shown = ", ".join(str(path) for path in paths[:5])
+    return f"{shown}, ... ({len(paths)} in all)" if len(paths) > 5 else shown

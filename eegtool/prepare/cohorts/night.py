@@ -1,0 +1,100 @@
+"""What every cohort gives: nights, before anything is read, and what was left over."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from eegtool.core.errors import EegToolError
+
+
+@dataclass(frozen=True, slots=True)
+class Night:
+    """One recording with its hypnogram, before anything is read."""
+
+    cohort: str
+    recording: str
+    """Name of the recording, fit for a folder and for the start of a sample id."""
+    subject: str
+    night: int
+    signal_path: Path
+    hypnogram_path: Path | None
+    """None where no hypnogram was found; the recording itself where the scoring is inside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a cohort makes of some files.
+
+    Attributes
+    ----------
+    nights : tuple of Night
+        In the order of their paths.
+    orphans : tuple of Path
+        Hypnograms that belong to no recording.
+    cohort : str
+        Name of the cohort, also where it was found automatically.
+    notes : tuple of str
+        What the user should know.
+    """
+
+    nights: tuple[Night, ...]
+    orphans: tuple[Path, ...]
+    cohort: str
+    notes: tuple[str, ...] = ()
+
+
+def safe_name(text: str, path: Path) -> str:
+    """Make a name that may be a folder and part of a sample id: letters, digits, ``.``, ``_``, ``-``.
+
+    Parameters
+    ----------
+    text : str
+        Any text; everything else in it becomes ``_``.
+    path : Path
+        Where it comes from, for the message.
+
+    Raises
+    ------
+    EegToolError
+        If no letter or digit is left.
+    """
+    # Names typed on a Mac come decomposed (a + ¨); composed they are the same name everywhere.
+    name = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", text)).strip("._-")
+    if not name:
+        raise EegToolError(
+            f"{path}: '{text}' has no letter or digit to make a name of.",
+            "Give it a name of letters and digits.",
+        )
+    return name
+
+
+def stem_of(path: Path) -> str:
+    """Return the name of a file without its suffix, which may be a double one (``.fif.gz``)."""
+    return Path(path.stem).stem if path.suffix.casefold() == ".gz" else path.stem
+
+
+def nearest(recording: Path, hypnograms: Sequence[Path]) -> Path | None:
+    """Return the hypnogram beside the recording, or else the only one there is.
+
+    Raises
+    ------
+    EegToolError
+        If there are several of them.
+    """
+    beside = [path for path in hypnograms if path.parent == recording.parent]
+    found = beside or hypnograms
+    if len(found) > 1:
+        raise several_hypnograms(recording, found)
+    return found[0] if found else None
+
+
+def several_hypnograms(recording: Path, hypnograms: Sequence[Path]) -> EegToolError:
+    """Return the error that it is not clear which scoring is meant."""
+    return EegToolError(
+        f"{recording} has more than one hypnogram: {', '.join(str(p) for p in hypnograms)}.",
+        "Leave the right one beside the recording, or pair the files in a pairs.csv.",
+    )

@@ -1,0 +1,190 @@
+"""``eegvlm inspect``: what is in recordings and hypnograms, and what prepare would make of them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from eegtool.core.console import console
+from eegtool.core.errors import EegToolError
+from eegtool.core.settings import InspectSettings, PrepareSettings
+from eegtool.core.stages import DROPPED, EPOCH_S, SLEEP_STAGES, STAGES
+from eegtool.core.workspace import jsonable
+from eegtool.prepare.cohorts import Night, find_nights
+from eegtool.prepare.hypnograms import is_hypnogram, read_hypnogram
+from eegtool.prepare.nights import outline
+from eegtool.prepare.recordings import Header, find_signals, is_recording, read_header
+
+
+def run(settings: InspectSettings) -> None:
+    """Describe every file; one that cannot be read is described by its error.
+
+    Raises
+    ------
+    EegToolError
+        If there is nothing to look at, or nothing at all could be read.
+    """
+    console.stderr = settings.json
+    files = _files(settings.files)
+    nights = _nights(files, settings.cohort)
+    facts = [_look(path, nights.get(path), settings) for path in files]
+    if settings.json:
+        print(json.dumps(jsonable({"files": facts}), ensure_ascii=False))
+    else:
+        for fact in facts:
+            _print(fact)
+    if all("error" in fact for fact in facts):
+        raise EegToolError(f"None of {len(facts)} files could be read.", "The reasons stand above.")
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    """Return the files named, and of folders the recordings in them."""
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            files += sorted(p for p in path.rglob("*") if p.is_file() and is_recording(p))
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise EegToolError(f"{path} does not exist.", "Give files or folders.")
+    if not files:
+        raise EegToolError(
+            f"No recording in {', '.join(map(str, paths))}.", "Give files, or other folders."
+        )
+    return files
+
+
+def _nights(files: Sequence[Path], cohort: str) -> dict[Path, Night]:
+    """Pair the recordings among files with their scorings, as far as a cohort knows how."""
+    try:
+        return {night.signal_path: night for night in find_nights(files, cohort).nights}
+    except EegToolError:
+        return {}  # hypnograms alone, say; each file is then looked at by itself
+
+
+def _look(path: Path, night: Night | None, settings: InspectSettings) -> dict[str, Any]:
+    fact: dict[str, Any] = {"file": str(path)}
+    try:
+        if night is None and is_hypnogram(path):
+            return fact | _scoring(path)
+        header = read_header(path, strict=settings.strict)
+        fact |= _header(header)
+        fact["prepare"] = _outlook(night, header, settings)
+    except EegToolError as error:
+        fact["error"] = str(error)
+    return fact
+
+
+def _header(header: Header) -> dict[str, Any]:
+    return {
+        "format": header.format,
+        "start": header.start.isoformat(sep=" ") if header.start else None,
+        "duration_s": header.duration_s,
+        "simulated": header.simulated,
+        "channels": [
+            {"name": c.name, "sfreq_hz": c.sfreq_hz, "unit": c.unit} for c in header.channels
+        ],
+        "notes": list(header.notes),
+    }
+
+
+def _scoring(path: Path) -> dict[str, Any]:
+    """Describe a hypnogram without its recording."""
+    hypnogram = read_hypnogram(path, None, float("inf"))
+    seconds = dict.fromkeys((*STAGES, *DROPPED), 0.0)
+    for run in hypnogram.runs:
+        seconds[run.stage] += run.duration_s
+    asleep = [run for run in hypnogram.runs if run.stage in SLEEP_STAGES]
+    return {
+        "format": "hypnogram",
+        "duration_s": max(run.onset_s + run.duration_s for run in hypnogram.runs),
+        "stages": {stage: round(s / EPOCH_S) for stage, s in seconds.items() if s},
+        "first_sleep_s": asleep[0].onset_s,
+        "last_sleep_s": asleep[-1].onset_s + asleep[-1].duration_s,
+    }
+
+
+def _outlook(night: Night | None, header: Header, settings: InspectSettings) -> dict[str, Any]:
+    """Say what prepare would make of a recording; an error is what it would say."""
+    try:
+        find_signals(header, settings.channel)
+        if night is None:
+            raise EegToolError(
+                f"No cohort knows how to pair {header.path.name} with a hypnogram.",
+                "Put one beside it, or pair them in a pairs.csv.",
+            )
+        as_prepare = PrepareSettings(
+            [header.path],
+            channel=settings.channel,
+            wake_margin=settings.wake_margin,
+            strict=settings.strict,
+        )
+        plan = outline(night, as_prepare)
+    except EegToolError as error:
+        return {"error": str(error)}
+    asleep = [i for i, stage in enumerate(plan.stages) if stage in SLEEP_STAGES]
+    return {
+        "cohort": night.cohort,
+        "recording": night.recording,
+        "subject": night.subject,
+        "night": night.night,
+        "hypnogram": str(night.hypnogram_path),
+        "stages": dict(Counter(plan.stages)),
+        "first_onset_s": plan.first_onset_s,
+        "first_sleep_s": plan.first_onset_s + asleep[0] * EPOCH_S,
+        "kept": dict(Counter(stage for _, stage in plan.staged)),
+        "dropped": plan.dropped,
+        "trimmed": len(plan.stages) - len(plan.kept),
+        "notes": list(plan.notes),
+    }
+
+
+def _print(fact: dict[str, Any]) -> None:
+    console.print(Text(f"\n{fact['file']}", "bold"), soft_wrap=True)
+    if "error" in fact:
+        console.print(Text.assemble(("cannot be read ", "red"), fact["error"]), soft_wrap=True)
+        return
+    table = Table.grid(padding=(0, 2))
+    simulated = ", simulated" if fact.get("simulated") else ""
+    table.add_row("format", f"{fact['format']}{simulated}")
+    if fact.get("start"):
+        table.add_row("start", fact["start"])
+    table.add_row("duration", clock(fact["duration_s"]))
+    for channel in fact.get("channels", ()):
+        unit = channel["unit"] or "unit not given"
+        table.add_row("channel", f"{channel['name']}  {channel['sfreq_hz']:g} Hz  {unit}")
+    if "stages" in fact:
+        table.add_row("epochs", _counts(fact["stages"]))
+        table.add_row("first sleep", f"after {clock(fact['first_sleep_s'])}")
+    plan = fact.get("prepare", {})
+    if "error" in plan:
+        table.add_row("prepare", Text(f"would leave it out: {plan['error']}", "yellow"))
+    elif plan:
+        table.add_row("hypnogram", plan["hypnogram"])
+        table.add_row("subject", f"{plan['subject']}, night {plan['night']} ({plan['cohort']})")
+        table.add_row("epochs", _counts(plan["stages"]))
+        table.add_row("first sleep", f"after {clock(plan['first_sleep_s'])}")
+        n_kept = sum(plan["kept"].values())
+        left = f"{plan['trimmed']:,} trimmed, {sum(plan['dropped'].values())} dropped"
+        table.add_row("prepare", f"would keep {n_kept:,}: {_counts(plan['kept'])} ({left})")
+    for note in dict.fromkeys(fact.get("notes", []) + plan.get("notes", [])):
+        table.add_row("note", Text(note, "cyan"))
+    console.print(table)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    names: Iterable[str] = (*STAGES, *DROPPED)
+    return "  ".join(f"{name} {counts[name]:,}" for name in names if counts.get(name))
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as ``h:mm:ss``."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02d}:{s:02d}"

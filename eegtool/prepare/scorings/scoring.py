@@ -1,0 +1,113 @@
+"""What every reader of scorings returns, and how text files are decoded."""
+
+from __future__ import annotations
+
+import codecs
+from dataclasses import dataclass
+from datetime import datetime, time
+from pathlib import Path
+from typing import Final, NoReturn
+
+from eegtool.core.errors import EegToolError
+from eegtool.core.stages import closest_spelling
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One scored stretch of time, and where in its file it stands.
+
+    Attributes
+    ----------
+    onset_s : float
+        From `Scoring.start`.
+    duration_s : float
+        Length.
+    stage : str
+        One of `eegtool.core.stages.STAGES` or `DROPPED`.
+    place : str
+        Such as ``"line 12"``, for messages.
+    """
+
+    onset_s: float
+    duration_s: float
+    stage: str
+    place: str
+
+    @property
+    def end_s(self) -> float:
+        """From `Scoring.start`."""
+        return self.onset_s + self.duration_s
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """A scoring as its file has it.
+
+    Attributes
+    ----------
+    format : str
+        For the user: ``"EDF+ annotations"``, ``"NSRR XML"`` ...
+    entries : tuple of Entry
+        In the order of the file.
+    start : datetime, time or None
+        What the onsets count from: a date and time, a time of day (in which case the first onset is
+        0), or the first sample of the recording (None).
+    is_absolute : bool
+        Whether the file has every onset as a time of day or date; an EDF+ file says only when it
+        starts as a whole.
+    notes : tuple of str
+        What the user should know.
+    """
+
+    format: str
+    entries: tuple[Entry, ...]
+    start: datetime | time | None = None
+    is_absolute: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def refuse_word(path: Path, place: str, word: str) -> NoReturn:
+    """Refuse a file because one of its entries should be a stage and is none that is known."""
+    raise EegToolError(
+        f"The hypnogram {path} has an unknown stage in {place}: '{word.strip()[:40]}'.",
+        "Known are W, N1, N2, N3, REM, R&K's S1 to S4, 'Sleep stage 2', 'Stage 2 sleep' and the like; "
+        f"? is unscored.{closest_spelling(word[:40])}",
+    )
+
+
+# UTF-32 comes first: its little-endian mark begins with that of UTF-16.
+_MARKS: Final = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def decode(data: bytes) -> tuple[str, str]:
+    """Decode a text file.
+
+    Unicode marked by a byte order mark, UTF-8, and else Latin-1, in which the stages are the same.
+
+    Returns
+    -------
+    text : str
+        The content.
+    encoding : str
+        Its name.
+
+    Raises
+    ------
+    ValueError
+        If this is no text: a binary file, or UTF-16 that does not say so.
+    """
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "")
+    if encoding:
+        return data.decode(encoding), encoding
+    if b"\0" in data:
+        raise ValueError("it is not text (or UTF-16 without a byte order mark)")
+    try:
+        return data.decode("utf-8"), "utf-8"
+    except UnicodeDecodeError:
+        return data.decode("latin-1"), "latin-1"

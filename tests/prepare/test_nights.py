@@ -1,0 +1,455 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import edfio
+import numpy as np
+import pytest
+
+from eegtool.core.errors import EegToolError
+from eegtool.core.settings import PrepareSettings
+from eegtool.core.stages import STAGES
+from eegtool.core.workspace import Workspace, write_json
+from eegtool.prepare import nights
+from eegtool.prepare.cohorts import Night, find_nights
+from eegtool.prepare.facts import Facts
+from eegtool.prepare.images import draw_png
+from eegtool.prepare.nights import (
+    Outline,
+    Prepared,
+    draw_epochs,
+    estimate,
+    open_easel,
+    outline,
+    prepare_night,
+)
+from eegtool.prepare.recordings import Signal
+
+
+@pytest.fixture
+def settings(tmp_path: Path, recordings: Path) -> PrepareSettings:
+    return PrepareSettings([recordings], workspace=tmp_path / "ws", size=32)
+
+
+@pytest.fixture
+def workspace(settings: PrepareSettings) -> Workspace:
+    return Workspace(settings.workspace)
+
+
+@pytest.fixture
+def night(recordings: Path) -> Night:
+    """SC4001E0: W, N1, N1, N2, N3, N3, N2, REM, REM, W."""
+    return find_nights([recordings]).nights[0]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that grows by the style of every picture that is drawn."""
+    styles: list[str] = []
+
+    def draw(style: str, *rest: Any) -> bytes:
+        styles.append(style)
+        return draw_png(style, *rest)
+
+    monkeypatch.setattr(nights, "draw_png", draw)
+    return styles
+
+
+def rescore(night: Night, *runs: tuple[float, float, str]) -> None:
+    """Put other annotations into the hypnogram, which then does not say when it starts."""
+    assert night.hypnogram_path
+    edfio.Edf([], annotations=[edfio.EdfAnnotation(*run) for run in runs]).write(
+        night.hypnogram_path
+    )
+
+
+# Outline
+
+
+def test_outline(night: Night, settings: PrepareSettings) -> None:
+    plan = outline(night, settings)
+    assert plan.night == night
+    assert plan.stages == ("W", "N1", "N1", "N2", "N3", "N3", "N2", "REM", "REM", "W")
+    assert plan.kept == range(10)
+    assert plan.staged == tuple(enumerate(plan.stages))
+    assert plan.dropped == {}
+    assert plan.first_onset_s == 0
+    assert plan.simulated
+    assert plan.notes == ()
+
+
+def test_outline_reads_no_samples(
+    night: Night, settings: PrepareSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nights, "read_recording", lambda *_: pytest.fail("samples are read"))
+    path = night.signal_path
+    content = path.read_bytes()
+    path.write_bytes(content[:768] + bytes(len(content) - 768))
+    assert len(outline(night, settings).staged) == 10
+
+
+def test_wake_is_trimmed_before_epochs_without_a_stage_are_dropped(
+    night: Night, settings: PrepareSettings
+) -> None:
+    """The margin is time: movement in it does not bring in more wake."""
+    rescore(
+        night,
+        (0, 60, "Sleep stage W"),
+        (60, 30, "Movement time"),
+        (90, 60, "Sleep stage 2"),
+        (150, 30, "Sleep stage ?"),
+        (180, 30, "Sleep stage 2"),
+        (240, 60, "Sleep stage W"),  # nobody scored what is before it
+    )
+    plan = outline(night, replace(settings, wake_margin=1.0))
+    assert plan.kept == range(1, 9)
+    assert plan.staged == ((1, "W"), (3, "N2"), (4, "N2"), (6, "N2"), (8, "W"))
+    assert plan.dropped == {"movement time": 1, "unscored": 2}
+    plan = outline(night, replace(settings, wake_margin=0.0))
+    assert plan.kept == range(3, 7)
+    assert plan.dropped == {"unscored": 1}
+
+
+def test_outline_of_a_scoring_on_a_grid_of_its_own(night: Night, settings: PrepareSettings) -> None:
+    rescore(night, (12.5, 30, "Sleep stage W"), (42.5, 60, "Sleep stage 2"))
+    plan = outline(night, settings)
+    assert plan.first_onset_s == 12.5
+    assert plan.stages == ("W", "N2", "N2", *["unscored"] * 6)  # nine whole epochs are left
+    assert plan.kept == range(9)
+    assert plan.dropped == {"unscored": 6}
+    assert any("12.5 s" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"channel": ["C3"]}, "There is no channel 'C3'"),
+        ({"high_hz": 50.0}, "--high-hz 50 does not fit a channel sampled at 100 Hz"),
+        ({"strict": True}, "The file is cut off"),
+    ],
+)
+def test_outline_of_what_cannot_be_used(
+    night: Night, settings: PrepareSettings, changes: dict[str, Any], message: str
+) -> None:
+    os.truncate(night.signal_path, night.signal_path.stat().st_size - 12_000)
+    assert outline(night, settings).notes[0] == (
+        "The file is cut off: the last 30 s of 300 s are missing."
+    )
+    with pytest.raises(EegToolError, match=message):
+        outline(night, replace(settings, **changes))
+
+
+def test_outline_without_a_hypnogram(night: Night, settings: PrepareSettings) -> None:
+    with pytest.raises(EegToolError, match=r"no hypnogram for .*SC4001E0-PSG\.edf"):
+        outline(replace(night, hypnogram_path=None), settings)
+
+
+def test_outline_without_a_whole_epoch_of_sleep(night: Night, settings: PrepareSettings) -> None:
+    rescore(night, (15, 270, "Sleep stage W"), (285, 30, "Sleep stage 2"))  # 15 s are recorded
+    with pytest.raises(EegToolError, match="scores no sleep within the recording"):
+        outline(night, settings)
+
+
+# From recording to pictures
+
+
+def test_prepare_night(night: Night, settings: PrepareSettings, workspace: Workspace) -> None:
+    rescore(night, (0, 30, "Movement time"), (30, 240, "Sleep stage 2"), (270, 30, "Sleep stage W"))
+    os.truncate(night.signal_path, night.signal_path.stat().st_size - 12_000)
+    run = open_easel(settings.workspace)
+    done = prepare_night(night, replace(settings, wake_margin=0.5), run)
+    assert done.problem is None
+    assert done.channel == "EEG Fpz-Cz"
+    assert done.staged == tuple((i, "N2") for i in range(1, 9))
+    assert done.dropped == {"movement time": 1}
+    assert done.n_trimmed == 0
+    assert done.simulated
+    assert done.facts is None
+    assert set(done.inputs) == {"SC4001E0-PSG.edf", "SC4001EC-Hypnogram.edf"}
+    assert done.notes[0] == "The file is cut off: the last 30 s of 300 s are missing."
+    assert len(set(done.notes)) == len(done.notes)
+    assert done.folder == workspace.easel / "SC4001E0"
+    assert sorted(p.name for p in done.folder.iterdir()) == [
+        f"SC4001E0-{i:04d}.png" for i in range(1, 9)
+    ]
+    assert not list(workspace.easel.glob("*.part"))
+
+    epochs = done.epochs("eval")
+    assert [e.sample_id for e in epochs] == [f"SC4001E0-{i:04d}" for i in range(1, 9)]
+    assert [e.onset_s for e in epochs] == [30.0 * i for i in range(1, 9)]
+    assert {(e.subject, e.night, e.cohort, e.split) for e in epochs} == {
+        ("SC400", 1, "sleep-edf", "eval")
+    }
+    assert epochs[0].image == "SC4001E0/SC4001E0-0001.png"
+
+
+def test_the_whole_recording_is_filtered_once_and_cut_on_the_grid_of_the_scoring(
+    night: Night, settings: PrepareSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Notch, band-pass, resample, cut; what is trimmed or dropped is not even cut."""
+    rescore(
+        night,
+        (15, 60, "Sleep stage W"),
+        (75, 30, "Sleep stage 2"),
+        (105, 30, "Sleep stage ?"),
+        (135, 30, "Sleep stage 2"),
+        (165, 120, "Sleep stage W"),
+    )
+    calls: list[Any] = []
+
+    def watched(name: str) -> Callable[..., np.ndarray]:
+        function = getattr(nights, name)
+
+        def watch(data_uv: np.ndarray, *rest: float) -> np.ndarray:
+            calls.append((name, len(data_uv), *rest))
+            return np.asarray(function(data_uv, *rest))
+
+        return watch
+
+    for name in ("notch", "band_pass", "resample", "cut_epoch"):
+        monkeypatch.setattr(nights, name, watched(name))
+    asked = replace(settings, notch_hz=20.0, resample_hz=80.0, wake_margin=0.5)
+    done = prepare_night(night, asked, open_easel(settings.workspace))
+    assert calls == [
+        ("notch", 30_000, 100.0, 20.0),
+        ("band_pass", 30_000, 100.0, 0.3, 35.0),
+        ("resample", 30_000, 100.0, 80.0),
+        *(("cut_epoch", 24_000, 80.0, onset_s) for onset_s in (45.0, 75.0, 135.0, 165.0)),
+    ]
+    assert done.n_trimmed == 4
+    assert done.dropped == {"unscored": 1}
+    assert [e.onset_s for e in done.epochs("ft")] == [45.0, 75.0, 135.0, 165.0]
+    assert [e.epoch_index for e in done.epochs("ft")] == [1, 2, 4, 5]
+
+
+def test_a_band_that_the_new_rate_cannot_hold(night: Night, settings: PrepareSettings) -> None:
+    done = prepare_night(night, replace(settings, resample_hz=64.0), open_easel(settings.workspace))
+    assert done.problem
+    assert "--high-hz 35 does not fit a channel sampled at 64 Hz" in done.problem.what
+
+
+def test_what_is_wrong_with_a_recording_is_its_problem(
+    night: Night, settings: PrepareSettings, workspace: Workspace
+) -> None:
+    night.signal_path.write_text("not EDF")
+    done = prepare_night(night, settings, open_easel(settings.workspace))
+    assert done.problem
+    assert "no EDF or BDF file" in done.problem.what
+    assert done.night == night
+    assert done.epochs("ft") == []
+    assert [path.name for path in workspace.easel.iterdir()] == [".run"]
+
+
+def test_signals_are_stacked(night: Night, settings: PrepareSettings) -> None:
+    epochs = Prepared(night, staged=((0, "W"), (1, "N1"))).epochs("ft")
+    rng = np.random.default_rng(1)
+    signals = [Signal(name, rng.normal(0, 20, 6_000), 100.0) for name in "ab"]
+    both, first = (
+        list(draw_epochs(epochs, which, replace(settings, size=64)))
+        for which in (signals, signals[:1])
+    )
+    assert len(both) == len(first) == 2
+    assert len({*both, *first}) == 4
+
+
+def test_estimate(night: Night, settings: PrepareSettings, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    read_s, picture_s, picture_bytes = estimate(night, settings, n_pictures=3)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert 0 < read_s < 10
+    assert 0 < picture_s < 1
+    done = prepare_night(night, settings, open_easel(settings.workspace))
+    assert done.folder
+    sizes = [path.stat().st_size for path in done.folder.iterdir()]
+    assert picture_bytes == pytest.approx(sum(sizes) / len(sizes), rel=0.1)
+
+
+# Cards, and what is found again
+
+
+def test_card_round_trip(night: Night, settings: PrepareSettings) -> None:
+    measured = replace(settings, template="cot", rationale="measured")
+    done = prepare_night(night, measured, open_easel(settings.workspace))
+    assert done.facts is not None
+    assert done.folder
+    text = json.dumps(done.to_card())
+    again = Prepared.from_card(night, json.loads(text), done.folder)
+    assert json.dumps(again.to_card()) == text
+    assert replace(again, facts=done.facts) == done
+    assert again.facts_of() == done.facts_of()
+    facts = done.facts_of()
+    assert list(facts) == [f"SC4001E0-{i:04d}" for i in range(10)]
+    assert all(isinstance(f, Facts) for f in facts.values())
+    # A card holds nothing about where the files are: workspaces and recordings can be moved.
+    assert str(settings.workspace.parent) not in text
+
+
+def test_what_is_whole_is_found_wherever_it_is(
+    night: Night, settings: PrepareSettings, workspace: Workspace, drawn: list[str]
+) -> None:
+    run = open_easel(settings.workspace)
+    done = prepare_night(night, settings, run)
+    assert len(drawn) == 10
+    assert prepare_night(night, settings, run) == done
+    assert done.folder
+    for side in ("ft", "eval"):  # while results are published, cards and pictures part
+        workspace.images(side).mkdir()
+        moved = done.folder.rename(workspace.images(side) / "SC4001E0")
+        done = replace(done, folder=moved)
+        assert prepare_night(night, settings, run) == done
+    write_json(workspace.night("SC4001E0"), done.to_card())
+    shutil.rmtree(workspace.easel)
+    assert prepare_night(night, settings, open_easel(settings.workspace)) == done
+    assert len(drawn) == 10
+
+
+def edit_card(**changes: Any) -> Callable[[Workspace], None]:
+    def harm(workspace: Workspace) -> None:
+        path = workspace.easel / "SC4001E0.json"
+        write_json(path, json.loads(path.read_text()) | changes)
+
+    return harm
+
+
+def edit_picture(workspace: Workspace) -> None:
+    path = workspace.easel / "SC4001E0" / "SC4001E0-0004.png"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        edit_card(key="0" * 64),
+        edit_card(pictures_sha256="0" * 64),
+        lambda w: (w.easel / "SC4001E0.json").write_text('{"key": '),
+        lambda w: (w.easel / "SC4001E0.json").unlink(),
+        edit_picture,
+        lambda w: (w.easel / "SC4001E0" / "SC4001E0-0004.png").unlink(),
+        lambda w: shutil.rmtree(w.easel / "SC4001E0"),
+    ],
+    ids=["key", "hash", "cut card", "no card", "picture", "no picture", "no pictures"],
+)
+def test_what_was_changed_is_drawn_again(
+    night: Night,
+    settings: PrepareSettings,
+    workspace: Workspace,
+    drawn: list[str],
+    harm: Callable[[Workspace], object],
+) -> None:
+    run = open_easel(settings.workspace)
+    done = prepare_night(night, settings, run)
+    drawn.clear()
+    harm(workspace)
+    assert prepare_night(night, settings, run) == done
+    assert len(drawn) == 10
+    assert prepare_night(night, settings, run) == done
+    assert len(drawn) == 10
+
+
+def test_facts_are_measured_without_drawing(
+    night: Night, settings: PrepareSettings, drawn: list[str]
+) -> None:
+    measured = replace(settings, template="cot", rationale="measured")
+    run = open_easel(settings.workspace)
+    plain = prepare_night(night, settings, run)
+    done = prepare_night(night, measured, run)
+    assert len(drawn) == 10
+    assert done.facts
+    assert len(done.facts) == 10
+    assert replace(done, facts=None) == plain
+    again = prepare_night(night, settings, run)
+    assert again.facts_of() == done.facts_of()  # once measured, they are kept
+    assert len(drawn) == 10
+
+
+@pytest.mark.parametrize(
+    ("suffixes", "used"),
+    [
+        ((".vhdr", ".eeg", ".vmrk"), {".vhdr", ".eeg", ".vmrk"}),
+        ((".set", ".fdt"), {".set", ".fdt"}),
+        ((".edf", ".txt"), {".edf"}),
+    ],
+)
+@pytest.mark.parametrize("name", ["n1", "n [1]*"])
+def test_data_in_other_files_counts(
+    tmp_path: Path, suffixes: tuple[str, ...], used: set[str], name: str
+) -> None:
+    for suffix in (*suffixes, "_hypnogram.csv"):
+        (tmp_path / f"{name}{suffix}").touch()
+    (tmp_path / "other.eeg").touch()
+    scoring = tmp_path / f"{name}_hypnogram.csv"
+    night = Night("generic", "n1", "n1", 1, tmp_path / f"{name}{suffixes[0]}", scoring)
+    assert set(nights._hashes(night)) == {scoring.name, *(f"{name}{s}" for s in used)}
+    alone = replace(night, hypnogram_path=None)
+    assert set(nights._hashes(alone)) == {f"{name}{s}" for s in used}
+
+
+def test_data_under_another_name_count(tmp_path: Path) -> None:
+    (tmp_path / "n1.vhdr").write_text(
+        "[Common Infos]\nDataFile=raw data.eeg\r\nMarkerFile=m.vmrk\n"
+    )
+    for name in ("raw data.eeg", "m.vmrk", "n2.eeg"):
+        (tmp_path / name).touch()
+    night = Night("generic", "n1", "n1", 1, tmp_path / "n1.vhdr", None)
+    assert set(nights._hashes(night)) == {"n1.vhdr", "raw data.eeg", "m.vmrk"}
+
+
+# The easel
+
+
+def test_only_the_last_who_opened_the_easel_draws_in_it(
+    night: Night, settings: PrepareSettings, workspace: Workspace
+) -> None:
+    """A worker of a killed run may still be at it when the next run has begun."""
+    first = open_easel(settings.workspace)
+    second = open_easel(settings.workspace)
+    assert first != second
+    with pytest.raises(EegToolError, match=r"Another `eegvlm prepare` has begun in .*/ws"):
+        prepare_night(night, settings, first)
+    assert not (workspace.easel / "SC4001E0").exists()
+    assert not (workspace.easel / "SC4001E0.json").exists()
+    done = prepare_night(night, settings, second)
+    assert done.folder == workspace.easel / "SC4001E0"
+
+
+def test_the_easel_is_taken_over_while_somebody_draws(
+    night: Night, settings: PrepareSettings, monkeypatch: pytest.MonkeyPatch, workspace: Workspace
+) -> None:
+    run = open_easel(settings.workspace)
+    n_drawn = []
+
+    def draw(*args: Any) -> bytes:
+        n_drawn.append(args)
+        if len(n_drawn) == 5:
+            open_easel(settings.workspace)
+        return draw_png(*args)
+
+    monkeypatch.setattr(nights, "draw_png", draw)
+    with pytest.raises(EegToolError, match="ws"):
+        prepare_night(night, settings, run)
+    assert [path.name for path in workspace.easel.iterdir()] == [".run"]
+
+
+def test_opening_the_easel_keeps_what_is_whole(
+    night: Night, settings: PrepareSettings, workspace: Workspace
+) -> None:
+    prepare_night(night, settings, open_easel(settings.workspace))
+    (workspace.easel / "SC4012E0.abc.part").mkdir()
+    open_easel(settings.workspace)
+    assert {path.name for path in workspace.easel.iterdir()} == {
+        *(".run", "SC4001E0", "SC4001E0.json")
+    }
+
+
+def test_outline_properties() -> None:
+    night = Night("x", "n", "s", 1, Path("n.edf"), None)
+    stages = ("W", *STAGES, "unscored", "movement time", "unscored", "W")
+    plan = Outline(night, stages, range(1, 9), 0.0, False, ())
+    assert plan.staged == tuple(enumerate(STAGES, start=1))
+    assert plan.dropped == {"movement time": 1, "unscored": 2}
