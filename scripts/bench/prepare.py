@@ -369,7 +369,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", choices=parts, nargs="+", default=parts)
     parser.add_argument("--epochs", type=int, default=20, help="epochs per round")
     parser.add_argument("--rounds", type=int, default=5, help="rounds; the median counts")
-    parser.add_argument("--nights", type=int, default=20, help="nights for memory; twice as many for jobs")
+    parser.add_argument(
+        "--nights", type=int, default=20, help="nights for memory; twice as many for jobs"
+    )
     options = parser.parse_args(arguments)
 
     figures: dict[str, float] = {}
