@@ -41,6 +41,14 @@ Channels = Annotated[
         rich_help_panel=SIGNAL,
     ),
 ]
+SubjectPattern = Annotated[
+    str,
+    Option(
+        help="Regular expression that finds the subject in a name (cohort 'generic').",
+        show_default="by the cohort",
+        rich_help_panel=COHORT,
+    ),
+]
 WakeMargin = Annotated[
     float,
     Option(
@@ -53,7 +61,7 @@ Strict = Annotated[
     bool,
     Option(
         "--strict",
-        help="Refuse recordings of which a part is missing.",
+        help="Refuse recordings that are shorter or longer than they say.",
         rich_help_panel=SIGNAL,
     ),
 ]
@@ -85,14 +93,7 @@ class PrepareSettings:
             rich_help_panel=COHORT,
         ),
     ] = "auto"
-    subject_pattern: Annotated[
-        str,
-        Option(
-            help="Regular expression that finds the subject in a name (cohort 'generic').",
-            show_default="one subject per recording",
-            rich_help_panel=COHORT,
-        ),
-    ] = ""
+    subject_pattern: SubjectPattern = ""
     download: Annotated[
         str,
         Option(
@@ -225,7 +226,7 @@ class PrepareSettings:
         int,
         Option(
             min=0,
-            help="Take only the first so many recordings.",
+            help="Take only so many recordings, of as many subjects as can be.",
             show_default="all",
             rich_help_panel=RUNNING,
         ),
@@ -253,6 +254,7 @@ class InspectSettings:
         str,
         Option(help="How files pair up: 'auto', 'sleep-edf', 'nsrr', 'isruc', 'generic'."),
     ] = "auto"
+    subject_pattern: SubjectPattern = ""
     channel: Channels = field(default_factory=lambda: ["EEG Fpz-Cz"])
     wake_margin: WakeMargin = 30.0
     strict: Strict = False

@@ -45,6 +45,9 @@ _WORDS: Final = {
 }
 """Mean a stage wherever they stand."""
 
+_TRIGGERS: Final = ("s0", "s1", "s2", "s3", "s4")
+"""Written with blanks, as BrainVision's ``S  1``, these are stimuli, unless behind the word "stage"."""
+
 _STAGE_WORDS: Final = {
     MOVEMENT: "movement mt m",
     UNSCORED: "? unknown undefined undetermined indeterminate notscored unstaged uns u n/a nan none "
@@ -97,7 +100,15 @@ def stage_of(description: str) -> str | None:
         (an arousal, lights off).
     """
     word, behind_stage = _fold(description)
+    if not behind_stage and word in _TRIGGERS and word not in description.casefold():
+        return None
     return (_STAGE_BEHIND_STAGE if behind_stage else _STAGE_OF_WORD).get(word)
+
+
+def code_in_column(cell: str) -> int | None:
+    """Return the whole number that stands in a column of stages (``4``, ``04``, ``4.0``, ``4,0``), or None."""
+    number = re.fullmatch(r"([+-]?\d{1,3})(?:[.,]0+)?", cell.strip())
+    return int(number[1]) if number else None
 
 
 def stage_in_column(cell: str) -> str | None:
@@ -111,8 +122,8 @@ def stage_in_column(cell: str) -> str | None:
     str or None
         One of `STAGES` or `DROPPED`; None for an unknown entry, which nobody may pass over.
     """
-    if number := re.fullmatch(r"([+-]?\d{1,3})(?:[.,]0+)?", cell.strip()):
-        return _CODES.get(int(number[1]))
+    if (code := code_in_column(cell)) is not None:
+        return _CODES.get(code)
     word, behind_stage = _fold(cell)
     return (_STAGE_BEHIND_STAGE if behind_stage else _STAGE_IN_COLUMN).get(word)
 

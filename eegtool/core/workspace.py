@@ -109,9 +109,20 @@ class Workspace:
         return self.root / "report"
 
     def protocol(self) -> dict[str, Any]:
-        """Return how epochs and pictures were made, as prepare stamped it; empty without a stamp."""
-        stamp = self.prepare_stamp
-        return dict(read_json(stamp)["protocol"]) if stamp.exists() else {}
+        """Return how epochs and pictures were made, as prepare stamped it; empty without a stamp.
+
+        Raises
+        ------
+        EegToolError
+            If prepare was interrupted: what is there may belong to two runs.
+        """
+        if self.prepare_stamp.exists():
+            return dict(read_json(self.prepare_stamp)["protocol"])
+        if self.night("any").parent.exists() or self.easel.exists():
+            raise EegToolError(
+                f"`eegvlm prepare` did not finish in {self.root}.", "Run it again: it goes on."
+            )
+        return {}
 
     def images(self, split: str) -> Path:
         """Folder of the pictures of one split."""

@@ -22,16 +22,24 @@ _SAME_ELECTRODE: Final = {
     "t6": "p8",
 }
 
-_MONTAGES: Final[tuple[Mapping[str, str], ...]] = (
-    # Channels that are called by number, in cohorts of the National Sleep Research Resource. A file
-    # is of such a cohort if it has all these names: MESA (montage in its documentation) ...
-    {"eeg1": "fz-cz", "eeg2": "cz-oz", "eeg3": "c4-m1"},
-    # ... or SHHS, which spells its second channel in five ways.
-    {"eeg": "c4-m1", "eeg(sec)": "c3-m2"},
-    {"eeg": "c4-m1", "eegsec": "c3-m2"},
-    {"eeg": "c4-m1", "eeg_sec": "c3-m2"},
-    {"eeg": "c4-m1", "eeg2": "c3-m2"},
-    {"eeg": "c4-m1", "eeg_2": "c3-m2"},
+# Channels that are called by number, in cohorts of the National Sleep Research Resource. A file is of
+# such a cohort only if it has the names of the other channels, too: any lab may have an "EEG 2".
+_MONTAGES: Final[tuple[tuple[str, frozenset[str], Mapping[str, str]], ...]] = (
+    # montage in the documentation of MESA
+    (
+        "MESA",
+        frozenset({"eog-l", "eog-r", "emg", "ekg"}),
+        {"eeg1": "fz-cz", "eeg2": "cz-oz", "eeg3": "c4-m1"},
+    ),
+    # SHHS spells its second channel in five ways.
+    *(
+        (
+            "SHHS",
+            frozenset({"eog(l)", "eog(r)", "emg", "ecg", "sao2"}),
+            {"eeg": "c4-m1", second: "c3-m2"},
+        )
+        for second in ("eeg(sec)", "eegsec", "eeg_sec", "eeg2", "eeg_2")
+    ),
 )
 
 _PREFIX: Final = re.compile(r"^(eeg|pol)[:_.]?(?=[a-z])")
@@ -91,13 +99,13 @@ def resolve(wanted: str, present: Sequence[str]) -> Derivation:
     name = _find(wanted, present)
     if name is not None:
         return Derivation(name, {name: 1.0})
-    for montage in _MONTAGES:
-        folded = {_fold(p): p for p in present}
-        if folded.keys() >= montage.keys():
+    folded = {_fold(p): p for p in present}
+    for cohort, others, montage in _MONTAGES:
+        if folded.keys() >= montage.keys() | others:
             for channel, electrodes in montage.items():
                 if _canonical(wanted) == electrodes:
                     name = folded[channel]
-                    note = f"'{wanted}' is called '{name}' here, as in other files of the NSRR."
+                    note = f"'{wanted}' is called '{name}' here, as in other files of {cohort}."
                     return Derivation(name, {name: 1.0}, note)
     if not re.search(r"[-+*/]", wanted):
         raise _unknown(wanted, present)

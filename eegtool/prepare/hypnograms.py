@@ -24,7 +24,7 @@ from eegtool.prepare.scorings.edf_annotations import (
 )
 from eegtool.prepare.scorings.fit import (
     TOLERANCE_S,
-    check_epoch_length,
+    check_list,
     check_overlaps,
     find_grid_s,
     find_offset_s,
@@ -88,7 +88,7 @@ def is_hypnogram(path: Path) -> bool:
             return layout is not None and bool(layout.annotations) and not layout.n_signals
         with path.open("rb") as file:
             data = file.read(_LOOK_BYTES)
-        text, _ = decode(data)
+        text, _ = decode(data, whole=len(data) < _LOOK_BYTES)
     except (OSError, ValueError):
         return False
     if suffix == ".xml":
@@ -138,7 +138,7 @@ def read_hypnogram(path: Path, recording_start: datetime | None, duration_s: flo
             "Check that it belongs to this recording, and that its times are in seconds from its start.",
         )
     if scoring.format == PER_LINE:
-        check_epoch_length(path, len(entries), duration_s)
+        check_list(path, len(entries), duration_s)
     check_overlaps(path, entries)
     grid_s = find_grid_s(path, entries)
     if grid_s:
@@ -189,7 +189,7 @@ def _read(path: Path) -> Scoring:
             data = file.read(_LOOK_BYTES)
             if data.startswith((EDF_MARK, BDF_MARK)):
                 return read_edf_annotations(path)
-            decode(data)  # a large binary file is not read any further
+            decode(data, whole=len(data) < _LOOK_BYTES)  # of a large binary file no more is read
             data += file.read()
         text, encoding = decode(data)
     except OSError as error:

@@ -19,7 +19,7 @@ from eegtool.core.workspace import jsonable
 from eegtool.prepare.cohorts import Night, find_nights
 from eegtool.prepare.hypnograms import is_hypnogram, read_hypnogram
 from eegtool.prepare.nights import outline
-from eegtool.prepare.recordings import Header, find_signals, is_recording, read_header
+from eegtool.prepare.recordings import Header, is_recording, read_header, read_recording
 
 
 def run(settings: InspectSettings) -> None:
@@ -32,8 +32,8 @@ def run(settings: InspectSettings) -> None:
     """
     console.stderr = settings.json
     files = _files(settings.files)
-    nights = _nights(files, settings.cohort)
-    facts = [_look(path, nights.get(path), settings) for path in files]
+    nights, unpaired = _nights(files, settings)
+    facts = [_look(path, nights.get(path), unpaired, settings) for path in files]
     if settings.json:
         print(json.dumps(jsonable({"files": facts}), ensure_ascii=False))
     else:
@@ -60,22 +60,25 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def _nights(files: Sequence[Path], cohort: str) -> dict[Path, Night]:
-    """Pair the recordings among files with their scorings, as far as a cohort knows how."""
+def _nights(files: Sequence[Path], settings: InspectSettings) -> tuple[dict[Path, Night], str]:
+    """Pair the recordings among files with their scorings; say why, where no cohort can."""
     try:
-        return {night.signal_path: night for night in find_nights(files, cohort).nights}
-    except EegToolError:
-        return {}  # hypnograms alone, say; each file is then looked at by itself
+        found = find_nights(files, settings.cohort, subject_pattern=settings.subject_pattern)
+        return {night.signal_path: night for night in found.nights}, ""
+    except EegToolError as error:  # hypnograms alone, say; each file is then looked at by itself
+        return {}, str(error)
 
 
-def _look(path: Path, night: Night | None, settings: InspectSettings) -> dict[str, Any]:
+def _look(
+    path: Path, night: Night | None, unpaired: str, settings: InspectSettings
+) -> dict[str, Any]:
     fact: dict[str, Any] = {"file": str(path)}
     try:
         if night is None and is_hypnogram(path):
             return fact | _scoring(path)
         header = read_header(path, strict=settings.strict)
         fact |= _header(header)
-        fact["prepare"] = _outlook(night, header, settings)
+        fact["prepare"] = _outlook(night, header, unpaired, settings)
     except EegToolError as error:
         fact["error"] = str(error)
     return fact
@@ -110,14 +113,16 @@ def _scoring(path: Path) -> dict[str, Any]:
     }
 
 
-def _outlook(night: Night | None, header: Header, settings: InspectSettings) -> dict[str, Any]:
+def _outlook(
+    night: Night | None, header: Header, unpaired: str, settings: InspectSettings
+) -> dict[str, Any]:
     """Say what prepare would make of a recording; an error is what it would say."""
     try:
-        find_signals(header, settings.channel)
+        recording = read_recording(header.path, settings.channel, strict=settings.strict)
         if night is None:
             raise EegToolError(
-                f"No cohort knows how to pair {header.path.name} with a hypnogram.",
-                "Put one beside it, or pair them in a pairs.csv.",
+                unpaired or f"No cohort knows how to pair {header.path.name} with a hypnogram.",
+                "" if unpaired else "Put one beside it, or pair them in a pairs.csv.",
             )
         as_prepare = PrepareSettings(
             [header.path],
@@ -141,7 +146,7 @@ def _outlook(night: Night | None, header: Header, settings: InspectSettings) -> 
         "kept": dict(Counter(stage for _, stage in plan.staged)),
         "dropped": plan.dropped,
         "trimmed": len(plan.stages) - len(plan.kept),
-        "notes": list(plan.notes),
+        "notes": list(dict.fromkeys(plan.notes + recording.notes)),
     }
 
 
@@ -150,31 +155,34 @@ def _print(fact: dict[str, Any]) -> None:
     if "error" in fact:
         console.print(Text.assemble(("cannot be read ", "red"), fact["error"]), soft_wrap=True)
         return
-    table = Table.grid(padding=(0, 2))
+    rows: list[tuple[str, str | Text]] = []
     simulated = ", simulated" if fact.get("simulated") else ""
-    table.add_row("format", f"{fact['format']}{simulated}")
+    rows.append(("format", f"{fact['format']}{simulated}"))
     if fact.get("start"):
-        table.add_row("start", fact["start"])
-    table.add_row("duration", clock(fact["duration_s"]))
+        rows.append(("start", fact["start"]))
+    rows.append(("duration", clock(fact["duration_s"])))
     for channel in fact.get("channels", ()):
         unit = channel["unit"] or "unit not given"
-        table.add_row("channel", f"{channel['name']}  {channel['sfreq_hz']:g} Hz  {unit}")
+        rows.append(("channel", f"{channel['name']}  {channel['sfreq_hz']:g} Hz  {unit}"))
     if "stages" in fact:
-        table.add_row("epochs", _counts(fact["stages"]))
-        table.add_row("first sleep", f"after {clock(fact['first_sleep_s'])}")
+        rows.append(("epochs", _counts(fact["stages"])))
+        rows.append(("first sleep", f"after {clock(fact['first_sleep_s'])}"))
     plan = fact.get("prepare", {})
     if "error" in plan:
-        table.add_row("prepare", Text(f"would leave it out: {plan['error']}", "yellow"))
+        rows.append(("prepare", Text(f"would leave it out: {plan['error']}", "yellow")))
     elif plan:
-        table.add_row("hypnogram", plan["hypnogram"])
-        table.add_row("subject", f"{plan['subject']}, night {plan['night']} ({plan['cohort']})")
-        table.add_row("epochs", _counts(plan["stages"]))
-        table.add_row("first sleep", f"after {clock(plan['first_sleep_s'])}")
+        rows.append(("hypnogram", plan["hypnogram"]))
+        rows.append(("subject", f"{plan['subject']}, night {plan['night']} ({plan['cohort']})"))
+        rows.append(("epochs", _counts(plan["stages"])))
+        rows.append(("first sleep", f"after {clock(plan['first_sleep_s'])}"))
         n_kept = sum(plan["kept"].values())
         left = f"{plan['trimmed']:,} trimmed, {sum(plan['dropped'].values())} dropped"
-        table.add_row("prepare", f"would keep {n_kept:,}: {_counts(plan['kept'])} ({left})")
+        rows.append(("prepare", f"would keep {n_kept:,}: {_counts(plan['kept'])} ({left})"))
     for note in dict.fromkeys(fact.get("notes", []) + plan.get("notes", [])):
-        table.add_row("note", Text(note, "cyan"))
+        rows.append(("note", Text(note, "cyan")))
+    table = Table.grid(padding=(0, 2))
+    for name, cell in rows:  # names in files may hold what rich takes for markup
+        table.add_row(name, cell if isinstance(cell, Text) else Text(cell))
     console.print(table)
 
 

@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 import time
+import traceback
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from eegtool import __version__
-from eegtool.core.errors import EegToolError
+import eegtool
+from eegtool.core.errors import EegToolError, brief
 from eegtool.core.records import SPLITS, Epoch
 from eegtool.core.settings import PrepareSettings
 from eegtool.core.stages import DROPPED, EPOCH_S, STAGES
 from eegtool.core.workspace import Workspace, read_json, sha256_of, write_json
-from eegtool.prepare.cohorts import Night
+from eegtool.prepare.cohorts import PAIRING_FIX, Night
 from eegtool.prepare.facts import Facts, measure
 from eegtool.prepare.hypnograms import read_hypnogram, stage_per_epoch
 from eegtool.prepare.images import draw_png
@@ -41,7 +42,7 @@ from eegtool.prepare.signals import (
 )
 
 _DECIDES: Final = (
-    *("channel", "low_hz", "high_hz", "notch_hz", "resample_hz", "wake_margin", "strict"),
+    *("channel", "low_hz", "high_hz", "notch_hz", "resample_hz", "wake_margin"),
     *("style", "size", "amplitude_uv", "marks"),
 )
 """Settings that decide which epochs and pictures a recording gives; others never redraw anything."""
@@ -63,6 +64,8 @@ class Outline:
     first_onset_s: float
     """Where the grid of epochs begins, in seconds from the first sample."""
     simulated: bool
+    files: tuple[Path, ...]
+    """All files that the recording and its scoring are in."""
     notes: tuple[str, ...]
 
     @property
@@ -187,6 +190,8 @@ def outline(night: Night, settings: PrepareSettings) -> Outline:
     header = read_header(night.signal_path, strict=settings.strict)
     for _, sfreq_hz in find_signals(header, settings.channel):
         check_band(settings.low_hz, settings.high_hz, sfreq_hz)
+    if night.problem:
+        raise EegToolError(night.problem, PAIRING_FIX)
     if night.hypnogram_path is None:
         raise EegToolError(
             f"There is no hypnogram for {night.signal_path}.",
@@ -201,9 +206,15 @@ def outline(night: Night, settings: PrepareSettings) -> Outline:
             f"The hypnogram {night.hypnogram_path} scores no sleep within the recording.",
             "Check that it belongs to this recording.",
         )
-    notes = header.notes + hypnogram.notes
-    first_onset_s = hypnogram.first_onset_s
-    return Outline(night, tuple(stages), kept, first_onset_s, header.simulated, notes)
+    return Outline(
+        night=night,
+        stages=tuple(stages),
+        kept=kept,
+        first_onset_s=hypnogram.first_onset_s,
+        simulated=header.simulated,
+        files=tuple(dict.fromkeys((*header.files, night.hypnogram_path))),
+        notes=header.notes + hypnogram.notes,
+    )
 
 
 def open_easel(root: Path) -> str:
@@ -248,9 +259,9 @@ def prepare_night(night: Night, settings: PrepareSettings, run: str) -> Prepared
     """
     try:
         plan = outline(night, settings)
-        inputs = _hashes(night)
+        inputs = _hashes(plan.files)
         key = _key(inputs, settings)
-        done = _find(night, key, Workspace(settings.workspace))
+        done = _find(plan, key, Workspace(settings.workspace))
         if done and (done.facts is not None or settings.rationale != "measured"):
             return done
         recording = read_recording(night.signal_path, settings.channel, strict=settings.strict)
@@ -274,6 +285,14 @@ def prepare_night(night: Night, settings: PrepareSettings, run: str) -> Prepared
             done = replace(done, facts=tuple(f.to_row() for f in facts))
     except EegToolError as problem:
         return Prepared(night, problem=problem)
+    except Exception as error:  # whatever it is, the other nights go on
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        defect = EegToolError(
+            f"{night.signal_path}: {type(error).__name__} ({brief(error)}) in "
+            f"{Path(where.filename).name}, line {where.lineno}.",
+            "The file cannot be read, or this is a defect of eegvlm; please report it.",
+        )
+        return Prepared(night, problem=defect)
     try:
         return _draw(done, signals, settings, run)
     except OSError as error:
@@ -352,9 +371,9 @@ def _check_owner(workspace: Workspace, run: str) -> None:
         )
 
 
-def _find(night: Night, key: str, workspace: Workspace) -> Prepared | None:
+def _find(plan: Outline, key: str, workspace: Workspace) -> Prepared | None:
     """Return what an earlier run made of these files in this way, if its pictures are whole."""
-    name = night.recording
+    name = plan.night.recording
     for card_path in (workspace.easel / f"{name}.json", workspace.night(name)):
         try:
             card = read_json(card_path)
@@ -363,7 +382,7 @@ def _find(night: Night, key: str, workspace: Workspace) -> Prepared | None:
         if card.get("key") == key:
             for folder in (workspace.easel, *map(workspace.images, SPLITS)):
                 if _digest(folder / name) == card["pictures_sha256"]:
-                    return Prepared.from_card(night, card, folder / name)
+                    return Prepared.from_card(plan.night, card, folder / name)
     return None
 
 
@@ -380,23 +399,21 @@ def _entry(name: str, content: bytes) -> bytes:
 
 def _key(inputs: dict[str, str], settings: PrepareSettings) -> str:
     decides = {name: getattr(settings, name) for name in _DECIDES}
-    return hashlib.sha256(json.dumps([__version__, inputs, decides]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([_code_sha256(), inputs, decides]).encode()).hexdigest()
 
 
-def _hashes(night: Night) -> dict[str, str]:
-    """Return the SHA-256 of each file of a recording and its scoring, by file name.
+@cache
+def _code_sha256() -> str:
+    """Hash the code that reads, stages and draws: what another version made is made anew."""
+    package = Path(eegtool.__file__).parent
+    files = [package / "core" / "stages.py", *sorted((package / "prepare").rglob("*.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
-    BrainVision and EEGLAB keep the samples in another file, which may have another name.
-    """
-    signal = night.signal_path
-    files = [signal, *([night.hypnogram_path] if night.hypnogram_path else [])]
-    if signal.suffix.lower() in (".vhdr", ".set"):
-        named = re.findall(rb"^(?:Data|Marker)File=(.+?)\s*$", signal.read_bytes(), re.MULTILINE)
-        names = {name.decode("utf-8", "replace") for name in named}
-        beside = sorted(signal.parent.iterdir())
-        files += [p for p in beside if p.stem == signal.stem or p.name in names]
+
+def _hashes(files: Sequence[Path]) -> dict[str, str]:
+    """Return the SHA-256 of each file, by its name; the recording itself comes first."""
     hashes: dict[str, str] = {}
-    for path in dict.fromkeys(path for path in files if path.is_file()):
+    for path in files:
         name = path.name if path.name not in hashes else f"{path.parent.name}/{path.name}"
         hashes[name] = sha256_of(path)
     return hashes

@@ -60,6 +60,8 @@ class Header:
         What the user should know: a loss at the end, odd dates.
     simulated : bool
         Whether the file calls itself simulated.
+    files : tuple of Path
+        The file itself, and others that hold its samples or markers.
     """
 
     path: Path
@@ -69,6 +71,7 @@ class Header:
     start: datetime | None
     notes: tuple[str, ...]
     simulated: bool
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -284,6 +287,7 @@ def _open_edf(path: Path) -> _Opened:
         start=edf.start,
         notes=(*filter(None, (edf.loss,)), *edf.notes),
         simulated=edf.simulated,
+        files=(path,),
     )
     return _Opened(
         header, edf.loss, lambda which: read_edf_samples(edf, [edf.signals[i] for i in which])
@@ -302,20 +306,38 @@ def _open_brainvision(path: Path) -> _Opened:
             f"Rename it to {path.stem}.vhdr.",
         )
     raw = mne.io.read_raw_brainvision(path, verbose="ERROR")
-    declared = re.search(rb"^DataPoints=(\d+)", path.read_bytes(), re.MULTILINE)
+    header = path.read_text(encoding="utf-8", errors="replace")
+    declared = re.search(r"^DataPoints=(\d+)", header, re.MULTILINE)
+    markers = re.findall(r"^MarkerFile=(.+?)\s*$", header, re.MULTILINE)
+    files = [path.with_name(name.replace("$b", path.stem)) for name in markers]
     n_declared = int(declared[1]) if declared else 0
-    return _opened_by_mne(path, "BrainVision", raw, unit="µV", n_declared=n_declared)
+    return _opened_by_mne(
+        path,
+        "BrainVision",
+        raw,
+        unit="µV",
+        n_declared=n_declared,
+        more_files=[file for file in files if file.is_file()],
+    )
 
 
 def _open_eeglab(path: Path) -> _Opened:
     return _opened_by_mne(path, "EEGLAB", mne.io.read_raw_eeglab(path, verbose="ERROR"), unit="µV")
 
 
-def _opened_by_mne(path: Path, form: str, raw: Any, *, unit: str, n_declared: int = 0) -> _Opened:
+def _opened_by_mne(
+    path: Path,
+    form: str,
+    raw: Any,
+    *,
+    unit: str,
+    n_declared: int = 0,
+    more_files: Sequence[Path] = (),
+) -> _Opened:
     """Describe what MNE has opened.
 
     `unit` is what the format writes where a channel has none of its own, `n_declared` the number of
-    samples that the header promises.
+    samples that the header promises, `more_files` what belongs to it besides the samples.
     """
     sfreq_hz = float(raw.info["sfreq"])
     units = getattr(raw, "_orig_units", {})
@@ -334,6 +356,7 @@ def _opened_by_mne(path: Path, form: str, raw: Any, *, unit: str, n_declared: in
         start=began,
         notes=(loss,) if loss else (),
         simulated="SIMULATED" in f"{raw.info['subject_info']} {raw.info['description']}".upper(),
+        files=tuple(dict.fromkeys((path, *map(Path, filter(None, raw.filenames)), *more_files))),
     )
 
     def read(which: Sequence[int]) -> np.ndarray:

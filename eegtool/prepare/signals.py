@@ -37,7 +37,7 @@ MIN_SFREQ_HZ: Final = 32.0
 _WINDOW_S: Final = 4.0
 _MAX_WINDOWS: Final = 1000
 _STUCK: Final = 0.5  # share of samples at the rails from which on a signal is refused ...
-_CLIPPED: Final = 0.01  # ... and from which on the user is told
+_CLIPPED: Final = 0.01  # ... and, of these or of flat windows, from which on the user is told
 _NOTCH_QUALITY: Final = 30.0  # 50 Hz: a notch 1.7 Hz wide
 _LARGEST_DENOMINATOR: Final = 1000  # of a sampling rate in Hz: 199.9 and 256.017 are exact
 
@@ -276,7 +276,7 @@ def _windows(data: np.ndarray, sfreq_hz: float) -> np.ndarray:
 
 
 def _check_shape(data: np.ndarray, sfreq_hz: float) -> tuple[float, str]:
-    """Refuse what is no signal in whatever unit; return its swing, and a note if a part is clipped."""
+    """Refuse what is no signal in whatever unit; return its swing, and a note if a part is clipped or flat."""
     if not math.isfinite(float(np.sum(data))):
         raise EegToolError(
             "Some samples are no numbers.", "Export the recording again, without gaps."
@@ -295,7 +295,11 @@ def _check_shape(data: np.ndarray, sfreq_hz: float) -> tuple[float, str]:
             "The signal is flat for most of the time.",
             "Nothing was connected; choose another with --channel.",
         )
-    return size, f"it is clipped for {stuck:.0%} of the time." if stuck > _CLIPPED else ""
+    flat = float(np.mean(np.ptp(windows, axis=1) == 0))
+    notes = [f"it is flat for {flat:.0%} of the time."] if flat > _CLIPPED else []
+    if stuck - flat > _CLIPPED:
+        notes.append(f"it is clipped for {stuck:.0%} of the time.")
+    return size, " ".join(notes)
 
 
 def _no_eeg(swing_uv: float) -> EegToolError:

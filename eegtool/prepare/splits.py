@@ -148,18 +148,28 @@ def read_split(path: Path) -> Split:
     return split
 
 
-def check_no_leak(epochs: Iterable[Epoch]) -> None:
-    """Refuse epochs in which a subject is on both sides.
+def check_no_leak(recordings: Iterable[tuple[str, str, str]]) -> None:
+    """Refuse one recording under the names of two subjects: it could be on both sides of the split.
+
+    Parameters
+    ----------
+    recordings : iterable of (str, str, str)
+        Name, subject and SHA-256 of the signal of each recording.
 
     Raises
     ------
     EegToolError
-        Naming the subject.
+        Naming both.
     """
-    side: dict[str, str] = {}
-    for epoch in epochs:
-        if side.setdefault(epoch.subject, epoch.split) != epoch.split:
-            raise EegToolError(f"Subject {epoch.subject} is on both sides of the split.")
+    seen: dict[str, tuple[str, str]] = {}
+    for name, subject, sha256 in recordings:
+        other, other_subject = seen.setdefault(sha256, (name, subject))
+        if other_subject != subject:
+            raise EegToolError(
+                f"{other} of subject {other_subject} and {name} of subject {subject} are the same "
+                "recording.",
+                "Leave one of them out: nobody may be on both sides of the split.",
+            )
 
 
 def balance(epochs: Sequence[Epoch], how: str, seed: int) -> list[Epoch]:

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from eegtool.core.records import SPLITS, Epoch, write_conversations, write_epoch
 from eegtool.core.registry import check_name
 from eegtool.core.settings import PrepareSettings
 from eegtool.core.stages import DROPPED, STAGES
-from eegtool.core.workspace import Workspace, jsonable, run_stamp, write_json
+from eegtool.core.workspace import Workspace, jsonable, read_json, run_stamp, write_json
 from eegtool.prepare.cohorts import Found, Night, find_nights
 from eegtool.prepare.download import download
 from eegtool.prepare.images import STYLES, check_bands
@@ -72,6 +73,9 @@ def run(settings: PrepareSettings) -> None:
             for folder in settings.recordings
             for path in download(settings.download, settings.subjects, folder)
         ]
+    if settings.scheduler:  # workers may stand in another folder
+        paths = [path.resolve() for path in paths]
+        settings = replace(settings, workspace=settings.workspace.resolve())
     found = find_nights(paths, settings.cohort, subject_pattern=settings.subject_pattern)
     nights = _chosen(found, settings)
     visible_hz = STYLES[settings.style].visible_hz(_spec(settings), len(settings.channel))
@@ -171,11 +175,19 @@ def _names(text: str) -> list[str]:
 def _easel(root: Path) -> Iterator[str]:
     """Open the easel for this run; whole recordings stay in it when the run fails."""
     workspace = Workspace(root)
-    for folder in map(workspace.images, SPLITS):
+    cards = workspace.night("any").parent
+    ours = workspace.prepare_stamp.exists() or any(map(_is_card, cards.glob("*.json")))
+    ours |= any(map(_is_card, workspace.easel.glob("*.json")))
+    for folder in (cards, *map(workspace.images, SPLITS)):
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
             raise EegToolError(
                 f"{folder} is a link or a file; prepare replaces what is in it.",
                 "Link the whole workspace to another disk instead, or name one with --workspace.",
+            )
+        if folder.exists() and any(folder.iterdir()) and not ours:
+            raise EegToolError(
+                f"{folder} holds files that prepare did not make, and would replace.",
+                "Name another folder with --workspace.",
             )
     try:
         owner = open_easel(root)
@@ -208,6 +220,10 @@ def _workers(settings: PrepareSettings, n_tasks: int) -> Iterator[int]:
             f"--scheduler: there is no Dask scheduler at {settings.scheduler} ({brief(error)}).",
             "Start one with `dask scheduler`, and workers with `dask worker ADDRESS`.",
         ) from error
+    if sum(client.ncores().values()) < 2:
+        console.print(
+            "[yellow]The cluster has fewer than two threads: joblib works here instead.[/]"
+        )
     with client, parallel_config("dask", client=client):
         yield -1
 
@@ -218,11 +234,12 @@ def _prepare_all(nights: Sequence[Night], settings: PrepareSettings, owner: str)
     with _workers(settings, len(nights)) as jobs, progress("recordings") as bar:
         parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
         task = bar.add_task("Preparing", total=len(nights), note="")
-        began, n_drawn = time.monotonic(), 0
+        began, n_drawn, easel = time.monotonic(), 0, Workspace(settings.workspace).easel
         for result in parallel(delayed(prepare_night)(night, settings, owner) for night in nights):
             prepared.append(result)
             _report(bar.console, result)
-            n_drawn += len(result.staged)
+            if result.folder and result.folder.parent == easel:  # else it was there already
+                n_drawn += len(result.staged)
             rate = n_drawn / (time.monotonic() - began)
             bar.update(task, advance=1, note=f"{n_drawn:,} pictures, {rate:,.0f}/s")
     place = {night: i for i, night in enumerate(nights)}
@@ -248,6 +265,7 @@ def _split(prepared: Sequence[Prepared], settings: PrepareSettings) -> Split:
     for p in used:
         of_subject = stages_of.setdefault(p.night.subject, Counter())
         of_subject.update(stage for _, stage in p.staged)
+    check_no_leak((p.night.recording, p.night.subject, next(iter(p.inputs.values()))) for p in used)
     for name in _names(settings.eval_subjects):
         if name not in stages_of:
             raise _refusal([p for p in prepared if p.night.subject == name], f"of subject {name} ")
@@ -293,7 +311,6 @@ def _publish(
     """Make the workspace that of these recordings. The stamp goes first and comes back last."""
     used = [p for p in prepared if not p.problem]
     epochs = [epoch for p in used for epoch in p.epochs(_side(p.night, split))]
-    check_no_leak(epochs)
     rows = {side: [e for e in epochs if e.split == side] for side in SPLITS}
     rows["ft"] = balance(rows["ft"], settings.balance, settings.seed)
     kept = {epoch.sample_id for side in SPLITS for epoch in rows[side]}
@@ -336,8 +353,15 @@ def _move_pictures(workspace: Workspace, sides: Sequence[tuple[Prepared, str]]) 
             if names.get(folder.name) != side:
                 shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
     for card in workspace.night("any").parent.glob("*.json"):
-        if card.stem not in names:
+        if card.stem not in names and _is_card(card):
             card.unlink()
+
+
+def _is_card(path: Path) -> bool:
+    try:
+        return {"key", "pictures_sha256"} <= read_json(path).keys()
+    except EegToolError:
+        return False
 
 
 def _dry_run(nights: Sequence[Night], settings: PrepareSettings) -> dict[str, Any]:
@@ -389,10 +413,11 @@ def _stamp(
     rows: dict[str, list[Epoch]],
 ) -> dict[str, Any]:
     used = [p for p in prepared if not p.problem]
+    spelt = {p.channel for p in used}
     protocol = {
         "cohort": found.cohort,
         "simulated": any(p.simulated for p in used),
-        "channel": "; ".join(sorted({p.channel for p in used})),
+        "channel": spelt.pop() if len(spelt) == 1 else ", ".join(settings.channel),
         "low_hz": settings.low_hz,
         "high_hz": settings.high_hz,
         "notch_hz": settings.notch_hz,
@@ -415,6 +440,7 @@ def _stamp(
         "recordings": {
             p.night.recording: {
                 "split": _side(p.night, split),
+                "channel": p.channel,
                 "kept": len(p.staged),
                 "stages": dict(Counter(stage for _, stage in p.staged)),
                 "dropped": p.dropped,

@@ -13,6 +13,7 @@ from eegtool.core.stages import (
     TYPICAL_SPELLINGS,
     UNSCORED,
     closest_spelling,
+    code_in_column,
     is_misspelt,
     stage_in_column,
     stage_of,
@@ -34,6 +35,8 @@ ANYWHERE = {
     UNSCORED: "Unscored, Sleep stage ?, Stage unknown, Indeterminate sleep stage, SLEEP-UNSCORED, "
     "Unscored stage",
 }
+# "S  1" is a stimulus in recordings made with BrainVision.
+TRIGGERS = ("S 0", "S 1", "S  1", "s  2", "S-3", "S_4", "Sleep S 2", "S\t1")
 # ... and only in columns of stages.
 IN_COLUMNS = {
     "W": "0, 0.0, +0",
@@ -63,6 +66,33 @@ def test_spellings_that_hold_anywhere(text: str, stage: str) -> None:
 def test_spellings_that_hold_in_columns(text: str, stage: str) -> None:
     assert stage_in_column(text) == stage
     assert stage_of(text) is None
+
+
+@pytest.mark.parametrize("text", TRIGGERS)
+def test_triggers_are_no_stages(text: str) -> None:
+    assert stage_of(text) is None
+    assert not is_misspelt(text)
+    assert stage_in_column(text) is not None
+    assert stage_of(f"Stage {text}") == stage_in_column(text)
+
+
+@pytest.mark.parametrize(
+    ("cell", "code"),
+    [
+        ("4", 4),
+        (" 04", 4),
+        ("4.0", 4),
+        ("4,00", 4),
+        ("-1", -1),
+        ("+5", 5),
+        ("4.5", None),
+        ("", None),
+        ("N3", None),
+        ("4" * 9, None),
+    ],
+)
+def test_codes(cell: str, code: int | None) -> None:
+    assert code_in_column(cell) == code
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from eegtool.prepare.channels import normalise, resolve
 
 SLEEP_EDF = ["EEG Fpz-Cz", "EEG Pz-Oz", "EOG horizontal", "EMG submental", "Temp rectal"]
 REFERENTIAL = ["EEG C3-REF", "EEG C4-REF", "EEG M1-REF", "EEG M2-REF", "E1", "2"]
-SHHS = ["SaO2", "EEG(sec)", "ECG", "EMG", "EOG(L)", "EOG(R)", "EEG"]
+SHHS_OTHERS = ["SaO2", "H.R.", "ECG", "EMG", "EOG(L)", "EOG(R)"]
+SHHS = [*SHHS_OTHERS, "EEG(sec)", "EEG"]
 MESA = ["EKG", "EOG-L", "EOG-R", "EMG", "EEG1", "EEG2", "EEG3"]
 
 
@@ -65,9 +66,9 @@ def test_one_channel_by_whatever_spelling(wanted: str, present: list[str], name:
     [
         ("C4-A1", SHHS, "EEG"),
         ("C3-M2", SHHS, "EEG(sec)"),
-        ("C3-A2", ["EEG", "EEG 2"], "EEG 2"),
-        ("C3-A2", ["EEG", "EEG sec"], "EEG sec"),
-        ("C3-A2", ["EEG", "EEG_SEC"], "EEG_SEC"),
+        ("C3-A2", [*SHHS_OTHERS, "EEG", "EEG 2"], "EEG 2"),
+        ("C3-A2", [*SHHS_OTHERS, "EEG", "EEG sec"], "EEG sec"),
+        ("C3-A2", [*SHHS_OTHERS, "EEG", "EEG_SEC"], "EEG_SEC"),
         ("C4-M1", MESA, "EEG3"),
         ("Fz-Cz", MESA, "EEG1"),
     ],
@@ -79,7 +80,18 @@ def test_channels_that_cohorts_only_number(wanted: str, present: list[str], name
     assert f"'{name}'" in found.note
 
 
-@pytest.mark.parametrize("present", [["EEG", "EMG"], ["EEG1", "EEG2"], ["EEG3"]])
+@pytest.mark.parametrize(
+    "present",
+    [
+        ["EEG", "EMG"],
+        ["EEG1", "EEG2"],
+        ["EEG3"],
+        ["EEG", "EEG 2"],
+        ["EEG", "EEG 2", "EOG", "EMG", "ECG", "SaO2"],
+        ["EEG1", "EEG2", "EEG3"],
+        ["EEG1", "EEG2", "EEG3", "EOG1", "EOG2", "EMG"],
+    ],
+)
 def test_other_files_with_numbered_channels_mean_nothing(present: list[str]) -> None:
     with pytest.raises(EegToolError, match="no channel 'C4-M1'"):
         resolve("C4-M1", present)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 from eegtool.core.errors import EegToolError
+from eegtool.core.records import SPLITS
+from eegtool.core.workspace import Workspace
 from eegtool.prepare.cohorts import COHORTS, Found, Night, find_nights
 
 SCORING = "W\nN1\nN2\nN3\nREM\n"
@@ -137,12 +140,21 @@ def test_hypnogram_in_another_folder(tmp_path: Path) -> None:
     assert night.hypnogram_path == tmp_path / "signals" / "SC4001EC-Hypnogram.edf"
 
 
-def test_two_scorings_are_refused(sleep_edf: Path) -> None:
-    (sleep_edf / "sleep-cassette" / "SC4001EH-Hypnogram.edf").touch()
-    error = refusal([sleep_edf])
-    assert "SC4001E0-PSG.edf has more than one hypnogram" in error.what
+def test_two_scorings_are_a_problem_of_that_night(
+    sleep_edf: Path, write_hypnogram: Callable[..., Path]
+) -> None:
     for letter in "CH":
-        assert f"SC4001E{letter}-Hypnogram.edf" in error.what
+        path = sleep_edf / "sleep-cassette" / f"SC4001E{letter}-Hypnogram.edf"
+        write_hypnogram([(0, 30, "Sleep stage W")]).rename(path)
+    found = find_nights([sleep_edf])
+    night, *others = found.nights
+    assert night.hypnogram_path is None
+    assert "SC4001E0-PSG.edf has more than one hypnogram" in night.problem
+    for letter in "CH":
+        assert f"SC4001E{letter}-Hypnogram.edf" in night.problem
+    assert [n.problem for n in others] == ["", ""]
+    assert None not in [n.hypnogram_path for n in others]
+    assert (found.orphans, found.notes) == ((), ())
 
 
 def test_files_of_no_cohort_are_told(sleep_edf: Path) -> None:
@@ -266,9 +278,15 @@ def test_a_lab_that_numbers_its_folders_is_not_isruc(tmp_path: Path) -> None:
         ),
         pytest.param(
             ["p1_Rohdaten.edf", "p1_Bewertung.txt", "p2_Rohdaten.edf", "p2_Bewertung.txt"],
-            {"p1_Rohdaten.edf": "p1_Bewertung.txt", "p2_Rohdaten.edf": "p2_Bewertung.txt"},
-            [],
+            {"p1_Rohdaten.edf": None, "p2_Rohdaten.edf": None},
+            ["p1_Bewertung.txt", "p2_Bewertung.txt"],
             id="roles in another language",
+        ),
+        pytest.param(
+            ["S01_placebo.edf", "S01_drug.txt"],
+            {"S01_placebo.edf": None},
+            ["S01_drug.txt"],
+            id="another condition",
         ),
         pytest.param(
             ["p01.edf", "p01_b.edf", "p01_hyp.txt", "p01_b_hyp.txt"],
@@ -298,8 +316,7 @@ def test_a_lab_that_numbers_its_folders_is_not_isruc(tmp_path: Path) -> None:
 def test_generic_pairs_by_name(
     tmp_path: Path, files: list[str], pairs: dict[str, str | None], orphans: list[str]
 ) -> None:
-    found = find_nights([lay(tmp_path, *files)])
-    assert found.cohort == "generic"
+    found = find_nights([lay(tmp_path, *files)], "generic", "(.+)")
     assert paired(found) == pairs
     assert [path.name for path in found.orphans] == orphans
 
@@ -316,13 +333,23 @@ def test_a_folder_between_two_files(tmp_path: Path) -> None:
     assert paired(find_nights([tmp_path])) == {"p1.edf": "p1_hyp.txt", "p2.edf": None}
 
 
-def test_generic_refuses_two_scorings(tmp_path: Path) -> None:
-    lay(tmp_path, "p1.edf", "p1_scorer1.txt", "p1_scorer2.txt")
-    error = refusal([tmp_path])
-    assert "p1.edf has more than one hypnogram" in error.what
-    assert "p1_scorer1.txt" in error.what
-    assert "p1_scorer2.txt" in error.what
-    assert "pairs.csv" in error.fix
+def test_two_scorings_are_a_problem_of_one_generic_night(tmp_path: Path) -> None:
+    lay(tmp_path, "p1.edf", "p1_scorer1.txt", "p1_scorer2.txt", "p2.edf", "p2.txt")
+    found = find_nights([tmp_path])
+    assert paired(found) == {"p1.edf": None, "p2.edf": "p2.txt"}
+    assert found.orphans == ()
+    first, second = found.nights
+    assert "p1.edf has more than one hypnogram" in first.problem
+    assert "p1_scorer1.txt" in first.problem
+    assert "p1_scorer2.txt" in first.problem
+    assert second.problem == ""
+
+
+def test_a_night_tells_which_hypnogram_it_did_not_get(tmp_path: Path) -> None:
+    lay(tmp_path, "S01_placebo.edf", "S01_drug.txt", "S02.edf", "S03_hyp.txt")
+    first, second = find_nights([tmp_path]).nights
+    assert "S01_placebo.edf; S01_drug.txt may be of another night or condition" in first.problem
+    assert (second.hypnogram_path, second.problem) == (None, "")
 
 
 def test_edf_hypnograms_are_told_from_recordings(
@@ -344,11 +371,10 @@ def test_edf_hypnograms_are_told_from_recordings(
 def test_generic_subjects(tmp_path: Path) -> None:
     names = [f"P0{p}_n{n}.edf" for p in (1, 2) for n in (2, 10)]
     lay(tmp_path, *names)
-    unnamed = find_nights([tmp_path])
+    unnamed = find_nights([tmp_path], subject_pattern="(.+)")
     assert [(n.subject, n.night) for n in unnamed.nights] == [
         (n.recording, 1) for n in unnamed.nights
     ]
-    assert "each recording counts as a subject" in unnamed.notes[0]
     for pattern in (r"^(P\d+)", r"(n)?(?P<subject>P\d+)"):
         found = find_nights([tmp_path], subject_pattern=pattern)
         assert found.notes == ()
@@ -358,6 +384,91 @@ def test_generic_subjects(tmp_path: Path) -> None:
             ("P02_n10", "P02", 2),
             ("P02_n2", "P02", 1),
         ]
+
+
+def test_names_without_a_clash_are_subjects_of_their_own(tmp_path: Path) -> None:
+    lay(tmp_path, "night1.edf", "night2.edf", "anna.edf", "P01_n1.edf", "P02_n1.edf")
+    found = find_nights([tmp_path])
+    assert all((n.subject, n.night) == (n.recording, 1) for n in found.nights)
+    assert "each recording counts as a subject" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "subjects"),
+    [
+        (["P01_n1.edf", "P01_n2.edf", "P02_n1.edf"], {"P01": 2, "P02": 1}),
+        (["P 1 n1.edf", "P 1 n2.edf"], {"P_1": 2}),
+        (["P01/psg.edf", "P01/eeg.edf", "P02/psg.edf"], {"P01": 2, "P02": 1}),
+        (["P01/night1.edf", "P01/night2.edf", "P02/night1.edf"], {"P01": 2, "P02": 1}),
+        (["night1/P01.edf", "night2/P01.edf", "night1/P02.edf"], {"P01": 2, "P02": 1}),
+        (["drug/anna.edf", "placebo/anna.edf", "drug/bob.edf"], {"anna": 2, "bob": 1}),
+        (["drug/P01/psg.edf", "placebo/P01/psg.edf"], {"P01": 2}),
+        (["anna/night1.edf", "anna/night2.edf", "bob/night1.edf"], {"anna": 2, "bob": 1}),
+    ],
+)
+def test_nights_that_may_be_of_one_person(
+    tmp_path: Path, names: list[str], subjects: dict[str, int]
+) -> None:
+    error = refusal([lay(tmp_path, *names)])
+    assert "may be nights of one person" in error.what
+    pattern, one_each = re.findall(r"--subject-pattern '(\S+)'", error.fix)
+    found = find_nights([tmp_path], subject_pattern=pattern)  # as it says
+    assert Counter(n.subject for n in found.nights) == subjects
+    assert found.notes == ()
+    assert one_each == "(.+)"
+    apart = find_nights([tmp_path], subject_pattern=one_each)
+    assert [n.subject for n in apart.nights] == [n.recording for n in apart.nights]
+    assert len({n.subject for n in apart.nights}) == len(names)
+
+
+def test_neighbours_that_are_not_meant_do_not_clash(tmp_path: Path) -> None:
+    lay(tmp_path, "P01_n1.edf", "P01_n2.edf", "P02_n1.edf")
+    found = find_nights([tmp_path / "P01_n1.edf", tmp_path / "P02_n1.edf"])
+    assert [n.subject for n in found.nights] == ["P01_n1", "P02_n1"]
+
+
+@pytest.mark.parametrize(
+    ("names", "nights"),
+    [
+        (
+            ["sub-01_ses-1_eeg.edf", "sub-01_ses-3_eeg.edf", "sub-02_ses-1_eeg.edf"],
+            [("sub-01", 1), ("sub-01", 3), ("sub-02", 1)],
+        ),
+        (["sub-a_ses-pre.edf", "sub-a_ses-post.edf"], [("sub-a", 1), ("sub-a", 2)]),
+        (["sub-1_ses-2_run-1.edf", "sub-1_ses-2_run-2.edf"], [("sub-1", 1), ("sub-1", 2)]),
+        (["sub-01/ses-02/eeg/x.edf", "sub-01/ses-04/eeg/y.edf"], [("sub-01", 2), ("sub-01", 4)]),
+        (["sub-01/eeg.edf", "sub-02/eeg.edf"], [("sub-01", 1), ("sub-02", 1)]),
+    ],
+)
+def test_subjects_and_sessions_of_bids(
+    tmp_path: Path, names: list[str], nights: list[tuple[str, int]]
+) -> None:
+    found = find_nights([lay(tmp_path, *names)])
+    assert sorted((n.subject, n.night) for n in found.nights) == nights
+    assert found.notes == ()
+
+
+def test_folders_tell_recordings_of_one_name_apart(tmp_path: Path) -> None:
+    lay(tmp_path, "P01/night1.edf", "P02/night1.edf", "x/P03/night2.edf", "P04.edf")
+    names = ["P01-night1", "P02-night1", "P04", "x-P03-night2"]
+    assert sorted(n.recording for n in find_nights([tmp_path]).nights) == names
+    found = find_nights([tmp_path], subject_pattern=r"(P\d+)")
+    assert sorted(named(found)) == [
+        ("P01-night1", "P01", 1),
+        ("P02-night1", "P02", 1),
+        ("P04", "P04", 1),
+        ("x-P03-night2", "P03", 1),
+    ]
+    assert find_nights([tmp_path / "P01"]).nights[0].recording == "night1"
+
+
+def test_continuations_of_split_files(tmp_path: Path) -> None:
+    whole = ["a_raw.fif", "b_split-01_eeg.fif", "c-2.fif", "d-1.fif", "e.fif.gz"]
+    parts = ["a_raw-1.fif", "a_raw-2.fif", "b_split-02_eeg.fif", "e-1.fif.gz"]
+    found = find_nights([lay(tmp_path, *whole, *parts)])
+    assert [n.signal_path.name for n in found.nights] == whole
+    assert "Files passed over because they continue a split recording" in found.notes[-1]
+    assert all(part in found.notes[-1] for part in parts)
 
 
 def test_subject_from_the_folder(tmp_path: Path) -> None:
@@ -561,13 +672,35 @@ def test_hidden_files_are_passed_over(tmp_path: Path) -> None:
     assert [n.signal_path for n in found.nights] == [tmp_path / "p1.edf"]
 
 
+@pytest.mark.parametrize("stamp", ["prepare.json", "split.json"])
+def test_what_is_of_a_workspace_is_no_input(tmp_path: Path, stamp: str) -> None:
+    root = lay(
+        tmp_path / "lab", "night1.edf", "night1.txt", "nights/night2.edf", "nights/night2.txt"
+    )
+    own = Workspace(root)
+    before = find_nights([root])
+    folders = [own.easel, own.vision_module, own.checkpoints, own.answers.parent, own.report]
+    folders += map(own.images, SPLITS)
+    for path in (own.epochs, *(folder / "x" / "stages.csv" for folder in folders)):
+        lay(root, str(path.relative_to(root)))
+    for folder in folders:
+        lay(folder, "night9.edf")
+    assert len(find_nights([root]).nights) > 2  # any lab's folders
+    lay(root, stamp)
+    assert find_nights([root]) == find_nights([tmp_path]) == before
+    (night,) = find_nights([root / "night1.edf"]).nights
+    assert night.hypnogram_path == root / "night1.txt"
+    lay(root, "epochs.edf")  # a recording for which the table would be taken
+    (night,) = find_nights([root / "epochs.edf"]).nights
+    assert night.hypnogram_path is None
+
+
 @pytest.mark.parametrize(
     ("names", "recording"),
     [
         (["SC4001E0-PSG.edf", "backup/SC4001E0-PSG.edf"], "SC4001E0"),
-        (["night.edf", "b/night.edf"], "night"),
         (["night.edf", "night.fif"], "night"),
-        (["A 1.edf", "b/a_1.edf"], "a_1"),
+        (["A 1.edf", "a_1.edf"], "a_1"),
     ],
 )
 def test_two_recordings_of_one_name(tmp_path: Path, names: list[str], recording: str) -> None:

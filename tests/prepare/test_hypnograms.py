@@ -285,3 +285,14 @@ def test_no_scored_sleep_is_an_error(
         read_hypnogram(path, None, 900.0)
     assert raised.value.what == f"The hypnogram {path} scores no sleep."
     assert "'Sleep stage 2'" in raised.value.fix
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("padding", range(4))
+def test_a_character_may_lie_on_the_border_of_the_look_ahead(
+    tmp_path: Path, encoding: str, padding: int
+) -> None:
+    header = "onset,duration,stage," + "x" * padding + "ö" * 5000 + "\n"
+    path = tmp_path / "scoring.csv"
+    path.write_bytes((header + "".join(f"{30 * i},30,N2,\n" for i in range(100))).encode(encoding))
+    assert len(read_hypnogram(path, None, 3000.0).runs) == 100

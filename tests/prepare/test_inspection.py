@@ -150,7 +150,7 @@ def test_it_says_what_prepare_does(
     [
         ({"channel": ["C3"]}, "There is no channel 'C3'"),
         ({"strict": True}, None),
-        ({"cohort": "isruc"}, "No cohort knows how to pair SC4001E0-PSG.edf"),
+        ({"cohort": "isruc"}, "There is no recording of the cohort 'isruc'"),
     ],
 )
 def test_what_prepare_would_leave_out(

@@ -81,6 +81,7 @@ def test_outline(night: Night, settings: PrepareSettings) -> None:
     assert plan.dropped == {}
     assert plan.first_onset_s == 0
     assert plan.simulated
+    assert plan.files == (night.signal_path, night.hypnogram_path)
     assert plan.notes == ()
 
 
@@ -368,36 +369,13 @@ def test_facts_are_measured_without_drawing(
     assert len(drawn) == 10
 
 
-@pytest.mark.parametrize(
-    ("suffixes", "used"),
-    [
-        ((".vhdr", ".eeg", ".vmrk"), {".vhdr", ".eeg", ".vmrk"}),
-        ((".set", ".fdt"), {".set", ".fdt"}),
-        ((".edf", ".txt"), {".edf"}),
-    ],
-)
-@pytest.mark.parametrize("name", ["n1", "n [1]*"])
-def test_data_in_other_files_counts(
-    tmp_path: Path, suffixes: tuple[str, ...], used: set[str], name: str
-) -> None:
-    for suffix in (*suffixes, "_hypnogram.csv"):
-        (tmp_path / f"{name}{suffix}").touch()
-    (tmp_path / "other.eeg").touch()
-    scoring = tmp_path / f"{name}_hypnogram.csv"
-    night = Night("generic", "n1", "n1", 1, tmp_path / f"{name}{suffixes[0]}", scoring)
-    assert set(nights._hashes(night)) == {scoring.name, *(f"{name}{s}" for s in used)}
-    alone = replace(night, hypnogram_path=None)
-    assert set(nights._hashes(alone)) == {f"{name}{s}" for s in used}
-
-
-def test_data_under_another_name_count(tmp_path: Path) -> None:
-    (tmp_path / "n1.vhdr").write_text(
-        "[Common Infos]\nDataFile=raw data.eeg\r\nMarkerFile=m.vmrk\n"
-    )
-    for name in ("raw data.eeg", "m.vmrk", "n2.eeg"):
-        (tmp_path / name).touch()
-    night = Night("generic", "n1", "n1", 1, tmp_path / "n1.vhdr", None)
-    assert set(nights._hashes(night)) == {"n1.vhdr", "raw data.eeg", "m.vmrk"}
+def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for folder in ("signals", "scored"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "n1.edf").write_text(folder)
+    hashes = nights._hashes([tmp_path / "signals" / "n1.edf", tmp_path / "scored" / "n1.edf"])
+    assert list(hashes) == ["n1.edf", "scored/n1.edf"]
+    assert len(set(hashes.values())) == 2
 
 
 # The easel
@@ -450,6 +428,6 @@ def test_opening_the_easel_keeps_what_is_whole(
 def test_outline_properties() -> None:
     night = Night("x", "n", "s", 1, Path("n.edf"), None)
     stages = ("W", *STAGES, "unscored", "movement time", "unscored", "W")
-    plan = Outline(night, stages, range(1, 9), 0.0, False, ())
+    plan = Outline(night, stages, range(1, 9), 0.0, False, (), ())
     assert plan.staged == tuple(enumerate(STAGES, start=1))
     assert plan.dropped == {"movement time": 1, "unscored": 2}

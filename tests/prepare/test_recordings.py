@@ -185,6 +185,7 @@ def test_brainvision(write_brainvision: Callable[..., Path], unit: str, per_unit
     assert_signal(path, "BrainVision", EXPECTED_UV, atol_uv=0.02)
     assert read_header(path).start == datetime(2021, 3, 4, 22, 30, 15)
     assert read_header(path).channels[1] == ChannelInfo("C4", 100.0, unit or "µV")
+    assert [p.name for p in read_header(path).files] == ["x.vhdr", "x.eeg", "x.vmrk"]
 
 
 def write_eeglab(path: Path, unit_uv: float = 1.0, **fields: Any) -> Path:
@@ -202,11 +203,13 @@ def write_eeglab(path: Path, unit_uv: float = 1.0, **fields: Any) -> Path:
 
 
 @pytest.mark.parametrize("name", ["x.set", "X.SET"])
-@pytest.mark.parametrize("fields", [{}, {"data": "x.fdt"}], ids=["one-file", "with-fdt"])
+@pytest.mark.parametrize("fields", [{}, {"data": "y.fdt"}], ids=["one-file", "with-fdt"])
 def test_eeglab(tmp_path: Path, name: str, fields: dict[str, Any]) -> None:
     path = write_eeglab(tmp_path / name, **fields)
     assert_signal(path, "EEGLAB", EXPECTED_UV)
     assert read_header(path).start is None
+    others = ["y.fdt"] if fields else []
+    assert [p.name for p in read_header(path).files] == [name, *others]
 
 
 def test_eeglab_in_volts(tmp_path: Path) -> None:

@@ -263,10 +263,10 @@ def epoch(subject: str, split: str, stage: str = "W", index: int = 0) -> Epoch:
 
 
 def test_leaks_are_found() -> None:
-    whole = [epoch("SC400", "ft"), epoch("SC401", "eval"), epoch("SC400", "ft")]
-    check_no_leak(whole)
-    with pytest.raises(EegToolError, match="Subject SC400 is on both sides"):
-        check_no_leak([*whole, epoch("SC400", "eval")])
+    nights = [("n1", "SC400", "aa"), ("n2", "SC401", "bb"), ("n1_copy", "SC400", "aa")]
+    check_no_leak(nights)  # twice the same subject stays on one side
+    with pytest.raises(EegToolError, match="n2 of subject SC401 and n3 of subject SC402"):
+        check_no_leak([*nights, ("n3", "SC402", "bb")])
 
 
 @pytest.fixture

@@ -26,10 +26,12 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.records import read_conversations, read_epochs, read_questions
 from eegtool.core.settings import PrepareSettings
 from eegtool.core.stages import STAGES
+from eegtool.core.workspace import Workspace
 from eegtool.prepare import nights, step
 from eegtool.prepare.claims import claims_in, holds
 from eegtool.prepare.cohorts import Night
 from eegtool.prepare.facts import Facts
+from eegtool.prepare.hypnograms import read_hypnogram
 from eegtool.prepare.images import draw_png
 from eegtool.prepare.images.spec import PictureSpec
 from eegtool.prepare.nights import Prepared
@@ -202,6 +204,7 @@ def test_the_stamp_tells_the_protocol(settings: PrepareSettings, recordings: Pat
     assert stamp["results"]["left_out"] == {}
     assert stamp["results"]["recordings"]["SC4021E0"] == {
         "split": "eval",
+        "channel": "EEG Fpz-Cz",
         "kept": 10,
         "stages": dict.fromkeys(STAGES, 2),
         "dropped": {},
@@ -1020,6 +1023,8 @@ def test_notes_are_told_and_kept(
 def test_notes_on_the_cohort_are_told(
     settings: PrepareSettings, recordings: Path, printed: io.StringIO
 ) -> None:
+    for hypnogram in recordings.glob("*-Hypnogram.edf"):
+        hypnogram.rename(recordings / f"{hypnogram.name[:7]}0-Hypnogram.edf")
     step.run(replace(settings, cohort="generic", eval_subjects=""))
     assert "each recording counts as a subject of its own" in " ".join(printed.getvalue().split())
     assert stamp_of(settings)["protocol"]["cohort"] == "generic"
@@ -1100,3 +1105,71 @@ def test_an_error_leaves_standard_output_empty(settings: PrepareSettings) -> Non
     code, said, complaint = invoke(settings, "--json", "--style", "wave")
     assert (code, said) == (1, "")
     assert "error: Unknown style 'wave'" in complaint
+
+
+# What a review found
+
+
+def test_the_same_recording_under_two_subjects_is_refused(
+    settings: PrepareSettings, recordings: Path
+) -> None:
+    (recordings / "SC4012E0-PSG.edf").write_bytes((recordings / "SC4001E0-PSG.edf").read_bytes())
+    (hypnogram,) = recordings.glob("SC4012E*-Hypnogram.edf")
+    (other,) = recordings.glob("SC4001E*-Hypnogram.edf")
+    hypnogram.write_bytes(other.read_bytes())
+    with pytest.raises(EegToolError, match=r"SC4001E0 .* and SC4012E0 .* the same recording"):
+        step.run(settings)
+    assert not (settings.workspace / "prepare.json").exists()
+
+
+@pytest.mark.parametrize("folder", ["nights", "eeg_images_ft", "eeg_images_eval"])
+def test_files_of_others_are_never_replaced(settings: PrepareSettings, folder: str) -> None:
+    theirs = settings.workspace / folder / "thesis.json"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("{}")
+    with pytest.raises(EegToolError, match="holds files that prepare did not make"):
+        step.run(settings)
+    assert [p for p in settings.workspace.rglob("*") if p.is_file()] == [theirs]
+
+
+def test_an_interrupted_workspace_is_not_gone_on_with(settings: PrepareSettings) -> None:
+    step.run(settings)
+    (settings.workspace / "prepare.json").unlink()
+    with pytest.raises(EegToolError, match="did not finish"):
+        Workspace(settings.workspace).protocol()
+
+
+def test_other_code_stages_and_draws_anew(
+    settings: PrepareSettings, monkeypatch: pytest.MonkeyPatch, drawn: list[str]
+) -> None:
+    step.run(settings)
+    drawn.clear()
+    monkeypatch.setattr(nights, "_code_sha256", lambda: "another version")
+    step.run(settings)
+    assert set(drawn) == set(ids_of(*NIGHTS))
+
+
+def test_whatever_is_wrong_with_one_recording_the_others_go_on(
+    settings: PrepareSettings, monkeypatch: pytest.MonkeyPatch, printed: io.StringIO
+) -> None:
+    def hypnogram(path: Path, *rest: Any) -> Any:
+        if path.name.startswith("SC4001"):
+            raise ZeroDivisionError("a defect")
+        return read_hypnogram(path, *rest)
+
+    monkeypatch.setattr(nights, "read_hypnogram", hypnogram)
+    step.run(settings)
+    assert set(stamp_of(settings)["results"]["left_out"]) == {"SC4001E0"}
+    assert "ZeroDivisionError (a defect) in test_step.py" in " ".join(printed.getvalue().split())
+
+
+def test_spellings_of_a_channel_do_not_tell_workspaces_apart(
+    settings: PrepareSettings, recordings: Path
+) -> None:
+    psg = recordings / "SC4001E0-PSG.edf"
+    content = psg.read_bytes()
+    psg.write_bytes(content.replace(b"EEG Fpz-Cz", b"FPZ-CZ    ", 1))
+    step.run(settings)
+    stamp = stamp_of(settings)
+    assert stamp["protocol"]["channel"] == "EEG Fpz-Cz"
+    assert stamp["results"]["recordings"]["SC4001E0"]["channel"] == "FPZ-CZ"

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from eegtool.core.errors import EegToolError
+from eegtool.core.records import SPLITS
 from eegtool.core.registry import check_name
+from eegtool.core.workspace import Workspace
 from eegtool.prepare.cohorts import generic, isruc, nsrr, sleep_edf
-from eegtool.prepare.cohorts.night import Found, Night
+from eegtool.prepare.cohorts.night import PAIRING_FIX, Found, Night
 from eegtool.prepare.cohorts.pairs import PAIRS
+from eegtool.prepare.hypnograms import is_hypnogram
 from eegtool.prepare.recordings import is_recording
 
-__all__ = ["AUTO", "COHORTS", "Cohort", "Found", "Night", "find_nights"]
+__all__ = ["AUTO", "COHORTS", "PAIRING_FIX", "Cohort", "Found", "Night", "find_nights"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,8 @@ AUTO: Final = "auto"
 def find_nights(paths: Sequence[Path], cohort: str = AUTO, subject_pattern: str = "") -> Found:
     """Find and pair the recordings among files and folders.
 
-    Hidden files and folders are passed over.
+    Hidden files and folders are passed over, what belongs to a workspace, and the continuations of
+    split FIF files.
 
     Parameters
     ----------
@@ -74,6 +79,10 @@ def find_nights(paths: Sequence[Path], cohort: str = AUTO, subject_pattern: str 
             "Leave it out, or use --cohort generic.",
         )
     files, named = _files(paths)
+    parts = _continuations(files)
+    files = [path for path in files if path not in parts]
+    split = sorted(parts & named)
+    named -= parts
     found = _find(files, named, cohort, subject_pattern)
     if not found.nights:
         kind = f" of the cohort '{found.cohort}'" if cohort != AUTO else ""
@@ -83,8 +92,11 @@ def find_nights(paths: Sequence[Path], cohort: str = AUTO, subject_pattern: str 
             "\n".join(f"Names are like {way.named_like}." for way in ways),
         )
     _check_names(found.nights)
+    if split:
+        note = f"Files passed over because they continue a split recording: {_listing(split)}."
+        found = replace(found, notes=(*found.notes, note))
     used = {p for n in found.nights for p in (n.signal_path, n.hypnogram_path)} | {*found.orphans}
-    left = [p for p in sorted(named) if p not in used and is_recording(p)]
+    left = [p for p in sorted(named) if p not in used and is_recording(p) and not is_hypnogram(p)]
     if left:
         why = (
             f"{PAIRS} does not list them"
@@ -107,8 +119,10 @@ def _files(paths: Sequence[Path]) -> tuple[list[Path], set[Path]]:
             named |= inside
         elif path.is_file():
             # Its hypnogram lies beside it; its neighbours are not meant.
-            beside = (p for p in path.parent.iterdir() if not _hidden(p.name) and p.is_file())
-            files |= {path, *beside}
+            names = [p.name for p in path.parent.iterdir()]
+            own = _of_workspace(path.parent, names)
+            beside = (path.parent / n for n in names if not _hidden(n) and n not in own)
+            files |= {path, *(p for p in beside if p.is_file())}
             named.add(path)
         else:
             raise EegToolError(f"{path} does not exist.", "Give recordings or folders of them.")
@@ -124,12 +138,55 @@ def _below(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(here.resolve())
-        folders[:] = sorted(name for name in folders if not _hidden(name))
-        yield from (p for name in names if not _hidden(name) and (p := here / name).is_file())
+        own = _of_workspace(here, names)
+        folders[:] = sorted(name for name in folders if not _hidden(name) and name not in own)
+        names = [name for name in names if not _hidden(name) and name not in own]
+        yield from (path for name in names if (path := here / name).is_file())
 
 
 def _hidden(name: str) -> bool:
     return name.startswith(".")  # what macOS and data managers keep beside the files themselves
+
+
+def _of_workspace(folder: Path, names: Collection[str]) -> set[str]:
+    """Return what the tool itself wrote into a folder of those files, if that is a workspace.
+
+    Its table of epochs and its reports would pass for hypnograms.
+    """
+    own = Workspace(folder)
+    if not (own.prepare_stamp.name in names or {own.split.name, own.epochs.name}.issubset(names)):
+        return set()
+    # Not "nights": its cards are never taken for anything, and a lab may call its folder so.
+    paths = [
+        *(own.epochs, own.prepare_stamp, own.split, own.conversations, own.questions),
+        *(own.easel, own.vision_module, own.checkpoints, own.answers.parent, own.report),
+        *map(own.images, SPLITS),
+    ]
+    return {path.name for path in paths}
+
+
+# x_raw.fif goes on in x_raw-1.fif (MNE and Neuromag), and x_split-01_eeg.fif in x_split-02_eeg.fif
+# (BIDS). Readers follow from the first part to the others.
+_NEUROMAG: Final = re.compile(r"(.+)-([1-9]\d*)(\.fif(?:\.gz)?)", re.IGNORECASE)
+_BIDS: Final = re.compile(r"(.+_split-)(\d+)((?:_.+)?\.fif(?:\.gz)?)", re.IGNORECASE)
+
+
+def _continuations(files: Sequence[Path]) -> set[Path]:
+    """Return the parts that continue another; night-2.fif without night-1.fif is another night."""
+    known = set(files)
+
+    def follows(path: Path) -> bool:
+        if match := _BIDS.fullmatch(path.name):
+            before, number, after = match.groups()
+            first = f"{before}{1:0{len(number)}}{after}"
+            return int(number) > 1 and path.with_name(first) in known
+        if match := _NEUROMAG.fullmatch(path.name):
+            before, number, after = match.groups()
+            earlier = [f"{before}{after}", *(f"{before}-{i}{after}" for i in range(1, int(number)))]
+            return all(path.with_name(name) in known for name in earlier)
+        return False
+
+    return {path for path in files if follows(path)}
 
 
 def _find(files: Sequence[Path], named: set[Path], cohort: str, subject_pattern: str) -> Found:
@@ -145,8 +202,10 @@ def _find(files: Sequence[Path], named: set[Path], cohort: str, subject_pattern:
                 "Give one folder at a time, or choose with --cohort.",
             )
         return fitting[0] if fitting else _find(files, named, "generic", "")
-    pair = partial(generic.pair, subject_pattern=subject_pattern) if subject_pattern else None
-    found = (pair or COHORTS[cohort].pair)(files)
+    pair = COHORTS[cohort].pair
+    if cohort == "generic":
+        pair = partial(generic.pair, subject_pattern=subject_pattern, meant=named)
+    found = pair(files)
     return replace(
         found,
         nights=tuple(night for night in found.nights if night.signal_path in named),

@@ -7,8 +7,12 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from eegtool.core.errors import EegToolError
+
+PAIRING_FIX: Final = "Leave the right hypnogram beside the recording, or name it in a pairs.csv."
+"""How to mend a `Night.problem`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,8 @@ class Night:
     signal_path: Path
     hypnogram_path: Path | None
     """None where no hypnogram was found; the recording itself where the scoring is inside it."""
+    problem: str = ""
+    """Why no hypnogram was taken although there are some, naming them; `PAIRING_FIX` mends it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,24 +83,23 @@ def stem_of(path: Path) -> str:
     return Path(path.stem).stem if path.suffix.casefold() == ".gz" else path.stem
 
 
-def nearest(recording: Path, hypnograms: Sequence[Path]) -> Path | None:
+def nearest(recording: Path, hypnograms: Sequence[Path]) -> tuple[Path | None, str]:
     """Return the hypnogram beside the recording, or else the only one there is.
 
-    Raises
-    ------
-    EegToolError
-        If there are several of them.
+    Returns
+    -------
+    hypnogram : Path or None
+        None if there is none, or several of them.
+    problem : str
+        Says which ones there are if there are several.
     """
     beside = [path for path in hypnograms if path.parent == recording.parent]
     found = beside or hypnograms
     if len(found) > 1:
-        raise several_hypnograms(recording, found)
-    return found[0] if found else None
+        return None, several_hypnograms(recording, found)
+    return (found[0] if found else None), ""
 
 
-def several_hypnograms(recording: Path, hypnograms: Sequence[Path]) -> EegToolError:
-    """Return the error that it is not clear which scoring is meant."""
-    return EegToolError(
-        f"{recording} has more than one hypnogram: {', '.join(str(p) for p in hypnograms)}.",
-        "Leave the right one beside the recording, or pair the files in a pairs.csv.",
-    )
+def several_hypnograms(recording: Path, hypnograms: Sequence[Path]) -> str:
+    """Return the problem that it is not clear which scoring is meant."""
+    return f"{recording} has more than one hypnogram: {', '.join(str(p) for p in hypnograms)}."

@@ -22,12 +22,9 @@ _FILE: Final = re.compile(
 def pair(files: Sequence[Path]) -> Found:
     """Pair files by study, visit and number, wherever they lie; a visit counts as a night.
 
-    NSRR gives each scoring in two dialects; its own is taken before Profusion's.
-
-    Raises
-    ------
-    EegToolError
-        If there are several copies of a hypnogram and none or several beside the recording.
+    NSRR gives each scoring in two dialects; its own is taken before Profusion's. Where there are
+    several copies of a hypnogram, and none or several of them beside the recording, it gets none,
+    and its problem says so.
     """
     named = [(path, m) for path in files if (m := _FILE.fullmatch(path.name.lower()))]
     hypnograms: dict[str, dict[str, list[Path]]] = {}
@@ -39,6 +36,7 @@ def pair(files: Sequence[Path]) -> Found:
         if match["kind"] == ".edf":
             dialects = hypnograms.get(match["key"], {})
             scoring = dialects.get("-nsrr.xml") or dialects.get("-profusion.xml", [])
+            hypnogram, problem = nearest(path, scoring)
             visit = re.sub(r"\D", "", match["visit"])
             nights.append(
                 Night(
@@ -47,7 +45,8 @@ def pair(files: Sequence[Path]) -> Found:
                     subject=f"{match['study']}-{match['id']}",
                     night=int(visit or 1),
                     signal_path=path,
-                    hypnogram_path=nearest(path, scoring),
+                    hypnogram_path=hypnogram,
+                    problem=problem,
                 )
             )
     keys = {night.recording for night in nights}

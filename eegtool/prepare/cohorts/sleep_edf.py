@@ -22,10 +22,8 @@ _FILE: Final = re.compile(
 def pair(files: Sequence[Path]) -> Found:
     """Pair files by the first six characters of their names.
 
-    Raises
-    ------
-    EegToolError
-        If a recording has two hypnograms beside it, or none beside it and two elsewhere.
+    A recording with two hypnograms beside it, or none beside it and two elsewhere, gets none, and
+    its problem says so.
     """
     named = [(path, m) for path in files if (m := _FILE.fullmatch(path.name.upper()))]
     hypnograms: dict[str, list[Path]] = {}
@@ -33,17 +31,20 @@ def pair(files: Sequence[Path]) -> Found:
         if match["kind"] == "HYPNOGRAM":
             hypnograms.setdefault(match["key"], []).append(path)
     recordings = [(path, match) for path, match in named if match["kind"] == "PSG"]
-    nights = tuple(
-        Night(
-            cohort="sleep-edf",
-            recording=path.name[:8].upper(),
-            subject=match["subject"],
-            night=int(match["night"]),
-            signal_path=path,
-            hypnogram_path=nearest(path, hypnograms.get(match["key"], [])),
+    nights = []
+    for path, match in recordings:
+        hypnogram, problem = nearest(path, hypnograms.get(match["key"], []))
+        nights.append(
+            Night(
+                cohort="sleep-edf",
+                recording=path.name[:8].upper(),
+                subject=match["subject"],
+                night=int(match["night"]),
+                signal_path=path,
+                hypnogram_path=hypnogram,
+                problem=problem,
+            )
         )
-        for path, match in recordings
-    )
     keys = {match["key"] for _, match in recordings}
     orphans = [p for key, paths in hypnograms.items() if key not in keys for p in paths]
-    return Found(nights, tuple(orphans), "sleep-edf")
+    return Found(tuple(nights), tuple(orphans), "sleep-edf")

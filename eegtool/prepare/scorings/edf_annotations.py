@@ -153,7 +153,12 @@ def _annotations(path: Path, layout: EdfLayout) -> tuple[list[tuple[float, float
     text, encoding = _annotation_text(path, layout)
     lists = list(_LIST.finditer(text))
     # Signals begin with the first record, which may begin a fraction after the second in the header.
-    shift_s = float(lists[0]["onset"]) if lists and layout.n_signals else 0.0
+    # Only a list that begins with an empty text tells when; another one is an annotation like any.
+    shift_s = 0.0
+    if layout.n_signals and lists and not lists[0]["texts"].split("\x14")[0]:
+        shift_s = float(lists[0]["onset"])
+    if abs(shift_s) >= 1:
+        shift_s = 0.0
     return [
         (float(found["onset"]) - shift_s, float(found["duration"] or 0), description)
         for found in lists

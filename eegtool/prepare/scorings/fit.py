@@ -22,9 +22,8 @@ _NEAR_S: Final = 600.0
 """How near the ends of a scoring and its recording are if both are of one night."""
 _UNKNOWN_START: Final = datetime(1985, 1, 1)
 """What headers of EDF have where nothing is known: the first second that they can tell."""
-_SUB_EPOCHS_S: Final = (1, 2, 3, 4, 5, 6, 10, 15, 20)
-_MANY: Final = 100
-"""Lines from which on it is no coincidence that they fill the recording in steps other than 30 s."""
+_LENGTHS_S: Final = (1, 2, 3, 4, 5, 6, 10, 15, 20, 60)
+"""Other lengths of epochs that are in use."""
 
 
 def with_durations(path: Path, entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
@@ -50,6 +49,11 @@ def with_durations(path: Path, entries: Sequence[Entry]) -> tuple[list[Entry], l
         notes.append(
             f"{len(entries) - len(lasting)} scored entries without a duration are left out."
         )
+        if not any(entry.stage in SLEEP_STAGES for entry in lasting):
+            raise EegToolError(
+                f"The hypnogram {path} gives durations, but for none of its entries of sleep.",
+                "Give the duration of every entry, or of none.",
+            )
     # Times in samples or minutes, or a list of changes only, would otherwise become a few epochs
     # at wrong places. A night may well be scored in parts, but not in parts of one entry each.
     ordered = sorted(lasting, key=lambda entry: entry.onset_s)
@@ -92,13 +96,7 @@ def find_offset_s(
     if abs(offset_s) < 1:  # headers of EDF have whole seconds
         return 0.0, ""
     if sleep_within(entries, -offset_s, duration_s - offset_s):
-        if scoring.is_absolute:
-            return offset_s, ""
-        word = "after" if offset_s > 0 else "before"
-        return (
-            offset_s,
-            f"The hypnogram's own start is {_span(abs(offset_s))} {word} the recording's.",
-        )
+        return offset_s, _own_start(offset_s)
     if min(offset_s % _DAY_S, -offset_s % _DAY_S) < 1:
         return 0.0, (
             f"The hypnogram is dated {start:%Y-%m-%d}, the recording {recording_start:%Y-%m-%d}; "
@@ -121,32 +119,50 @@ def _offset_of_clock_s(
     offset_s = since_midnight_s % _DAY_S
     if offset_s >= duration_s:  # it rather begins before the recording than after its end
         offset_s -= _DAY_S
-    offset_s = 0.0 if abs(offset_s) < 1 else offset_s
-    if start != time() or not offset_s:
-        return offset_s, ""
-    # 00:00:00 may be midnight, or time gone by: it is what makes the ends of both meet.
-    end_s = max(entry.end_s for entry in entries)
-    as_clock, as_elapsed = (abs(at + end_s - duration_s) <= _NEAR_S for at in (offset_s, 0.0))
-    if as_clock == as_elapsed:
-        raise EegToolError(
-            f"The times of the hypnogram {path} begin with 00:00:00, which may be midnight or the "
-            f"start of the recording, {recording_start:%H:%M:%S}.",
-            "Give its onsets in seconds, or with dates.",
-        )
-    if as_clock:
-        return offset_s, ""
-    return 0.0, "The times of the scoring begin with 00:00:00 and are read as time since the start."
+    if abs(offset_s) < 1:
+        return 0.0, ""
+    # 00:00:30 may be half a minute after midnight, or of time gone by: the ends of both must tell.
+    elapsed_s = (datetime.combine(midnight, start) - midnight).total_seconds()
+    length_s = max(entry.end_s for entry in entries)
 
+    def fit(at_s: float) -> int:
+        """Return 0 for outside of the recording, 1 for within it, 2 if the ends of both meet, too."""
+        end_s = at_s + length_s
+        if at_s < -_NEAR_S or end_s > duration_s + EPOCH_S:
+            return 0
+        return 2 if end_s >= duration_s - _NEAR_S else 1
 
-def check_epoch_length(path: Path, n_lines: int, duration_s: float) -> None:
-    """Refuse one stage per line where the lines fill the recording in steps of another length."""
-    for length_s in _SUB_EPOCHS_S:
-        if n_lines >= _MANY and abs(n_lines * length_s - duration_s) < EPOCH_S:
-            raise EegToolError(
-                f"The hypnogram {path} has {n_lines} lines for {duration_s:g} s: it looks as if every "
-                f"{length_s} s were scored.",
-                f"Give one stage per {EPOCH_S} s, or a table with onsets.",
+    if elapsed_s < duration_s and abs(elapsed_s - offset_s) >= 1:
+        if fit(elapsed_s) == 2 > fit(offset_s):
+            return elapsed_s, (
+                f"The times of the scoring begin with {start:%H:%M:%S} and are read as time since the "
+                "start."
             )
+        if fit(elapsed_s) >= fit(offset_s):
+            raise EegToolError(
+                f"The times of the hypnogram {path} begin with {start:%H:%M:%S}, which may be a time of "
+                f"day or time since the start of the recording, {recording_start:%H:%M:%S}.",
+                "Give its onsets in seconds, or with dates.",
+            )
+    return offset_s, _own_start(offset_s)
+
+
+def check_list(path: Path, n_lines: int, duration_s: float) -> None:
+    """Refuse one stage per line that is not about as long as the recording.
+
+    Nothing else in such a list tells epochs of another length, or another night.
+    """
+    if abs(n_lines * EPOCH_S - duration_s) <= _NEAR_S:
+        return
+    length_s = min(_LENGTHS_S, key=lambda length: abs(n_lines * length - duration_s))
+    fits = abs(n_lines * length_s - duration_s) <= min(_NEAR_S, duration_s / 20)
+    raise EegToolError(
+        f"The hypnogram {path} has {n_lines} lines, {_min_s(n_lines * EPOCH_S)} in steps of {EPOCH_S} s, "
+        f"but its recording lasts {_min_s(duration_s)}: steps of "
+        f"{length_s if fits else duration_s / n_lines:.3g} s would fit.",
+        f"Check that it is of this night, and give one stage per {EPOCH_S} s. If it ends early, pad it "
+        "with ? to the length of the recording, or give a table with onsets.",
+    )
 
 
 def check_overlaps(path: Path, entries: Sequence[Entry]) -> None:
@@ -209,3 +225,13 @@ def _span(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _own_start(offset_s: float) -> str:
+    word = "after" if offset_s > 0 else "before"
+    return f"The hypnogram's own start is {_min_s(abs(offset_s))} {word} the recording's."
+
+
+def _min_s(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

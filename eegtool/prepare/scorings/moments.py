@@ -54,7 +54,7 @@ def parse_moment(text: str) -> Moment:
 def to_onsets(moments: Sequence[Moment]) -> tuple[list[float], datetime | time | None]:
     """Turn the onsets of a table into seconds.
 
-    Times of day roll over midnight: each is taken to be less than 12 h from the one before. Hours from
+    Times of day roll over midnight: each is taken to be less than 12 h after the one before. Hours from
     24 on can be no time of day, and count from the start of the recording.
 
     Returns
@@ -68,7 +68,7 @@ def to_onsets(moments: Sequence[Moment]) -> tuple[list[float], datetime | time |
     Raises
     ------
     ValueError
-        If kinds of times are mixed.
+        If kinds of times are mixed, or times of day run backwards.
     """
     if len({type(moment) for moment in moments}) > 1:
         raise ValueError("seconds, times of day and dates are mixed")
@@ -80,6 +80,11 @@ def to_onsets(moments: Sequence[Moment]) -> tuple[list[float], datetime | time |
         onsets_s = [0.0]
         for before, after in pairwise(clocks):
             step_s = (after - before + _DAY_S / 2) % _DAY_S - _DAY_S / 2
+            if step_s < 0:
+                raise ValueError(
+                    f"{timedelta(seconds=after)} after {timedelta(seconds=before)} is not in order of "
+                    "time, or a gap of more than 12 h; write dates"
+                )
             onsets_s.append(onsets_s[-1] + step_s)
         return onsets_s, (datetime.min + timedelta(seconds=clocks[0])).time()
     return clocks or [m for m in moments if isinstance(m, float)], None

@@ -85,10 +85,11 @@ _MARKS: Final = (
 )
 
 
-def decode(data: bytes) -> tuple[str, str]:
-    """Decode a text file.
+def decode(data: bytes, *, whole: bool = True) -> tuple[str, str]:
+    """Decode a text file, or its beginning.
 
     Unicode marked by a byte order mark, UTF-8, and else Latin-1, in which the stages are the same.
+    Where `data` is not the whole file, its last character may be cut.
 
     Returns
     -------
@@ -104,7 +105,8 @@ def decode(data: bytes) -> tuple[str, str]:
     """
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "")
     if encoding:
-        return data.decode(encoding), encoding
+        decoder = codecs.getincrementaldecoder(encoding)()
+        return decoder.decode(data, final=whole), encoding
     if b"\0" in data:
         raise ValueError("it is not text (or UTF-16 without a byte order mark)")
     try:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import csv
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Final, NoReturn
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.stages import EPOCH_S, is_misspelt, stage_in_column, stage_of
+from eegtool.core.stages import (
+    EPOCH_S,
+    code_in_column,
+    is_misspelt,
+    stage_in_column,
+    stage_of,
+)
 from eegtool.prepare.scorings.moments import Moment, parse_moment, seconds_between, to_onsets
 from eegtool.prepare.scorings.scoring import Entry, Scoring, refuse_word
 
@@ -27,6 +33,8 @@ _NAMES: Final = {
     "stage": "stage sleepstage stages sleepstages hypnogram hypno score scoring",
     "event": "trialtype description label annotation event eventtype class",
 }
+_LEAST_REM: Final = 0.1
+"""Least number of epochs of REM for each of R&K's stage 4; a whole night has far more."""
 _MISSING: Final = ("", "n/a", "nan")
 _HELP: Final = (
     "Give one stage per line, or a table with the columns onset (s), duration (s) and stage, "
@@ -68,17 +76,23 @@ def read_table(path: Path, text: str) -> Scoring:
     """
     rows, columns = _layout(path, text)
     stages = [_stage(path, row, columns) for row in rows]
-    notes = _check_numbers(path, rows, columns)
+    staged = [(row, stage) for row, stage in zip(rows, stages, strict=True) if stage]
     if "onset" in columns:
-        return _events(path, rows, stages, columns, notes)
-    if "epoch" in columns:
-        _check_count(path, rows, columns["epoch"])
-    entries = [
-        Entry(float(i * EPOCH_S), EPOCH_S, stage, row.place)
-        for i, (row, stage) in enumerate(zip(rows, stages, strict=True))
-        if stage
-    ]
-    return Scoring(PER_LINE, tuple(entries), notes=notes)
+        scoring = _events(path, staged, columns)
+    else:
+        if "epoch" in columns:
+            _check_count(path, rows, columns["epoch"])
+        entries = (
+            Entry(float(i * EPOCH_S), EPOCH_S, stage, row.place)
+            for i, (row, stage) in enumerate(staged)  # every row, as others are refused
+        )
+        scoring = Scoring(PER_LINE, tuple(entries))
+    column, translate = _translation(columns)
+    if translate is stage_in_column:
+        return replace(
+            scoring, notes=_check_numbers(path, [row[column] for row, _ in staged], scoring.entries)
+        )
+    return scoring
 
 
 def is_table_of_stages(text: str) -> bool:
@@ -195,16 +209,28 @@ def _stage(path: Path, row: _Row, columns: dict[str, int]) -> str | None:
     return stage
 
 
-def _check_numbers(path: Path, rows: Sequence[_Row], columns: dict[str, int]) -> tuple[str, ...]:
-    """Refuse numbers that mean one thing here and another there; say how the others are read."""
-    column, _ = _translation(columns)
-    numbers = Counter(int(float(c)) for r in rows if re.fullmatch(r"[0-9](\.0+)?", c := r[column]))
-    if numbers[4] and not numbers[5]:
+def _check_numbers(path: Path, cells: Sequence[str], entries: Sequence[Entry]) -> tuple[str, ...]:
+    """Refuse numbers that mean one thing here and another there; say how the others are read.
+
+    Nights have much REM: a 5 that is hardly there beside 4 is movement, as in lists of 0 W, 1 to 3
+    N1 to N3, 4 REM, 5 movement. Where REM is a word, 4 can only be stage 4.
+    """
+    epochs: defaultdict[int, float] = defaultdict(float)
+    rem_is_a_word = False
+    for cell, entry in zip(cells, entries, strict=True):
+        code = code_in_column(cell)
+        if code is not None:
+            epochs[code] += max(entry.duration_s / EPOCH_S, 1.0)
+        elif entry.stage == "REM":
+            rem_is_a_word = True
+    fours, fives = epochs.get(4, 0.0), epochs.get(5, 0.0)
+    if fours and fives < _LEAST_REM * fours and not rem_is_a_word:
         raise EegToolError(
-            f"The hypnogram {path} has stages 4 but no 5: 4 may be R&K's stage 4, or REM.",
-            "Write N3 and REM as words, or REM as 5.",
+            f"The hypnogram {path} has {fours:.0f} epochs of 4 and {fives:.0f} of 5: 4 may be "
+            "R&K's stage 4 (then 5 is REM), or REM (then 5 is movement).",
+            "Write N3 and REM as words.",
         )
-    if not numbers:
+    if not epochs:
         return ()
     return ("Numbers are read as 0 W, 1 N1, 2 N2, 3 and 4 N3, 5 REM.",)
 
@@ -222,14 +248,7 @@ def _check_count(path: Path, rows: Sequence[_Row], column: int) -> None:
             )
 
 
-def _events(
-    path: Path,
-    rows: Sequence[_Row],
-    stages: Sequence[str | None],
-    columns: dict[str, int],
-    notes: tuple[str, ...],
-) -> Scoring:
-    staged = [(row, stage) for row, stage in zip(rows, stages, strict=True) if stage]
+def _events(path: Path, staged: Sequence[tuple[_Row, str]], columns: dict[str, int]) -> Scoring:
     moments = [_moment(path, row, columns["onset"]) for row, _ in staged]
     try:
         onsets_s, start = to_onsets(moments)
@@ -241,7 +260,7 @@ def _events(
         Entry(onset_s, _duration_s(path, row, moment, columns), stage, row.place)
         for (row, stage), moment, onset_s in zip(staged, moments, onsets_s, strict=True)
     )
-    return Scoring("table of onsets and stages", entries, start, start is not None, notes)
+    return Scoring("table of onsets and stages", entries, start, start is not None)
 
 
 def _duration_s(path: Path, row: _Row, onset: Moment, columns: dict[str, int]) -> float:

@@ -74,6 +74,45 @@ def recording(path: Path, seconds: int = 120) -> Path:
     return path
 
 
+def with_first_list(path: Path, first: bytes) -> Path:
+    """Replace the first list of annotations, and what else is in the first record."""
+    content = recording(path).read_bytes()
+    layout = read_layout(path)
+    assert layout is not None
+    begin, stop = (
+        layout.header_bytes + at for at in (layout.annotations[0].start, layout.annotations[0].stop)
+    )
+    assert content[begin:].startswith(b"+0\x14\x14\0")
+    assert len(first) <= stop - begin
+    path.write_bytes(content[:begin] + first.ljust(stop - begin, b"\0") + content[stop:])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("first", "onset_s"),
+    [
+        (b"+0\x14\x14\0", 30.0),
+        (b"+0.5\x14\x14\0", 29.5),  # the first record begins there
+        (b"-0.5\x14\x14\0", 30.5),
+        (b"+7\x14\x14\0", 30.0),
+        (b"+0.5\x14\x14Lights off\x14\0", 29.5),
+        (b"+0.5\x14Lights off\x14\0", 30.0),
+        (b"+7\x14Lights off\x14\0", 30.0),
+    ],
+)
+def test_only_time_keeping_moves_onsets(tmp_path: Path, first: bytes, onset_s: float) -> None:
+    path = with_first_list(tmp_path / "x.edf", first)
+    entry = next(e for e in read_edf_annotations(path).entries if e.stage == "N2")
+    assert entry.onset_s == onset_s
+
+
+def test_triggers_are_no_stages(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.edf", [(30.0 * i, 30.0, "S  1") for i in range(20)])
+    assert not has_stages(path)
+    with pytest.raises(EegToolError, match="is a sleep stage; it has 'S  1'"):
+        read_edf_annotations(path)
+
+
 def test_a_recording_may_be_cut_off_or_not_know_its_length(tmp_path: Path) -> None:
     path = recording(tmp_path / "x.edf")
     content = path.read_bytes()

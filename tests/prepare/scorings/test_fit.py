@@ -133,10 +133,45 @@ def test_one_entry_without_duration_is_left_out(read: Read) -> None:
     assert hypnogram.notes == ("1 scored entries without a duration are left out.",)
 
 
-@pytest.mark.parametrize("length_s", [5, 10, 15, 20])
-def test_lines_of_other_epochs_are_refused(read: Read, length_s: int) -> None:
-    with pytest.raises(EegToolError, match=f"looks as if every {length_s} s were scored"):
-        read("N2\n" * (28800 // length_s), 28810.0)
+def test_endless_entries(read: Read) -> None:
+    with pytest.raises(EegToolError, match=r"impossible time in line 2: .* duration inf s"):
+        read("onset,end,stage\n-1e308,1e308,2\n", 120.0)
+
+
+def test_no_sleep_with_a_duration(read: Read) -> None:
+    with pytest.raises(EegToolError, match="for none of its entries of sleep"):
+        read(table((0, 30, "W"), (30, "n/a", "N2")), 60.0)
+
+
+@pytest.mark.parametrize("tail_s", [0, 10, 500])
+@pytest.mark.parametrize("length_s", [5, 10, 15, 20, 60])
+def test_lines_of_other_epochs_are_refused(read: Read, length_s: int, tail_s: int) -> None:
+    with pytest.raises(EegToolError, match=f"steps of {length_s} s would fit") as raised:
+        read("N2\n" * (28800 // length_s), 28800.0 + tail_s)
+    assert "pad it" in raised.value.fix
+    assert "onsets" in raised.value.fix
+
+
+@pytest.mark.parametrize(
+    ("n_lines", "duration_s", "words"),
+    [
+        (1020, 3600.0, "1020 lines, 510 min 0 s in steps of 30 s, .* lasts 60 min 0 s: .* 3.53 s"),
+        (960, 28800 + 601.0, "steps of 30.6 s would fit"),
+        (960, 28800 - 601.0, "steps of 29.4 s would fit"),
+    ],
+)
+def test_lists_of_other_nights_are_refused(
+    read: Read, n_lines: int, duration_s: float, words: str
+) -> None:
+    with pytest.raises(EegToolError, match=words):
+        read("N2\n" * n_lines, duration_s)
+
+
+@pytest.mark.parametrize("more_s", [-600.0, 0.0, 29.0, 600.0])
+def test_lists_may_end_a_little_early_or_late(read: Read, more_s: float) -> None:
+    hypnogram = read("N2\n" * 960, 28800 + more_s)
+    assert len(hypnogram.runs) == 960 + min(more_s, 0) / 30
+    assert len(hypnogram.notes) == (abs(more_s) > 30)
 
 
 def test_other_time_than_the_recordings(read: Read) -> None:
@@ -162,8 +197,7 @@ def test_absolute_and_relative_times(read: Read, onsets: list[str]) -> None:
 
 
 def test_clocks_roll_over_midnight(read: Read) -> None:
-    clocks = [(START + timedelta(seconds=30 * i)).strftime("%H:%M:%S") for i in range(960)]
-    hypnogram = read("time,stage\n" + "".join(f"{c},N2\n" for c in clocks), 28800.0)
+    hypnogram = read(clocks(22 * 3600 + 13 * 60 + 5, 960), 28800.0)
     assert stage_per_epoch(hypnogram, 960) == ["N2"] * 960
 
 
@@ -171,7 +205,10 @@ def test_clocks_before_the_recording(read: Read) -> None:
     rows = [("22:12:05", 60, "W"), ("22:13:05", 60, "N2")]
     hypnogram = read(table(*rows), 60.0)
     assert stages(hypnogram, 2) == "N2 N2"
-    assert hypnogram.notes == ("60 s of scored time before the recording are left out.",)
+    assert hypnogram.notes == (
+        "The hypnogram's own start is 1 min 0 s before the recording's.",
+        "60 s of scored time before the recording are left out.",
+    )
 
 
 @pytest.mark.parametrize("start", [None, datetime(1985, 1, 1)])
@@ -180,14 +217,71 @@ def test_absolute_times_need_the_start(read: Read, start: datetime | None) -> No
         read(table(("22:13:35", 30, "N2")), 120.0, start)
 
 
+@pytest.mark.parametrize("onset", ["23:13:05", "2024-05-31T23:13:05"])
+def test_absolute_times_name_the_offset(read: Read, onset: str) -> None:
+    hypnogram = read(table((onset, 300, "N2")), 4000.0)
+    assert "The hypnogram's own start is 60 min 0 s after the recording's." in hypnogram.notes
+    assert hypnogram.runs[0].onset_s == 3600
+
+
+def clocks(begin_s: int, n_epochs: int) -> str:
+    times = [datetime(2024, 5, 31) + timedelta(seconds=begin_s + 30 * i) for i in range(n_epochs)]
+    return "time,stage\n" + "".join(f"{t:%H:%M:%S},N2\n" for t in times)
+
+
+@pytest.mark.parametrize(
+    ("start", "begin_s", "n_epochs", "onset_s"),
+    [
+        ("22:00:00", 30, 959, 30),
+        ("22:00:00", 300, 950, 300),
+        ("22:00:00", 300, 710, 7500),
+        ("22:00:00", 3 * 3600, 590, 3 * 3600),
+        ("22:00:00", 22 * 3600, 960, 0),
+        ("22:00:00", 22 * 3600 + 300, 100, 300),
+        ("00:00:00", 600, 100, 600),
+        ("00:20:00", 20 * 60, 100, 0),
+        ("00:05:00", 330, 959, 30),
+        ("00:30:00", 30 * 60 + 30, 959, 30),
+        ("07:00:00", 7 * 3600 + 900, 500, 900),
+    ],
+)
+def test_times_of_day_and_times_gone_by(
+    read: Read, start: str, begin_s: int, n_epochs: int, onset_s: float
+) -> None:
+    begin = datetime.fromisoformat(f"2024-05-31T{start}")
+    hypnogram = read(clocks(begin_s, n_epochs), 28800.0, begin)
+    assert hypnogram.runs[0].onset_s == onset_s
+    elapsed = any("read as time since the start" in note for note in hypnogram.notes)
+    assert elapsed == (onset_s == begin_s and start != "00:00:00")
+
+
+@pytest.mark.parametrize(
+    ("start", "begin_s", "n_epochs", "duration_s"),
+    [
+        ("22:00:00", 30, 500, 28800.0),  # ends early either way
+        ("22:00:00", 30, 959, 20000.0),  # ends late either way: the recording is cut off
+        ("22:00:00", 300, 350, 14400.0),  # cut off, and times of day
+        ("23:58:00", 30, 950, 28800.0),  # both meet the end
+    ],
+)
+def test_times_that_may_be_both(
+    read: Read, start: str, begin_s: int, n_epochs: int, duration_s: float
+) -> None:
+    begin = datetime.fromisoformat(f"2024-05-31T{start}")
+    with pytest.raises(
+        EegToolError, match="may be a time of day or time since the start"
+    ) as raised:
+        read(clocks(begin_s, n_epochs), duration_s, begin)
+    assert f"the recording, {start}" in raised.value.what
+
+
 @pytest.mark.parametrize(
     ("duration_s", "first"),
     [(28800, 0), (28900, 0), (28800 + 6415, 6415 // 30 + 1)],
     ids=["gone-by", "nearly", "midnight"],
 )
 def test_clocks_from_00_00_00(read: Read, duration_s: float, first: int) -> None:
-    clocks = [f"{i // 120:02d}:{i // 2 % 60:02d}:{i % 2 * 30:02d}" for i in range(960)]
-    hypnogram = read("time,stage\n" + "".join(f"{c},N2\n" for c in clocks), duration_s)
+    hypnogram = read(clocks(0, 960), duration_s)
     begin_s = hypnogram.runs[0].onset_s
     assert math.ceil(begin_s / 30) == first
     said = any("begin with 00:00:00" in note for note in hypnogram.notes)
@@ -195,7 +289,7 @@ def test_clocks_from_00_00_00(read: Read, duration_s: float, first: int) -> None
 
 
 def test_clocks_from_00_00_00_that_may_mean_both(read: Read) -> None:
-    with pytest.raises(EegToolError, match="may be midnight or the start of the recording"):
+    with pytest.raises(EegToolError, match="begin with 00:00:00, which may be a time of day or"):
         read(table(("00:00:00", 3600, "N2")), 28800.0)
     # A recording from midnight on leaves no doubt.
     assert stages(read(table(("00:00:00", 60, "N2")), 60.0, datetime(2024, 5, 31)), 2) == "N2 N2"
@@ -227,12 +321,12 @@ def hypnogram_file(path: Path, start: datetime) -> Path:
         (
             START + timedelta(seconds=60),
             "? ? W N2 N2 ?",
-            "The hypnogram's own start is 60 s after the recording's.",
+            "The hypnogram's own start is 1 min 0 s after the recording's.",
         ),
         (
             START - timedelta(seconds=60),
             "N2 ? ? ? ? ?",
-            "The hypnogram's own start is 60 s before the recording's.",
+            "The hypnogram's own start is 1 min 0 s before the recording's.",
         ),
         (
             datetime(1999, 1, 2, 22, 13, 5),

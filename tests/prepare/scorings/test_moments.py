@@ -57,7 +57,7 @@ def test_what_is_no_moment(text: str, why: str) -> None:
         ("0 30 60", [0, 30, 60], None),
         ("23:59:30 00:00:00 00:00:30", [0, 30, 60], time(23, 59, 30)),
         ("23:00:00 04:00:00 11:00:00", [0, 5 * HOUR_S, 12 * HOUR_S], time(23)),
-        ("00:00:30 23:59:30", [0, -60], time(0, 0, 30)),
+        ("23:59:30 23:59:30", [0, 0], time(23, 59, 30)),
         ("23:59:30 24:00:00", [24 * HOUR_S - 30, 24 * HOUR_S], None),
         ("2024-05-31T23:59:30 2024-06-01T00:00:30", [0, 60], datetime(2024, 5, 31, 23, 59, 30)),
         ("", [], None),
@@ -65,6 +65,14 @@ def test_what_is_no_moment(text: str, why: str) -> None:
 )
 def test_onsets(texts: str, onsets_s: list[float], start: datetime | time | None) -> None:
     assert to_onsets([parse_moment(text) for text in texts.split()]) == (onsets_s, start)
+
+
+@pytest.mark.parametrize("texts", ["00:00:30 23:59:30", "22:00:00 11:00:00", "22:00:00 10:00:00"])
+def test_times_of_day_do_not_run_backwards(texts: str) -> None:
+    with pytest.raises(
+        ValueError, match="not in order of time, or a gap of more than 12 h; write d"
+    ):
+        to_onsets([parse_moment(text) for text in texts.split()])
 
 
 def test_kinds_are_not_mixed() -> None:

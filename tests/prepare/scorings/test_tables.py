@@ -97,8 +97,48 @@ def test_numbers() -> None:
     ]
     assert scoring.notes == ("Numbers are read as 0 W, 1 N1, 2 N2, 3 and 4 N3, 5 REM.",)
     assert read("W\nN2\n").notes == ()
-    with pytest.raises(EegToolError, match="4 may be R&K's stage 4, or REM"):
-        read("0\n1\n2\n3\n4\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0\n1\n2\n3\n4\n",
+        "0\n04\n",
+        "0\n4.0\n",
+        "epoch;stage\n0;0\n1;4,0\n",
+        "0\n2\n" + "4\n" * 30 + "5\n",  # 4 is REM, 5 movement
+        "onset,duration,stage\n0,30,2\n30,900,4\n930,30,5\n",
+    ],
+)
+def test_four_without_rem_may_be_rem(text: str) -> None:
+    with pytest.raises(EegToolError, match=r"4 may be R&K's stage 4 \(.*\), or REM \(") as raised:
+        read(text)
+    assert "of 4 and" in raised.value.what
+
+
+@pytest.mark.parametrize(
+    ("text", "n3"),
+    [
+        ("W\n1\n2\n3\n4\nR\n", 2),
+        ("0\n" + "4\n" * 30 + "REM\n", 30),
+        ("0\n" + "4\n" * 30 + "5\n" * 3, 30),
+        # A stage 4 in many pieces, and one long REM.
+        ("onset,duration,stage\n" + "".join(f"{i * 30},30,{4 - i % 2}\n" for i in range(60)), 60),
+    ],
+    ids=["letters", "word", "enough", "pieces"],
+)
+def test_four_beside_rem_is_stage_4(text: str, n3: int) -> None:
+    if text.startswith("onset"):
+        text += "1800,180,5\n"
+    scoring = read(text)
+    assert [e.stage for e in scoring.entries].count("N3") == n3
+    assert len(scoring.notes) == 1
+
+
+def test_numbers_among_events_are_no_stages() -> None:
+    scoring = read("onset,duration,trial_type\n0,30,N2\n5,1,4\n30,30,S  1\n60,30,R\n")
+    assert summary(scoring) == [(0, 30, "N2"), (60, 30, "REM")]
+    assert scoring.notes == ()
 
 
 @pytest.mark.parametrize(
