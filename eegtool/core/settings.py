@@ -16,6 +16,8 @@ COHORT: Final = "Cohort"
 SIGNAL: Final = "Signal and epochs"
 SPLIT: Final = "Split"
 PICTURE: Final = "Picture and question"
+MODULE: Final = "Vision module"
+FEATURES: Final = "Features"
 TRAINING: Final = "Training"
 LORA: Final = "LoRA"
 HARDWARE: Final = "Hardware"
@@ -266,20 +268,73 @@ class ExtractSettings:
     """Train the specialized vision module and export its high-level features."""
 
     workspace: Workspace = Path("sleep_data")
-    backbone: Annotated[str, Option(help="Any timm model, by name.", rich_help_panel=TRAINING)] = (
-        "resnet18"
-    )
+    backbone: Annotated[
+        str,
+        Option(
+            help="Encoder: any timm model, 'vision_mamba', or your own as 'package.module:factory'.",
+            rich_help_panel=MODULE,
+        ),
+    ] = "resnet18"
+    list_backbones: Annotated[
+        str,
+        Option(
+            help="List the encoders of that name, such as 'resnet*', and do nothing else.",
+            show_default="no",
+            rich_help_panel=MODULE,
+        ),
+    ] = ""
     pretrained: Annotated[
         bool,
         Option(
             "--pretrained",
             help="Start from timm's weights (fetched once).",
-            rich_help_panel=TRAINING,
+            rich_help_panel=MODULE,
         ),
     ] = False
+    weights: Annotated[
+        Path | None,
+        Option(
+            help="Folder of a trained module to use, without training.",
+            show_default="none",
+            rich_help_panel=MODULE,
+        ),
+    ] = None
+    folds: Annotated[
+        int,
+        Option(
+            min=0,
+            help="Fine-tune side: features by modules that did not see the subject, of so many folds.",
+            show_default="none",
+            rich_help_panel=FEATURES,
+        ),
+    ] = 0
+    import_features: Annotated[
+        Path | None,
+        Option(
+            help="Take over features (.npy) made elsewhere; needs --ids.",
+            show_default="none",
+            rich_help_panel=FEATURES,
+        ),
+    ] = None
+    ids: Annotated[
+        Path | None,
+        Option(
+            help="Their sample ids, a row each: .txt, .json, or .csv.",
+            show_default="none",
+            rich_help_panel=FEATURES,
+        ),
+    ] = None
     train_epochs: Annotated[
         int, Option(min=1, help="Passes over the fine-tune side.", rich_help_panel=TRAINING)
     ] = 10
+    patience: Annotated[
+        int,
+        Option(
+            min=0,
+            help="Stop after so many passes without a better macro-F1; 0 for never.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = 5
     batch_size: Annotated[
         int, Option(min=2, help="Pictures per training step.", rich_help_panel=TRAINING)
     ] = 32
@@ -289,6 +344,25 @@ class ExtractSettings:
     weight_decay: Annotated[
         float, Option(min=0.0, help="Weight decay.", rich_help_panel=TRAINING)
     ] = 0.05
+    imbalance: Annotated[
+        str,
+        Option(
+            help="Rare stages: 'weights' in the loss, 'sampling', or 'none'.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = "weights"
+    augment: Annotated[
+        bool,
+        Option(
+            "--augment/--no-augment",
+            help="Vary amplitude, time and noise a little.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = True
+    flip: Annotated[
+        bool,
+        Option("--flip", help="Also mirror in time and amplitude.", rich_help_panel=TRAINING),
+    ] = False
     val_fraction: Annotated[
         float,
         Option(
@@ -298,6 +372,18 @@ class ExtractSettings:
             rich_help_panel=TRAINING,
         ),
     ] = 0.2
+    log: Annotated[str, Option(help="Log to 'csv' or 'tensorboard'.", rich_help_panel=TRAINING)] = (
+        "csv"
+    )
+    num_gpus: Annotated[
+        int,
+        Option(
+            min=0,
+            help="Ranks on this machine (CPU ranks where there is no GPU).",
+            show_default="all GPUs, or 1",
+            rich_help_panel=HARDWARE,
+        ),
+    ] = 0
     workers: Annotated[
         int, Option(min=0, help="Processes that decode pictures.", rich_help_panel=HARDWARE)
     ] = 0

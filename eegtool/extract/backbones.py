@@ -1,44 +1,353 @@
-"""Backbones of the vision module: any timm model, asked for its pooled features."""
+"""Backbones of the vision module: what a name after ``--backbone`` stands for.
+
+``resnet18`` and ``convnext_base`` are built in the paper's way (EEG-VLM, arXiv 2511.19155): the features
+of the last stage before the classifier, pooled. That is what timm's feature interface gives of any of its
+models, so all of them come by the same door.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import difflib
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, Protocol, cast
 
 import timm
+import torch
+from huggingface_hub import constants, get_session, try_to_load_from_cache
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
-from eegtool.core.errors import EegToolError
-from eegtool.core.registry import closest
+from eegtool.core.errors import EegToolError, brief
+from eegtool.core.registry import closest, load
+
+OURS: Final = {"vision_mamba": "eegtool.extract.mamba:VisionMamba"}
+"""Backbones that timm does not have: the class, which is called with ``size``."""
+
+METHODS: Final = ("pixels", "features", "pool")
+_TINY: Final = 64  # px, for a trial where the size of the pictures is not known
+_STRIDE: Final = (
+    32  # px: the whole stride of most networks, which some need as a divisor of the size
+)
+_PATIENCE_S: Final = 10.0  # huggingface_hub itself would try for 47 s, and say so 24 times
 
 
-def create(name: str, *, pretrained: bool) -> Any:
-    """Build a timm model (a torch module) without its classifier.
+class Encoder(Protocol):
+    """What your own vision module must be: a ``torch.nn.Module`` with these three methods."""
+
+    def pixels(self, pictures: Tensor) -> Tensor:
+        """Return what the encoder wants to see for uint8 RGB pictures ``[B, 3, H, W]``."""
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Return intermediate features, in any shape that `pool` understands."""
+
+    def pool(self, features: Tensor) -> Tensor:
+        """Return float ``[B, width]``, of any width."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneRow:
+    """One line of ``--list-backbones``."""
+
+    name: str
+    parameters: int
+    """Number of weights, without a classifier."""
+    width: int
+    """Numbers in the feature vector, before it is widened to 1024."""
+
+
+class TimmEncoder(nn.Module):
+    """Any timm model through timm's own feature interface.
+
+    Parameters
+    ----------
+    name : str
+        A name that timm knows, with or without the tag of its weights.
+    pretrained : bool
+        Whether to start from timm's weights.
+    size : int or None
+        Side of the pictures in pixels. Where a model takes but one size, it is brought to that of the
+        pictures if timm can do so, and else the pictures to its own.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str, *, pretrained: bool, size: int | None) -> None:
+        super().__init__()
+        self.model = timm.create_model(name, pretrained=pretrained, num_classes=0)
+        self.side = _fit(self.model, name, size)
+        config = timm.data.resolve_model_data_config(self.model)
+        for key in ("mean", "std"):
+            self.register_buffer(key, torch.tensor(config[key]).view(1, 3, 1, 1), persistent=False)
+        tag = self.model.pretrained_cfg.get("tag")
+        full_name = ".".join(part for part in (name.partition(".")[0], tag) if part)
+        self.origin = f"timm's weights {full_name}" if pretrained else "random weights"
+
+    def pixels(self, pictures: Tensor) -> Tensor:
+        """Return normalised float pixels, resized where the model takes but one size."""
+        pixels = (pictures.float() / 255 - self.mean) / self.std
+        if self.side is not None and pixels.shape[-2:] != (self.side, self.side):
+            pixels = interpolate(pixels, (self.side, self.side), mode="bilinear", antialias=True)
+        return pixels.contiguous(memory_format=torch.channels_last)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Return the features before pooling, in the model's own layout."""
+        features: Tensor = self.model.forward_features(pixels)
+        return features
+
+    def pool(self, features: Tensor) -> Tensor:
+        """Return float ``[B, width]``: what the model's classifier would see."""
+        pooled: Tensor = self.model.forward_head(features, pre_logits=True)
+        return pooled
+
+
+def create(name: str, *, pretrained: bool, size: int | None = None) -> Encoder:
+    """Build an encoder, a torch module without a classifier.
+
+    Parameters
+    ----------
+    name : str
+        A timm model, ``vision_mamba``, or your own as ``package.module:factory``, importable from the
+        current folder or ``PYTHONPATH``; ``factory()`` returns an `Encoder`.
+    pretrained : bool
+        Whether to start from the weights that timm has.
+    size : int or None
+        Side of the pictures in pixels, if known.
 
     Raises
     ------
     EegToolError
-        If timm has no such model, or its weights cannot be fetched.
+        If there is no such encoder, it cannot be built, or has no pretrained weights that can be had.
     """
-    if not timm.is_model(name):
+    if pretrained and (":" in name or name in OURS):
         raise EegToolError(
-            f"--backbone: timm has no model '{name}'.{closest(name, timm.list_models())}",
-            "Any name of timm.list_models() will do, such as 'resnet18' or 'convnext_base'.",
+            f"--pretrained: '{name}' has no pretrained weights.",
+            "Leave out --pretrained; your own factory may load weights itself.",
         )
+    if ":" in name:
+        return _from_factory(name)
+    if name in OURS:
+        encoder: Encoder = load(OURS[name])(size=size)
+        return encoder
+    _check_timm_name(name)
+    if not pretrained:
+        return TimmEncoder(name, pretrained=False, size=size)
+    _check_weights_can_be_had(name)
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0)
+        return TimmEncoder(name, pretrained=True, size=size)
     except (OSError, RuntimeError) as error:
         raise EegToolError(
-            f"The pretrained weights of '{name}' cannot be fetched: {str(error).splitlines()[0]}",
+            f"The pretrained weights of '{name}' cannot be loaded: {brief(error)}.",
             "Run where there is a network, or leave out --pretrained.",
         ) from error
 
 
-def pixel_statistics(backbone: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation per colour that the backbone expects, from its own data config."""
-    config = timm.data.resolve_model_data_config(backbone)
-    return tuple(config["mean"]), tuple(config["std"])
+def feature_width(name: str, encoder: Encoder, size: int | None = None) -> int:
+    """Let an encoder see two pictures of noise and return the width of its feature vector.
+
+    Raises
+    ------
+    EegToolError
+        If it fails, or gives anything but float ``[2, width]``.
+    """
+    side = size or _TINY
+    noise = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (2, 3, side, side), generator=noise, dtype=torch.uint8)
+    try:
+        # What comes of a seed must not depend on this trial.
+        with _evaluating(encoder), torch.random.fork_rng(devices=[]):
+            pooled: object = encoder.pool(encoder.features(encoder.pixels(pictures)))
+    except Exception as error:  # somebody else's code may raise anything
+        raise EegToolError(
+            f"--backbone: '{name}' fails on pictures of {side} x {side} px: {_said(error)}.",
+            "Take another backbone, or mend your own.",
+        ) from error
+    if not isinstance(pooled, Tensor):
+        gave = type(pooled).__name__
+    elif pooled.ndim == 2 and len(pooled) == 2 and pooled.is_floating_point():
+        return pooled.shape[1]
+    else:
+        gave = f"{str(pooled.dtype).removeprefix('torch.')} {list(pooled.shape)}"
+    raise EegToolError(
+        f"--backbone: '{name}' gives {gave} for 2 pictures, not a feature vector of each.",
+        "Its method pool must return a float tensor [B, width].",
+    )
 
 
-def fixed_size(backbone: Any) -> int | None:
-    """Return the only picture side a backbone accepts (most transformers); None where any will do."""
-    config = backbone.pretrained_cfg
-    return int(config["input_size"][-1]) if config.get("fixed_input_size") else None
+def list_backbones(pattern: str) -> list[BackboneRow]:
+    """Describe all backbones whose name matches a pattern such as ``resnet*``, in natural order.
+
+    They are built on torch's meta device, without memory for their weights.
+
+    Raises
+    ------
+    EegToolError
+        If none matches; it names the closest.
+    """
+    wanted = pattern.strip().lower() or "*"
+    ours = [name for name in OURS if fnmatchcase(name, wanted)]
+    names: list[str] = ours + timm.list_models(wanted)
+    if not names:
+        letters = "".join(c for c in wanted if c not in "*?[]")
+        near = difflib.get_close_matches(letters, [*OURS, *timm.list_models()], n=3, cutoff=0.4)
+        raise EegToolError(
+            f"--list-backbones: no backbone matches '{pattern}'.",
+            f"The closest are {', '.join(near)}." if near else "All are listed by '*'.",
+        )
+    return [_row(name) for name in names]
+
+
+def _row(name: str) -> BackboneRow:
+    with torch.device("meta"):
+        model = load(OURS[name])() if name in OURS else timm.create_model(name, num_classes=0)
+    parameters = sum(p.numel() for p in model.parameters())
+    return BackboneRow(name, parameters, getattr(model, "head_hidden_size", model.num_features))
+
+
+def _check_timm_name(name: str) -> None:
+    if not timm.is_model(name):
+        raise EegToolError(
+            f"--backbone: timm has no model '{name}'.{closest(name, [*OURS, *timm.list_models()])}",
+            "Any name of `eegvlm extract --list-backbones '*'` will do, such as 'resnet18' or "
+            "'convnext_base', or your own as 'package.module:factory'.",
+        )
+    architecture, _, tag = name.partition(".")
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        raise EegToolError(
+            f"--backbone: timm's '{architecture}' has no weights '{tag}'.{closest(tag, tags)}",
+            f"Known: {', '.join(tags) or 'none'}.",
+        )
+
+
+def _check_weights_can_be_had(name: str) -> None:
+    """Refuse a model without pretrained weights, or whose weights are neither here nor within reach."""
+    if not timm.models.is_model_pretrained(name):
+        raise EegToolError(
+            f"--pretrained: timm has no pretrained weights of '{name}'.", "Leave out --pretrained."
+        )
+    repository = timm.models.get_pretrained_cfg(name).hf_hub_id
+    if not repository:
+        return
+    files = ("model.safetensors", "pytorch_model.bin")
+    if any(isinstance(try_to_load_from_cache(repository, file), str) for file in files):
+        return
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_PATIENCE_S)
+    except Exception as error:  # of whichever HTTP library huggingface_hub uses
+        raise EegToolError(
+            f"The pretrained weights of '{name}' cannot be fetched: {constants.ENDPOINT} cannot be "
+            f"reached ({brief(error)}).",
+            "Run where there is a network, or leave out --pretrained.",
+        ) from error
+
+
+def _from_factory(name: str) -> Encoder:
+    """Import and call ``package.module:factory``; refuse what is no `Encoder`."""
+    module_name, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:  # a console script has its own folder there
+        sys.path.insert(0, here)
+    try:
+        module = import_module(module_name)
+    except Exception as error:  # somebody else's code may raise anything
+        raise EegToolError(
+            f"--backbone: '{module_name}' cannot be imported: {_said(error)}.",
+            f"It is looked for in {here}, on PYTHONPATH and among what is installed.",
+        ) from error
+    if not callable(getattr(module, attribute, None)):
+        raise EegToolError(
+            f"--backbone: '{module_name}' ({module.__file__}) has no '{attribute}' that can be "
+            f"called.{closest(attribute, vars(module))}",
+            "Give it as 'package.module:factory'.",
+        )
+    try:
+        encoder: Any = getattr(module, attribute)()
+    except Exception as error:
+        raise EegToolError(
+            f"--backbone: {name}() fails: {_said(error)}.", "It is called without arguments."
+        ) from error
+    lacking = [method for method in METHODS if not callable(getattr(encoder, method, None))]
+    if lacking or not isinstance(encoder, nn.Module):
+        kind = type(encoder).__name__
+        what = f"a {kind} without {' and '.join(lacking)}" if lacking else f"the {kind}"
+        raise EegToolError(
+            f"--backbone: {name}() gives {what}, not a vision module.",
+            f"It must be a torch.nn.Module with the methods {', '.join(METHODS)}.",
+        )
+    return cast(Encoder, encoder)
+
+
+def _fit(model: Any, name: str, size: int | None) -> int | None:
+    """Bring a model and the size of the pictures together.
+
+    Returns
+    -------
+    int or None
+        The side in pixels to which pictures must be resized; None if they can stay as they are.
+    """
+    own = int(model.pretrained_cfg["input_size"][-1])
+    fixed = bool(model.pretrained_cfg.get("fixed_input_size"))
+    if size is None:
+        return own if fixed else None
+    if fixed and not hasattr(model, "set_input_size"):
+        return own
+    # A patch that sticks out would be cut off, and with it the end of the epoch.
+    patches = getattr(getattr(model, "patch_embed", None), "proj", None)
+    step = patches.stride[-1] if isinstance(patches, nn.Conv2d) else 1
+    sides = dict.fromkeys((_up(size, step), _up(size, _STRIDE)))
+    side = next((side for side in sides if _sees(name, side, fixed)), own)
+    if fixed and side != own:
+        _set_size(model, side)
+    return None if side == size else side
+
+
+def _set_size(model: Any, side: int) -> None:
+    with warnings.catch_warnings():
+        # It resamples tables of positions in ways that torch calls slow or deprecated.
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"timm\.")
+        model.set_input_size(img_size=(side, side))
+
+
+def _sees(name: str, side: int, fixed: bool) -> bool:
+    """Say whether a timm model can read pictures of that side, by a trial without memory or arithmetic."""
+    try:
+        with torch.device("meta"):
+            model = timm.create_model(name, num_classes=0).eval()
+            if fixed:
+                _set_size(model, side)
+            with torch.no_grad():
+                features = model.forward_features(torch.zeros(2, 3, side, side))
+                model.forward_head(features, pre_logits=True)
+    except Exception:  # whatever the model asserts
+        return False
+    return True
+
+
+def _up(size: int, step: int) -> int:
+    """Return the next multiple of `step`."""
+    return -(-size // step) * step
+
+
+@contextmanager
+def _evaluating(encoder: Any) -> Iterator[None]:
+    """Put a module into evaluation mode without gradients, and every part back as it was."""
+    modes = [(part, part.training) for part in encoder.modules()]
+    encoder.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {brief(error)}"

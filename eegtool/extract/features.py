@@ -1,13 +1,19 @@
 """The features file: float32 ``[N, 1, 1024]`` beside a sidecar that says which row is which epoch.
 
 Written by extract, read by finetune and evaluate. Rows are joined by ``sample_id``, never by a
-counter: the sidecar is compared with the ids of the question file before any row is used.
+counter: the ids of the sidecar are compared with those of the question file before any row is used,
+and every row with the checksum that the sidecar has for its id, so that rows which were shuffled
+or dropped behind the sidecar's back are found, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+import csv
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,12 +22,33 @@ from rich.markup import escape
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
-from eegtool.core.records import check_unique
+from eegtool.core.records import SPLITS, check_unique, read_conversations, read_questions
 from eegtool.core.settings import FeatureSource
-from eegtool.core.workspace import atomic_path, read_json, write_json
+from eegtool.core.workspace import Workspace, atomic_path, missing, read_json, write_json
 
 FEATURE_DIM: Final = 1024
 """Width of a high-level feature: that of CLIP ViT-L, whose projector it shares (EEG-VLM, arXiv 2511.19155)."""
+
+_BLOCK: Final = 2048
+"""Rows that are in memory at a time (8 MiB) where all of them are read."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoldCard:
+    """What the sidecar says about one fold of out-of-fold features (`eegtool.extract.folds`)."""
+
+    number: int
+    """From 1."""
+    held_out: tuple[str, ...]
+    """Subjects whose rows its module made, none of whom it saw in training."""
+    weights_sha256: str
+    """Weights of its module."""
+    method: str
+    """How its feature space was brought into that of the reference module."""
+    fitted_on: int
+    """Epochs on which that map was fitted."""
+    residual: float
+    """Share of the reference's variance on these epochs that the map leaves unexplained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +59,18 @@ class Sidecar:
     """Epoch of each row, in row order."""
     backbone: str
     weights_sha256: str
+    """Weights of the module whose feature space this is; with folds, of the reference module."""
     images_sha256: str
     """Hash over the names and bytes of all pictures, in row order."""
     protocol: dict[str, Any] = field(default_factory=dict)
     """How these pictures were made, as prepare stamped it."""
+    fold: tuple[int, ...] | None = None
+    """Number of the fold whose module made each row; None where one module made them all."""
+    folds: tuple[FoldCard, ...] = ()
+    row_checks: str = ""
+    """CRC-32 of each epoch's id and row, eight hexadecimal digits each, in the order of the *sorted*
+    ids: rows may be reordered together with their ids. `write_sidecar` fills it in; sidecars of
+    version 0.1 have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +123,25 @@ def write_features(path: Path, rows: np.ndarray, sidecar: Sidecar) -> None:
     sidecar_path(path).unlink(missing_ok=True)
     with atomic_path(path) as tmp, tmp.open("wb") as file:
         np.save(file, rows)
-    write_json(sidecar_path(path), asdict(sidecar))
+    write_sidecar(path, sidecar)
+
+
+def write_sidecar(path: Path, sidecar: Sidecar) -> None:
+    """Write the sidecar of rows that are on disk already, with their checksums.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many rows as ids, or not as many folds.
+    """
+    n_rows, ids = len(_open(path)), sidecar.sample_ids
+    if n_rows != len(ids):
+        raise ValueError(f"{n_rows} rows for {len(ids)} sample ids")
+    if sidecar.fold is not None and len(sidecar.fold) != len(ids):
+        raise ValueError(f"{len(sidecar.fold)} folds for {len(ids)} sample ids")
+    checks = dict(zip(ids, _row_checks(path, ids), strict=True))
+    checked = replace(sidecar, row_checks="".join(checks[sample_id] for sample_id in sorted(ids)))
+    write_json(sidecar_path(path), asdict(checked))
 
 
 def load_features(
@@ -106,7 +159,8 @@ def load_features(
     path : Path
         The ``.npy`` file; its sidecar lies beside it.
     sample_ids : sequence of str
-        Ids of the question or fine-tune file, in file order, each once.
+        Ids of the question or fine-tune file, each once. The rows may be in another order: they are
+        joined by id. Only rows without a sidecar are taken in the order of this file.
     other : str
         What to call that file in a message.
     source : {"real", "shuffled", "zero"}
@@ -117,29 +171,18 @@ def load_features(
     Raises
     ------
     EegToolError
-        If the file is missing, has another shape or type, or its ids are not those of `sample_ids`.
+        If the file is missing, has another shape or type, its ids are not those of `sample_ids`, or
+        its rows are not those that the sidecar was written for.
     """
-    try:
-        rows = np.lib.format.open_memmap(path, mode="r")
-    except FileNotFoundError:
-        raise EegToolError(
-            f"The features file {path} does not exist.", "Run `eegvlm extract` first."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise EegToolError(f"The features file {path} cannot be read: {error}.") from error
-    check_rows(path, rows)
+    rows = _open(path)
     by_order = not sidecar_path(path).exists()
     if by_order:
         ids, weights, protocol = _ids_by_order(path, rows, sample_ids), "", {}
     else:
         sidecar = _read_sidecar(path)
         ids, weights, protocol = sidecar.sample_ids, sidecar.weights_sha256, sidecar.protocol
-        if len(ids) != len(rows):
-            raise EegToolError(
-                f"{path} has {len(rows)} rows, but its sidecar names {len(ids)} epochs.",
-                "Run `eegvlm extract` again.",
-            )
-    check_same_ids(path, ids, sample_ids, other)
+        check_same_ids(path, ids, sample_ids, other)
+        _check_against_sidecar(path, len(rows), sidecar)
     row_of = {sample_id: i for i, sample_id in enumerate(ids)}
     if source == "shuffled":
         row_of = _shuffled(row_of, seed)
@@ -166,36 +209,294 @@ def check_rows(path: Path, rows: np.ndarray) -> None:
 def check_same_ids(
     path: Path, ids: Sequence[str], sample_ids: Sequence[str], other: str = "the question file"
 ) -> None:
-    """Refuse rows of `path` whose ids are not, in the same order, those of the `other` file.
+    """Refuse rows of `path` whose ids are not those of the `other` file, in whatever order.
 
     Raises
     ------
     EegToolError
-        Naming ids that only one side has, or the first row at which the order differs.
+        Naming ids that only one side has.
     """
-    if tuple(ids) == tuple(sample_ids):
-        return
-    extra, missing = sorted(set(ids) - set(sample_ids)), sorted(set(sample_ids) - set(ids))
-    if extra or missing:
+    extra, lacking = sorted(set(ids) - set(sample_ids)), sorted(set(sample_ids) - set(ids))
+    if extra or lacking:
         detail = "; ".join(
-            f"{len(some)} only in {where} ({', '.join(some[:3])}{', …' if len(some) > 3 else ''})"
-            for some, where in ((missing, other), (extra, path.name))
+            f"{len(some)} only in {where} ({_some(some)})"
+            for some, where in ((lacking, other), (extra, path.name))
             if some
         )
-    else:
-        i = next(i for i, (a, b) in enumerate(zip(ids, sample_ids, strict=True)) if a != b)
-        detail = f"row {i} is '{ids[i]}' in {path.name} and '{sample_ids[i]}' in {other}"
-    raise EegToolError(
-        f"The rows of {path} are not those of {other}: {detail}.",
-        "Run `eegvlm extract` again after `eegvlm prepare`, or point to the matching files.",
+        raise EegToolError(
+            f"The rows of {path} are not those of {other}: {detail}.",
+            "Run `eegvlm extract` again after `eegvlm prepare`, or point to the matching files.",
+        )
+
+
+def unchanged(
+    path: Path,
+    *,
+    sample_ids: Sequence[str],
+    weights_sha256: str,
+    images_sha256: str,
+    protocol: dict[str, Any],
+    fold_weights: Sequence[str] = (),
+) -> bool:
+    """Tell whether features on disk are already those that an export would write.
+
+    Parameters
+    ----------
+    path : Path
+        The ``.npy`` file.
+    sample_ids : sequence of str
+        Epochs that are to be exported, in row order.
+    weights_sha256, images_sha256, protocol
+        As the sidecar would say them.
+    fold_weights : sequence of str
+        Weights of the module of each fold, in the order of their numbers; empty without folds.
+
+    Returns
+    -------
+    bool
+        False also where there are none, or they cannot be read or are not what was once written.
+    """
+    try:
+        sidecar = _read_sidecar(path)
+        _check_against_sidecar(path, len(_open(path)), sidecar)
+    except EegToolError:
+        return False
+    return bool(sidecar.row_checks) and (
+        sidecar.sample_ids,
+        sidecar.weights_sha256,
+        sidecar.images_sha256,
+        sidecar.protocol,
+        tuple(card.weights_sha256 for card in sidecar.folds),
+    ) == (tuple(sample_ids), weights_sha256, images_sha256, protocol, tuple(fold_weights))
+
+
+def import_features(npy: Path, ids_file: Path, workspace: Workspace) -> dict[str, int]:
+    """Take over features that were made elsewhere, joined by id into the order of the JSON files.
+
+    One file may hold both sides of the workspace or one of them; of a side it holds all epochs.
+
+    Parameters
+    ----------
+    npy : Path
+        float32 ``[N, 1, 1024]``; it is neither changed nor read into memory as a whole.
+    ids_file : Path
+        Epoch of each row, in any order: see `read_ids`.
+    workspace : Workspace
+        Gets the features and sidecars, under the names that finetune and evaluate look for.
+
+    Returns
+    -------
+    dict of str to int
+        Rows that were written, per side (``"ft"``, ``"eval"``).
+
+    Raises
+    ------
+    EegToolError
+        If shape, type or ids do not fit, or a row is not finite. Nothing is written then.
+    """
+    rows, ids = _open(npy), read_ids(ids_file)
+    if len(rows) != len(ids):
+        raise EegToolError(
+            f"{npy} has {len(rows)} rows and {ids_file} {len(ids)} ids.",
+            "Each row needs the id of its epoch.",
+        )
+    check_unique(ids_file, ids)
+    wanted = _sides_of_import(ids_file, ids, workspace)
+    row_of = {sample_id: i for i, sample_id in enumerate(ids)}
+    with ExitStack() as stack:
+        # No temporary file takes its name before all of them are written.
+        parts = [stack.enter_context(atomic_path(workspace.features(side))) for side in wanted]
+        for part, own in zip(parts, wanted.values(), strict=True):
+            with RowWriter(part, len(own)) as out:
+                for start in range(0, len(own), _BLOCK):
+                    some = own[start : start + _BLOCK]
+                    out.write(_open(npy)[[row_of[sample_id] for sample_id in some]], some)
+        for side in wanted:
+            sidecar_path(workspace.features(side)).unlink(missing_ok=True)
+    for side, own in wanted.items():
+        # Whose weights and which pictures made them, nobody here can know.
+        write_sidecar(workspace.features(side), Sidecar(own, f"imported from {npy.name}", "", ""))
+    return {side: len(own) for side, own in wanted.items()}
+
+
+def read_ids(path: Path) -> tuple[str, ...]:
+    """Read sample ids: ``.txt`` with one per line, ``.json`` list, or ``.csv`` with a column ``sample_id``.
+
+    Raises
+    ------
+    EegToolError
+        If the file is missing or is none of these.
+    """
+    forms = "Give a .txt with one id per line, a .json list, or a .csv with a column 'sample_id'."
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise missing(path) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise EegToolError(f"{path} cannot be read: {error}.", forms) from error
+    ids: Any
+    match path.suffix.lower():
+        case ".txt":
+            ids = [line.strip() for line in text.splitlines() if line.strip()]
+        case ".json":
+            try:
+                ids = json.loads(text)
+            except ValueError as error:
+                raise EegToolError(f"{path} is not JSON: {error}.", forms) from error
+        case ".csv":
+            ids = [row.get("sample_id") for row in csv.DictReader(text.splitlines())]
+        case _:
+            ids = None
+    if not isinstance(ids, list) or not all(isinstance(i, str) and i for i in ids):
+        raise EegToolError(f"{path} is not a list of sample ids.", forms)
+    return tuple(ids)
+
+
+class RowWriter:
+    """Writes a features file row by row, so that memory does not grow with their number.
+
+    Plain writing, not a memory map: its pages would count as this process's memory until they are
+    on disk.
+
+    Parameters
+    ----------
+    path : Path
+        The ``.npy`` file.
+    n : int
+        Rows there will be.
+    """
+
+    def __init__(self, path: Path, n: int) -> None:
+        self._file = path.open("wb")
+        header = {"descr": "<f4", "fortran_order": False, "shape": (n, 1, FEATURE_DIM)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+    def __enter__(self) -> RowWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, rows: np.ndarray, sample_ids: Sequence[str]) -> None:
+        """Append rows ``[B, 1024]`` or ``[B, 1, 1024]`` of these epochs.
+
+        Raises
+        ------
+        EegToolError
+            Naming the epochs whose row holds NaN or infinity.
+        """
+        finite = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
+        if not finite.all():
+            bad = [sample_ids[i] for i in np.flatnonzero(~finite).tolist()]
+            raise EegToolError(
+                f"{len(bad)} of the high-level features are not finite: {_some(bad)}.",
+                "Train with a lower --learning-rate, or mend the rows that you import.",
+            )
+        self._file.write(np.ascontiguousarray(rows, "<f4").data)
+
+
+def _sides_of_import(
+    ids_file: Path, ids: Sequence[str], workspace: Workspace
+) -> dict[str, tuple[str, ...]]:
+    """Return the ids of each side that the file has, in the order of its JSON file."""
+    sides = {
+        "ft": tuple(row.sample_id for row in read_conversations(workspace.conversations)),
+        "eval": tuple(row.sample_id for row in read_questions(workspace.questions)),
+    }
+    given = set(ids)
+    wanted = {side: own for side, own in sides.items() if given & set(own)}
+    known = set().union(*sides.values())
+    faults = {
+        f"epochs of the {side} side are not in it": [i for i in own if i not in given]
+        for side, own in wanted.items()
+    } | {"of its ids are in neither JSON file": [i for i in ids if i not in known]}
+    found = "; ".join(
+        f"{len(some)} {what} ({_some(some)})" for what, some in faults.items() if some
     )
+    if found or not wanted:
+        raise EegToolError(
+            f"{ids_file} does not fit {workspace.root}: {found or 'it is empty'}.",
+            "It needs each epoch of a side once (see eeg_ft.json and eeg_eval.jsonl).",
+        )
+    for side in SPLITS:
+        if side not in wanted:
+            console.print(
+                f"[yellow]warning:[/] {escape(str(ids_file))} has no epochs of the {side} side: "
+                "import its features from the same module, too."
+            )
+    return wanted
+
+
+def _open(path: Path) -> np.ndarray:
+    """Map a features file into memory, without reading it."""
+    try:
+        rows = np.lib.format.open_memmap(path, mode="r")
+    except FileNotFoundError:
+        raise EegToolError(
+            f"The features file {path} does not exist.", "Run `eegvlm extract` first."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise EegToolError(f"The features file {path} cannot be read: {error}.") from error
+    check_rows(path, rows)
+    return rows
+
+
+def _row_checks(path: Path, ids: Sequence[str]) -> Iterator[str]:
+    """Yield the checksum of each row together with its id, as far as there are rows."""
+    for start in range(0, len(ids), _BLOCK):
+        # Mapped anew: pages of the blocks before need not stay in memory.
+        block = _open(path)[start : start + _BLOCK]
+        for sample_id, row in zip(ids[start : start + _BLOCK], block, strict=False):
+            check = zlib.crc32(np.ascontiguousarray(row).data, zlib.crc32(sample_id.encode()))
+            yield f"{check:08x}"
+
+
+def _check_against_sidecar(path: Path, n_rows: int, sidecar: Sidecar) -> None:
+    """Refuse rows that are not those the sidecar was written for."""
+    ids = sidecar.sample_ids
+    strangers: list[str] = []
+    if sidecar.row_checks:
+        said = iter(sidecar.row_checks[i : i + 8] for i in range(0, 8 * len(ids), 8))
+        told = dict(zip(sorted(ids), said, strict=True))
+        found = dict(zip(ids, _row_checks(path, ids), strict=False))
+        strangers = [sample_id for sample_id in ids if found.get(sample_id) != told[sample_id]]
+    if n_rows != len(ids):
+        first = f"; the first that is missing is that of '{strangers[0]}'" if strangers else ""
+        raise EegToolError(
+            f"{path} has {n_rows} rows, but its sidecar names {len(ids)} epochs{first}.",
+            "Run `eegvlm extract` again.",
+        )
+    if strangers:
+        raise EegToolError(
+            f"{path}: {len(strangers)} of {n_rows} rows are not those that were written for their epochs: "
+            f"{_some(strangers)}.",
+            "Rows were moved or changed; run `eegvlm extract` again.",
+        )
+
+
+def _some(ids: Sequence[str]) -> str:
+    """Name the first three."""
+    return ", ".join(ids[:3]) + (", …" if len(ids) > 3 else "")
 
 
 def _read_sidecar(path: Path) -> Sidecar:
     raw: dict[str, Any] = read_json(sidecar_path(path))
     try:
-        sidecar = Sidecar(**raw | {"sample_ids": tuple(raw["sample_ids"])})
-    except (KeyError, TypeError) as error:
+        fold = raw.get("fold")
+        lists = {
+            "sample_ids": tuple(raw["sample_ids"]),
+            "fold": None if fold is None else tuple(fold),
+            "folds": tuple(
+                FoldCard(**card | {"held_out": tuple(card["held_out"])})
+                for card in raw.get("folds", ())
+            ),
+        }
+        sidecar = Sidecar(**raw | lists)
+        for name, each in (("fold", 1), ("row_checks", 8)):
+            value = getattr(sidecar, name)
+            if value and len(value) != each * len(sidecar.sample_ids):
+                raise ValueError(f"'{name}' does not cover its sample ids")
+    except (KeyError, TypeError, ValueError) as error:
         raise EegToolError(
             f"{sidecar_path(path)} is not a features sidecar: {error}.",
             "Run `eegvlm extract` again.",

@@ -1,10 +1,8 @@
-"""The specialized vision module: a backbone, widened to 1024 features, with a stage classifier on top."""
+"""The specialized vision module: an encoder, widened to 1024 features, with a stage classifier on top."""
 
 from __future__ import annotations
 
-import torch
-from torch import nn
-from torch.nn.functional import interpolate
+from torch import Tensor, nn
 
 from eegtool.core.stages import STAGES
 from eegtool.extract import backbones
@@ -17,39 +15,53 @@ class VisionModule(nn.Module):
     Parameters
     ----------
     backbone : str
-        Name of a timm model.
+        What `backbones.create` builds: a timm model, ``vision_mamba``, or ``package.module:factory``.
     pretrained : bool
         Whether to start from timm's weights.
+    size : int or None
+        Side of the pictures in pixels, if known.
+
+    Attributes
+    ----------
+    name : str
+        The backbone's name, as given.
+    size : int or None
+        As given.
+    width : int
+        Width of the encoder's own feature vector.
+    origin : str
+        Where its first weights came from, for people to read.
+
+    Raises
+    ------
+    EegToolError
+        If the encoder cannot be built or gives no feature vector.
     """
 
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, backbone: str, *, pretrained: bool = False) -> None:
+    def __init__(self, backbone: str, *, pretrained: bool = False, size: int | None = None) -> None:
         super().__init__()
-        self.backbone = backbones.create(backbone, pretrained=pretrained)
-        width = int(getattr(self.backbone, "head_hidden_size", self.backbone.num_features))
-        # The normalisation gives every feature the scale of CLIP's, whose projector they share.
-        self.widen = nn.Sequential(
-            nn.Linear(width, FEATURE_DIM), nn.GELU(), nn.LayerNorm(FEATURE_DIM)
+        self.name = backbone
+        self.size = size
+        self.backbone: backbones.Encoder = backbones.create(
+            backbone, pretrained=pretrained, size=size
         )
+        self.width = backbones.feature_width(backbone, self.backbone, size)
+        own = ":" in backbone
+        default = "weights as its factory made them" if own else "random weights"
+        self.origin = str(getattr(self.backbone, "origin", default))
+        # The normalisation gives every feature the scale of CLIP's, whose projector they share.
+        norm = nn.LayerNorm(FEATURE_DIM)
+        widening = (nn.Linear(self.width, FEATURE_DIM), nn.GELU())
+        self.widen = nn.Sequential(*widening, norm) if self.width != FEATURE_DIM else norm
         self.classifier = nn.Linear(FEATURE_DIM, len(STAGES))
-        self.size = backbones.fixed_size(self.backbone)
-        mean, std = backbones.pixel_statistics(self.backbone)
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
-    def features(self, pictures: torch.Tensor) -> torch.Tensor:
+    def represent(self, pictures: Tensor) -> Tensor:
         """Return float ``[B, 1024]`` for uint8 RGB pictures ``[B, 3, H, W]``."""
-        pixels = (pictures.float() / 255 - self.mean) / self.std
-        if self.size is not None:
-            pixels = interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=True)
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        pooled = self.backbone.forward_head(self.backbone.forward_features(pixels), pre_logits=True)
-        widened: torch.Tensor = self.widen(pooled)
+        pixels = self.backbone.pixels(pictures)
+        widened: Tensor = self.widen(self.backbone.pool(self.backbone.features(pixels)))
         return widened
 
-    def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Return features ``[B, 1024]`` and stage logits ``[B, 5]``."""
-        features = self.features(pictures)
+        features = self.represent(pictures)
         return features, self.classifier(features)

@@ -1,17 +1,28 @@
-"""extract: train the specialized vision module and export its high-level features."""
+"""extract: train the specialized vision module and export its high-level features.
+
+What is there already and was made from the same pictures with the same settings is not made again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
+from rich.markup import escape
+from rich.table import Table
+from sklearn.metrics import f1_score
 
 from eegtool.core.console import console, progress
 from eegtool.core.errors import EegToolError
+from eegtool.core.launching import launch
 from eegtool.core.records import (
     SPLITS,
     Conversation,
@@ -22,20 +33,37 @@ from eegtool.core.records import (
     read_epochs,
     read_questions,
 )
+from eegtool.core.registry import check_name
 from eegtool.core.settings import ExtractSettings
-from eegtool.core.stages import STAGES
+from eegtool.core.stages import STAGE_INDEX, STAGES
 from eegtool.core.workspace import (
     Workspace,
     atomic_path,
     inside,
+    jsonable,
     read_json,
     run_stamp,
-    sha256_of,
     write_json,
 )
-from eegtool.extract.features import Sidecar, check_same_ids, write_features
+from eegtool.extract.augment import Augmentation
+from eegtool.extract.backbones import list_backbones
+from eegtool.extract.data import images_sha256
+from eegtool.extract.export import export
+from eegtool.extract.features import (
+    Sidecar,
+    check_same_ids,
+    import_features,
+    unchanged,
+    write_sidecar,
+)
+from eegtool.extract.folds import Fold, export_out_of_fold, fold_subjects
 from eegtool.extract.module import VisionModule
-from eegtool.extract.training import Scores, export, score, split_validation, stage_indices, train
+from eegtool.extract.plan import IMBALANCE, LOGS, TrainPlan
+from eegtool.extract.trainer import score
+from eegtool.extract.training import split_validation, train_module
+from eegtool.extract.weights import load_module
+
+_PREDICTIONS = "eval_stages.csv"
 
 
 def run(settings: ExtractSettings) -> None:
@@ -44,54 +72,342 @@ def run(settings: ExtractSettings) -> None:
     Raises
     ------
     EegToolError
-        If the workspace is not whole, a picture is missing, or the backbone is unknown.
+        If the workspace is not whole, a picture is missing, the backbone is unknown, or something
+        does not belong together.
     """
+    if settings.list_backbones:
+        _print_backbones(settings.list_backbones)
+        return
     workspace = Workspace(settings.workspace)
+    if settings.import_features or settings.ids:
+        _import(settings, workspace)
+        return
+    check_name("--imbalance", settings.imbalance, IMBALANCE)
+    check_name("--log", settings.log, LOGS)
     protocol = read_json(workspace.prepare_stamp)["protocol"]
     sides = _sides(workspace)
+    pictures = {
+        split: images_sha256(epochs, workspace.images(split), settings.workers)
+        for split, epochs in sides.items()
+    }
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(settings.seed)
-    module = VisionModule(settings.backbone, pretrained=settings.pretrained).to(device)
-    train_epochs, val_epochs, val_subjects = split_validation(
-        sides["ft"], settings.val_fraction, settings.seed
-    )
-    if not val_epochs:
-        console.print("[yellow]Only one subject to train on: nobody is held out for validation.[/]")
-    missing = sorted(set(STAGES) - {epoch.stage for epoch in train_epochs}, key=STAGES.index)
-    if missing:
-        console.print(f"[yellow]Stages absent from training: {', '.join(missing)}.[/]")
-    n_parameters = sum(p.numel() for p in module.parameters())
-    console.print(
-        f"Training [bold]{settings.backbone}[/] ({n_parameters / 1e6:.1f} M parameters, {device.type}) on "
-        f"{len(train_epochs):,} epochs, validating on {', '.join(val_subjects) or 'nobody'} "
-        f"({len(val_epochs):,} epochs)"
-    )
-    history = _train_with_progress(
-        module, (train_epochs, val_epochs), workspace.images("ft"), settings, device
-    )
-    weights_path = workspace.vision_module / "model.safetensors"
-    with atomic_path(weights_path) as tmp:
-        tensors = {k: v.contiguous().cpu() for k, v in module.state_dict().items()}
-        tmp.write_bytes(save(tensors))  # save_file makes files that only their owner can read
-
-    sidecar = Sidecar((), settings.backbone, sha256_of(weights_path), "", protocol)
-    evaluation = _export_both(module, sides, workspace, settings, device, sidecar)
+    module, card = _reference(settings, workspace, sides["ft"], protocol, pictures["ft"])
+    module.to(device)
+    folds = _folds(settings, workspace, sides["ft"], protocol, pictures["ft"], card)
+    sidecars = {
+        split: Sidecar(
+            tuple(epoch.sample_id for epoch in sides[split]),
+            card["backbone"],
+            card["weights_sha256"],
+            pictures[split],
+            protocol,
+        )
+        for split in SPLITS
+    }
+    predictions = workspace.vision_module / _PREDICTIONS
+    fold_weights = [fold_card["weights_sha256"] for _, fold_card in folds]
+    if predictions.exists() and all(
+        _is_unchanged(workspace, split, sidecars[split], fold_weights if split == "ft" else [])
+        for split in SPLITS
+    ):
+        console.print("The features are those of these pictures and weights already.")
+    else:
+        _export(module, card, sides, workspace, settings, sidecars, folds)
+    evaluation = _evaluation(predictions)
     stamp = run_stamp(
         "extract",
         settings,
         inputs={"epochs": workspace.epochs},
         protocol=protocol,
         results={
-            "history": history,
-            "val_subjects": val_subjects,
-            "evaluation": asdict(evaluation),
+            "weights_sha256": card["weights_sha256"],
+            "history": card.get("training", {}).get("history", []),
+            "val_subjects": card.get("val_subjects", []),
+            "folds": [list(held_out) for held_out, _ in folds],
+            "evaluation": evaluation,
         },
     )
     write_json(workspace.vision_module / "run.json", stamp)
-    console.print(
-        f"The vision module alone, on {evaluation.n:,} epochs of the evaluation subjects: "
-        f"accuracy {evaluation.accuracy:.3f}, macro-F1 {evaluation.macro_f1:.3f}, κ {evaluation.kappa:.3f}"
+    _print_evaluation(evaluation)
+
+
+def _print_backbones(pattern: str) -> None:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("backbone")
+    for name in ("parameters", "features"):
+        table.add_column(name, justify="right")
+    for row in list_backbones(pattern):
+        table.add_row(row.name, f"{row.parameters / 1e6:,.1f} M", str(row.width))
+    console.print(table)
+
+
+def _import(settings: ExtractSettings, workspace: Workspace) -> None:
+    if settings.import_features is None or settings.ids is None:
+        raise EegToolError(
+            "--import-features and --ids go together.",
+            "Give the features and the ids of their rows.",
+        )
+    written = import_features(settings.import_features, settings.ids, workspace)
+    for split, n in written.items():
+        console.print(f"Features: [bold]{escape(str(workspace.features(split)))}[/] ({n:,} rows)")
+
+
+def _reference(
+    settings: ExtractSettings,
+    workspace: Workspace,
+    epochs: Sequence[Epoch],
+    protocol: dict[str, Any],
+    pictures: str,
+) -> tuple[VisionModule, dict[str, Any]]:
+    """Return the module whose space the features are in: the given one, the trained one, or a new one."""
+    if settings.weights:
+        module, card = load_module(settings.weights, backbone=settings.backbone)
+        console.print(f"Using the weights in {escape(str(settings.weights))}, without training.")
+        return module, card
+    subjects = sorted({epoch.subject for epoch in epochs})
+    return _trained(settings, workspace, epochs, subjects, protocol, pictures, "")
+
+
+def _folds(
+    settings: ExtractSettings,
+    workspace: Workspace,
+    epochs: Sequence[Epoch],
+    protocol: dict[str, Any],
+    pictures: str,
+    reference: dict[str, Any],
+) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Train a module per fold; return the subjects it held out, and its card."""
+    if not settings.folds:
+        return []
+    if "train_subjects" not in reference:
+        raise EegToolError(
+            "--folds needs to know whom the module was trained on; the card beside --weights does "
+            "not say it.",
+            "Leave out --weights, or give the folder that `eegvlm extract` wrote.",
+        )
+    folds = []
+    everybody = {epoch.subject for epoch in epochs}
+    dealt = fold_subjects([epoch.subject for epoch in epochs], settings.folds, settings.seed)
+    for number, held_out in enumerate(dealt, start=1):
+        others = sorted(everybody - set(held_out))
+        where = f"folds/{number}"
+        _, card = _trained(settings, workspace, epochs, others, protocol, pictures, where)
+        folds.append((held_out, card))
+    return folds
+
+
+def _trained(
+    settings: ExtractSettings,
+    workspace: Workspace,
+    epochs: Sequence[Epoch],
+    subjects: Sequence[str],
+    protocol: dict[str, Any],
+    pictures: str,
+    where: str,
+) -> tuple[VisionModule, dict[str, Any]]:
+    """Return a module trained on these subjects of the fine-tune side, and its card."""
+    own = [epoch for epoch in epochs if epoch.subject in set(subjects)]
+    train, val, val_subjects = split_validation(own, settings.val_fraction, settings.seed)
+    out = workspace.vision_module / where
+    plan = TrainPlan(
+        epochs=str(workspace.epochs.resolve()),
+        train_subjects=tuple(sorted({epoch.subject for epoch in train})),
+        val_subjects=val_subjects,
+        folder=str(workspace.images("ft").resolve()),
+        images_sha256=pictures,
+        protocol=protocol,
+        out=str(out.resolve()),
+        backbone=settings.backbone,
+        pretrained=settings.pretrained,
+        train_epochs=settings.train_epochs,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        imbalance=settings.imbalance,
+        augmentation=asdict(Augmentation(flip=settings.flip)) if settings.augment else None,
+        patience=settings.patience,
+        log=settings.log,
+        workers=settings.workers,
+        seed=settings.seed,
     )
+    whose = f"fold {where.rpartition('/')[2]} of {settings.folds}, " if where else ""
+    if _is_trained(out, plan):
+        console.print(f"{whose}{settings.backbone} is trained already.")
+        return load_module(out, backbone=settings.backbone)
+    console.print(
+        f"Training [bold]{escape(settings.backbone)}[/] ({whose}{len(train):,} epochs), "
+        f"validating on {', '.join(val_subjects) or 'nobody'} ({len(val):,} epochs)"
+    )
+    ranks = settings.num_gpus or torch.cuda.device_count() or 1
+    if ranks > 1:
+        _launch(plan, ranks)
+    else:
+        train_module(plan)
+    return load_module(out, backbone=settings.backbone)
+
+
+def _is_trained(out: Path, plan: TrainPlan) -> bool:
+    """Say whether the module in a folder is what this plan would give."""
+    try:
+        card = read_json(out / "card.json")
+    except EegToolError:
+        return False
+    told = jsonable(asdict(plan))
+    names = ("backbone", "train_subjects", "val_subjects", "images_sha256", "protocol")
+    settings = card.get("settings", {})
+    return (
+        bool(settings)
+        and all(card.get(name) == told[name] for name in names)
+        and all(told[name] == value for name, value in settings.items())
+    )
+
+
+def _launch(plan: TrainPlan, ranks: int) -> None:
+    """Train in several processes, one per GPU."""
+    with tempfile.TemporaryDirectory(prefix="eegvlm-") as tmp:
+        path = Path(tmp) / "plan.json"
+        plan.write(path)
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command = [
+            *launcher,
+            "--nproc-per-node",
+            str(ranks),
+            "-m",
+            "eegtool.extract.train",
+            str(path),
+        ]
+        code = launch(command, _environment(ranks))
+    if code != 0:
+        raise EegToolError(
+            f"The training stopped with exit code {code}.", "The reason stands above."
+        )
+
+
+def _environment(ranks: int) -> dict[str, str]:
+    """Return the environment of the ranks; on a CPU they share its cores."""
+    threads = max(1, (os.cpu_count() or 1) // ranks)
+    return {"OMP_NUM_THREADS": str(threads), **os.environ}
+
+
+def _is_unchanged(
+    workspace: Workspace, split: str, sidecar: Sidecar, fold_weights: Sequence[str]
+) -> bool:
+    return unchanged(
+        workspace.features(split),
+        sample_ids=sidecar.sample_ids,
+        weights_sha256=sidecar.weights_sha256,
+        images_sha256=sidecar.images_sha256,
+        protocol=sidecar.protocol,
+        fold_weights=fold_weights,
+    )
+
+
+def _export(
+    module: VisionModule,
+    card: dict[str, Any],
+    sides: dict[str, list[Epoch]],
+    workspace: Workspace,
+    settings: ExtractSettings,
+    sidecars: dict[str, Sidecar],
+    folds: Sequence[tuple[tuple[str, ...], dict[str, Any]]],
+) -> None:
+    """Write the features of both sides, and the module's own stages of the evaluation side."""
+    device = next(module.parameters()).device
+    predictions = workspace.vision_module / _PREDICTIONS
+    predictions.unlink(missing_ok=True)  # comes back last: where it is, all is whole
+    reference_rows = workspace.vision_module / "reference_features.npy"
+    n_rows = sum(map(len, sides.values())) + (len(sides["ft"]) if folds else 0)
+    with progress("epochs") as bar:
+        task = bar.add_task("Exporting", total=n_rows, note="")
+
+        def rows_of(split: str, out: Path) -> np.ndarray:
+            exported = export(
+                module,
+                sides[split],
+                workspace.images(split),
+                out,
+                workers=settings.workers,
+                device=device,
+                advance=lambda n: bar.advance(task, n),
+            )
+            if exported.images_sha256 != sidecars[split].images_sha256:
+                raise EegToolError(
+                    f"The pictures of the {split} side changed while they were exported.",
+                    "Run `eegvlm extract` again, and nothing else in this workspace meanwhile.",
+                )
+            return exported.probabilities
+
+        if folds:
+            try:
+                rows_of("ft", reference_rows)
+                out_of_fold = export_out_of_fold(
+                    _fold_modules(workspace, settings, folds, device),
+                    sides["ft"],
+                    workspace.images("ft"),
+                    (np.lib.format.open_memmap(reference_rows, mode="r"), card["train_subjects"]),
+                    workspace.features("ft"),
+                    workers=settings.workers,
+                    device=device,
+                    seed=settings.seed,
+                    advance=lambda n: bar.advance(task, n),
+                )
+            finally:
+                reference_rows.unlink(missing_ok=True)
+            sidecars["ft"] = replace(sidecars["ft"], fold=out_of_fold.fold, folds=out_of_fold.cards)
+        else:
+            rows_of("ft", workspace.features("ft"))
+        probabilities = rows_of("eval", workspace.features("eval"))
+    for split in SPLITS:
+        write_sidecar(workspace.features(split), sidecars[split])
+    _write_predictions(predictions, sides["eval"], probabilities)
+
+
+def _fold_modules(
+    workspace: Workspace,
+    settings: ExtractSettings,
+    folds: Sequence[tuple[tuple[str, ...], dict[str, Any]]],
+    device: torch.device,
+) -> Iterator[Fold]:
+    for number, (held_out, card) in enumerate(folds, start=1):
+        where = workspace.vision_module / "folds" / str(number)
+        module, _ = load_module(where, backbone=settings.backbone)
+        trained_on = tuple(card["train_subjects"])
+        yield Fold(held_out, trained_on, module.to(device), card["weights_sha256"])
+
+
+def _write_predictions(path: Path, epochs: Sequence[Epoch], probabilities: np.ndarray) -> None:
+    """Write what the module alone says of each evaluation epoch."""
+    with atomic_path(path) as tmp, tmp.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["sample_id", "stage", "predicted", *(f"p_{stage}" for stage in STAGES)])
+        for epoch, row in zip(epochs, probabilities, strict=True):
+            numbers = [f"{p:.6f}" for p in row]
+            writer.writerow([epoch.sample_id, epoch.stage, STAGES[int(row.argmax())], *numbers])
+
+
+def _evaluation(path: Path) -> dict[str, Any]:
+    """Score what `_write_predictions` wrote."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    true, predicted = (
+        np.array([STAGE_INDEX[row[name]] for row in rows]) for name in ("stage", "predicted")
+    )
+    per_stage = f1_score(
+        true, predicted, labels=range(len(STAGES)), average=None, zero_division=0.0
+    )
+    present = set(true.tolist())
+    f1 = {s: float(per_stage[i]) if i in present else None for i, s in enumerate(STAGES)}
+    return asdict(score(true, predicted)) | {"f1": f1}
+
+
+def _print_evaluation(evaluation: dict[str, Any]) -> None:
+    console.print(
+        f"The vision module alone, on {evaluation['n']:,} epochs of the evaluation subjects: "
+        f"accuracy {evaluation['accuracy']:.3f}, macro-F1 {evaluation['macro_f1']:.3f}, "
+        f"κ {evaluation['kappa']:.3f}"
+    )
+    f1 = (f"{s} {v:.2f}" for s, v in evaluation["f1"].items() if v is not None)
+    console.print(f"F1 per stage: {'  '.join(f1)}")
 
 
 def _sides(workspace: Workspace) -> dict[str, list[Epoch]]:
@@ -134,63 +450,3 @@ def _json_pictures(workspace: Workspace, split: str) -> tuple[Path, dict[str, st
         path, rows = workspace.questions, read_questions(workspace.questions)
     check_unique(path, [row.sample_id for row in rows])
     return path, {row.sample_id: next(iter(row.images), "") for row in rows}
-
-
-def _train_with_progress(
-    module: VisionModule,
-    epochs: tuple[list[Epoch], list[Epoch]],
-    folder: Path,
-    settings: ExtractSettings,
-    device: torch.device,
-) -> list[dict[str, float]]:
-    steps = settings.train_epochs * max(
-        len(epochs[0]) // min(settings.batch_size, len(epochs[0])), 1
-    )
-    with progress("steps") as bar:
-        task = bar.add_task("Training", total=steps, note="")
-        latest: list[Scores] = []
-
-        def report(loss: float, scores: Scores | None) -> None:
-            if scores:
-                latest[:] = [scores]
-            else:
-                bar.advance(task)
-            f1 = f", val F1 {latest[0].macro_f1:.2f}" if latest else ""
-            bar.update(task, note=f"loss {loss:.3f}{f1}")
-
-        return train(module, epochs, folder, settings, device, report)
-
-
-def _export_both(
-    module: VisionModule,
-    sides: dict[str, list[Epoch]],
-    workspace: Workspace,
-    settings: ExtractSettings,
-    device: torch.device,
-    sidecar: Sidecar,
-) -> Scores:
-    """Write the features of both sides; return the module's own scores on the evaluation side.
-
-    `sidecar` says what is the same for both; each side adds its ids and pictures.
-    """
-    predicted = np.empty(0)
-    with progress("epochs") as bar:
-        task = bar.add_task("Exporting", total=sum(map(len, sides.values())), note="")
-        for split, epochs in sides.items():
-            rows, predicted, images_sha256 = export(
-                module,
-                epochs,
-                workspace.images(split),
-                settings.workers,
-                device,
-                advance=lambda n: bar.advance(task, n),
-            )
-            if not np.isfinite(rows).all():
-                raise EegToolError(
-                    "The vision module gives features that are not finite numbers.",
-                    "Train with a lower --learning-rate.",
-                )
-            ids = tuple(epoch.sample_id for epoch in epochs)
-            own = replace(sidecar, sample_ids=ids, images_sha256=images_sha256)
-            write_features(workspace.features(split), rows, own)
-    return score(stage_indices(sides["eval"]), predicted)

@@ -1,73 +1,57 @@
-"""Training of the vision module on the fine-tune side, validated on subjects it does not train on."""
+"""Training of the vision module on the fine-tune side, validated on subjects it does not train on.
+
+transformers' Trainer runs it, in this process or as one of several ranks (`eegtool.extract.train`).
+"""
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import io
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
-from PIL import Image
-from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
-from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, Dataset
+import transformers
+from transformers import TrainingArguments
 
+from eegtool import __version__
+from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
-from eegtool.core.records import Epoch
-from eegtool.core.settings import ExtractSettings
-from eegtool.core.stages import STAGE_INDEX, STAGES
-from eegtool.core.workspace import inside
+from eegtool.core.records import Epoch, read_epochs
+from eegtool.core.registry import check_name
+from eegtool.core.stages import STAGES
+from eegtool.core.workspace import read_json
+from eegtool.extract.data import Pictures, errors_of_workers
 from eegtool.extract.module import VisionModule
+from eegtool.extract.plan import IMBALANCE, LOGS, TrainPlan, TrainResult
+from eegtool.extract.trainer import (
+    Monitor,
+    StageTrainer,
+    arguments,
+    best_dtype,
+    best_pass,
+    history_of,
+    ran_out,
+    score,
+)
+from eegtool.extract.weights import save_module
 
+__all__ = [
+    "IMBALANCE",
+    "LOGS",
+    "TrainPlan",
+    "TrainResult",
+    "score",
+    "split_validation",
+    "train_module",
+]
 
-class Pictures(Dataset[tuple[torch.Tensor, int, str]]):
-    """Pictures of epochs, decoded when asked for: uint8 ``[3, H, W]``, stage index, SHA-256 of the file."""
-
-    def __init__(self, epochs: Sequence[Epoch], folder: Path) -> None:
-        self.epochs = epochs
-        self.folder = folder
-
-    def __len__(self) -> int:
-        return len(self.epochs)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int, str]:
-        epoch = self.epochs[index]
-        path = inside(self.folder, epoch.image)
-        try:
-            data = path.read_bytes()
-            with Image.open(io.BytesIO(data)) as image:
-                pixels = np.array(image.convert("RGB"))
-        except OSError as error:
-            raise EegToolError(
-                f"The picture {path} of epoch '{epoch.sample_id}' cannot be read: {error}.",
-                "Run `eegvlm prepare` again.",
-            ) from error
-        picture = torch.from_numpy(pixels).permute(2, 0, 1)
-        return picture, STAGE_INDEX[epoch.stage], hashlib.sha256(data).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """How well the module alone stages sleep."""
-
-    n: int
-    accuracy: float
-    macro_f1: float
-    kappa: float
-
-
-def score(true: np.ndarray, predicted: np.ndarray) -> Scores:
-    """Score stage indices; macro-F1 is over the stages that occur in `true`."""
-    present = np.unique(true)
-    macro_f1 = f1_score(true, predicted, labels=present, average="macro", zero_division=0)
-    constant = len(np.union1d(present, predicted)) < 2  # κ is 0/0 there
-    kappa = 1.0 if constant else cohen_kappa_score(true, predicted)
-    return Scores(len(true), float(accuracy_score(true, predicted)), float(macro_f1), float(kappa))
+_STATE: Final = "trainer_state.json"  # transformers' name; the last file of a checkpoint
 
 
 def split_validation(
@@ -91,130 +75,155 @@ def split_validation(
     return train, val, tuple(sorted(held_out))
 
 
-def train(
+def train_module(plan: TrainPlan) -> TrainResult:
+    """Train a module as planned; the first rank leaves it in ``plan.out``, with its card and ``log.csv``.
+
+    What is needed to go on is kept after every pass, in a hidden folder of ``plan.out`` that belongs to
+    this plan alone; an interrupted training goes on from there and ends with the weights it would
+    have had. The folder goes when the module is written.
+
+    Raises
+    ------
+    EegToolError
+        If there is nothing to train on, a picture cannot be read or is of another size than the
+        protocol says, the loss is no finite number, or TensorBoard is asked for and not installed.
+    """
+    check_name("way to treat rare stages (imbalance)", plan.imbalance, IMBALANCE)
+    check_name("log", plan.log, LOGS)
+    train, val = _epochs(plan)
+    args = arguments(plan, len(train), with_validation=bool(val))
+    with args.main_process_first(local=True):  # who fetches pretrained weights
+        torch.manual_seed(plan.seed)
+        module = VisionModule(plan.backbone, pretrained=plan.pretrained, size=plan.size)
+    hidden = Path(plan.out) / f".training-{_fingerprint(plan, module, train, val, args)[:16]}"
+    args.output_dir = str(hidden)
+    checkpoint = _last_whole(hidden, args.world_size)
+    before = read_json(checkpoint / _STATE)["log_history"] if checkpoint else []
+    if ran_out(history_of(before), plan.patience):  # and was killed before it wrote the module
+        args.num_train_epochs = len(history_of(before))
+
+    pictures = [Pictures(part, Path(plan.folder), plan.size) for part in (train, val)]
+    bar = Monitor(plan)
+    trainer = StageTrainer(plan, module, args, (pictures[0], pictures[1]), bar)
+    if trainer.is_world_process_zero():
+        _warn(train, val)
+        if checkpoint:
+            done = len(history_of(before))
+            console.print(f"Going on after pass {done} of an interrupted training.")
+    try:
+        with errors_of_workers():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        bar.close()
+        if trainer.is_world_process_zero():
+            _tidy(hidden)
+    history = history_of(trainer.state.log_history)
+    result = TrainResult(
+        history=tuple(history),
+        best_pass=best_pass(history),
+        stopped_early=len(history) < plan.train_epochs,
+        resumed_after=len(history_of(before)),
+        n_train=len(train),
+        n_val=len(val),
+        dtype=_dtype_name(),
+        ranks=args.world_size,
+    )
+    if not trainer.is_world_process_zero():
+        return result
+    digest = save_module(Path(plan.out), module, _card(plan, result))
+    # Those of other plans, too: their module would have gone where this one is now.
+    for left in Path(plan.out).glob(".training-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    return replace(result, weights_sha256=digest)
+
+
+def _epochs(plan: TrainPlan) -> tuple[list[Epoch], list[Epoch]]:
+    """Return the epochs to train on and those to validate on, all of the fine-tune side."""
+    both = sorted(set(plan.train_subjects) & set(plan.val_subjects))
+    if both:
+        raise EegToolError(f"Subjects to train on and to validate on: {', '.join(both)}.")
+    side = [epoch for epoch in read_epochs(Path(plan.epochs)) if epoch.split == "ft"]
+    train = [epoch for epoch in side if epoch.subject in plan.train_subjects]
+    val = [epoch for epoch in side if epoch.subject in plan.val_subjects]
+    if not train:
+        raise EegToolError(
+            f"{plan.epochs} has no epochs to train on: none of the fine-tune side is of the "
+            f"subjects {', '.join(plan.train_subjects)}.",
+            "Run `eegvlm prepare` again, or name other subjects.",
+        )
+    return train, val
+
+
+def _warn(train: Sequence[Epoch], val: Sequence[Epoch]) -> None:
+    if not val:
+        console.print(
+            "[yellow]Nobody is held out for validation: the weights of the last pass are kept.[/]"
+        )
+    missing = sorted(set(STAGES) - {epoch.stage for epoch in train}, key=STAGES.index)
+    if missing:
+        console.print(f"[yellow]Stages absent from training: {', '.join(missing)}.[/]")
+
+
+def _fingerprint(
+    plan: TrainPlan,
     module: VisionModule,
-    epochs: tuple[Sequence[Epoch], Sequence[Epoch]],
-    folder: Path,
-    settings: ExtractSettings,
-    device: torch.device,
-    report: Callable[[float, Scores | None], None],
-) -> list[dict[str, Any]]:
-    """Train the module in place and leave it at its best validation macro-F1.
+    train: Sequence[Epoch],
+    val: Sequence[Epoch],
+    args: TrainingArguments,
+) -> str:
+    """Hash everything that decides the outcome of a training, the first weights included."""
+    told = {k: v for k, v in asdict(plan).items() if k not in ("workers", "log")}
+    versions = [__version__, torch.__version__, transformers.__version__]
+    told["here"] = [*versions, _dtype_name(), args.world_size]
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    for epoch in (*train, *val):
+        digest.update(repr(epoch).encode())
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).cpu().numpy().data)
+    return digest.hexdigest()
 
-    Parameters
-    ----------
-    module : VisionModule
-        The module, already on `device`.
-    epochs : tuple of sequences of Epoch
-        Training and validation epochs; without validation epochs the last state is kept.
-    folder : Path
-        Their image folder.
-    settings : ExtractSettings
-        Passes, batch size, learning rate, seed.
-    device : torch.device
-        Where it runs.
-    report : callable
-        Called with the loss after each step, and with the scores (or None) after each pass.
 
-    Returns
-    -------
-    list of dict
-        One row per pass: loss and validation scores.
-    """
-    train_epochs, val_epochs = epochs
-    torch.manual_seed(settings.seed)
-    loader = DataLoader(
-        Pictures(train_epochs, folder),
-        batch_size=min(settings.batch_size, len(train_epochs)),
-        shuffle=True,
-        drop_last=True,
-        num_workers=settings.workers,
-        generator=torch.Generator().manual_seed(settings.seed),
+def _last_whole(hidden: Path, ranks: int) -> Path | None:
+    """Return the last checkpoint that was not interrupted itself."""
+    found = sorted(hidden.glob("checkpoint-*"), key=lambda p: int(p.name.partition("-")[2]))
+    for checkpoint in reversed(found):
+        states = ["rng_state.pth"] if ranks == 1 else [f"rng_state_{r}.pth" for r in range(ranks)]
+        try:
+            read_json(checkpoint / _STATE)
+        except EegToolError:
+            continue
+        if all((checkpoint / state).is_file() for state in states):
+            return checkpoint
+    return None
+
+
+def _tidy(hidden: Path) -> None:
+    """Take away a hidden folder that nothing can go on from, and the folder it is in if that is empty."""
+    if not any(hidden.glob("checkpoint-*")):
+        shutil.rmtree(hidden, ignore_errors=True)
+        with suppress(OSError):
+            hidden.parent.rmdir()
+
+
+def _card(plan: TrainPlan, result: TrainResult) -> dict[str, Any]:
+    """Return what the card of the module says: what it is, whom it saw, how it went."""
+    training = {k: v for k, v in asdict(result).items() if k != "weights_sha256"}
+    settings = (
+        *("pretrained", "train_epochs", "batch_size", "learning_rate", "weight_decay", "warmup"),
+        *("imbalance", "augmentation", "patience", "seed"),
     )
-    optimizer = torch.optim.AdamW(
-        module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        max_lr=settings.learning_rate,
-        total_steps=settings.train_epochs * len(loader),
-        pct_start=0.2,
-    )
-    weights = class_weights(train_epochs).to(device)
-    history: list[dict[str, Any]] = []
-    best, best_f1 = None, -1.0
-    for number in range(1, settings.train_epochs + 1):
-        module.train()
-        losses = []
-        for pictures, stages, _ in loader:
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                _, logits = module(pictures.to(device))
-            loss = cross_entropy(logits.float(), stages.to(device), weight=weights)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            losses.append(float(loss.detach()))
-            report(losses[-1], None)
-        row: dict[str, Any] = {"train_epoch": number, "loss": float(np.mean(losses))}
-        if val_epochs:
-            _, predicted, _ = export(module, val_epochs, folder, settings.workers, device)
-            scores = score(stage_indices(val_epochs), predicted)
-            report(row["loss"], scores)
-            row |= {"val_macro_f1": scores.macro_f1, "val_kappa": scores.kappa}
-            if scores.macro_f1 > best_f1:
-                best, best_f1 = copy.deepcopy(module.state_dict()), scores.macro_f1
-        history.append(row)
-    if best is not None:
-        module.load_state_dict(best)
-    return history
+    told = asdict(plan)
+    return {
+        "tool": f"eegvlm {__version__}",
+        "train_subjects": plan.train_subjects,
+        "val_subjects": plan.val_subjects,
+        "images_sha256": plan.images_sha256,
+        "protocol": plan.protocol,
+        "settings": {name: told[name] for name in settings},
+        "training": training,
+    }
 
 
-@torch.no_grad()
-def export(
-    module: VisionModule,
-    epochs: Sequence[Epoch],
-    folder: Path,
-    workers: int,
-    device: torch.device,
-    advance: Callable[[int], None] = lambda _: None,
-) -> tuple[np.ndarray, np.ndarray, str]:
-    """Run the module over all pictures, in order.
-
-    Returns
-    -------
-    features : float32 [N, 1, 1024]
-        One row per epoch.
-    predicted : int64 [N]
-        The module's own stage.
-    images_sha256 : str
-        Hash over names and bytes of the pictures, in row order.
-    """
-    module.eval()
-    features, predicted, manifest = [], [], hashlib.sha256()
-    loader = DataLoader(Pictures(epochs, folder), batch_size=128, num_workers=workers)
-    names = iter(epoch.image for epoch in epochs)
-    for pictures, _, digests in loader:
-        rows, logits = module(pictures.to(device))
-        features.append(rows.float().cpu().numpy())
-        predicted.append(logits.argmax(1).cpu().numpy())
-        for digest in digests:
-            manifest.update(f"{next(names)} {digest}\n".encode())
-        advance(len(rows))
-    return np.concatenate(features)[:, None, :], np.concatenate(predicted), manifest.hexdigest()
-
-
-def class_weights(epochs: Sequence[Epoch]) -> torch.Tensor:
-    """Return float32 ``[5]``: inverse square root of each stage's share, mean 1 over the epochs.
-
-    The root is a compromise: rare N1 is learnt, but the common stages keep their prior.
-    """
-    counts = np.bincount(stage_indices(epochs), minlength=len(STAGES)).astype(float)
-    weights = np.where(counts > 0, 1 / np.sqrt(np.maximum(counts, 1)), 0.0)
-    weights *= counts.sum() / (weights * counts).sum()
-    return torch.tensor(weights, dtype=torch.float32)
-
-
-def stage_indices(epochs: Sequence[Epoch]) -> np.ndarray:
-    """Return the true stages as int64 ``[N]``."""
-    return np.array([STAGE_INDEX[epoch.stage] for epoch in epochs], dtype=np.int64)
+def _dtype_name() -> str:
+    return str(best_dtype()).removeprefix("torch.")

@@ -14,6 +14,7 @@ from transformers import SchedulerType
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
+from eegtool.core.launching import launch
 from eegtool.core.records import check_unique, read_conversations
 from eegtool.core.registry import check_name
 from eegtool.core.settings import FinetuneSettings
@@ -65,7 +66,7 @@ def run(settings: FinetuneSettings) -> None:
         if settings.report_to == "tensorboard":
             logs = output_dir.resolve().parent / "runs" / output_dir.name
             environment.setdefault("TENSORBOARD_LOGGING_DIR", str(logs))
-        code = launcher.launch(command, environment)
+        code = launch(command, environment)
     if code != 0:
         raise EegToolError(
             f"The training stopped with exit code {code}; no adapter was written.",

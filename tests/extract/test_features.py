@@ -2,17 +2,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from eegtool.core.errors import EegToolError
+from eegtool.core.records import read_conversations, read_questions
+from eegtool.core.workspace import Workspace, write_json
 from eegtool.extract.features import (
     FEATURE_DIM,
+    FoldCard,
     Sidecar,
+    import_features,
     load_features,
+    read_ids,
     sidecar_path,
+    unchanged,
     warn_if_by_order,
     write_features,
 )
@@ -105,16 +114,65 @@ def test_unreadable_file_is_an_error_of_the_user(
             [*IDS[:-1], "SC4002E0-0007"],
             ["only in the question file (SC4002E0-0007)", f"features.npy ({IDS[-1]})"],
         ),
-        ([*IDS[:2], IDS[3], IDS[2], *IDS[4:]], [f"row 2 is '{IDS[2]}'", f"and '{IDS[3]}' in"]),
         ([f"x{i}" for i in range(5)], ["5 only in the question file (x0, x1, x2, …)"]),
     ],
-    ids=["missing", "extra", "another", "reordered", "many"],
+    ids=["missing", "extra", "another", "many"],
 )
 def test_rows_of_other_epochs_are_refused(path: Path, asked: list[str], named: list[str]) -> None:
     with pytest.raises(EegToolError) as caught:
         load_features(path, asked)
     for words in named:
         assert words in caught.value.what
+
+
+def test_rows_are_joined_by_id_whatever_their_order(path: Path) -> None:
+    asked = load_features(path, IDS[::-1])
+    np.testing.assert_array_equal(asked[IDS[1]], rows_of(6)[1])
+    order = [3, 0, 5, 1, 4, 2]
+    np.save(path, rows_of(6)[order])
+    told = json.loads(sidecar_path(path).read_text())
+    write_json(sidecar_path(path), told | {"sample_ids": [IDS[i] for i in order]})
+    table = load_features(path, IDS)
+    for sample_id, row in zip(IDS, rows_of(6), strict=True):
+        np.testing.assert_array_equal(table[sample_id], row)
+
+
+MOVED: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
+    "shuffled": (
+        lambda rows: rows[[1, 0, 2, 4, 3, 5]],
+        rf"4 of 6 rows are not .* epochs: {IDS[0]}, {IDS[1]}, {IDS[3]}, …\.",
+    ),
+    "changed": (lambda rows: rows + (np.arange(6) == 4)[:, None, None], rf"1 of 6 .*: {IDS[4]}\."),
+    "first dropped": (lambda rows: rows[1:], f"5 rows, .* 6 epochs; the first .* '{IDS[0]}'"),
+    "dropped": (lambda rows: np.delete(rows, 2, axis=0), f"has 5 rows, .* that of '{IDS[2]}'"),
+    "last dropped": (lambda rows: rows[:-1], f"5 rows, but .* missing is that of '{IDS[5]}'"),
+    "doubled": (lambda rows: rows[[0, 0, 1, 2, 3, 4, 5]], f"7 rows, .* '{IDS[1]}'"),
+}
+
+
+@pytest.mark.parametrize(("move", "message"), MOVED.values(), ids=MOVED.keys())
+def test_rows_that_moved_behind_the_sidecars_back_are_refused(
+    path: Path, move: Callable[[np.ndarray], np.ndarray], message: str
+) -> None:
+    np.save(path, move(rows_of(6)).astype(np.float32))
+    with pytest.raises(EegToolError, match=message):
+        load_features(path, IDS)
+
+
+def test_sidecar_that_moved_is_refused(path: Path) -> None:
+    told = json.loads(sidecar_path(path).read_text())
+    write_json(sidecar_path(path), told | {"sample_ids": [IDS[1], IDS[0], *IDS[2:]]})
+    with pytest.raises(EegToolError, match=f"2 of 6 rows .* epochs: {IDS[1]}, {IDS[0]}"):
+        load_features(path, IDS)
+
+
+def test_sidecar_of_version_0_1_is_read(path: Path) -> None:
+    old = {"sample_ids": IDS, "backbone": "x", "weights_sha256": "aa", "images_sha256": "bb"}
+    write_json(sidecar_path(path), old)
+    assert load_features(path, IDS).weights_sha256 == "aa"
+    np.save(path, rows_of(5))
+    with pytest.raises(EegToolError, match=r"has 5 rows, but its sidecar names 6 epochs\."):
+        load_features(path, IDS)
 
 
 def test_sidecar_of_another_length_is_refused(path: Path) -> None:
@@ -142,8 +200,19 @@ def test_sidecar_of_another_length_is_refused(path: Path) -> None:
             ),
             f"'{IDS[0]}' occurs more than once",
         ),
+        (json.dumps(asdict(sidecar_of(IDS)) | {"fold": [1, 2]}), "'fold' does not cover"),
+        (json.dumps(asdict(sidecar_of(IDS)) | {"row_checks": "00"}), "'row_checks' does not cover"),
+        (json.dumps(asdict(sidecar_of(IDS)) | {"folds": [{}]}), "is not a features sidecar"),
     ],
-    ids=["no JSON", "too little", "something else", "an id twice"],
+    ids=[
+        "no JSON",
+        "too little",
+        "something else",
+        "an id twice",
+        "too few folds",
+        "too few checks",
+        "no fold",
+    ],
 )
 def test_broken_sidecar_is_an_error_of_the_user(path: Path, text: str, message: str) -> None:
     sidecar_path(path).write_text(text)
@@ -218,3 +287,208 @@ def test_rows_never_stand_beside_the_ids_of_others(
         write_features(path, rows_of(6)[::-1], sidecar_of(IDS[::-1]))
     assert not sidecar_path(path).exists()
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+FOLDED = replace(
+    sidecar_of(IDS),
+    protocol={"style": "spectrogram"},
+    fold=(1, 1, 2, 2, 2, 1),
+    folds=(
+        FoldCard(1, ("A", "B"), "w1", "Procrustes", 120, 0.25),
+        FoldCard(2, ("C",), "w2", "Procrustes", 99, 0.5),
+    ),
+)
+
+
+def test_sidecar_tells_whose_fold_made_each_row(path: Path) -> None:
+    write_features(path, rows_of(6), FOLDED)
+    told = json.loads(sidecar_path(path).read_text())
+    assert told["fold"] == [1, 1, 2, 2, 2, 1]
+    assert told["folds"][0]["held_out"] == ["A", "B"]
+    assert told["folds"][1]["residual"] == 0.5
+    np.testing.assert_array_equal(load_features(path, IDS)[IDS[3]], rows_of(6)[3])
+    with pytest.raises(ValueError, match="2 folds for 6 sample ids"):
+        write_features(path, rows_of(6), replace(FOLDED, fold=(1, 2)))
+
+
+SAME: dict[str, Any] = {
+    "sample_ids": IDS,
+    "weights_sha256": "aa",
+    "images_sha256": "bb",
+    "protocol": {"style": "spectrogram"},
+    "fold_weights": ["w1", "w2"],
+}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"sample_ids": IDS[::-1]},
+        {"weights_sha256": "ab"},
+        {"images_sha256": "ba"},
+        {"protocol": {"style": "waveform"}},
+        {"fold_weights": ["w1", "w3"]},
+        {"fold_weights": ()},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_features_are_unchanged_only_if_nothing_they_depend_on_changed(
+    path: Path, other: dict[str, Any]
+) -> None:
+    write_features(path, rows_of(6), FOLDED)
+    assert unchanged(path, **SAME)
+    assert not unchanged(path, **SAME | other)
+
+
+SPOILT: dict[str, Callable[[Path], object]] = {
+    "rows changed": lambda path: np.save(path, rows_of(6)[::-1]),
+    "rows missing": lambda path: np.save(path, rows_of(5)),
+    "no rows": Path.unlink,
+    "no sidecar": lambda path: sidecar_path(path).unlink(),
+    "broken sidecar": lambda path: sidecar_path(path).write_text("{"),
+    "no checksums": lambda path: write_json(sidecar_path(path), asdict(FOLDED)),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT.keys())
+def test_features_that_are_not_whole_are_not_unchanged(
+    path: Path, spoil: Callable[[Path], object]
+) -> None:
+    write_features(path, rows_of(6), FOLDED)
+    spoil(path)
+    assert not unchanged(path, **SAME)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("ids.txt", "\ufeffa\n\n b \r\n"),
+        ("ids.json", '["a", "b"]'),
+        ("epochs.csv", 'stage,sample_id\nW,a\n"N1",b\n'),
+    ],
+)
+def test_ids_are_read_in_three_forms(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert read_ids(tmp_path / name) == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("ids.json", '["a", 2]', "not a list of sample ids"),
+        ("ids.json", '{"a": 1}', "not a list of sample ids"),
+        ("ids.json", "[", "is not JSON"),
+        ("ids.csv", "id\na\n", "not a list of sample ids"),
+        ("ids.csv", "stage,sample_id\nW\n", "not a list of sample ids"),
+        ("ids.npy", "a", "not a list of sample ids"),
+        ("ids.txt", None, "does not exist"),
+    ],
+)
+def test_other_id_files_are_refused(
+    tmp_path: Path, name: str, text: str | None, message: str
+) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(EegToolError, match=message):
+        read_ids(tmp_path / name)
+
+
+def ids_of(workspace: Workspace) -> dict[str, list[str]]:
+    return {
+        "ft": [row.sample_id for row in read_conversations(workspace.conversations)],
+        "eval": [row.sample_id for row in read_questions(workspace.questions)],
+    }
+
+
+@pytest.fixture
+def made_elsewhere(workspace: Workspace, tmp_path: Path) -> tuple[Path, Path]:
+    """Return rows of both sides in one file, in an order of its own, and their ids."""
+    ids = sorted(chain(*ids_of(workspace).values()), key=lambda sample_id: sample_id[::-1])
+    (tmp_path / "mine.txt").write_text("\n".join(ids))
+    np.save(tmp_path / "mine.npy", rows_of(len(ids)))
+    return tmp_path / "mine.npy", tmp_path / "mine.txt"
+
+
+def test_imported_rows_are_joined_by_id_into_the_order_of_the_json_files(
+    workspace: Workspace, made_elsewhere: tuple[Path, Path]
+) -> None:
+    npy, ids_file = made_elsewhere
+    assert import_features(npy, ids_file, workspace) == {"ft": 20, "eval": 10}
+    given = dict(zip(read_ids(ids_file), rows_of(30), strict=True))
+    for side, ids in ids_of(workspace).items():
+        path = workspace.features(side)
+        np.testing.assert_array_equal(np.load(path), [given[sample_id] for sample_id in ids])
+        told = json.loads(sidecar_path(path).read_text())
+        assert told["sample_ids"] == ids
+        assert told["backbone"] == "imported from mine.npy"
+        table = load_features(path, ids)
+        assert not table.by_order
+        assert (table.weights_sha256, table.protocol) == ("", {})
+
+
+def test_one_side_can_be_imported_by_itself(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = ids_of(workspace)["eval"]
+    (tmp_path / "ids.json").write_text(json.dumps(ids))
+    np.save(tmp_path / "mine.npy", rows_of(10))
+    before = workspace.features("ft").read_bytes()
+    assert import_features(tmp_path / "mine.npy", tmp_path / "ids.json", workspace) == {"eval": 10}
+    np.testing.assert_array_equal(np.load(workspace.features("eval")), rows_of(10))
+    assert workspace.features("ft").read_bytes() == before
+    assert "no epochs of the ft side" in " ".join(capsys.readouterr().out.split())
+
+
+def drop_both(npy: Path, ids_file: Path) -> None:
+    ids = read_ids(ids_file)
+    kept = [i for i, sample_id in enumerate(ids) if not sample_id.endswith("0-0007")]
+    ids_file.write_text("\n".join(ids[i] for i in kept))
+    np.save(npy, rows_of(30)[kept])
+
+
+def rename(npy: Path, ids_file: Path) -> None:
+    ids_file.write_text(ids_file.read_text().replace("S03E0-0004", "S09E0-0004"))
+
+
+def strangers(npy: Path, ids_file: Path) -> None:
+    ids_file.write_text("\n".join(f"x{i}" for i in range(30)))
+
+
+def twice(npy: Path, ids_file: Path) -> None:
+    ids_file.write_text(ids_file.read_text().replace("S03E0-0004", "S03E0-0005"))
+
+
+def nan(npy: Path, ids_file: Path) -> None:
+    rows = rows_of(30)
+    rows[read_ids(ids_file).index("S03E0-0008"), 0, 5] = np.nan
+    np.save(npy, rows)
+
+
+MISFITS: dict[Callable[[Path, Path], object], str] = {
+    lambda npy, _: np.save(npy, rows_of(29)): "has 29 rows and .*mine.txt 30 ids",
+    lambda npy, _: np.save(npy, rows_of(30)[:, 0]): r"not float32 \[N, 1, 1024\]",
+    lambda npy, _: np.save(npy, rows_of(30).astype(float)): r"not float32 \[N, 1, 1024\]",
+    drop_both: (
+        r"2 epochs of the ft side are not in it \(S01E0-0007, S02E0-0007\); "
+        r"1 epochs of the eval side are not in it \(S03E0-0007\)\."
+    ),
+    rename: r"1 epochs of the eval .* \(S03E0-0004\); 1 of its ids are .* \(S09E0-0004\)",
+    strangers: r"30 of its ids are in neither JSON file \(x0, x1, x2, …\)",
+    twice: "'S03E0-0005' occurs more than once",
+    nan: r"1 of the high-level features are not finite: S03E0-0008\.",
+}
+
+
+@pytest.mark.parametrize(("spoil", "message"), MISFITS.items())
+def test_import_that_does_not_fit_changes_nothing(
+    workspace: Workspace,
+    made_elsewhere: tuple[Path, Path],
+    spoil: Callable[[Path, Path], object],
+    message: str,
+) -> None:
+    spoil(*made_elsewhere)
+    before = {path.name: path.read_bytes() for path in workspace.root.iterdir() if path.is_file()}
+    with pytest.raises(EegToolError, match=message):
+        import_features(*made_elsewhere, workspace)
+    after = {path.name: path.read_bytes() for path in workspace.root.iterdir() if path.is_file()}
+    assert after == before

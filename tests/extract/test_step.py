@@ -1,19 +1,24 @@
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from sklearn.metrics import accuracy_score, f1_score
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import (
     Conversation,
+    Epoch,
+    Question,
     read_conversations,
     read_epochs,
     read_questions,
@@ -22,7 +27,9 @@ from eegtool.core.records import (
     write_questions,
 )
 from eegtool.core.settings import ExtractSettings
-from eegtool.core.workspace import Workspace, sha256_of
+from eegtool.core.stages import STAGES
+from eegtool.core.workspace import Workspace, sha256_of, write_json
+from eegtool.extract import step
 from eegtool.extract.features import load_features
 from eegtool.extract.module import VisionModule
 from eegtool.extract.step import run
@@ -79,7 +86,7 @@ def test_every_row_is_the_feature_of_its_own_picture(exported: Workspace) -> Non
         with Image.open(exported.images("eval") / epoch.image) as image:
             picture = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
         with torch.no_grad():
-            own = module.features(picture).numpy()
+            own = module.represent(picture).numpy()
         np.testing.assert_allclose(table[epoch.sample_id], own, atol=1e-4)
 
 
@@ -115,7 +122,7 @@ def test_one_subject_is_trained_on_and_nobody_validated(
         ],
     )
     run(settings_of(workspace))
-    assert "nobody is held out for validation" in capsys.readouterr().out
+    assert "Nobody is held out for validation" in capsys.readouterr().out
     stamp = json.loads((workspace.vision_module / "run.json").read_text())
     assert stamp["results"]["val_subjects"] == []
 
@@ -197,7 +204,7 @@ def test_a_workspace_that_is_not_whole_is_refused(
     spoil(workspace)
     with pytest.raises(EegToolError, match=message):
         run(settings_of(workspace))
-    assert not workspace.vision_module.exists()
+    assert not list(workspace.vision_module.glob("[!.]*"))
 
 
 def test_features_that_are_no_numbers_are_not_written(
@@ -205,8 +212,149 @@ def test_features_that_are_no_numbers_are_not_written(
 ) -> None:
     before = workspace.features("ft").read_bytes()
     monkeypatch.setattr(
-        VisionModule, "features", lambda _, p: torch.full((len(p), 1024), torch.nan)
+        VisionModule, "represent", lambda _, p: torch.full((len(p), 1024), torch.nan)
     )
-    with pytest.raises(EegToolError, match="not finite"):
+    with pytest.raises(EegToolError, match="not a finite number"):
         run(settings_of(workspace))
     assert workspace.features("ft").read_bytes() == before
+
+
+@pytest.fixture
+def many_epochs(tmp_path: Path) -> Workspace:
+    """Six subjects to fine-tune on and one to evaluate, 60 epochs each: enough to align folds."""
+    workspace = Workspace(tmp_path / "many")
+    rng = np.random.default_rng(3)
+    epochs = []
+    for number in range(7):
+        split = "ft" if number < 6 else "eval"
+        for i in range(60):
+            name = f"S{number}-{i:04d}"
+            epoch = Epoch(
+                name,
+                "x",
+                f"S{number}",
+                f"S{number}",
+                1,
+                i,
+                30.0 * i,
+                STAGES[i % 5],
+                split,
+                f"{name}.png",
+            )
+            path = workspace.images(split) / epoch.image
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = rng.integers(0, 60, (32, 32, 3)) + 45 * (i % 5)
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+            epochs.append(epoch)
+    sides = {split: [e for e in epochs if e.split == split] for split in ("ft", "eval")}
+    write_epochs(workspace.epochs, epochs)
+    write_conversations(
+        workspace.conversations,
+        [Conversation(e.sample_id, (e.image,) * 2, "?", e.stage) for e in sides["ft"]],
+    )
+    write_questions(
+        workspace.questions,
+        [Question(e.sample_id, (e.image,) * 2, "?", e.stage) for e in sides["eval"]],
+    )
+    write_json(workspace.prepare_stamp, {"protocol": {"style": "spectrogram", "size": 32}})
+    return workspace
+
+
+def stamp_of(workspace: Workspace) -> dict[str, Any]:
+    return dict(json.loads((workspace.vision_module / "run.json").read_text()))
+
+
+def test_what_is_unchanged_is_not_made_again(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(settings_of(workspace))
+    before = {p: p.read_bytes() for p in workspace.root.rglob("*") if p.is_file()}
+    for name in ("train_module", "export"):
+        monkeypatch.setattr(step, name, lambda *_, **__: pytest.fail("made again"))
+    run(settings_of(workspace))
+    after = {p: p.read_bytes() for p in before if p.name != "run.json"}
+    assert after == {p: content for p, content in before.items() if p.name != "run.json"}
+
+
+def test_other_pictures_are_exported_anew(workspace: Workspace) -> None:
+    run(settings_of(workspace))
+    first = stamp_of(workspace)["results"]["weights_sha256"]
+    path = workspace.images("ft") / read_epochs(workspace.epochs)[0].image
+    with Image.open(path) as image:
+        Image.fromarray(255 - np.array(image)).save(path)
+    run(settings_of(workspace))
+    assert stamp_of(workspace)["results"]["weights_sha256"] != first
+    ids = ids_of(workspace)["ft"]
+    assert load_features(workspace.features("ft"), ids).weights_sha256 != first
+
+
+def test_given_weights_are_used_without_training(
+    exported: Workspace, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step, "train_module", lambda *_: pytest.fail("trained"))
+    write_questions(workspace.questions, read_questions(workspace.questions)[::-1])
+    run(replace(settings_of(workspace), weights=exported.vision_module))
+    for split in ("ft", "eval"):
+        assert workspace.features(split).read_bytes() == exported.features(split).read_bytes()
+    with pytest.raises(EegToolError, match="weights of 'test_resnet', not of 'resnet18'"):
+        run(replace(settings_of(workspace), weights=exported.vision_module, backbone="resnet18"))
+
+
+def test_the_module_is_scored_alone_by_stage(exported: Workspace) -> None:
+    with (exported.vision_module / "eval_stages.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["sample_id"] for row in rows] == ids_of(exported)["eval"]
+    true, predicted = ([row[name] for row in rows] for name in ("stage", "predicted"))
+    evaluation = stamp_of(exported)["results"]["evaluation"]
+    assert evaluation["accuracy"] == accuracy_score(true, predicted)
+    each = f1_score(true, predicted, labels=STAGES, average=None, zero_division=0.0)
+    assert evaluation["f1"] == dict(zip(STAGES, each, strict=True))
+    for row in rows:
+        shares = {stage: float(row[f"p_{stage}"]) for stage in STAGES}
+        assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
+        assert max(shares, key=shares.__getitem__) == row["predicted"]
+
+
+def test_rows_of_folds_come_from_modules_that_did_not_see_the_subject(
+    many_epochs: Workspace,
+) -> None:
+    settings = replace(settings_of(many_epochs), folds=3, val_fraction=0.05)
+    run(settings)
+    sidecar = json.loads(many_epochs.features("ft").with_suffix(".json").read_text())
+    subjects = {e.sample_id: e.subject for e in read_epochs(many_epochs.epochs)}
+    assert len(sidecar["folds"]) == 3
+    for sample_id, number in zip(sidecar["sample_ids"], sidecar["fold"], strict=True):
+        card = sidecar["folds"][number - 1]
+        assert subjects[sample_id] in card["held_out"]
+        where = many_epochs.vision_module / "folds" / str(number)
+        trained = json.loads((where / "card.json").read_text())
+        seen = {*trained["train_subjects"], *trained["val_subjects"]}
+        assert not seen & set(card["held_out"])
+        assert card["weights_sha256"] == trained["weights_sha256"]
+    assert json.loads(many_epochs.features("eval").with_suffix(".json").read_text())["fold"] is None
+    assert not list(many_epochs.vision_module.glob("*.npy"))
+
+
+def test_features_made_elsewhere_are_taken_over(workspace: Workspace, tmp_path: Path) -> None:
+    ids = ids_of(workspace)["eval"]
+    rows = np.random.default_rng(0).standard_normal((len(ids), 1, 1024)).astype(np.float32)
+    np.save(tmp_path / "mine.npy", rows)
+    (tmp_path / "ids.txt").write_text("\n".join(ids))
+    settings = replace(settings_of(workspace), import_features=tmp_path / "mine.npy")
+    with pytest.raises(EegToolError, match="--import-features and --ids go together"):
+        run(settings)
+    run(replace(settings, ids=tmp_path / "ids.txt"))
+    table = load_features(workspace.features("eval"), ids)
+    np.testing.assert_array_equal(table[ids[3]], rows[3])
+
+
+def test_backbones_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    run(ExtractSettings(list_backbones="test_resnet*"))
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "test_resnet" in line]
+    assert row.split()[-1].isdigit()
+
+
+def test_two_ranks_train_one_module(workspace: Workspace) -> None:
+    run(replace(settings_of(workspace), num_gpus=2))
+    assert json.loads((workspace.vision_module / "card.json").read_text())["training"]["ranks"] == 2
+    assert stamp_of(workspace)["results"]["evaluation"]["n"] == 10

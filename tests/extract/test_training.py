@@ -1,37 +1,76 @@
 from __future__ import annotations
 
-from dataclasses import replace
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers import Trainer
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.records import Epoch
-from eegtool.core.settings import ExtractSettings
+from eegtool.core.records import Epoch, read_epochs, write_epochs
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace
-from eegtool.extract import training
-from eegtool.extract.module import VisionModule
-from eegtool.extract.training import (
-    Scores,
+from eegtool.extract import train, trainer, training
+from eegtool.extract.augment import Augmentation
+from eegtool.extract.data import Pictures
+from eegtool.extract.plan import TrainPlan, TrainResult
+from eegtool.extract.trainer import (
+    Monitor,
+    PassSampler,
+    StageTrainer,
     class_weights,
-    export,
+    history_of,
     score,
-    split_validation,
     stage_indices,
-    train,
 )
+from eegtool.extract.training import split_validation, train_module
+from eegtool.extract.weights import load_module
 
-CPU = torch.device("cpu")
-SETTINGS = ExtractSettings(backbone="test_resnet", train_epochs=2, batch_size=8, learning_rate=3e-3)
+AUGMENTED = asdict(Augmentation())
 
 
-@pytest.fixture
-def module() -> VisionModule:
-    torch.manual_seed(0)
-    return VisionModule("test_resnet")
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Networks this small gain nothing from a second thread, and on busy cores wait for it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def plan_of(workspace: Workspace, out: Path, **changes: Any) -> TrainPlan:
+    common: dict[str, Any] = {
+        "train_subjects": ("S01",),
+        "val_subjects": ("S02",),
+        "backbone": "test_resnet",
+        "train_epochs": 3,
+        "batch_size": 5,
+        "learning_rate": 3e-3,
+    }
+    return TrainPlan(
+        epochs=str(workspace.epochs),
+        folder=str(workspace.images("ft")),
+        images_sha256="ab",
+        protocol=workspace.protocol(),
+        out=str(out),
+        **common | changes,
+    )
+
+
+def weights_of(out: Path) -> dict[str, torch.Tensor]:
+    return load_module(out)[0].state_dict()
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
 def of_stages(epoch: Epoch, stages: str) -> list[Epoch]:
@@ -100,133 +139,402 @@ def test_a_single_subject_cannot_be_held_out(epochs: list[Epoch]) -> None:
     assert split_validation(own, 0.5, seed=1) == (own, [], ())
 
 
-def test_export_keeps_the_order_of_the_epochs(
-    workspace: Workspace, epochs: list[Epoch], module: VisionModule
+def test_every_epoch_comes_once_in_an_order_of_its_pass() -> None:
+    sampler = PassSampler(np.arange(23) % 5, 4, balanced=False, seed=1)
+    passes = []
+    for number in (0, 1, 0):
+        sampler.set_epoch(number)
+        passes.append(list(sampler))
+    assert len(sampler) == len(passes[0]) == len(set(passes[0])) == 20
+    assert passes[0] == passes[2] != passes[1]
+    other = PassSampler(np.arange(23) % 5, 4, balanced=False, seed=2)
+    assert list(other) != passes[0]
+
+
+def test_balanced_sampling_draws_all_stages_equally_often() -> None:
+    stages = np.repeat([0, 1, 2, 4], [4000, 100, 1500, 400])  # N3 never occurs
+    drawn = stages[list(PassSampler(stages, 8, balanced=True, seed=3))]
+    shares = np.bincount(drawn, minlength=5) / len(drawn)
+    np.testing.assert_allclose(shares, [0.25, 0.25, 0.25, 0, 0.25], atol=0.03)
+
+
+def test_plan_comes_back_from_its_file(workspace: Workspace, tmp_path: Path) -> None:
+    plan = plan_of(workspace, tmp_path / "out", augmentation=AUGMENTED)
+    plan.write(tmp_path / "plan.json")
+    assert TrainPlan.read(tmp_path / "plan.json") == plan
+
+
+@pytest.fixture(scope="module")
+def learnt(
+    workspace_model: Workspace, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[TrainPlan, TrainResult]:
+    torch.set_num_threads(1)
+    plan = plan_of(workspace_model, tmp_path_factory.mktemp("learnt"), train_epochs=24)
+    return plan, train_module(plan)
+
+
+def test_stages_that_can_be_seen_are_learnt(
+    learnt: tuple[TrainPlan, TrainResult], workspace_model: Workspace
 ) -> None:
-    side = [epoch for epoch in epochs if epoch.split == "ft"]
-    many = [side[i * 7 % len(side)] for i in range(130)]  # more than a batch
-    counted: list[int] = []
-    folder = workspace.images("ft")
-    rows, predicted, manifest = export(module, many, folder, 0, CPU, counted.append)
-    assert rows.shape == (130, 1, 1024)
-    assert rows.dtype == np.float32
-    assert sum(counted) == 130
-    assert not module.training
-    for i in (0, 1, 127, 128, 129):
-        picture, stage, _ = training.Pictures(many, folder)[i]
-        assert STAGES[stage] == many[i].stage
-        with torch.no_grad():
-            features, logits = module(picture[None])
-        np.testing.assert_allclose(rows[i], features.numpy(), atol=1e-4)
-        assert predicted[i] == int(logits.argmax())
-
-    backwards, _, other = export(module, many[::-1], folder, 0, CPU)
-    np.testing.assert_allclose(backwards, rows[::-1], atol=1e-4)
-    assert other != manifest
+    plan, result = learnt
+    assert result.history[-1]["loss"] < 0.5 * result.history[0]["loss"]
+    side = [epoch for epoch in read_epochs(workspace_model.epochs) if epoch.split == "eval"]
+    pictures = Pictures(side, workspace_model.images("eval"))
+    module, _ = load_module(Path(plan.out))
+    with torch.no_grad():
+        _, logits = module(torch.stack([pictures[i][0] for i in range(len(side))]))
+    assert score(stage_indices(side), logits.argmax(1).numpy()).accuracy >= 0.8
 
 
-def test_manifest_changes_with_a_picture(
-    workspace: Workspace, epochs: list[Epoch], module: VisionModule
+def test_log_card_and_result_tell_the_same(learnt: tuple[TrainPlan, TrainResult]) -> None:
+    plan, result = learnt
+    out = Path(plan.out)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "card.json",
+        "log.csv",
+        "model.safetensors",
+    ]
+    with (out / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["pass"]) for row in rows] == list(range(1, 25))
+    for row, told in zip(rows, result.history, strict=True):
+        assert {k: float(v) for k, v in row.items()} == told
+        assert told["images_per_s"] > 0
+    best = max(row["val_macro_f1"] for row in result.history)
+    assert result.history[result.best_pass - 1]["val_macro_f1"] == best
+    _, card = load_module(out)
+    assert TrainResult.of_card(card) == result
+    assert (card["train_subjects"], card["val_subjects"]) == (["S01"], ["S02"])
+    assert card["settings"]["learning_rate"] == 3e-3
+
+
+def test_same_plan_same_weights_other_seed_others(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    side, folder = [e for e in epochs if e.split == "eval"], workspace.images("eval")
-    manifests = [export(module, side, folder, 0, CPU)[2] for _ in range(2)]
-    (folder / side[3].image).write_bytes((folder / side[4].image).read_bytes())
-    manifests.append(export(module, side, folder, 0, CPU)[2])
-    assert manifests[0] == manifests[1] != manifests[2]
+    outcomes = []
+    for name, seed in (("one", 1), ("two", 1), ("three", 2)):
+        plan = plan_of(
+            workspace, tmp_path / name, seed=seed, train_epochs=1, augmentation=AUGMENTED
+        )
+        train_module(plan)
+        outcomes.append(weights_of(tmp_path / name))
+    assert same(outcomes[0], outcomes[1])
+    assert not same(outcomes[0], outcomes[2])
+    assert "steps" in capsys.readouterr().out
 
 
-def test_unreadable_picture_is_named(
-    workspace: Workspace, epochs: list[Epoch], module: VisionModule
+class KilledError(Exception):
+    pass
+
+
+def killed_after(plan: TrainPlan, number: int, patch: pytest.MonkeyPatch) -> None:
+    """Train, and be killed in the midst of the pass after pass `number`."""
+
+    def step_end(self: Monitor, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.epoch > number:
+            raise KilledError
+
+    with patch.context() as now:
+        now.setattr(Monitor, "on_step_end", step_end)
+        with pytest.raises(KilledError):
+            train_module(plan)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"augmentation": AUGMENTED},
+        {"imbalance": "sampling", "backbone": "test_vit", "workers": 1},
+        {"val_subjects": (), "imbalance": "none"},
+    ],
+    ids=["augmented", "sampled", "without validation"],
+)
+def test_killed_training_ends_with_the_weights_of_an_uninterrupted_one(
+    workspace: Workspace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, Any],
 ) -> None:
-    (workspace.images("ft") / epochs[3].image).write_bytes(b"\x89PNG, or not")
-    with pytest.raises(EegToolError, match=f"{epochs[3].image} of epoch '{epochs[3].sample_id}'"):
-        export(module, epochs[:5], workspace.images("ft"), 0, CPU)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    expected = train_module(plan_of(workspace, whole, **changes)).history
+    plan = plan_of(workspace, killed, **changes)
+    killed_after(plan, 2, monkeypatch)
+    assert not list(killed.glob("*.safetensors"))
+    assert [path.name[:10] for path in killed.glob(".*")] == [".training-"]
+    capsys.readouterr()
+    result = train_module(plan)
+    assert "Going on after pass 2" in capsys.readouterr().out
+    assert result.resumed_after == 2
+    assert same(weights_of(whole), weights_of(killed))
+    assert [{**row, "images_per_s": 0} for row in result.history] == [
+        {**row, "images_per_s": 0} for row in expected
+    ]
+    assert not list(killed.glob(".*"))
 
 
-def trained(
-    module: VisionModule, workspace: Workspace, epochs: list[Epoch], settings: ExtractSettings
-) -> tuple[list[dict[str, Any]], list[tuple[float, Scores | None]]]:
-    parts = tuple([e for e in epochs if e.subject == subject] for subject in ("S01", "S02"))
-    reported: list[tuple[float, Scores | None]] = []
-    history = train(
-        module,
-        (parts[0], parts[1]),
-        workspace.images("ft"),
-        settings,
-        CPU,
-        lambda loss, scores: reported.append((loss, scores)),
-    )
-    return history, reported
+def test_another_plan_does_not_go_on_with_it(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of(workspace, tmp_path / "out")
+    killed_after(plan, 1, monkeypatch)
+    others: dict[str, Any] = {
+        "learning_rate": 1e-3,
+        "images_sha256": "cd",
+        "seed": 1,
+        "augmentation": AUGMENTED,
+        "val_subjects": (),
+    }
+    for name, value in others.items():
+        other = replace(plan, **{name: value}, train_epochs=3)
+        killed_after(other, 0, monkeypatch)  # in its first pass: it began anew
+    hidden = list((tmp_path / "out").glob(".training-*"))
+    assert len(hidden) == 1  # of what did not finish a pass, nothing is left
+    result = train_module(replace(plan, workers=1, log="csv"))  # decides nothing
+    assert result.resumed_after == 1
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_checkpoint_that_was_cut_off_itself_is_passed_over(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of(workspace, tmp_path / "out")
+    killed_after(plan, 1, monkeypatch)
+    (hidden,) = (tmp_path / "out").glob(".training-*")
+    (hidden / "checkpoint-4").mkdir()
+    (hidden / "checkpoint-4" / "model.safetensors").write_bytes(b"half")
+    (hidden / "checkpoint-4" / "trainer_state.json").write_text("{")
+    assert train_module(plan).resumed_after == 1
+
+
+def said(f1: list[float], patch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """Let validation find these macro-F1, and keep the classifier that it looked at."""
+    seen: list[torch.Tensor] = []
+
+    def evaluation_loop(self: Any, *args: Any, **kwargs: Any) -> Any:
+        outcome = loop(self, *args, **kwargs)
+        outcome.metrics["eval_macro_f1"] = f1[len(seen)]
+        seen.append(self.model.classifier.weight.detach().clone())
+        return outcome
+
+    loop = Trainer.evaluation_loop
+    patch.setattr(StageTrainer, "evaluation_loop", evaluation_loop)
+    return seen
 
 
 @pytest.mark.parametrize("best", [1, 2, 3])
 def test_the_best_state_is_restored(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, best: int
+) -> None:
+    seen = said([0.9 if i == best else 0.1 for i in (1, 2, 3)], monkeypatch)
+    result = train_module(plan_of(workspace, tmp_path))
+    assert (result.best_pass, result.stopped_early) == (best, False)
+    kept = weights_of(tmp_path)["classifier.weight"]
+    assert [torch.equal(kept, one) for one in seen] == [i == best for i in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("f1", "patience", "passes"),
+    [
+        ([0.5, 0.6, 0.4, 0.5, 0.9, 0.9], 2, 4),
+        ([0.5, 0.6, 0.6, 0.6, 0.9, 0.9], 2, 4),  # as good is not better
+        ([0.5, 0.4, 0.6, 0.5, 0.7, 0.6], 2, 6),
+        ([0.5, 0.4, 0.3, 0.2, 0.1, 0.0], 0, 6),
+    ],
+)
+def test_early_stopping(
     workspace: Workspace,
-    epochs: list[Epoch],
-    module: VisionModule,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    best: int,
+    f1: list[float],
+    patience: int,
+    passes: int,
 ) -> None:
-    """After pass `best` the module is said to be right about everything, else about nothing."""
-    states: list[torch.Tensor] = []
-
-    def said(module: VisionModule, epochs: list[Epoch], *_: object) -> tuple[Any, Any, str]:
-        states.append(module.classifier.weight.detach().clone())
-        true = stage_indices(epochs)
-        return None, true if len(states) == best else (true + 1) % 5, ""
-
-    monkeypatch.setattr(training, "export", said)
-    history, _ = trained(module, workspace, epochs, replace(SETTINGS, train_epochs=3))
-    assert not torch.equal(states[0], states[1])
-    assert torch.equal(module.classifier.weight, states[best - 1])
-    assert [row["val_macro_f1"] == 1 for row in history] == [best == 1, best == 2, best == 3]
+    seen = said(f1, monkeypatch)
+    plan = plan_of(workspace, tmp_path, train_epochs=6, patience=patience, batch_size=10)
+    result = train_module(plan)
+    assert len(result.history) == passes
+    assert result.stopped_early == (passes < 6)
+    assert result.best_pass == 1 + f1.index(max(f1[:passes]))
+    kept = weights_of(tmp_path)["classifier.weight"]
+    assert torch.equal(kept, seen[result.best_pass - 1])
 
 
-def test_without_validation_the_last_state_is_kept(
-    workspace: Workspace, epochs: list[Epoch], module: VisionModule
+def test_killed_after_it_stopped_early_does_not_train_on(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = module.classifier.weight.detach().clone()
-    reported: list[Scores | None] = []
-    history = train(
-        module,
-        (epochs[:10], []),
-        workspace.images("ft"),
-        SETTINGS,
-        CPU,
-        lambda _, scores: reported.append(scores),
+    plan = plan_of(workspace, tmp_path, train_epochs=6, patience=1)
+
+    def full(*_: Any) -> str:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        seen = said([0.5, 0.9, 0.1], patch)
+        patch.setattr(training, "save_module", full)
+        with pytest.raises(KilledError):
+            train_module(plan)
+    assert len(seen) == 3
+    result = train_module(plan)
+    assert (result.resumed_after, result.best_pass, result.stopped_early) == (3, 2, True)
+    assert torch.equal(weights_of(tmp_path)["classifier.weight"], seen[1])
+
+
+def test_without_validation_the_last_state_is_kept_and_a_warning_given(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = train_module(plan_of(workspace, tmp_path, val_subjects=(), patience=1))
+    assert result.best_pass == len(result.history) == 3
+    assert (result.n_train, result.n_val) == (10, 0)
+    assert set(result.history[0]) == {"pass", "loss", "images_per_s"}
+    assert "Nobody is held out" in capsys.readouterr().out
+
+
+def test_absent_stages_are_named(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    epochs = [replace(e, stage="W") if e.stage in ("N1", "REM") else e for e in read_all(workspace)]
+    write_epochs(workspace.epochs, epochs)
+    train_module(plan_of(workspace, tmp_path, train_epochs=1))
+    assert "Stages absent from training: N1, REM." in capsys.readouterr().out
+
+
+def read_all(workspace: Workspace) -> list[Epoch]:
+    return list(read_epochs(workspace.epochs))
+
+
+def test_subjects_of_the_evaluation_are_never_trained_or_validated_on(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    plan = plan_of(workspace, tmp_path, val_subjects=("S02", "S03"), train_epochs=1)
+    assert train_module(plan).n_val == 10
+    with pytest.raises(EegToolError, match="none of the fine-tune side is of the subjects S03"):
+        train_module(replace(plan, train_subjects=("S03",), val_subjects=()))
+    with pytest.raises(EegToolError, match="and to validate on: S02"):
+        train_module(replace(plan, train_subjects=("S01", "S02")))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_picture_that_cannot_be_read_is_named(
+    workspace: Workspace, tmp_path: Path, workers: int
+) -> None:
+    epoch = read_all(workspace)[3]
+    (workspace.images("ft") / epoch.image).write_bytes(b"\x89PNG, or not")
+    with pytest.raises(EegToolError) as caught:
+        train_module(plan_of(workspace, tmp_path / "out", workers=workers))
+    assert caught.value.what.startswith("The picture ")
+    assert f"epoch '{epoch.sample_id}' cannot be read" in caught.value.what
+    assert not (tmp_path / "out").exists()
+
+
+def test_picture_of_another_size_than_prepare_says_is_named(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    plan = plan_of(workspace, tmp_path)
+    with pytest.raises(EegToolError, match=r"64 x 64 pixels; prepare.json says 96 x 96"):
+        train_module(replace(plan, protocol={"style": "spectrogram", "size": 96}))
+
+
+def test_loss_that_is_no_number_ends_it(workspace: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(EegToolError, match="not a finite number") as caught:
+        train_module(plan_of(workspace, tmp_path, learning_rate=1e30, warmup=0.0))
+    assert "--learning-rate" in caught.value.fix
+
+
+@pytest.mark.parametrize(("name", "value"), [("imbalance", "wieghts"), ("log", "tensorbord")])
+def test_misspelt_choice_names_the_closest(
+    workspace: Workspace, tmp_path: Path, name: str, value: str
+) -> None:
+    with pytest.raises(EegToolError, match="Did you mean"):
+        train_module(plan_of(workspace, tmp_path, **{name: value}))
+
+
+def test_tensorboard_that_is_not_installed_is_an_error_of_the_user(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(EegToolError, match="TensorBoard is not installed") as caught:
+        train_module(plan_of(workspace, tmp_path, log="tensorboard"))
+    assert "eegvlm[track]" in caught.value.fix
+
+
+def test_augmentation_is_off_in_validation(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def augment(pictures: torch.Tensor, *how: Any) -> torch.Tensor:
+        seen.append((len(pictures), how[-1]))
+        return pictures
+
+    monkeypatch.setattr(trainer, "augment", augment)
+    train_module(plan_of(workspace, tmp_path, train_epochs=2, augmentation=AUGMENTED))
+    assert [n for n, _ in seen] == [5] * 4  # two passes of two steps
+    assert len({seed for _, seed in seen}) == 4
+
+
+def test_history_of_the_trainers_log() -> None:
+    log = [
+        {"loss": 1.5, "learning_rate": 1e-3, "images_per_s": 100.0, "step": 3},
+        {"eval_macro_f1": 0.5, "eval_accuracy": 0.6, "eval_kappa": 0.4, "eval_loss": 1.0},
+        {"loss": 1.0, "learning_rate": 0.0, "images_per_s": 120.0, "step": 6},
+        {"train_runtime": 3.0},
+    ]
+    assert history_of(log) == [
+        {
+            "pass": 1,
+            "loss": 1.5,
+            "images_per_s": 100.0,
+            "val_accuracy": 0.6,
+            "val_macro_f1": 0.5,
+            "val_kappa": 0.4,
+        },
+        {"pass": 2, "loss": 1.0, "images_per_s": 120.0},
+    ]
+
+
+def test_two_ranks_leave_one_module(workspace: Workspace, tmp_path: Path) -> None:
+    """Two processes on the CPU, started by torchrun as on several GPUs."""
+    plan = plan_of(
+        workspace, tmp_path / "out", train_epochs=2, batch_size=4, augmentation=AUGMENTED
     )
-    assert not torch.equal(module.classifier.weight, before)
-    assert reported == [None, None]  # a step per pass: 10 epochs, batches of 8, none smaller
-    assert [sorted(row) for row in history] == [["loss", "train_epoch"]] * 2
-
-
-@pytest.fixture(scope="module")
-def learnt(workspace_model: Workspace) -> tuple[VisionModule, list[dict[str, Any]], Any, Any]:
-    from eegtool.core.records import read_epochs
-
-    torch.manual_seed(0)
-    module = VisionModule("test_resnet")
-    settings = replace(SETTINGS, train_epochs=12, batch_size=5)
-    epochs = read_epochs(workspace_model.epochs)
-    return module, *trained(module, workspace_model, epochs, settings), epochs
-
-
-def test_stages_that_can_be_seen_are_learnt(
-    learnt: tuple[VisionModule, list[dict[str, Any]], Any, Any], workspace_model: Workspace
-) -> None:
-    module, history, _, epochs = learnt
-    assert history[-1]["loss"] < 0.5 * history[0]["loss"]
-    side = [epoch for epoch in epochs if epoch.split == "eval"]
-    _, predicted, _ = export(module, side, workspace_model.images("eval"), 0, CPU)
-    assert score(stage_indices(side), predicted).accuracy >= 0.8
-
-
-def test_every_step_and_every_pass_is_reported(
-    learnt: tuple[VisionModule, list[dict[str, Any]], Any, Any],
-) -> None:
-    _, history, reported, _ = learnt
-    assert [row["train_epoch"] for row in history] == list(range(1, 13))
-    assert [scores is None for _, scores in reported] == [True, True, False] * 12
-    assert max(row["val_macro_f1"] for row in history) == max(
-        scores.macro_f1 for _, scores in reported if scores
+    plan.write(tmp_path / "plan.json")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    ranks = ["--nproc-per-node", "2", "-m", "eegtool.extract.train", str(tmp_path / "plan.json")]
+    done = subprocess.run(
+        [*launcher, *ranks],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Training") == 1
+    module, card = load_module(tmp_path / "out")
+    result = TrainResult.of_card(card)
+    assert (result.ranks, len(result.history)) == (2, 2)
+    assert (result.n_train, result.n_val) == (10, 10)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "card.json",
+        "log.csv",
+        "model.safetensors",
+    ]
+    assert all(value.isfinite().all() for value in module.state_dict().values())
+
+
+def test_stages_are_in_the_order_of_the_table(epochs: list[Epoch]) -> None:
+    assert [STAGES[i] for i in stage_indices(epochs)] == [epoch.stage for epoch in epochs]
+
+
+def test_a_rank_says_what_is_wrong_and_ends_with_1(
+    workspace: Workspace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plan_of(workspace, tmp_path / "out", train_subjects=("S[9]",)).write(tmp_path / "plan.json")
+    monkeypatch.setattr(sys, "argv", ["train", str(tmp_path / "plan.json")])
+    with pytest.raises(SystemExit, match="1"):
+        train.main()
+    assert "error: " in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()

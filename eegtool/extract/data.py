@@ -1,0 +1,129 @@
+"""Pictures of epochs: decoding, and the hash that tells one set of pictures from another."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from eegtool.core.errors import EegToolError, brief
+from eegtool.core.records import Epoch
+from eegtool.core.stages import STAGE_INDEX
+from eegtool.core.workspace import inside
+
+_AGAIN: Final = "Run `eegvlm prepare` again."
+_AT_ONCE: Final = 4096  # pictures that wait for a thread to hash them
+
+
+class Pictures(Dataset[tuple[torch.Tensor, int, int]]):
+    """Pictures of epochs, decoded when asked for.
+
+    Parameters
+    ----------
+    epochs : sequence of Epoch
+        Whose pictures.
+    folder : Path
+        Their image folder.
+    size : int, optional
+        Side in pixels that prepare's stamp names; None where there is no stamp to hold them to.
+    """
+
+    def __init__(self, epochs: Sequence[Epoch], folder: Path, size: int | None = None) -> None:
+        self.epochs = epochs
+        self.folder = folder
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.epochs)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int, int]:
+        """Return the picture (uint8 ``[3, H, W]``, RGB), the index of its stage, and `index`.
+
+        Raises
+        ------
+        EegToolError
+            If the picture cannot be read or has another size, naming file and epoch.
+        """
+        epoch = self.epochs[index]
+        data = _read(self.folder, epoch)
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                self._check_size(epoch, image.size)  # before it is decoded
+                pixels = np.array(image.convert("RGB"))
+        # What Pillow raises over broken files depends on where they are broken.
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise _unreadable(self.folder, epoch, error) from error
+        return torch.from_numpy(pixels).permute(2, 0, 1), STAGE_INDEX[epoch.stage], index
+
+    def _check_size(self, epoch: Epoch, size: tuple[int, int]) -> None:
+        if self.size is not None and size != (self.size, self.size):
+            raise EegToolError(
+                f"The picture {self.folder / epoch.image} of epoch '{epoch.sample_id}' has "
+                f"{size[0]} x {size[1]} pixels; prepare.json says {self.size} x {self.size}.",
+                _AGAIN,
+            )
+
+
+@contextmanager
+def errors_of_workers() -> Iterator[None]:
+    """Let an `EegToolError` that was raised in a DataLoader's worker say what it said there.
+
+    PyTorch raises it anew in this process, with the text of the worker's traceback before its own.
+    """
+    try:
+        yield
+    except EegToolError as error:
+        before, found, message = error.what.rpartition(f"{EegToolError.__name__}: ")
+        if not found or "DataLoader worker" not in before:
+            raise
+        what, _, fix = message.strip().partition("\n")
+        raise EegToolError(what, fix) from None
+
+
+def images_sha256(epochs: Sequence[Epoch], folder: Path, workers: int) -> str:
+    """Hash the names and bytes of pictures in the order of `epochs`, by `workers` threads (at least one).
+
+    Returns
+    -------
+    str
+        SHA-256 over one line ``<name> <SHA-256 of the file>`` per epoch.
+
+    Raises
+    ------
+    EegToolError
+        If a picture cannot be read.
+    """
+
+    def line(epoch: Epoch) -> bytes:
+        return f"{epoch.image} {hashlib.sha256(_read(folder, epoch)).hexdigest()}\n".encode()
+
+    manifest = hashlib.sha256()
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        for start in range(0, len(epochs), _AT_ONCE):  # of millions, few wait at a time
+            for row in pool.map(line, epochs[start : start + _AT_ONCE]):
+                manifest.update(row)
+    return manifest.hexdigest()
+
+
+def _read(folder: Path, epoch: Epoch) -> bytes:
+    try:
+        return inside(folder, epoch.image).read_bytes()
+    except OSError as error:
+        raise _unreadable(folder, epoch, error) from error
+
+
+def _unreadable(folder: Path, epoch: Epoch, error: Exception) -> EegToolError:
+    return EegToolError(
+        f"The picture {folder / epoch.image} of epoch '{epoch.sample_id}' cannot be read: "
+        f"{brief(error)}.",
+        _AGAIN,
+    )

@@ -1,0 +1,183 @@
+"""Export of high-level features: every picture through the trained module, streamed to disk in order."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from eegtool.core.errors import EegToolError
+from eegtool.core.records import Epoch
+from eegtool.core.stages import STAGES
+from eegtool.core.workspace import atomic_path, inside
+from eegtool.extract.features import RowWriter, sidecar_path
+
+_AHEAD: Final = 2
+"""Batches that are decoded while one is in the module: one ready, one in the making."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What an export knows beside the rows that it wrote."""
+
+    probabilities: np.ndarray
+    """float32 ``[N, 5]``: the module's own probability of each stage, in row order."""
+    images_sha256: str
+    """Hash over the names and bytes of all pictures, in row order."""
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The module's own stages: int64 ``[N]``."""
+        return self.probabilities.argmax(1)
+
+
+@torch.inference_mode()
+def export(
+    module: nn.Module,
+    epochs: Sequence[Epoch],
+    folder: Path,
+    out: Path,
+    *,
+    batch_size: int = 128,
+    workers: int = 2,
+    device: torch.device,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Exported:
+    """Run the module over all pictures, in order, and write its features as float32 ``[N, 1, 1024]``.
+
+    Threads decode the next pictures while the module sees this batch (reading, inflating and
+    hashing leave Python's lock alone; worker processes would have to copy each batch). Memory does
+    not grow with the number of epochs, but for their 20 bytes of probabilities.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Gives features ``[B, 1024]`` and logits ``[B, 5]`` for uint8 ``[B, 3, H, W]``; on `device`.
+        It is left in evaluation mode.
+    epochs : sequence of Epoch
+        One row each, in this order.
+    folder : Path
+        Their image folder.
+    out : Path
+        The ``.npy`` file. It takes this name only when it is whole; a sidecar of the rows that were
+        there before goes (`eegtool.extract.features.write_sidecar` writes the new one).
+    batch_size : int
+        Pictures at a time.
+    workers : int
+        Threads that decode; there is always at least one.
+    device : torch.device
+        Where it runs. CUDA computes in bfloat16; the features are float32 everywhere.
+    advance : callable
+        Called with the number of epochs done, after each batch.
+
+    Raises
+    ------
+    EegToolError
+        If a picture cannot be read or has another size than the first one, or a feature is not
+        finite; the epoch is named.
+    """
+    module.eval()
+    cuda = device.type == "cuda"
+    probabilities = np.empty((len(epochs), len(STAGES)), np.float32)
+    manifest, done = hashlib.sha256(), 0
+    with atomic_path(out) as tmp:
+        with RowWriter(tmp, len(epochs)) as writer:
+            for pictures, digests in _batches(epochs, folder, batch_size, max(workers, 1)):
+                some = epochs[done : done + len(digests)]
+                batch = torch.from_numpy(pictures).permute(0, 3, 1, 2)  # channels last in memory
+                if cuda:
+                    batch = batch.pin_memory().to(device, non_blocking=True)
+                with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
+                    rows, logits = module(batch)
+                writer.write(rows.float().cpu().numpy(), [epoch.sample_id for epoch in some])
+                probabilities[done : done + len(some)] = logits.float().softmax(1).cpu().numpy()
+                for epoch, digest in zip(some, digests, strict=True):
+                    manifest.update(f"{epoch.image} {digest}\n".encode())
+                done += len(some)
+                advance(len(some))
+        sidecar_path(out).unlink(missing_ok=True)
+    return Exported(probabilities, manifest.hexdigest())
+
+
+def _batches(
+    epochs: Sequence[Epoch], folder: Path, batch_size: int, threads: int
+) -> Iterator[tuple[np.ndarray, list[str]]]:
+    """Yield uint8 ``[B, H, W, 3]`` and the SHA-256 of each file, batch by batch in order.
+
+    Each thread fills its own part of a batch, so that there are as few hand-overs as threads.
+    """
+    if not epochs:
+        return
+    shape = read_picture(epochs[0], folder)[0].shape
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    ahead: deque[tuple[np.ndarray, list[Future[list[str]]]]] = deque()
+    starts = iter(range(0, len(epochs), batch_size))
+
+    def ask() -> None:
+        if (start := next(starts, None)) is None:
+            return
+        some = epochs[start : start + batch_size]
+        pictures = np.empty((len(some), *shape), np.uint8)
+        bounds = np.linspace(0, len(some), threads + 1).astype(int).tolist()
+        parts = [pool.submit(_fill, pictures[a:b], some[a:b], folder) for a, b in pairwise(bounds)]
+        ahead.append((pictures, parts))
+
+    try:
+        for _ in range(_AHEAD):
+            ask()
+        while ahead:
+            pictures, parts = ahead.popleft()
+            digests = [digest for part in parts for digest in part.result()]
+            ask()
+            yield pictures, digests
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _fill(pictures: np.ndarray, epochs: Sequence[Epoch], folder: Path) -> list[str]:
+    """Decode into `pictures`; return the SHA-256 of each file."""
+    digests = []
+    for i, epoch in enumerate(epochs):
+        picture, digest = read_picture(epoch, folder)
+        if picture.shape != pictures.shape[1:]:
+            sizes = [f"{s[1]}x{s[0]}" for s in (picture.shape, pictures.shape[1:])]
+            raise EegToolError(
+                f"The picture {folder / epoch.image} of epoch '{epoch.sample_id}' has {sizes[0]} "
+                f"pixels, those before it {sizes[1]}.",
+                "Run `eegvlm prepare` again: all pictures are drawn in one size.",
+            )
+        pictures[i] = picture
+        digests.append(digest)
+    return digests
+
+
+def read_picture(epoch: Epoch, folder: Path) -> tuple[np.ndarray, str]:
+    """Return the RGB picture of an epoch, uint8 ``[H, W, 3]``, and the SHA-256 of its file.
+
+    Raises
+    ------
+    EegToolError
+        If it cannot be read; picture and epoch are named.
+    """
+    path = inside(folder, epoch.image)
+    try:
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data)) as image:
+            pixels = np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise EegToolError(
+            f"The picture {path} of epoch '{epoch.sample_id}' cannot be read: {error}.",
+            "Run `eegvlm prepare` again.",
+        ) from error
+    return pixels, hashlib.sha256(data).hexdigest()
