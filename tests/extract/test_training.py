@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -18,7 +16,7 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.records import Epoch, read_epochs, write_epochs
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace
-from eegtool.extract import train, trainer, training
+from eegtool.extract import trainer, training
 from eegtool.extract.augment import Augmentation
 from eegtool.extract.data import Pictures
 from eegtool.extract.plan import TrainPlan, TrainResult
@@ -281,9 +279,7 @@ def test_another_plan_does_not_go_on_with_it(
     others: dict[str, Any] = {
         "learning_rate": 1e-3,
         "images_sha256": "cd",
-        "seed": 1,
         "augmentation": AUGMENTED,
-        "val_subjects": (),
     }
     for name, value in others.items():
         other = replace(plan, **{name: value}, train_epochs=3)
@@ -338,8 +334,7 @@ def test_the_best_state_is_restored(
     [
         ([0.5, 0.6, 0.4, 0.5, 0.9, 0.9], 2, 4),
         ([0.5, 0.6, 0.6, 0.6, 0.9, 0.9], 2, 4),  # as good is not better
-        ([0.5, 0.4, 0.6, 0.5, 0.7, 0.6], 2, 6),
-        ([0.5, 0.4, 0.3, 0.2, 0.1, 0.0], 0, 6),
+        ([0.5, 0.4, 0.6, 0.5, 0.3, 0.2], 0, 6),
     ],
 )
 def test_early_stopping(
@@ -413,14 +408,11 @@ def test_subjects_of_the_evaluation_are_never_trained_or_validated_on(
         train_module(replace(plan, train_subjects=("S01", "S02")))
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_picture_that_cannot_be_read_is_named(
-    workspace: Workspace, tmp_path: Path, workers: int
-) -> None:
+def test_picture_that_cannot_be_read_is_named(workspace: Workspace, tmp_path: Path) -> None:
     epoch = read_all(workspace)[3]
     (workspace.images("ft") / epoch.image).write_bytes(b"\x89PNG, or not")
     with pytest.raises(EegToolError) as caught:
-        train_module(plan_of(workspace, tmp_path / "out", workers=workers))
+        train_module(plan_of(workspace, tmp_path / "out"))
     assert caught.value.what.startswith("The picture ")
     assert f"epoch '{epoch.sample_id}' cannot be read" in caught.value.what
     assert not (tmp_path / "out").exists()
@@ -492,49 +484,5 @@ def test_history_of_the_trainers_log() -> None:
     ]
 
 
-def test_two_ranks_leave_one_module(workspace: Workspace, tmp_path: Path) -> None:
-    """Two processes on the CPU, started by torchrun as on several GPUs."""
-    plan = plan_of(
-        workspace, tmp_path / "out", train_epochs=2, batch_size=4, augmentation=AUGMENTED
-    )
-    plan.write(tmp_path / "plan.json")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    ranks = ["--nproc-per-node", "2", "-m", "eegtool.extract.train", str(tmp_path / "plan.json")]
-    done = subprocess.run(
-        [*launcher, *ranks],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Training") == 1
-    module, card = load_module(tmp_path / "out")
-    result = TrainResult.of_card(card)
-    assert (result.ranks, len(result.history)) == (2, 2)
-    assert (result.n_train, result.n_val) == (10, 10)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "card.json",
-        "log.csv",
-        "model.safetensors",
-    ]
-    assert all(value.isfinite().all() for value in module.state_dict().values())
-
-
 def test_stages_are_in_the_order_of_the_table(epochs: list[Epoch]) -> None:
     assert [STAGES[i] for i in stage_indices(epochs)] == [epoch.stage for epoch in epochs]
-
-
-def test_a_rank_says_what_is_wrong_and_ends_with_1(
-    workspace: Workspace,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    plan_of(workspace, tmp_path / "out", train_subjects=("S[9]",)).write(tmp_path / "plan.json")
-    monkeypatch.setattr(sys, "argv", ["train", str(tmp_path / "plan.json")])
-    with pytest.raises(SystemExit, match="1"):
-        train.main()
-    assert "error: " in capsys.readouterr().out
-    assert not (tmp_path / "out").exists()
