@@ -184,7 +184,7 @@ def drawing(n_epochs: int, n_rounds: int) -> dict[str, float]:
 def write_nights(folder: Path, n: int) -> None:
     """Write nights of 22 h as Sleep-EDF has them: three channels at 100 Hz, four at 1 Hz.
 
-    One is simulated; the others are the same under the names of other subjects.
+    One is simulated; the others are copies under the names of other subjects.
     """
     folder.mkdir()
     twin = load_twin(TWIN)
@@ -231,7 +231,11 @@ def write_nights(folder: Path, n: int) -> None:
     edfio.Edf([], annotations=annotations, **start).write(scoring)
     for i in range(1, n):
         for path in (psg, scoring):
-            os.link(path, folder / path.name.replace("SC400", f"SC4{i:02d}"))
+            copy = folder / path.name.replace("SC400", f"SC4{i:02d}")
+            shutil.copyfile(path, copy)
+            with copy.open("r+b") as file:  # prepare refuses one recording under two names
+                file.seek(8 + 80 - 2)  # the end of the patient's field
+                file.write(f"{i:02d}".encode())
 
 
 def prepare(nights: Path, workspace: Path, jobs: int = 1) -> float:

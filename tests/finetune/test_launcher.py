@@ -25,6 +25,9 @@ def cpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def four_gpus(cpu: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     cpu.setattr(torch.cuda, "is_available", lambda: True)
     cpu.setattr(torch.cuda, "device_count", lambda: 4)
+    cpu.delenv(
+        "DS_ACCELERATOR", raising=False
+    )  # training on a CPU sets it, in another test perhaps
     return cpu
 
 

@@ -15,7 +15,7 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.records import read_conversations, write_conversations
 from eegtool.core.settings import FinetuneSettings
 from eegtool.core.workspace import Workspace
-from eegtool.finetune import launcher, step
+from eegtool.finetune import step
 from eegtool.finetune.plan import Plan
 
 
@@ -220,7 +220,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Plan, list[str], dic
         seen.append((plan, command, environment))
         return 0
 
-    monkeypatch.setattr(launcher, "launch", launch)
+    monkeypatch.setattr(step, "launch", launch)
     return seen
 
 
@@ -266,7 +266,7 @@ def test_a_tracker_that_is_not_installed_is_refused(
 def test_a_training_that_failed_is_an_error_of_the_user(
     settings: FinetuneSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launcher, "launch", lambda command, environment: 7)
+    monkeypatch.setattr(step, "launch", lambda command, environment: 7)
     with pytest.raises(EegToolError, match="stopped with exit code 7; no adapter was written"):
         step.run(settings)
     assert not workspace.checkpoints.exists()
