@@ -17,7 +17,8 @@ trained on all of them and makes the evaluation side's features, in two steps:
    turned, where ridge regression alone would shrink them away.
 
 It is fitted only on epochs of subjects that both modules were trained on, so the held-out rows have
-no part in it.
+no part in it. Where there are too few (with two or three subjects, one of whom validates), it is
+fitted on all whom the fold does not hold out.
 
 Chosen on simulated nights (resnet18, 2 passes; 3,262 held-out epochs of three subjects in two folds,
 1,515 evaluation epochs). A linear probe (scikit-learn's ``RidgeClassifier``) was fitted on the
@@ -145,6 +146,31 @@ def fold_subjects(subjects: Sequence[str], k: int, seed: int) -> list[tuple[str,
     return [tuple(sorted({subjects[i] for i in held_out})) for _, held_out in dealt]
 
 
+def check_can_align(subjects: Sequence[str], held_out: Sequence[str]) -> None:
+    """Refuse a fold beside which too few epochs are left to bring its feature space into the reference's.
+
+    Parameters
+    ----------
+    subjects : sequence of str
+        Subject of each epoch.
+    held_out : sequence of str
+        Subjects of the fold.
+
+    Raises
+    ------
+    EegToolError
+        If fewer than `MIN_FIT_ROWS` epochs are left.
+    """
+    left = int((~np.isin(subjects, held_out)).sum())
+    if left < MIN_FIT_ROWS:
+        raise EegToolError(
+            f"The feature space of the fold without {', '.join(held_out)} cannot be brought into "
+            f"that of the reference: the other subjects have {left} epochs, and {MIN_FIT_ROWS} are "
+            "needed.",
+            "Prepare more subjects or nights, or leave out --folds.",
+        )
+
+
 def fit_rows(
     subjects: Sequence[str],
     trained_on: Sequence[str],
@@ -175,19 +201,15 @@ def fit_rows(
     ValueError
         If the fold's module was trained on a subject that it should hold out.
     EegToolError
-        If fewer than `MIN_FIT_ROWS` epochs are of subjects that both were trained on.
+        See `check_can_align`.
     """
     if leaked := set(trained_on) & set(held_out):
         raise ValueError(f"trained on held-out subjects: {', '.join(sorted(leaked))}")
-    both = set(trained_on) & set(reference_trained_on)
-    chosen = np.array([i for i, subject in enumerate(subjects) if subject in both], dtype=np.int64)
-    if len(chosen) < MIN_FIT_ROWS:
-        raise EegToolError(
-            f"The feature space of the fold without {', '.join(held_out)} cannot be brought into "
-            f"that of the reference: both were trained on {len(chosen)} epochs, and {MIN_FIT_ROWS} "
-            "are needed.",
-            "Prepare more subjects or nights, or leave out --folds.",
-        )
+    check_can_align(subjects, held_out)
+    both = np.isin(subjects, [*set(trained_on) & set(reference_trained_on)])
+    if both.sum() < MIN_FIT_ROWS:
+        both = ~np.isin(subjects, held_out)
+    chosen = np.flatnonzero(both)
     if len(chosen) > MAX_FIT_ROWS:
         chosen = np.random.default_rng(seed).choice(chosen, MAX_FIT_ROWS, replace=False)
     return np.sort(chosen)
@@ -272,7 +294,7 @@ def export_out_of_fold(
     Raises
     ------
     EegToolError
-        If a fold has too few epochs in common with the reference, or an export fails.
+        If too few epochs are left beside a fold, or an export fails.
     ValueError
         If the folds do not hold out each subject exactly once, or one was trained on whom it holds out.
     """

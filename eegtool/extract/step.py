@@ -56,7 +56,7 @@ from eegtool.extract.features import (
     unchanged,
     write_sidecar,
 )
-from eegtool.extract.folds import Fold, export_out_of_fold, fold_subjects
+from eegtool.extract.folds import Fold, check_can_align, export_out_of_fold, fold_subjects
 from eegtool.extract.module import VisionModule
 from eegtool.extract.plan import IMBALANCE, LOGS, TrainPlan
 from eegtool.extract.trainer import score
@@ -91,9 +91,10 @@ def run(settings: ExtractSettings) -> None:
         for split, epochs in sides.items()
     }
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dealt = _dealt(sides["ft"], settings)
     module, card = _reference(settings, workspace, sides["ft"], protocol, pictures["ft"])
     module.to(device)
-    folds = _folds(settings, workspace, sides["ft"], protocol, pictures["ft"], card)
+    folds = _folds(settings, workspace, sides["ft"], dealt, protocol, pictures["ft"], card)
     sidecars = {
         split: Sidecar(
             tuple(epoch.sample_id for epoch in sides[split]),
@@ -168,18 +169,28 @@ def _reference(
     return _trained(settings, workspace, epochs, subjects, protocol, pictures, "")
 
 
+def _dealt(epochs: Sequence[Epoch], settings: ExtractSettings) -> list[tuple[str, ...]]:
+    """Return the subjects whom each fold holds out; refuse, before any training, what cannot be aligned."""
+    if not settings.folds:
+        return []
+    subjects = [epoch.subject for epoch in epochs]
+    dealt = fold_subjects(subjects, settings.folds, settings.seed)
+    for held_out in dealt:
+        check_can_align(subjects, held_out)
+    return dealt
+
+
 def _folds(
     settings: ExtractSettings,
     workspace: Workspace,
     epochs: Sequence[Epoch],
+    dealt: Sequence[tuple[str, ...]],
     protocol: dict[str, Any],
     pictures: str,
     reference: dict[str, Any],
 ) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
     """Train a module per fold; return the subjects it held out, and its card."""
-    if not settings.folds:
-        return []
-    if "train_subjects" not in reference:
+    if dealt and "train_subjects" not in reference:
         raise EegToolError(
             "--folds needs to know whom the module was trained on; the card beside --weights does "
             "not say it.",
@@ -187,7 +198,6 @@ def _folds(
         )
     folds = []
     everybody = {epoch.subject for epoch in epochs}
-    dealt = fold_subjects([epoch.subject for epoch in epochs], settings.folds, settings.seed)
     for number, held_out in enumerate(dealt, start=1):
         others = sorted(everybody - set(held_out))
         where = f"folds/{number}"

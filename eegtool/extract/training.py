@@ -107,6 +107,8 @@ def train_module(plan: TrainPlan) -> TrainResult:
     trainer = StageTrainer(plan, module, args, (pictures[0], pictures[1]), bar)
     if trainer.is_world_process_zero():
         _warn(train, val)
+        if plan.pretrained:
+            console.print(f"Starting from {module.origin}.")
         if checkpoint:
             done = len(history_of(before))
             console.print(f"Going on after pass {done} of an interrupted training.")
@@ -130,7 +132,7 @@ def train_module(plan: TrainPlan) -> TrainResult:
     )
     if not trainer.is_world_process_zero():
         return result
-    digest = save_module(Path(plan.out), module, _card(plan, result))
+    digest = save_module(Path(plan.out), module, _card(plan, result, module.origin))
     # Those of other plans, too: their module would have gone where this one is now.
     for left in Path(plan.out).glob(".training-*"):
         shutil.rmtree(left, ignore_errors=True)
@@ -206,7 +208,7 @@ def _tidy(hidden: Path) -> None:
             hidden.parent.rmdir()
 
 
-def _card(plan: TrainPlan, result: TrainResult) -> dict[str, Any]:
+def _card(plan: TrainPlan, result: TrainResult, origin: str) -> dict[str, Any]:
     """Return what the card of the module says: what it is, whom it saw, how it went."""
     training = {k: v for k, v in asdict(result).items() if k != "weights_sha256"}
     settings = (
@@ -216,6 +218,7 @@ def _card(plan: TrainPlan, result: TrainResult) -> dict[str, Any]:
     told = asdict(plan)
     return {
         "tool": f"eegvlm {__version__}",
+        "started_from": origin,
         "train_subjects": plan.train_subjects,
         "val_subjects": plan.val_subjects,
         "images_sha256": plan.images_sha256,

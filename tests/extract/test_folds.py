@@ -127,10 +127,18 @@ def test_fit_is_on_a_draw_where_there_are_many(monkeypatch: pytest.MonkeyPatch) 
 def test_leaks_and_small_fits_are_refused() -> None:
     with pytest.raises(ValueError, match="trained on held-out subjects: B"):
         fit_rows(SUBJECTS, list("ABC"), list("ABC"), ["B", "D"], seed=0)
-    with pytest.raises(EegToolError, match=r"fold without A .* trained on 90 epochs, and"):
-        fit_rows(SUBJECTS, list("BDE"), list("ABDE"), ["A"], seed=0)
-    with pytest.raises(EegToolError, match="trained on 0 epochs"):
-        fit_rows(SUBJECTS, ["B"], ["A"], ["A"], seed=0)
+    with pytest.raises(EegToolError, match=r"fold without B .* other subjects have 60 epochs, and"):
+        fit_rows(["A"] * 60 + ["B"] * 60, ["A"], ["B"], ["B"], seed=0)
+
+
+def test_fit_is_on_all_others_where_both_were_trained_on_too_few() -> None:
+    """Two subjects: of the reference one is validated on, and each fold was trained on the other."""
+    pair = ["A"] * 150 + ["B"] * 150
+    assert {pair[i] for i in fit_rows(pair, ["A"], ["B"], ["B"], seed=0)} == {"A"}
+    assert {pair[i] for i in fit_rows(pair, ["B"], ["B"], ["A"], seed=0)} == {"B"}
+    chosen = fit_rows(SUBJECTS, list("BDE"), list("ABDF"), ["A"], seed=0)
+    in_common = sum(subject in "BD" for subject in SUBJECTS)
+    assert {SUBJECTS[i] for i in chosen} == set("BD" if in_common >= MIN_FIT_ROWS else "BCDEF")
 
 
 class Turned(nn.Module):
@@ -247,9 +255,9 @@ def test_rows_are_those_of_the_module_that_did_not_see_the_subject(
         (list(folds_of())[:1], "ABCD", ValueError, "no fold holds out subject C"),
         (list(folds_of())[:1] * 2, "ABCD", ValueError, "fold 2 holds out a subject of another"),
         ([Fold(("A",), ("A", "B"), Turned(1), "")], "ABCD", ValueError, "held-out subjects: A"),
-        (list(folds_of()), "AB", EegToolError, "without B, A cannot .* trained on 0 epochs"),
+        ([Fold(tuple("ABCD"), (), Turned(1), "")], "ABCD", EegToolError, "subjects have 0 epochs"),
     ],
-    ids=["a subject left", "a subject twice", "leak", "nothing in common"],
+    ids=["a subject left", "a subject twice", "leak", "nobody to fit on"],
 )
 def test_folds_that_do_not_fit_leave_nothing_behind(
     workspace: Workspace,

@@ -335,6 +335,12 @@ def test_rows_of_folds_come_from_modules_that_did_not_see_the_subject(
     assert not list(many_epochs.vision_module.glob("*.npy"))
 
 
+def test_folds_that_cannot_be_aligned_are_refused_before_any_training(workspace: Workspace) -> None:
+    with pytest.raises(EegToolError, match=r"other subjects have \d+ epochs, and 100 are needed"):
+        run(replace(settings_of(workspace), folds=2))
+    assert not workspace.vision_module.exists()
+
+
 def test_features_made_elsewhere_are_taken_over(workspace: Workspace, tmp_path: Path) -> None:
     ids = ids_of(workspace)["eval"]
     rows = np.random.default_rng(0).standard_normal((len(ids), 1, 1024)).astype(np.float32)
