@@ -43,6 +43,7 @@ BACKBONES = (
     "vision_mamba",
     "modules:Rhythms",
 )
+BATCH = 16
 N_NIGHTS = 4  # one of them is evaluated on, one validates
 
 
@@ -82,13 +83,13 @@ def check(name: str, workspace: Workspace, sides: dict[str, list[Epoch]]) -> dic
     began = time.perf_counter()
     eegvlm(
         *("extract", "-w", str(workspace.root), "--backbone", name),
-        *("--train-epochs", "1", "--batch-size", "16"),
+        *("--train-epochs", "1", "--batch-size", str(BATCH)),
     )
     seconds = time.perf_counter() - began
     module, card = load_module(workspace.vision_module, backbone=name)
     row: dict[str, Any] = {"backbone": name, "seconds": round(seconds, 1)}
     row |= {"parameters": card["parameters"], "width": card["width"]}
-    row["steps"] = len(sides["ft"]) // 16
+    row["steps"] = card["training"]["n_train"] // BATCH
     row["shapes"], row["dtype"], row["finite"], row["same"] = [], set(), True, True
     for side, epochs in sides.items():
         rows = np.load(workspace.features(side), allow_pickle=False)
