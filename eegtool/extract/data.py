@@ -54,23 +54,31 @@ class Pictures(Dataset[tuple[torch.Tensor, int, int]]):
             If the picture cannot be read or has another size, naming file and epoch.
         """
         epoch = self.epochs[index]
-        data = _read(self.folder, epoch)
-        try:
-            with Image.open(io.BytesIO(data)) as image:
-                self._check_size(epoch, image.size)  # before it is decoded
-                pixels = np.array(image.convert("RGB"))
-        # What Pillow raises over broken files depends on where they are broken.
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise _unreadable(self.folder, epoch, error) from error
+        pixels, _ = read_picture(epoch, self.folder, self.size)
         return torch.from_numpy(pixels).permute(2, 0, 1), STAGE_INDEX[epoch.stage], index
 
-    def _check_size(self, epoch: Epoch, size: tuple[int, int]) -> None:
-        if self.size is not None and size != (self.size, self.size):
-            raise EegToolError(
-                f"The picture {self.folder / epoch.image} of epoch '{epoch.sample_id}' has "
-                f"{size[0]} x {size[1]} pixels; prepare.json says {self.size} x {self.size}.",
-                _AGAIN,
-            )
+
+def read_picture(epoch: Epoch, folder: Path, size: int | None = None) -> tuple[np.ndarray, bytes]:
+    """Return the RGB picture of an epoch, uint8 ``[H, W, 3]``, and the bytes of its file.
+
+    Raises
+    ------
+    EegToolError
+        If it cannot be read or has not `size` pixels a side, naming file and epoch.
+    """
+    data = _read(folder, epoch)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if size is not None and image.size != (size, size):  # before it is decoded
+                raise EegToolError(
+                    f"The picture {folder / epoch.image} of epoch '{epoch.sample_id}' has "
+                    f"{image.width} x {image.height} pixels; prepare.json says {size} x {size}.",
+                    _AGAIN,
+                )
+            return np.array(image.convert("RGB")), data
+    # What Pillow raises over broken files depends on where they are broken.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise _unreadable(folder, epoch, error) from error
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,13 +13,13 @@ from typing import Final
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Epoch
 from eegtool.core.stages import STAGES
-from eegtool.core.workspace import atomic_path, inside
+from eegtool.core.workspace import atomic_path
+from eegtool.extract.data import read_picture
 from eegtool.extract.features import RowWriter, sidecar_path
 
 _AHEAD: Final = 2
@@ -149,7 +148,7 @@ def _fill(pictures: np.ndarray, epochs: Sequence[Epoch], folder: Path) -> list[s
     """Decode into `pictures`; return the SHA-256 of each file."""
     digests = []
     for i, epoch in enumerate(epochs):
-        picture, digest = read_picture(epoch, folder)
+        picture, data = read_picture(epoch, folder)
         if picture.shape != pictures.shape[1:]:
             sizes = [f"{s[1]}x{s[0]}" for s in (picture.shape, pictures.shape[1:])]
             raise EegToolError(
@@ -158,26 +157,5 @@ def _fill(pictures: np.ndarray, epochs: Sequence[Epoch], folder: Path) -> list[s
                 "Run `eegvlm prepare` again: all pictures are drawn in one size.",
             )
         pictures[i] = picture
-        digests.append(digest)
+        digests.append(hashlib.sha256(data).hexdigest())
     return digests
-
-
-def read_picture(epoch: Epoch, folder: Path) -> tuple[np.ndarray, str]:
-    """Return the RGB picture of an epoch, uint8 ``[H, W, 3]``, and the SHA-256 of its file.
-
-    Raises
-    ------
-    EegToolError
-        If it cannot be read; picture and epoch are named.
-    """
-    path = inside(folder, epoch.image)
-    try:
-        data = path.read_bytes()
-        with Image.open(io.BytesIO(data)) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise EegToolError(
-            f"The picture {path} of epoch '{epoch.sample_id}' cannot be read: {error}.",
-            "Run `eegvlm prepare` again.",
-        ) from error
-    return pixels, hashlib.sha256(data).hexdigest()

@@ -456,6 +456,12 @@ def _check_against_sidecar(path: Path, n_rows: int, sidecar: Sidecar) -> None:
     ids = sidecar.sample_ids
     strangers: list[str] = []
     if sidecar.row_checks:
+        if len(sidecar.row_checks) != 8 * len(ids):
+            raise EegToolError(
+                f"{sidecar_path(path)} has checksums of {len(sidecar.row_checks) // 8} rows for "
+                f"{len(ids)} sample ids: it was changed by hand.",
+                "Run `eegvlm extract` again.",
+            )
         said = iter(sidecar.row_checks[i : i + 8] for i in range(0, 8 * len(ids), 8))
         told = dict(zip(sorted(ids), said, strict=True))
         found = dict(zip(ids, _row_checks(path, ids), strict=False))
@@ -492,10 +498,8 @@ def _read_sidecar(path: Path) -> Sidecar:
             ),
         }
         sidecar = Sidecar(**raw | lists)
-        for name, each in (("fold", 1), ("row_checks", 8)):
-            value = getattr(sidecar, name)
-            if value and len(value) != each * len(sidecar.sample_ids):
-                raise ValueError(f"'{name}' does not cover its sample ids")
+        if sidecar.fold and len(sidecar.fold) != len(sidecar.sample_ids):
+            raise ValueError("'fold' does not cover its sample ids")
     except (KeyError, TypeError, ValueError) as error:
         raise EegToolError(
             f"{sidecar_path(path)} is not a features sidecar: {error}.",

@@ -183,6 +183,15 @@ def test_sidecar_of_another_length_is_refused(path: Path) -> None:
         write_features(path, rows_of(5), sidecar_of(IDS))
 
 
+def test_epoch_that_was_dropped_with_its_row_is_named(path: Path) -> None:
+    np.save(path, np.delete(np.load(path), 2, axis=0))
+    told = json.loads(sidecar_path(path).read_text())
+    told["sample_ids"].remove(IDS[2])
+    sidecar_path(path).write_text(json.dumps(told))
+    with pytest.raises(EegToolError, match=rf"1 only in the question file \({IDS[2]}\)"):
+        load_features(path, IDS)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -201,7 +210,10 @@ def test_sidecar_of_another_length_is_refused(path: Path) -> None:
             f"'{IDS[0]}' occurs more than once",
         ),
         (json.dumps(asdict(sidecar_of(IDS)) | {"fold": [1, 2]}), "'fold' does not cover"),
-        (json.dumps(asdict(sidecar_of(IDS)) | {"row_checks": "00"}), "'row_checks' does not cover"),
+        (
+            json.dumps(asdict(sidecar_of(IDS)) | {"row_checks": "0" * 8}),
+            "has checksums of 1 rows for",
+        ),
         (json.dumps(asdict(sidecar_of(IDS)) | {"folds": [{}]}), "is not a features sidecar"),
     ],
     ids=[
