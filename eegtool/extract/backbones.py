@@ -8,14 +8,16 @@ models, so all of them come by the same door.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final, Protocol, cast
 
 import timm
@@ -149,13 +151,29 @@ def create(name: str, *, pretrained: bool, size: int | None = None) -> Encoder:
         ) from error
 
 
+def code_sha256(name: str) -> str:
+    """Return a hash of the file an own encoder is defined in; empty for timm's and ours.
+
+    Features that were made by other code are not those of today's, whatever the weights say.
+
+    Raises
+    ------
+    EegToolError
+        If it cannot be imported.
+    """
+    if ":" not in name:
+        return ""
+    file = _imported(name.partition(":")[0]).__file__
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+
+
 def feature_width(name: str, encoder: Encoder, size: int | None = None) -> int:
     """Let an encoder see two pictures of noise and return the width of its feature vector.
 
     Raises
     ------
     EegToolError
-        If it fails, or gives anything but float ``[2, width]``.
+        If it fails, or gives anything but finite float32 ``[2, width]``.
     """
     side = size or _TINY
     noise = torch.Generator().manual_seed(0)
@@ -171,20 +189,34 @@ def feature_width(name: str, encoder: Encoder, size: int | None = None) -> int:
         ) from error
     if not isinstance(pooled, Tensor):
         gave = type(pooled).__name__
-    elif pooled.ndim == 2 and len(pooled) == 2 and pooled.is_floating_point():
-        return pooled.shape[1]
-    else:
+    elif (
+        pooled.dtype != torch.float32 or pooled.ndim != 2 or len(pooled) != 2 or not pooled.numel()
+    ):
         gave = f"{str(pooled.dtype).removeprefix('torch.')} {list(pooled.shape)}"
+    elif not pooled.isfinite().all():
+        gave = "numbers that are not finite"
+    else:
+        return pooled.shape[1]
     raise EegToolError(
         f"--backbone: '{name}' gives {gave} for 2 pictures, not a feature vector of each.",
-        "Its method pool must return a float tensor [B, width].",
+        "Its method pool must return a finite float32 tensor [B, width].",
     )
 
 
-def list_backbones(pattern: str) -> list[BackboneRow]:
+def list_backbones(
+    pattern: str, advance: Callable[[str], None] = lambda name: None
+) -> list[BackboneRow]:
     """Describe all backbones whose name matches a pattern such as ``resnet*``, in natural order.
 
-    They are built on torch's meta device, without memory for their weights.
+    They are built on torch's meta device, without memory for their weights; all of timm's take
+    minutes all the same.
+
+    Parameters
+    ----------
+    pattern : str
+        As of a shell.
+    advance : callable
+        Called with each name before it is built.
 
     Raises
     ------
@@ -201,7 +233,11 @@ def list_backbones(pattern: str) -> list[BackboneRow]:
             f"--list-backbones: no backbone matches '{pattern}'.",
             f"The closest are {', '.join(near)}." if near else "All are listed by '*'.",
         )
-    return [_row(name) for name in names]
+    rows = []
+    for name in names:
+        advance(name)
+        rows.append(_row(name))
+    return rows
 
 
 def _row(name: str) -> BackboneRow:
@@ -215,7 +251,7 @@ def _check_timm_name(name: str) -> None:
     if not timm.is_model(name):
         raise EegToolError(
             f"--backbone: timm has no model '{name}'.{closest(name, [*OURS, *timm.list_models()])}",
-            "Any name of `eegvlm extract --list-backbones '*'` will do, such as 'resnet18' or "
+            "Any name of `eegvlm extract --list-backbones 'resnet*'` and the like will do, such as 'resnet18' or "
             "'convnext_base', or your own as 'package.module:factory'.",
         )
     architecture, _, tag = name.partition(".")
@@ -252,16 +288,7 @@ def _check_weights_can_be_had(name: str) -> None:
 def _from_factory(name: str) -> Encoder:
     """Import and call ``package.module:factory``; refuse what is no `Encoder`."""
     module_name, _, attribute = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:  # a console script has its own folder there
-        sys.path.insert(0, here)
-    try:
-        module = import_module(module_name)
-    except Exception as error:  # somebody else's code may raise anything
-        raise EegToolError(
-            f"--backbone: '{module_name}' cannot be imported: {_said(error)}.",
-            f"It is looked for in {here}, on PYTHONPATH and among what is installed.",
-        ) from error
+    module = _imported(module_name)
     if not callable(getattr(module, attribute, None)):
         raise EegToolError(
             f"--backbone: '{module_name}' ({module.__file__}) has no '{attribute}' that can be "
@@ -283,6 +310,20 @@ def _from_factory(name: str) -> Encoder:
             f"It must be a torch.nn.Module with the methods {', '.join(METHODS)}.",
         )
     return cast(Encoder, encoder)
+
+
+def _imported(module_name: str) -> ModuleType:
+    """Import a module of the user's."""
+    here = str(Path.cwd())
+    if here not in sys.path:  # a console script has its own folder there
+        sys.path.insert(0, here)
+    try:
+        return import_module(module_name)
+    except Exception as error:  # somebody else's code may raise anything
+        raise EegToolError(
+            f"--backbone: '{module_name}' cannot be imported: {_said(error)}.",
+            f"It is looked for in {here}, on PYTHONPATH and among what is installed.",
+        ) from error
 
 
 def _fit(model: Any, name: str, size: int | None) -> int | None:

@@ -35,11 +35,6 @@ class Exported:
     images_sha256: str
     """Hash over the names and bytes of all pictures, in row order."""
 
-    @property
-    def predicted(self) -> np.ndarray:
-        """The module's own stages: int64 ``[N]``."""
-        return self.probabilities.argmax(1)
-
 
 @torch.inference_mode()
 def export(
@@ -48,6 +43,7 @@ def export(
     folder: Path,
     out: Path,
     *,
+    size: int | None = None,
     batch_size: int = 128,
     workers: int = 2,
     device: torch.device,
@@ -71,6 +67,8 @@ def export(
     out : Path
         The ``.npy`` file. It takes this name only when it is whole; a sidecar of the rows that were
         there before goes (`eegtool.extract.features.write_sidecar` writes the new one).
+    size : int, optional
+        Side in pixels that prepare's stamp names; None where there is no stamp to hold them to.
     batch_size : int
         Pictures at a time.
     workers : int
@@ -92,7 +90,7 @@ def export(
     manifest, done = hashlib.sha256(), 0
     with atomic_path(out) as tmp:
         with RowWriter(tmp, len(epochs)) as writer:
-            for pictures, digests in _batches(epochs, folder, batch_size, max(workers, 1)):
+            for pictures, digests in _batches(epochs, folder, size, batch_size, max(workers, 1)):
                 some = epochs[done : done + len(digests)]
                 batch = torch.from_numpy(pictures).permute(0, 3, 1, 2)  # channels last in memory
                 if cuda:
@@ -110,7 +108,7 @@ def export(
 
 
 def _batches(
-    epochs: Sequence[Epoch], folder: Path, batch_size: int, threads: int
+    epochs: Sequence[Epoch], folder: Path, size: int | None, batch_size: int, threads: int
 ) -> Iterator[tuple[np.ndarray, list[str]]]:
     """Yield uint8 ``[B, H, W, 3]`` and the SHA-256 of each file, batch by batch in order.
 
@@ -118,7 +116,7 @@ def _batches(
     """
     if not epochs:
         return
-    shape = read_picture(epochs[0], folder)[0].shape
+    shape = read_picture(epochs[0], folder, size)[0].shape
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     ahead: deque[tuple[np.ndarray, list[Future[list[str]]]]] = deque()
     starts = iter(range(0, len(epochs), batch_size))

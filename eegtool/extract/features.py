@@ -67,6 +67,8 @@ class Sidecar:
     fold: tuple[int, ...] | None = None
     """Number of the fold whose module made each row; None where one module made them all."""
     folds: tuple[FoldCard, ...] = ()
+    code_sha256: str = ""
+    """Of an own module's code (`eegtool.extract.backbones.code_sha256`)."""
     row_checks: str = ""
     """CRC-32 of each epoch's id and row, eight hexadecimal digits each, in the order of the *sorted*
     ids: rows may be reordered together with their ids. `write_sidecar` fills it in; sidecars of
@@ -197,12 +199,34 @@ def warn_if_by_order(path: Path, table: FeatureTable) -> None:
         )
 
 
+def check_finite(path: Path, table: FeatureTable) -> None:
+    """Refuse features of which any is NaN or infinite: one would turn a whole training into NaN.
+
+    Raises
+    ------
+    EegToolError
+        Naming the epochs.
+    """
+    id_of = {row: sample_id for sample_id, row in table.row_of.items()}
+    bad: list[str] = []
+    for start in range(0, len(table.rows), _BLOCK):
+        block = np.asarray(table.rows[start : start + _BLOCK])
+        finite = np.isfinite(block).all(axis=(1, 2))
+        bad += [id_of[start + i] for i in np.flatnonzero(~finite).tolist()]
+    if bad:
+        raise EegToolError(
+            f"{path}: {len(bad)} of the high-level features are not finite: {_some(bad)}.",
+            "Run `eegvlm extract` again, or mend the features file.",
+        )
+
+
 def check_rows(path: Path, rows: np.ndarray) -> None:
     """Refuse what is not float32 ``[N, 1, 1024]``."""
     if rows.dtype != np.float32 or rows.ndim != 3 or rows.shape[1:] != (1, FEATURE_DIM):
         raise EegToolError(
             f"{path} holds {rows.dtype} {list(rows.shape)}, not float32 [N, 1, {FEATURE_DIM}].",
-            "High-level features are one 1024-d vector per epoch; run `eegvlm extract`.",
+            "High-level features are one 1024-d vector per epoch: run `eegvlm extract`, or bring your "
+            f"own into form, such as rows.astype('float32').reshape(-1, 1, {FEATURE_DIM}).",
         )
 
 
@@ -229,26 +253,16 @@ def check_same_ids(
         )
 
 
-def unchanged(
-    path: Path,
-    *,
-    sample_ids: Sequence[str],
-    weights_sha256: str,
-    images_sha256: str,
-    protocol: dict[str, Any],
-    fold_weights: Sequence[str] = (),
-) -> bool:
+def unchanged(path: Path, planned: Sidecar, fold_weights: tuple[str, ...] = ()) -> bool:
     """Tell whether features on disk are already those that an export would write.
 
     Parameters
     ----------
     path : Path
         The ``.npy`` file.
-    sample_ids : sequence of str
-        Epochs that are to be exported, in row order.
-    weights_sha256, images_sha256, protocol
-        As the sidecar would say them.
-    fold_weights : sequence of str
+    planned : Sidecar
+        What the sidecar would say, folds and checksums left out.
+    fold_weights : tuple of str
         Weights of the module of each fold, in the order of their numbers; empty without folds.
 
     Returns
@@ -261,13 +275,9 @@ def unchanged(
         _check_against_sidecar(path, len(_open(path)), sidecar)
     except EegToolError:
         return False
-    return bool(sidecar.row_checks) and (
-        sidecar.sample_ids,
-        sidecar.weights_sha256,
-        sidecar.images_sha256,
-        sidecar.protocol,
-        tuple(card.weights_sha256 for card in sidecar.folds),
-    ) == (tuple(sample_ids), weights_sha256, images_sha256, protocol, tuple(fold_weights))
+    found = replace(sidecar, fold=None, folds=(), row_checks="")
+    weights = tuple(card.weights_sha256 for card in sidecar.folds)
+    return bool(sidecar.row_checks) and (found, weights) == (planned, fold_weights)
 
 
 def import_features(npy: Path, ids_file: Path, workspace: Workspace) -> dict[str, int]:

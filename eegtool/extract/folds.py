@@ -265,6 +265,7 @@ def export_out_of_fold(
     reference: tuple[np.ndarray, Sequence[str]],
     out: Path,
     *,
+    size: int | None = None,
     batch_size: int = 128,
     workers: int = 2,
     device: torch.device,
@@ -286,7 +287,7 @@ def export_out_of_fold(
         and the subjects it was trained on.
     out : Path
         The ``.npy`` file; it takes this name only when it is whole, and an old sidecar goes.
-    batch_size, workers, device, advance
+    size, batch_size, workers, device, advance
         As for `eegtool.extract.export.export`; `advance` counts each row once, not those of the fits.
     seed : int
         Seed of the draw of epochs to fit on.
@@ -312,6 +313,7 @@ def export_out_of_fold(
             some,
             folder,
             part,
+            size=size,
             batch_size=batch_size,
             workers=workers,
             device=device,
@@ -322,7 +324,7 @@ def export_out_of_fold(
     try:
         with atomic_path(out) as tmp:
             shape = (len(epochs), 1, FEATURE_DIM)
-            merged = np.lib.format.open_memmap(tmp, mode="w+", dtype=np.float32, shape=shape)
+            np.lib.format.open_memmap(tmp, mode="w+", dtype=np.float32, shape=shape)
             for number, fold in enumerate(folds, start=1):
                 own = np.flatnonzero(np.isin(subjects, fold.held_out))
                 if number_of[own].any():
@@ -334,14 +336,15 @@ def export_out_of_fold(
                 alignment = align(np.load(part), rows[fitted])
                 probabilities[own] = run(fold.module, own, advance)
                 for start in range(0, len(own), _BLOCK):
+                    # Mapped anew each time: pages of a map count as this process's memory.
                     block = np.lib.format.open_memmap(part, mode="r")[start : start + _BLOCK]
+                    merged = np.lib.format.open_memmap(tmp, mode="r+")
                     merged[own[start : start + _BLOCK]] = alignment(block)
                 number_of[own] = number
                 cards.append(_card(number, fold, alignment))
             if not number_of.all():
                 left = epochs[int(np.flatnonzero(number_of == 0)[0])]
                 raise ValueError(f"no fold holds out subject {left.subject}")
-            merged.flush()
             sidecar_path(out).unlink(missing_ok=True)
     finally:
         part.unlink(missing_ok=True)

@@ -27,12 +27,16 @@ class TrainPlan:
         Image folder of the fine-tune side.
     images_sha256 : str
         Hash of its pictures (`eegtool.extract.data.images_sha256`): a training does not go on with others.
+    stages_sha256 : str
+        Hash of how its epochs were scored: corrected scorings are trained on anew.
     protocol : dict
         What prepare stamped: style, size and channel of the pictures.
     out : str
         Folder for the module, its card and the log.
     backbone, pretrained
         See `VisionModule`.
+    code_sha256 : str
+        Of an own module's code (`backbones.code_sha256`).
     train_epochs : int
         Passes over the training epochs.
     batch_size : int
@@ -63,7 +67,9 @@ class TrainPlan:
     images_sha256: str
     protocol: dict[str, Any]
     out: str
+    stages_sha256: str = ""
     backbone: str = "resnet18"
+    code_sha256: str = ""
     pretrained: bool = False
     train_epochs: int = 10
     batch_size: int = 32

@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import csv
 import os
-import sys
-import tempfile
+import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from rich.markup import escape
 from rich.table import Table
 from sklearn.metrics import f1_score
 
 from eegtool.core.console import console, progress
 from eegtool.core.errors import EegToolError
-from eegtool.core.launching import launch
 from eegtool.core.records import (
     SPLITS,
     Conversation,
@@ -40,34 +40,37 @@ from eegtool.core.workspace import (
     Workspace,
     atomic_path,
     inside,
-    jsonable,
+    missing,
     read_json,
     run_stamp,
     write_json,
 )
-from eegtool.extract.augment import Augmentation
-from eegtool.extract.backbones import list_backbones
+from eegtool.extract.backbones import code_sha256, list_backbones
 from eegtool.extract.data import images_sha256
 from eegtool.extract.export import export
 from eegtool.extract.features import (
     Sidecar,
     check_same_ids,
     import_features,
+    sidecar_path,
     unchanged,
     write_sidecar,
 )
-from eegtool.extract.folds import Fold, check_can_align, export_out_of_fold, fold_subjects
+from eegtool.extract.folds import Fold, export_out_of_fold
 from eegtool.extract.module import VisionModule
-from eegtool.extract.plan import IMBALANCE, LOGS, TrainPlan
+from eegtool.extract.plan import IMBALANCE, LOGS
+from eegtool.extract.trained import Card, FineTuneSide, dealt, fold_modules, reference_module
 from eegtool.extract.trainer import score
-from eegtool.extract.training import split_validation, train_module
 from eegtool.extract.weights import load_module
 
-_PREDICTIONS = "eval_stages.csv"
+_PREDICTIONS: Final = "eval_stages.csv"
+_STAMP: Final = "run.json"
 
 
 def run(settings: ExtractSettings) -> None:
     """Train on the fine-tune side, then write features of both sides with their sidecars.
+
+    Under torchrun (several nodes) every rank calls this; the first one writes.
 
     Raises
     ------
@@ -79,22 +82,32 @@ def run(settings: ExtractSettings) -> None:
         _print_backbones(settings.list_backbones)
         return
     workspace = Workspace(settings.workspace)
-    if settings.import_features or settings.ids:
-        _import(settings, workspace)
-        return
+    if not workspace.root.is_dir():
+        raise missing(workspace.root)
+    with _alone(workspace):
+        if settings.import_features or settings.ids:
+            _import(settings, workspace)
+        else:
+            _extract(settings, workspace)
+
+
+def _extract(settings: ExtractSettings, workspace: Workspace) -> None:
     check_name("--imbalance", settings.imbalance, IMBALANCE)
     check_name("--log", settings.log, LOGS)
-    protocol = read_json(workspace.prepare_stamp)["protocol"]
+    protocol = _protocol(workspace)
     sides = _sides(workspace)
+    if not settings.weights:  # else it would be found wanting after all pictures were read
+        VisionModule(settings.backbone, size=protocol.get("size"))
     pictures = {
         split: images_sha256(epochs, workspace.images(split), settings.workers)
         for split, epochs in sides.items()
     }
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dealt = _dealt(sides["ft"], settings)
-    module, card = _reference(settings, workspace, sides["ft"], protocol, pictures["ft"])
-    module.to(device)
-    folds = _folds(settings, workspace, sides["ft"], dealt, protocol, pictures["ft"], card)
+    side = FineTuneSide(settings, workspace, sides["ft"], protocol, pictures["ft"])
+    held_out = dealt(side)
+    module, card = reference_module(side, frozenset(epoch.subject for epoch in sides["eval"]))
+    folds = fold_modules(side, held_out, card)
+    if not _is_first_rank():
+        return
     sidecars = {
         split: Sidecar(
             tuple(epoch.sample_id for epoch in sides[split]),
@@ -102,34 +115,71 @@ def run(settings: ExtractSettings) -> None:
             card["weights_sha256"],
             pictures[split],
             protocol,
+            code_sha256=code_sha256(card["backbone"]),
         )
         for split in SPLITS
     }
     predictions = workspace.vision_module / _PREDICTIONS
-    fold_weights = [fold_card["weights_sha256"] for _, fold_card in folds]
+    fold_weights = tuple(fold_card["weights_sha256"] for _, fold_card in folds)
     if predictions.exists() and all(
-        _is_unchanged(workspace, split, sidecars[split], fold_weights if split == "ft" else [])
+        unchanged(workspace.features(split), sidecars[split], fold_weights if split == "ft" else ())
         for split in SPLITS
     ):
         console.print("The features are those of these pictures and weights already.")
     else:
-        _export(module, card, sides, workspace, settings, sidecars, folds)
-    evaluation = _evaluation(predictions)
-    stamp = run_stamp(
-        "extract",
-        settings,
-        inputs={"epochs": workspace.epochs},
-        protocol=protocol,
-        results={
-            "weights_sha256": card["weights_sha256"],
-            "history": card.get("training", {}).get("history", []),
-            "val_subjects": card.get("val_subjects", []),
-            "folds": [list(held_out) for held_out, _ in folds],
-            "evaluation": evaluation,
-        },
-    )
-    write_json(workspace.vision_module / "run.json", stamp)
+        _export(module, card, sides, side, sidecars, folds)
+    evaluation = _evaluation(predictions, sides["eval"])
+    results = {
+        "weights_sha256": card["weights_sha256"],
+        "history": card.get("training", {}).get("history", []),
+        "val_subjects": card.get("val_subjects", []),
+        "folds": [list(subjects) for subjects, _ in folds],
+        "evaluation": evaluation,
+    }
+    _stamp(settings, workspace, protocol, results)
     _print_evaluation(evaluation)
+
+
+@contextmanager
+def _alone(workspace: Workspace) -> Iterator[None]:
+    """Refuse a second run in the same workspace: they would take away each other's files."""
+    if not _is_first_rank():
+        yield
+        return
+    try:
+        with FileLock(workspace.root / ".extract.lock", timeout=0):
+            yield
+    except Timeout:
+        raise EegToolError(
+            f"Another `eegvlm extract` is running in {workspace.root}.",
+            "Wait for it, or work in another workspace.",
+        ) from None
+
+
+def _is_first_rank() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _protocol(workspace: Workspace) -> dict[str, Any]:
+    """Return prepare's protocol; without it nobody knows how the pictures were made."""
+    protocol = read_json(workspace.prepare_stamp).get("protocol")
+    if not isinstance(protocol, dict) or not isinstance(protocol.get("size"), int | None):
+        raise EegToolError(
+            f"{workspace.prepare_stamp} does not say how the pictures were made.",
+            "Run `eegvlm prepare` again.",
+        )
+    return protocol
+
+
+def _stamp(
+    settings: ExtractSettings,
+    workspace: Workspace,
+    protocol: dict[str, Any],
+    results: dict[str, Any],
+) -> None:
+    inputs = {"epochs": workspace.epochs}
+    stamp = run_stamp("extract", settings, inputs=inputs, protocol=protocol, results=results)
+    write_json(workspace.vision_module / _STAMP, stamp)
 
 
 def _print_backbones(pattern: str) -> None:
@@ -137,7 +187,9 @@ def _print_backbones(pattern: str) -> None:
     table.add_column("backbone")
     for name in ("parameters", "features"):
         table.add_column(name, justify="right")
-    for row in list_backbones(pattern):
+    with console.status("Building ...") as status:
+        rows = list_backbones(pattern, lambda name: status.update(f"Building {name} ..."))
+    for row in rows:
         table.add_row(row.name, f"{row.parameters / 1e6:,.1f} M", str(row.width))
     console.print(table)
 
@@ -148,198 +200,47 @@ def _import(settings: ExtractSettings, workspace: Workspace) -> None:
             "--import-features and --ids go together.",
             "Give the features and the ids of their rows.",
         )
+    if settings.weights or settings.folds or settings.pretrained:
+        raise EegToolError(
+            "--import-features takes over what is there: it needs no module.",
+            "Leave out --weights, --folds and --pretrained.",
+        )
     written = import_features(settings.import_features, settings.ids, workspace)
+    (workspace.vision_module / _PREDICTIONS).unlink(missing_ok=True)  # of another module
+    results = {"imported": str(settings.import_features), "rows": written, "evaluation": None}
+    _stamp(settings, workspace, workspace.protocol(), results)
     for split, n in written.items():
         console.print(f"Features: [bold]{escape(str(workspace.features(split)))}[/] ({n:,} rows)")
 
 
-def _reference(
-    settings: ExtractSettings,
-    workspace: Workspace,
-    epochs: Sequence[Epoch],
-    protocol: dict[str, Any],
-    pictures: str,
-) -> tuple[VisionModule, dict[str, Any]]:
-    """Return the module whose space the features are in: the given one, the trained one, or a new one."""
-    if settings.weights:
-        module, card = load_module(settings.weights, backbone=settings.backbone)
-        console.print(f"Using the weights in {escape(str(settings.weights))}, without training.")
-        return module, card
-    subjects = sorted({epoch.subject for epoch in epochs})
-    return _trained(settings, workspace, epochs, subjects, protocol, pictures, "")
-
-
-def _dealt(epochs: Sequence[Epoch], settings: ExtractSettings) -> list[tuple[str, ...]]:
-    """Return the subjects whom each fold holds out; refuse, before any training, what cannot be aligned."""
-    if not settings.folds:
-        return []
-    subjects = [epoch.subject for epoch in epochs]
-    dealt = fold_subjects(subjects, settings.folds, settings.seed)
-    for held_out in dealt:
-        check_can_align(subjects, held_out)
-    return dealt
-
-
-def _folds(
-    settings: ExtractSettings,
-    workspace: Workspace,
-    epochs: Sequence[Epoch],
-    dealt: Sequence[tuple[str, ...]],
-    protocol: dict[str, Any],
-    pictures: str,
-    reference: dict[str, Any],
-) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
-    """Train a module per fold; return the subjects it held out, and its card."""
-    if dealt and "train_subjects" not in reference:
-        raise EegToolError(
-            "--folds needs to know whom the module was trained on; the card beside --weights does "
-            "not say it.",
-            "Leave out --weights, or give the folder that `eegvlm extract` wrote.",
-        )
-    folds = []
-    everybody = {epoch.subject for epoch in epochs}
-    for number, held_out in enumerate(dealt, start=1):
-        others = sorted(everybody - set(held_out))
-        where = f"folds/{number}"
-        _, card = _trained(settings, workspace, epochs, others, protocol, pictures, where)
-        folds.append((held_out, card))
-    return folds
-
-
-def _trained(
-    settings: ExtractSettings,
-    workspace: Workspace,
-    epochs: Sequence[Epoch],
-    subjects: Sequence[str],
-    protocol: dict[str, Any],
-    pictures: str,
-    where: str,
-) -> tuple[VisionModule, dict[str, Any]]:
-    """Return a module trained on these subjects of the fine-tune side, and its card."""
-    own = [epoch for epoch in epochs if epoch.subject in set(subjects)]
-    train, val, val_subjects = split_validation(own, settings.val_fraction, settings.seed)
-    out = workspace.vision_module / where
-    plan = TrainPlan(
-        epochs=str(workspace.epochs.resolve()),
-        train_subjects=tuple(sorted({epoch.subject for epoch in train})),
-        val_subjects=val_subjects,
-        folder=str(workspace.images("ft").resolve()),
-        images_sha256=pictures,
-        protocol=protocol,
-        out=str(out.resolve()),
-        backbone=settings.backbone,
-        pretrained=settings.pretrained,
-        train_epochs=settings.train_epochs,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        imbalance=settings.imbalance,
-        augmentation=asdict(Augmentation(flip=settings.flip)) if settings.augment else None,
-        patience=settings.patience,
-        log=settings.log,
-        workers=settings.workers,
-        seed=settings.seed,
-    )
-    whose = f"fold {where.rpartition('/')[2]} of {settings.folds}, " if where else ""
-    if _is_trained(out, plan):
-        console.print(f"{whose}{settings.backbone} is trained already.")
-        return load_module(out, backbone=settings.backbone)
-    console.print(
-        f"Training [bold]{escape(settings.backbone)}[/] ({whose}{len(train):,} epochs), "
-        f"validating on {', '.join(val_subjects) or 'nobody'} ({len(val):,} epochs)"
-    )
-    ranks = settings.num_gpus or torch.cuda.device_count() or 1
-    if ranks > 1:
-        _launch(plan, ranks)
-    else:
-        train_module(plan)
-    return load_module(out, backbone=settings.backbone)
-
-
-def _is_trained(out: Path, plan: TrainPlan) -> bool:
-    """Say whether the module in a folder is what this plan would give."""
-    try:
-        card = read_json(out / "card.json")
-    except EegToolError:
-        return False
-    told = jsonable(asdict(plan))
-    names = ("backbone", "train_subjects", "val_subjects", "images_sha256", "protocol")
-    settings = card.get("settings", {})
-    return (
-        bool(settings)
-        and all(card.get(name) == told[name] for name in names)
-        and all(told[name] == value for name, value in settings.items())
-    )
-
-
-def _launch(plan: TrainPlan, ranks: int) -> None:
-    """Train in several processes, one per GPU."""
-    with tempfile.TemporaryDirectory(prefix="eegvlm-") as tmp:
-        path = Path(tmp) / "plan.json"
-        plan.write(path)
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command = [
-            *launcher,
-            "--nproc-per-node",
-            str(ranks),
-            "-m",
-            "eegtool.extract.train",
-            str(path),
-        ]
-        code = launch(command, _environment(ranks))
-    if code != 0:
-        raise EegToolError(
-            f"The training stopped with exit code {code}.", "The reason stands above."
-        )
-
-
-def _environment(ranks: int) -> dict[str, str]:
-    """Return the environment of the ranks; on a CPU they share its cores."""
-    threads = max(1, (os.cpu_count() or 1) // ranks)
-    return {"OMP_NUM_THREADS": str(threads), **os.environ}
-
-
-def _is_unchanged(
-    workspace: Workspace, split: str, sidecar: Sidecar, fold_weights: Sequence[str]
-) -> bool:
-    return unchanged(
-        workspace.features(split),
-        sample_ids=sidecar.sample_ids,
-        weights_sha256=sidecar.weights_sha256,
-        images_sha256=sidecar.images_sha256,
-        protocol=sidecar.protocol,
-        fold_weights=fold_weights,
-    )
-
-
 def _export(
     module: VisionModule,
-    card: dict[str, Any],
+    card: Card,
     sides: dict[str, list[Epoch]],
-    workspace: Workspace,
-    settings: ExtractSettings,
+    side: FineTuneSide,
     sidecars: dict[str, Sidecar],
-    folds: Sequence[tuple[tuple[str, ...], dict[str, Any]]],
+    folds: Sequence[tuple[tuple[str, ...], Card]],
 ) -> None:
-    """Write the features of both sides, and the module's own stages of the evaluation side."""
-    device = next(module.parameters()).device
-    predictions = workspace.vision_module / _PREDICTIONS
-    predictions.unlink(missing_ok=True)  # comes back last: where it is, all is whole
-    reference_rows = workspace.vision_module / "reference_features.npy"
+    """Write the features of both sides and the module's own stages of the evaluation side: all or none."""
+    settings, workspace = side.settings, side.workspace
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    module.to(device)
+    easel = workspace.vision_module / ".export"
+    shutil.rmtree(easel, ignore_errors=True)  # of a killed run
+    easel.mkdir(parents=True)
+    made = {split: easel / f"{split}.npy" for split in SPLITS}
     n_rows = sum(map(len, sides.values())) + (len(sides["ft"]) if folds else 0)
-    with progress("epochs") as bar:
+    with _removed_in_the_end(easel), progress("epochs") as bar:
         task = bar.add_task("Exporting", total=n_rows, note="")
+        common: dict[str, Any] = {
+            "size": side.protocol.get("size"),
+            "workers": settings.workers,
+            "device": device,
+            "advance": lambda n: bar.advance(task, n),
+        }
 
         def rows_of(split: str, out: Path) -> np.ndarray:
-            exported = export(
-                module,
-                sides[split],
-                workspace.images(split),
-                out,
-                workers=settings.workers,
-                device=device,
-                advance=lambda n: bar.advance(task, n),
-            )
+            exported = export(module, sides[split], workspace.images(split), out, **common)
             if exported.images_sha256 != sidecars[split].images_sha256:
                 raise EegToolError(
                     f"The pictures of the {split} side changed while they were exported.",
@@ -348,39 +249,51 @@ def _export(
             return exported.probabilities
 
         if folds:
-            try:
-                rows_of("ft", reference_rows)
-                out_of_fold = export_out_of_fold(
-                    _fold_modules(workspace, settings, folds, device),
-                    sides["ft"],
-                    workspace.images("ft"),
-                    (np.lib.format.open_memmap(reference_rows, mode="r"), card["train_subjects"]),
-                    workspace.features("ft"),
-                    workers=settings.workers,
-                    device=device,
-                    seed=settings.seed,
-                    advance=lambda n: bar.advance(task, n),
-                )
-            finally:
-                reference_rows.unlink(missing_ok=True)
+            reference = easel / "reference.npy"
+            rows_of("ft", reference)
+            out_of_fold = export_out_of_fold(
+                _fold_modules(side, folds, device),
+                sides["ft"],
+                workspace.images("ft"),
+                (np.lib.format.open_memmap(reference, mode="r"), card["train_subjects"]),
+                made["ft"],
+                seed=settings.seed,
+                **common,
+            )
             sidecars["ft"] = replace(sidecars["ft"], fold=out_of_fold.fold, folds=out_of_fold.cards)
         else:
-            rows_of("ft", workspace.features("ft"))
-        probabilities = rows_of("eval", workspace.features("eval"))
-    for split in SPLITS:
-        write_sidecar(workspace.features(split), sidecars[split])
-    _write_predictions(predictions, sides["eval"], probabilities)
+            rows_of("ft", made["ft"])
+        probabilities = rows_of("eval", made["eval"])
+        for split in SPLITS:
+            write_sidecar(made[split], sidecars[split])
+        _write_predictions(easel / _PREDICTIONS, sides["eval"], probabilities)
+        # All is there: only now goes what was there before, and the predictions come back last.
+        predictions = workspace.vision_module / _PREDICTIONS
+        for old in (predictions, predictions.with_name(_STAMP)):
+            old.unlink(missing_ok=True)
+        for split in SPLITS:
+            features = workspace.features(split)
+            sidecar_path(features).unlink(missing_ok=True)
+            made[split].replace(features)
+            sidecar_path(made[split]).replace(sidecar_path(features))
+        (easel / _PREDICTIONS).replace(predictions)
+
+
+@contextmanager
+def _removed_in_the_end(folder: Path) -> Iterator[None]:
+    """Take a folder away, however the block ends."""
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fold_modules(
-    workspace: Workspace,
-    settings: ExtractSettings,
-    folds: Sequence[tuple[tuple[str, ...], dict[str, Any]]],
-    device: torch.device,
+    side: FineTuneSide, folds: Sequence[tuple[tuple[str, ...], Card]], device: torch.device
 ) -> Iterator[Fold]:
     for number, (held_out, card) in enumerate(folds, start=1):
-        where = workspace.vision_module / "folds" / str(number)
-        module, _ = load_module(where, backbone=settings.backbone)
+        where = side.workspace.vision_module / "folds" / str(number)
+        module, _ = load_module(where, backbone=side.settings.backbone)
         trained_on = tuple(card["train_subjects"])
         yield Fold(held_out, trained_on, module.to(device), card["weights_sha256"])
 
@@ -395,13 +308,12 @@ def _write_predictions(path: Path, epochs: Sequence[Epoch], probabilities: np.nd
             writer.writerow([epoch.sample_id, epoch.stage, STAGES[int(row.argmax())], *numbers])
 
 
-def _evaluation(path: Path) -> dict[str, Any]:
-    """Score what `_write_predictions` wrote."""
+def _evaluation(path: Path, epochs: Sequence[Epoch]) -> dict[str, Any]:
+    """Score what `_write_predictions` wrote against the stages of today's table, joined by id."""
     with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    true, predicted = (
-        np.array([STAGE_INDEX[row[name]] for row in rows]) for name in ("stage", "predicted")
-    )
+        said = {row["sample_id"]: row["predicted"] for row in csv.DictReader(file)}
+    true = np.array([STAGE_INDEX[epoch.stage] for epoch in epochs])
+    predicted = np.array([STAGE_INDEX[said[epoch.sample_id]] for epoch in epochs])
     per_stage = f1_score(
         true, predicted, labels=range(len(STAGES)), average=None, zero_division=0.0
     )
@@ -424,6 +336,12 @@ def _sides(workspace: Workspace) -> dict[str, list[Epoch]]:
     """Read the epochs of both sides in the order of their JSON files, and check that all are there."""
     table = read_epochs(workspace.epochs)
     check_unique(workspace.epochs, [epoch.sample_id for epoch in table])
+    people = [{epoch.subject for epoch in table if epoch.split == split} for split in SPLITS]
+    if both := sorted(set.intersection(*people)):
+        raise EegToolError(
+            f"{workspace.epochs} has subjects on both sides: {', '.join(both)}.",
+            "Run `eegvlm prepare` again: nobody may be trained on and evaluated on.",
+        )
     epochs = {epoch.sample_id: epoch for epoch in table}
     sides = {}
     for split in SPLITS:

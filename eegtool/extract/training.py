@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -37,19 +38,8 @@ from eegtool.extract.trainer import (
     best_pass,
     history_of,
     ran_out,
-    score,
 )
 from eegtool.extract.weights import save_module
-
-__all__ = [
-    "IMBALANCE",
-    "LOGS",
-    "TrainPlan",
-    "TrainResult",
-    "score",
-    "split_validation",
-    "train_module",
-]
 
 _STATE: Final = "trainer_state.json"  # transformers' name; the last file of a checkpoint
 
@@ -91,6 +81,13 @@ def train_module(plan: TrainPlan) -> TrainResult:
     check_name("way to treat rare stages (imbalance)", plan.imbalance, IMBALANCE)
     check_name("log", plan.log, LOGS)
     train, val = _epochs(plan)
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if len(train) < 2 * ranks:  # a batch has at least two pictures, which batch normalisation needs
+        raise EegToolError(
+            f"{len(train)} epochs of {', '.join(plan.train_subjects)} are too few to train on; "
+            f"{ranks} processes need {2 * ranks}.",
+            "Prepare more nights.",
+        )
     args = arguments(plan, len(train), with_validation=bool(val))
     with args.main_process_first(local=True):  # who fetches pretrained weights
         torch.manual_seed(plan.seed)
@@ -119,6 +116,12 @@ def train_module(plan: TrainPlan) -> TrainResult:
         bar.close()
         if trainer.is_world_process_zero():
             _tidy(hidden)
+    best = trainer.state.best_model_checkpoint
+    if best and not Path(best).is_dir() and trainer.is_world_process_zero():
+        raise EegToolError(
+            f"{best}, the best pass of this training, was removed before its end.",
+            "Run `eegvlm extract` again, and nothing else in this workspace meanwhile.",
+        )
     history = history_of(trainer.state.log_history)
     result = TrainResult(
         history=tuple(history),
@@ -222,6 +225,8 @@ def _card(plan: TrainPlan, result: TrainResult, origin: str) -> dict[str, Any]:
         "train_subjects": plan.train_subjects,
         "val_subjects": plan.val_subjects,
         "images_sha256": plan.images_sha256,
+        "stages_sha256": plan.stages_sha256,
+        "code_sha256": plan.code_sha256,
         "protocol": plan.protocol,
         "settings": {name: told[name] for name in settings},
         "training": training,

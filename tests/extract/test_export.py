@@ -83,7 +83,7 @@ def test_row_i_is_that_of_epoch_i(
     assert done.probabilities.dtype == np.float32
     assert done.probabilities.shape == (len(side), 5)
     np.testing.assert_allclose(done.probabilities.sum(1), 1, rtol=1e-5)
-    np.testing.assert_array_equal(done.predicted, np.argmax(means, axis=1))
+    np.testing.assert_array_equal(done.probabilities.argmax(1), np.argmax(means, axis=1))
 
 
 def test_pictures_come_as_bytes_in_batches_and_are_counted(

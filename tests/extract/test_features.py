@@ -323,24 +323,19 @@ def test_sidecar_tells_whose_fold_made_each_row(path: Path) -> None:
         write_features(path, rows_of(6), replace(FOLDED, fold=(1, 2)))
 
 
-SAME: dict[str, Any] = {
-    "sample_ids": IDS,
-    "weights_sha256": "aa",
-    "images_sha256": "bb",
-    "protocol": {"style": "spectrogram"},
-    "fold_weights": ["w1", "w2"],
-}
+PLANNED = replace(FOLDED, fold=None, folds=())
+WEIGHTS = tuple(card.weights_sha256 for card in FOLDED.folds)
 
 
 @pytest.mark.parametrize(
     "other",
     [
         {"sample_ids": IDS[::-1]},
+        {"backbone": "another"},
         {"weights_sha256": "ab"},
         {"images_sha256": "ba"},
+        {"code_sha256": "cc"},
         {"protocol": {"style": "waveform"}},
-        {"fold_weights": ["w1", "w3"]},
-        {"fold_weights": ()},
     ],
     ids=lambda other: next(iter(other)),
 )
@@ -348,8 +343,14 @@ def test_features_are_unchanged_only_if_nothing_they_depend_on_changed(
     path: Path, other: dict[str, Any]
 ) -> None:
     write_features(path, rows_of(6), FOLDED)
-    assert unchanged(path, **SAME)
-    assert not unchanged(path, **SAME | other)
+    assert unchanged(path, PLANNED, WEIGHTS)
+    assert not unchanged(path, replace(PLANNED, **other), WEIGHTS)
+
+
+def test_features_of_other_folds_are_not_unchanged(path: Path) -> None:
+    write_features(path, rows_of(6), FOLDED)
+    assert not unchanged(path, PLANNED, (*WEIGHTS[:-1], "w3"))
+    assert not unchanged(path, PLANNED)
 
 
 SPOILT: dict[str, Callable[[Path], object]] = {
@@ -368,7 +369,7 @@ def test_features_that_are_not_whole_are_not_unchanged(
 ) -> None:
     write_features(path, rows_of(6), FOLDED)
     spoil(path)
-    assert not unchanged(path, **SAME)
+    assert not unchanged(path, PLANNED, WEIGHTS)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score
@@ -30,6 +35,7 @@ from eegtool.core.settings import ExtractSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, sha256_of, write_json
 from eegtool.extract import step
+from eegtool.extract import trained as trained_room
 from eegtool.extract.features import load_features
 from eegtool.extract.module import VisionModule
 from eegtool.extract.step import run
@@ -44,8 +50,6 @@ def settings_of(workspace: Workspace) -> ExtractSettings:
 @pytest.fixture(scope="module")
 def exported(workspace_model: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace whose questions stand in another order than its table, after extract."""
-    import shutil
-
     root = tmp_path_factory.mktemp("exported") / "workspace"
     workspace = Workspace(Path(shutil.copytree(workspace_model.root, root)))
     for split in ("ft", "eval"):
@@ -182,7 +186,38 @@ def leave_the_folder(workspace: Workspace) -> None:
     write_conversations(workspace.conversations, moved)
 
 
+def spoil_a_picture_of_the_evaluation(workspace: Workspace) -> None:
+    (workspace.images("eval") / "S03E0-0004.png").write_text("no picture")
+
+
+@pytest.fixture
+def trained(exported: Workspace, tmp_path: Path) -> Workspace:
+    """A copy of a workspace in which extract has run."""
+    return Workspace(Path(shutil.copytree(exported.root, tmp_path / "trained")))
+
+
+def forget_how_pictures_were_made(workspace: Workspace) -> None:
+    write_json(workspace.prepare_stamp, {})
+
+
+def have_somebody_on_both_sides(workspace: Workspace) -> None:
+    epochs = read_epochs(workspace.epochs)
+    write_epochs(
+        workspace.epochs,
+        [replace(e, subject="S01") if e.split == "eval" else e for e in epochs],
+    )
+
+
+def draw_another_size(workspace: Workspace) -> None:
+    for path in workspace.images("eval").iterdir():
+        with Image.open(path) as image:
+            larger = image.resize((72, 72))
+        larger.save(path)
+
+
 BAD: dict[Callable[[Workspace], None], str] = {
+    forget_how_pictures_were_made: "prepare.json does not say how the pictures were made",
+    have_somebody_on_both_sides: "epochs.csv has subjects on both sides: S01",
     lose_a_picture: "S03E0-0004.png of epoch 'S03E0-0004' does not exist",
     spoil_a_picture: "S01E0-0004.png of epoch 'S01E0-0004' cannot be read",
     lose_a_question: r"1 only in epochs.csv \(S03E0-0000\)",
@@ -269,8 +304,8 @@ def test_what_is_unchanged_is_not_made_again(
 ) -> None:
     run(settings_of(workspace))
     before = {p: p.read_bytes() for p in workspace.root.rglob("*") if p.is_file()}
-    for name in ("train_module", "export"):
-        monkeypatch.setattr(step, name, lambda *_, **__: pytest.fail("made again"))
+    for room, name in ((trained_room, "train_module"), (step, "export")):
+        monkeypatch.setattr(room, name, lambda *_, **__: pytest.fail("made again"))
     run(settings_of(workspace))
     after = {p: p.read_bytes() for p in before if p.name != "run.json"}
     assert after == {p: content for p, content in before.items() if p.name != "run.json"}
@@ -291,7 +326,7 @@ def test_other_pictures_are_exported_anew(workspace: Workspace) -> None:
 def test_given_weights_are_used_without_training(
     exported: Workspace, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(step, "train_module", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(trained_room, "train_module", lambda *_: pytest.fail("trained"))
     write_questions(workspace.questions, read_questions(workspace.questions)[::-1])
     run(replace(settings_of(workspace), weights=exported.vision_module))
     for split in ("ft", "eval"):
@@ -333,6 +368,129 @@ def test_rows_of_folds_come_from_modules_that_did_not_see_the_subject(
         assert card["weights_sha256"] == trained["weights_sha256"]
     assert json.loads(many_epochs.features("eval").with_suffix(".json").read_text())["fold"] is None
     assert not list(many_epochs.vision_module.glob("*.npy"))
+
+
+def state_of(workspace: Workspace) -> dict[str, bytes]:
+    """Everything extract leaves behind, but for the trained modules."""
+    paths = [workspace.vision_module / name for name in ("eval_stages.csv", "run.json")]
+    for split in ("ft", "eval"):
+        paths += [workspace.features(split), workspace.features(split).with_suffix(".json")]
+    return {path.name: path.read_bytes() for path in paths}
+
+
+@pytest.mark.parametrize("spoil", [draw_another_size, spoil_a_picture_of_the_evaluation])
+def test_export_that_fails_leaves_everything_as_it_was(
+    trained: Workspace, spoil: Callable[[Workspace], None]
+) -> None:
+    before = state_of(trained)
+    spoil(trained)
+    with pytest.raises(EegToolError, match=r"72 x 72 pixels; prepare.json says|cannot be read"):
+        run(replace(settings_of(trained), seed=7))
+    assert state_of(trained) == before
+    assert not (trained.vision_module / ".export").exists()
+
+
+def test_weights_that_saw_the_evaluation_subjects_are_refused(
+    trained: Workspace, tmp_path: Path
+) -> None:
+    card = json.loads((trained.vision_module / "card.json").read_text())
+    card["val_subjects"] = ["S03"]
+    write_json(trained.vision_module / "card.json", card)
+    settings = replace(settings_of(trained), weights=trained.vision_module)
+    with pytest.raises(EegToolError, match="trained on subjects of the evaluation side: S03"):
+        run(settings)
+
+
+def test_weights_for_other_pictures_are_refused(trained: Workspace) -> None:
+    card = json.loads((trained.vision_module / "card.json").read_text())
+    card["protocol"]["style"] = "waveform"
+    write_json(trained.vision_module / "card.json", card)
+    with pytest.raises(EegToolError, match="differently drawn pictures: style waveform and spec"):
+        run(replace(settings_of(trained), weights=trained.vision_module))
+
+
+def test_corrected_scorings_are_trained_on_and_scored(
+    trained: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    epochs = read_epochs(trained.epochs)
+    swapped = {"N2": "N1", "N1": "N2"}
+    write_epochs(trained.epochs, [replace(e, stage=swapped.get(e.stage, e.stage)) for e in epochs])
+    run(settings_of(trained))
+    assert "is trained already" not in capsys.readouterr().out
+    with (trained.vision_module / "eval_stages.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    evaluation = json.loads((trained.vision_module / "run.json").read_text())["results"]
+    stage_of = {e.sample_id: e.stage for e in read_epochs(trained.epochs)}
+    right = sum(stage_of[row["sample_id"]] == row["predicted"] for row in rows)
+    assert evaluation["evaluation"]["accuracy"] == pytest.approx(right / len(rows))
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"no weights")])
+def test_module_that_was_damaged_is_trained_anew(
+    trained: Workspace,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[Path], object],
+) -> None:
+    before = trained.features("ft").read_bytes()
+    spoil(trained.vision_module / "model.safetensors")
+    run(settings_of(trained))
+    assert "It is trained anew." in capsys.readouterr().out
+    assert trained.features("ft").read_bytes() == before
+
+
+def test_own_module_whose_code_changed_is_trained_anew(
+    workspace: Workspace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code = """
+import torch
+class Mean(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(3))
+    def pixels(self, pictures): return pictures.float() / 255
+    def features(self, pixels): return pixels.mean((2, 3)) * self.scale
+    def pool(self, features): return features
+"""
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, text in (("1", code), ("1", code), ("2", code.replace("/ 255", "/ 128"))):
+        (tmp_path / "lab_of_means.py").write_text(text)
+        monkeypatch.delitem(sys.modules, "lab_of_means", raising=False)
+        importlib.invalidate_caches()
+        run(replace(settings_of(workspace), backbone="lab_of_means:Mean"))
+        said = capsys.readouterr().out
+        assert ("is trained already" in said) == (name == "1" and "Training" not in said)
+    assert "is trained already" not in said
+
+
+def test_a_second_run_in_the_same_workspace_is_refused(workspace: Workspace) -> None:
+    with FileLock(workspace.root / ".extract.lock"):
+        code = (
+            "import sys; from eegtool.cli import main; sys.argv = ['eegvlm', *sys.argv[1:]]; main()"
+        )
+        command = [sys.executable, "-c", code, "extract", "-w", str(workspace.root)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Another `eegvlm extract` is running in" in done.stderr
+
+
+def test_imported_features_take_the_place_of_the_modules_report(
+    trained: Workspace, tmp_path: Path
+) -> None:
+    ids = ids_of(trained)["eval"]
+    np.save(tmp_path / "mine.npy", np.ones((len(ids), 1, 1024), np.float32))
+    (tmp_path / "ids.txt").write_text("\n".join(ids))
+    settings = replace(
+        settings_of(trained), import_features=tmp_path / "mine.npy", ids=tmp_path / "ids.txt"
+    )
+    with pytest.raises(EegToolError, match="it needs no module"):
+        run(replace(settings, folds=2))
+    run(settings)
+    assert not (trained.vision_module / "eval_stages.csv").exists()
+    results = json.loads((trained.vision_module / "run.json").read_text())["results"]
+    assert (results["evaluation"], results["rows"]) == (None, {"eval": len(ids)})
 
 
 def test_folds_that_cannot_be_aligned_are_refused_before_any_training(workspace: Workspace) -> None:

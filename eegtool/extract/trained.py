@@ -1,0 +1,221 @@
+"""The trained modules of a workspace: which are there already, and the training of those that are not."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.markup import escape
+
+from eegtool.core.console import console
+from eegtool.core.errors import EegToolError
+from eegtool.core.launching import launch
+from eegtool.core.records import Epoch
+from eegtool.core.settings import ExtractSettings
+from eegtool.core.workspace import Workspace, check_same_pictures, jsonable, read_json
+from eegtool.extract.augment import Augmentation
+from eegtool.extract.backbones import code_sha256
+from eegtool.extract.folds import check_can_align, fold_subjects
+from eegtool.extract.module import VisionModule
+from eegtool.extract.plan import TrainPlan
+from eegtool.extract.training import split_validation, train_module
+from eegtool.extract.weights import load_module
+
+Card = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class FineTuneSide:
+    """What all modules of a workspace are trained on, and how."""
+
+    settings: ExtractSettings
+    workspace: Workspace
+    epochs: Sequence[Epoch]
+    """Of the fine-tune side."""
+    protocol: dict[str, Any]
+    images_sha256: str
+
+
+def reference_module(
+    side: FineTuneSide, eval_subjects: frozenset[str]
+) -> tuple[VisionModule, Card]:
+    """Return the module whose space the features are in, and its card: the given one, or a trained one.
+
+    Raises
+    ------
+    EegToolError
+        If the given weights saw a subject of the evaluation side, or pictures that were drawn in
+        another way; or the training fails.
+    """
+    settings = side.settings
+    if not settings.weights:
+        return trained(side, sorted({epoch.subject for epoch in side.epochs}), "")
+    module, card = load_module(settings.weights, backbone=settings.backbone)
+    seen = {*card.get("train_subjects", ()), *card.get("val_subjects", ())}
+    if leaked := sorted(seen & eval_subjects):
+        raise EegToolError(
+            f"The weights in {settings.weights} were trained on subjects of the evaluation side: "
+            f"{', '.join(leaked)}.",
+            "Train without them: leave out --weights, or prepare another split.",
+        )
+    if not seen:
+        console.print(
+            "[yellow]warning:[/] the card beside the weights does not say whom they were trained "
+            "on; nobody of the evaluation side may be among them."
+        )
+    both = f"The weights in {settings.weights} and {side.workspace.root}"
+    check_same_pictures(card.get("protocol", {}), side.protocol, both)
+    if card.get("code_sha256", "") != code_sha256(settings.backbone):
+        console.print(
+            f"[yellow]warning:[/] the code of '{escape(settings.backbone)}' is not that of the "
+            "training of these weights."
+        )
+    where = escape(str(settings.weights))
+    console.print(f"Using the weights in {where}, without training.")
+    return module, card
+
+
+def dealt(side: FineTuneSide) -> list[tuple[str, ...]]:
+    """Return the subjects whom each fold holds out; refuse, before any training, what cannot be aligned."""
+    if not side.settings.folds:
+        return []
+    subjects = [epoch.subject for epoch in side.epochs]
+    folds = fold_subjects(subjects, side.settings.folds, side.settings.seed)
+    for held_out in folds:
+        check_can_align(subjects, held_out)
+    return folds
+
+
+def fold_modules(
+    side: FineTuneSide, folds: Sequence[tuple[str, ...]], reference: Card
+) -> list[tuple[tuple[str, ...], Card]]:
+    """Train a module per fold; return the subjects whom it did not see, and its card."""
+    if folds and "train_subjects" not in reference:
+        raise EegToolError(
+            "--folds needs to know whom the module was trained on; the card beside --weights does "
+            "not say it.",
+            "Leave out --weights, or give the folder that `eegvlm extract` wrote.",
+        )
+    everybody = {epoch.subject for epoch in side.epochs}
+    return [
+        (held_out, trained(side, sorted(everybody - set(held_out)), f"folds/{number}")[1])
+        for number, held_out in enumerate(folds, start=1)
+    ]
+
+
+def trained(side: FineTuneSide, subjects: Sequence[str], where: str) -> tuple[VisionModule, Card]:
+    """Return a module trained on these subjects of the fine-tune side, and its card.
+
+    Parameters
+    ----------
+    side : FineTuneSide
+        What there is to train on.
+    subjects : sequence of str
+        Whom to train on; some of them validate.
+    where : str
+        Its folder, below that of the vision module.
+    """
+    settings, wanted = side.settings, set(subjects)
+    own = [epoch for epoch in side.epochs if epoch.subject in wanted]
+    train, val, val_subjects = split_validation(own, settings.val_fraction, settings.seed)
+    out = side.workspace.vision_module / where
+    plan = TrainPlan(
+        epochs=str(side.workspace.epochs.resolve()),
+        train_subjects=tuple(sorted({epoch.subject for epoch in train})),
+        val_subjects=val_subjects,
+        folder=str(side.workspace.images("ft").resolve()),
+        images_sha256=side.images_sha256,
+        stages_sha256=_stages_sha256(own),
+        protocol=side.protocol,
+        out=str(out.resolve()),
+        backbone=settings.backbone,
+        code_sha256=code_sha256(settings.backbone),
+        pretrained=settings.pretrained,
+        train_epochs=settings.train_epochs,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        imbalance=settings.imbalance,
+        augmentation=asdict(Augmentation(flip=settings.flip)) if settings.augment else None,
+        patience=settings.patience,
+        log=settings.log,
+        workers=settings.workers,
+        seed=settings.seed,
+    )
+    name = escape(settings.backbone)
+    whose = f"fold {where.rpartition('/')[2]} of {settings.folds}, " if where else ""
+    if _is_trained(out, plan):
+        try:
+            found = load_module(out, backbone=settings.backbone)
+        except EegToolError as error:
+            console.print(f"[yellow]warning:[/] {escape(error.what)} It is trained anew.")
+        else:
+            console.print(f"{whose}{name} is trained already.")
+            return found
+    validating = escape(", ".join(val_subjects)) or "nobody"
+    console.print(
+        f"Training [bold]{name}[/] ({whose}{len(train):,} epochs), "
+        f"validating on {validating} ({len(val):,} epochs)"
+    )
+    ranks = settings.num_gpus or torch.cuda.device_count() or 1
+    if (
+        int(os.environ.get("WORLD_SIZE", "1")) > 1
+    ):  # torchrun started this command, on several nodes
+        train_module(plan)
+        torch.distributed.barrier()  # the first rank writes the module
+    elif ranks > 1:
+        _launch(plan, ranks)
+    else:
+        train_module(plan)
+    return load_module(out, backbone=settings.backbone)
+
+
+def _stages_sha256(epochs: Sequence[Epoch]) -> str:
+    """Hash whose epochs these are and how they were scored, in whatever order."""
+    told = sorted((epoch.sample_id, epoch.subject, epoch.stage) for epoch in epochs)
+    return hashlib.sha256(repr(told).encode()).hexdigest()
+
+
+def _is_trained(out: Path, plan: TrainPlan) -> bool:
+    """Say whether the module in a folder is what this plan would give."""
+    try:
+        card = read_json(out / "card.json")
+    except EegToolError:
+        return False
+    told = jsonable(asdict(plan))
+    names = (
+        *("backbone", "code_sha256", "train_subjects", "val_subjects"),
+        *("images_sha256", "stages_sha256", "protocol"),
+    )
+    settings = card.get("settings", {})
+    return (
+        bool(settings)
+        and all(card.get(name) == told[name] for name in names)
+        and all(told[name] == value for name, value in settings.items())
+    )
+
+
+def _launch(plan: TrainPlan, ranks: int) -> None:
+    """Train in several processes, one per GPU."""
+    with tempfile.TemporaryDirectory(prefix="eegvlm-") as tmp:
+        path = Path(tmp) / "plan.json"
+        plan.write(path)
+        module = [sys.executable, "-m", "eegtool.extract.train"]
+        code = launch([*module, "--ranks", str(ranks), str(path)], _environment(ranks))
+    if code != 0:
+        raise EegToolError(
+            f"The training stopped with exit code {code}.", "The reason stands above."
+        )
+
+
+def _environment(ranks: int) -> dict[str, str]:
+    """Return the environment of the ranks; on a CPU they share its cores."""
+    threads = max(1, (os.cpu_count() or 1) // ranks)
+    return {"OMP_NUM_THREADS": str(threads), **os.environ}
