@@ -8,14 +8,17 @@ from __future__ import annotations
 import inspect
 import os
 from dataclasses import fields
-from typing import Annotated, Any, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, Final, get_args, get_type_hints
 
 import typer
 from rich.console import Console
 from rich.text import Text
+from typer.core import TyperCommand
+from typer.models import ParameterInfo
 
 from eegtool import __version__
-from eegtool.core import settings
+from eegtool.core import flags, settings
 from eegtool.core.errors import EegToolError
 from eegtool.core.registry import load
 
@@ -45,12 +48,91 @@ def _root(
     pass
 
 
+# The class of "No such option"; typer brings a click of its own or uses click's, by version.
+_UsageError: Any = typer.BadParameter.__mro__[1]
+
+_RENAMED: Final = {
+    "evaluation_strategy": "eval_strategy",
+    "activation_checkpointing": "gradient_checkpointing",
+    "attn_implementation": "attention",
+    "group_by_length": "group_by_modality_length",
+}
+"""Names that LLaVA, or another release of transformers, has for the same thing."""
+
+
+class FlagsCommand(TyperCommand):
+    """A command that takes LLaVA's command line as it is typed there, and a file of flags.
+
+    What is none of its own options is read by `read_flags` and handed to the settings as ``further``.
+    """
+
+    read_flags = "eegtool.finetune.arguments:read_flags"
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Write the command line as typer reads it, then let typer read it."""
+        if "--help" in args:
+            return super().parse_args(ctx, ["--help"])
+        options = _spellings(self.get_params(ctx))
+        config, file = flags.Values(), ""
+        try:
+            given, rest = flags.read_arguments(args, options, _RENAMED)
+            if given.get("config"):
+                file = given["config"][0]
+                config = flags.read_config(Path(file), _RENAMED)
+                if "config" in config:
+                    raise EegToolError(
+                        f"--config {file} names another such file.", "Take its 'config' out."
+                    )
+            merged = config | given
+            own = {name: words for name, words in merged.items() if name in options}
+            rest += [t for n, words in own.items() for t in flags.spell(n, words, options[n])]
+            further = {name: words for name, words in merged.items() if name not in own}
+            ctx.meta["further"] = (
+                load(self.read_flags)(further, [f.on for f in options.values()]) if further else {}
+            )
+            # An option without its value goes last: it would swallow the next flag.
+            forgotten = [o.on for o in options.values() if not o.switch]
+            return super().parse_args(ctx, sorted(rest, key=lambda token: token in forgotten))
+        except flags.FlagError as error:
+            by_file = error.name in config and error.name not in given
+            flag = f"--config {file}: {error.name}" if by_file else f"--{error.name}"
+            raise _UsageError(f"{flag}: {error.what}.", ctx=ctx) from None
+        except typer.BadParameter as error:
+            name = flags.name_of(error.param.opts[0]) if error.param else ""
+            if name in config and name not in given:
+                error.message += f" ('{name}' of {file})"
+            raise
+        except EegToolError as error:
+            print_error(error)
+            raise typer.Exit(1) from None
+
+
+def _spellings(parameters: list[Any]) -> dict[str, flags.Spelling]:
+    """List a command's options under every name they go by."""
+    found = {}
+    for parameter in parameters:
+        on = next(o for o in parameter.opts if o.startswith("--"))
+        off = next(iter(parameter.secondary_opts), "")
+        option = flags.Spelling(flags.name_of(on), on, off, parameter.is_flag)
+        for spelt in (*parameter.opts, *parameter.secondary_opts):
+            found[flags.name_of(spelt) if spelt.startswith("--") else spelt] = option
+    return found
+
+
+def _is_option(hint: Any) -> bool:
+    """Tell options from what is gathered out of the rest of the command line (`Further`)."""
+    return any(isinstance(note, ParameterInfo) for note in get_args(hint))
+
+
 def _command(name: str, settings_type: type, target: str, panel: str) -> None:
     """Make a command whose options are the fields of `settings_type` and whose body is `target`."""
     hints = get_type_hints(settings_type, include_extras=True)
     own = inspect.signature(settings_type).parameters.values()
+    gathers = not all(_is_option(hints[p.name]) for p in own)
 
-    def body(**options: Any) -> None:
+    def body(context: Any = None, **options: Any) -> None:
+        if gathers:
+            options["further"] = context.meta["further"]
         try:
             load(target)(settings_type(**options))
         except EegToolError as error:
@@ -62,9 +144,10 @@ def _command(name: str, settings_type: type, target: str, panel: str) -> None:
             reason = f"{error.filename}: {error.strerror}."
             print_error(EegToolError(reason, "Check the path, its permissions and the disk."))
             raise typer.Exit(1) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
+            signum = getattr(stop, "signum", 2)
             Console(stderr=True).print("interrupted")
-            raise typer.Exit(130) from None
+            raise typer.Exit(128 + signum) from None
 
     # typer reads the signature: give it that of the dataclass, annotations resolved.
     made = {
@@ -75,11 +158,15 @@ def _command(name: str, settings_type: type, target: str, panel: str) -> None:
             kind=p.KEYWORD_ONLY, annotation=hints[p.name], default=made.get(p.name, p.default)
         )
         for p in own
+        if _is_option(hints[p.name])
     ]
+    if gathers:
+        kind = inspect.Parameter.KEYWORD_ONLY
+        parameters.append(inspect.Parameter("context", kind, annotation=typer.Context))
     body.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    body.__annotations__ = {p.name: hints[p.name] for p in parameters}
+    body.__annotations__ = {p.name: p.annotation for p in parameters}
     body.__doc__ = settings_type.__doc__
-    app.command(name, rich_help_panel=panel)(body)
+    app.command(name, cls=FlagsCommand if gathers else None, rich_help_panel=panel)(body)
 
 
 _STEPS = "The five steps"
@@ -88,6 +175,7 @@ _command("extract", settings.ExtractSettings, "eegtool.extract.step:run", _STEPS
 _command("finetune", settings.FinetuneSettings, "eegtool.finetune.step:run", _STEPS)
 _command("evaluate", settings.EvaluateSettings, "eegtool.evaluate.step:run", _STEPS)
 _command("report", settings.ReportSettings, "eegtool.report.step:run", _STEPS)
+_command("export", settings.ExportSettings, "eegtool.finetune.export:run", "Share")
 _command("inspect", settings.InspectSettings, "eegtool.prepare.inspection:run", "Look")
 _command("demo", settings.DemoSettings, "eegtool.demo:run", "Try it")
 

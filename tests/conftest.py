@@ -104,11 +104,11 @@ def tiny() -> Path:
     """Return the folder of the tiny base model."""
     import torch
 
-    from eegtool.model.checkpoints import resolve_base
+    from eegtool.model.checkpoints import find_base
 
     # Tensors this small gain nothing from a second thread, and on busy cores wait for it.
     torch.set_num_threads(1)
-    return resolve_base("tiny")
+    return find_base("tiny").folder
 
 
 @pytest.fixture(scope="session")
@@ -134,7 +134,7 @@ def adapter_model(tiny: Path, contract: Contract, tmp_path_factory: pytest.TempP
     """Return an adapter folder whose weights are drawn, not trained: made once, never to be changed."""
     import torch
 
-    from eegtool.model.adapters import add_lora, save_adapter
+    from eegtool.model.adapters import add_lora, write_adapter
     from eegtool.model.checkpoints import load_base
 
     model, _ = load_base(tiny, fusion="add", version="v1", dtype=torch.float32)
@@ -146,7 +146,7 @@ def adapter_model(tiny: Path, contract: Contract, tmp_path_factory: pytest.TempP
         if parameter.requires_grad
     }
     folder = tmp_path_factory.mktemp("adapter") / "drawn"
-    save_adapter(folder, peft_model, state, contract, {"metrics": {}})
+    write_adapter(folder, peft_model, state, contract)
     return folder
 
 

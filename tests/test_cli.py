@@ -12,11 +12,17 @@ import typer
 from typer.testing import CliRunner
 
 from eegtool import __version__, cli
+from eegtool.core import registry
 from eegtool.core.errors import EegToolError
+from eegtool.core.launching import Stopped
 
 HEAVY = {"numpy", "scipy", "mne", "torch", "pandas", "matplotlib", "transformers", "sklearn"}
+TINY = ["--model_name_or_path", "tiny"]
 TREE: Any = typer.main.get_command(cli.app)
-COMMANDS = ["prepare", "extract", "finetune", "evaluate", "report", "inspect", "demo"]
+COMMANDS = [
+    *("prepare", "extract", "finetune", "evaluate", "report"),
+    *("export", "inspect", "demo"),
+]
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -93,6 +99,10 @@ def test_version(command: list[str]) -> None:
         (["evaluate", "--model-path", "x", "--features", "some"], ["some", "shuffled"]),
         (["report", "--no-such-option"], ["--no-such-option"]),
         (["reprot"], ["reprot"]),
+        (["finetune"], ["--model-name-or-path"]),
+        (["finetune", "--model_name_or_path"], ["--model-name-or-path", "argument"]),
+        (["finetune", *TINY, "--lora_r", "many"], ["--lora-r", "integer"]),
+        (["finetune", *TINY, "16"], ["16"]),
     ],
 )
 def test_usage_errors_exit_with_2(arguments: list[str], named: list[str]) -> None:
@@ -168,10 +178,97 @@ def test_options_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.eval_subjects == "SC400, SC401"
 
 
+def finetune(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
+    """Return the settings that a command line comes to; other programs' flags stay words."""
+    seen: list[Any] = []
+
+    def load(target: str) -> Any:
+        if target == cli.FlagsCommand.read_flags:
+            return lambda given, own: given
+        return seen.append if target == "eegtool.finetune.step:run" else registry.load(target)
+
+    monkeypatch.setattr(cli, "load", load)
+    result = CliRunner().invoke(cli.app, ["finetune", *arguments])
+    assert result.exit_code == 0, result.output
+    return seen[0]
+
+
+def test_finetune_takes_llavas_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = "--lora_enable True --lora_r 8 --gradient_checkpointing True --weight_decay 0."
+    arguments += " --mm_vision_select_layer -2 --evaluation_strategy no --group_by_length True"
+    settings = finetune(monkeypatch, *TINY, *arguments.split(), "-w", "here", "--resume", "False")
+    assert (settings.lora_r, settings.weight_decay) == (8, 0.0)
+    assert settings.gradient_checkpointing
+    assert settings.group_by_modality_length
+    assert not settings.resume
+    assert settings.workspace == Path("here")
+    assert settings.further == {
+        "lora_enable": ["True"],
+        "mm_vision_select_layer": ["-2"],
+        "eval_strategy": ["no"],
+    }
+
+
+def test_without_flags_of_others_nothing_of_theirs_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert finetune(monkeypatch, *TINY).further == {}
+
+
+def test_flags_win_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = tmp_path / "recipe.yaml"
+    config.write_text(
+        "model_name_or_path: tiny\nlora-r: 8\nlora_alpha: 32\nresume: true\n"
+        "gradient_checkpointing: True\nbf16: True\ntf32: True\n"
+    )
+    flags = ["--lora_r", "16", "--resume", "False", "--bf16", "False"]
+    settings = finetune(monkeypatch, "--config", str(config), *flags)
+    assert (settings.model_name_or_path, settings.config) == ("tiny", config)
+    assert (settings.lora_r, settings.lora_alpha) == (16, 32)
+    assert (settings.resume, settings.gradient_checkpointing) == (False, True)
+    assert settings.further == {"bf16": ["False"], "tf32": ["True"]}
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("lora_rank: 8", 2, ["recipe.yaml", "lora_rank", "--lora-r"]),
+        ("lora_r: many", 2, ["--lora-r", "'lora_r' of", "recipe.yaml"]),
+        ("resume: perhaps", 2, ["recipe.yaml", "resume", "neither"]),
+        ("config: other.yaml", 1, ["recipe.yaml", "'config'"]),
+        ("lora_r: [", 1, ["recipe.yaml", "line 2"]),
+        ("lora_r: {}", 1, ["recipe.yaml", "'lora_r'"]),
+    ],
+)
+def test_an_error_in_the_file_names_file_and_key(
+    tmp_path: Path, line: str, code: int, said: list[str]
+) -> None:
+    config = tmp_path / "recipe.yaml"
+    config.write_text(f"{line}\n")
+    result = CliRunner().invoke(cli.app, ["finetune", *TINY, "--config", str(config)])
+    assert result.exit_code == code
+    words = "".join(result.stderr.replace("│", "").split())  # long names are broken up
+    assert all("".join(word.split()) in words for word in said)
+
+
+def test_help_wins_over_other_flags() -> None:
+    result = CliRunner().invoke(cli.app, ["finetune", "--no_such_flag", "1", "--help"])
+    assert result.exit_code == 0
+    assert "--lora-r" in result.stdout
+
+
+def test_a_signal_is_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert invoke(monkeypatch, Stopped(15), "report") == (143, "interrupted\n")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_a_body(name: str) -> None:
     """The targets are text, so that they are imported late: see that they are spelled right."""
-    elsewhere = {"demo": "eegtool/demo.py", "inspect": "eegtool/prepare/inspection.py"}
+    elsewhere = {
+        "demo": "eegtool/demo.py",
+        "inspect": "eegtool/prepare/inspection.py",
+        "export": "eegtool/finetune/export.py",
+    }
     room = elsewhere.get(name, f"eegtool/{name}/step.py")
     source = Path(__file__).parents[1] / room
     assert "\ndef run(settings: " in source.read_text(encoding="utf-8")

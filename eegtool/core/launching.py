@@ -6,9 +6,12 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+from eegtool.core.console import console
 
 _PATIENCE_S: Final = 5.0
 _STOPS: Final = [
@@ -16,25 +19,80 @@ _STOPS: Final = [
 ]
 
 
-def launch(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run the command and return its exit code; when this process is stopped, so are all its ranks."""
-    # In a group of its own, so that Ctrl-C comes here and not to launcher and ranks, which would
-    # each print a traceback; SIGTERM and a closed terminal are passed on in the same way.
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
+class Stopped(KeyboardInterrupt):
+    """A signal stopped the launched processes; Ctrl-C is only the most common one."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+def launch(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    stop_file: Path | None = None,
+    patience: float = 60.0,
+) -> int:
+    """Run the command and return its exit code; when this process is stopped, so are all its ranks.
+
+    Parameters
+    ----------
+    command, environment : sequence and mapping of str
+        What to run, and where.
+    stop_file : Path or None
+        File that asks the ranks to save what they have and to end. It is made at the first signal;
+        at the second one, or when patience is over, they are ended. None: at the first one.
+    patience : float
+        Seconds that they have for it.
+
+    Raises
+    ------
+    Stopped
+        If a signal asked this process to stop, once all processes have ended; whether by themselves
+        or not, the file system tells.
+    """
+    with _raising_stops():
+        # In a group of its own, so that Ctrl-C comes here and not to launcher and ranks, which would
+        # each print a traceback; SIGTERM and a closed terminal are passed on in the same way.
+        process = subprocess.Popen(command, env=environment, start_new_session=True)
+        try:
+            return process.wait()
+        except Stopped:
+            if stop_file is not None:
+                _ask_to_stop(process, stop_file, patience)
+            raise
+        finally:
+            if process.returncode != 0:  # a launcher that was killed leaves its ranks behind
+                _stop(process)
+
+
+def _ask_to_stop(process: subprocess.Popen[bytes], stop_file: Path, patience: float) -> None:
+    """Let the ranks save what they have; a second signal, or no patience, ends the waiting."""
+    with suppress(subprocess.TimeoutExpired, Stopped):
+        stop_file.touch()
+        console.print("Stopping after this step, with a checkpoint; once more stops at once.")
+        process.wait(patience)
+
+
+@contextmanager
+def _raising_stops() -> Iterator[None]:
+    """Let the signals that stop a program raise `Stopped`."""
+
+    def stop(signum: int, frame: Any) -> None:
+        raise Stopped(signum)
+
     stops = [s for s in _STOPS if signal.getsignal(s) != signal.SIG_IGN]  # nohup ignores one
-    previous = {stop: signal.signal(stop, signal.default_int_handler) for stop in stops}
+    previous = {number: signal.signal(number, stop) for number in stops}
     try:
-        return process.wait()
-    except KeyboardInterrupt:
-        _stop(process)
-        raise
+        yield
     finally:
-        for stop, handler in previous.items():
-            signal.signal(stop, handler)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End a launcher and all its ranks: politely, and by force where that does not help."""
+    """End what is left of a launcher and its ranks: politely, and by force where that does not help."""
     with suppress(ProcessLookupError):  # the group is gone
         try:
             os.killpg(process.pid, signal.SIGTERM)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from typer import Argument, Option
 
@@ -23,8 +23,13 @@ LORA: Final = "LoRA"
 HARDWARE: Final = "Hardware"
 RUNNING: Final = "Running"
 FILES: Final = "Files"
+SAVING: Final = "Saving and logging"
+SHARING: Final = "Sharing"
+ASKING: Final = "What is asked"
+DECODING: Final = "Writing answers"
 
 FeatureSource = Literal["real", "shuffled", "zero"]
+AnswerMode = Literal["generate", "score", "both"]
 
 Workspace = Annotated[
     Path,
@@ -77,6 +82,10 @@ Features = Annotated[
         help="Sanity checks: 'shuffled' gives every epoch another's features, 'zero' gives none."
     ),
 ]
+Further = Annotated[
+    dict[str, Any], "Flags of other programs (LLaVA, transformers) by name, as they were typed."
+]
+"""Not an option: the command line collects it (see `eegtool.core.flags`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,7 +394,12 @@ class ExtractSettings:
         ),
     ] = 0
     workers: Annotated[
-        int, Option(min=0, help="Processes that decode pictures.", rich_help_panel=HARDWARE)
+        int,
+        Option(
+            min=0,
+            help="Processes (in training) and threads (in export) that decode pictures.",
+            rich_help_panel=HARDWARE,
+        ),
     ] = 0
     seed: Seed = 42
 
@@ -398,6 +412,14 @@ class FinetuneSettings:
         str,
         Option(help="Base model: a LLaVA-1.5 folder, or 'tiny' (embedded).", rich_help_panel=FILES),
     ]
+    vision_tower: Annotated[
+        str,
+        Option(
+            help="CLIP's folder or hub name, where the base model comes without (LLaVA's own layout).",
+            show_default="the base model's",
+            rich_help_panel=FILES,
+        ),
+    ] = ""
     workspace: Workspace = Path("sleep_data")
     output_dir: Annotated[
         Path | None,
@@ -431,6 +453,14 @@ class FinetuneSettings:
             rich_help_panel=FILES,
         ),
     ] = None
+    config: Annotated[
+        Path | None,
+        Option(
+            help="YAML file of any of these settings; the command line wins.",
+            show_default="none",
+            rich_help_panel=FILES,
+        ),
+    ] = None
     fusion: Annotated[
         str,
         Option(
@@ -452,7 +482,7 @@ class FinetuneSettings:
     max_steps: Annotated[
         int | None,
         Option(
-            min=1,
+            min=-1,
             help="Stop after so many steps.",
             show_default="all passes",
             rich_help_panel=TRAINING,
@@ -486,12 +516,14 @@ class FinetuneSettings:
     model_max_length: Annotated[
         int, Option(min=16, help="Longest sequence in tokens.", rich_help_panel=TRAINING)
     ] = 4096
-    logging_steps: Annotated[
-        int, Option(min=1, help="Steps between two log rows.", rich_help_panel=TRAINING)
-    ] = 10
-    report_to: Annotated[
-        str, Option(help="Log to 'none', 'tensorboard', 'wandb'.", rich_help_panel=TRAINING)
-    ] = "none"
+    group_by_modality_length: Annotated[
+        bool,
+        Option(
+            "--group-by-modality-length",
+            help="Put samples of about equal length into a batch.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = False
     lora_r: Annotated[int, Option(min=1, help="Rank of the updates.", rich_help_panel=LORA)] = 128
     lora_alpha: Annotated[
         int, Option(min=1, help="Updates are scaled by alpha / r.", rich_help_panel=LORA)
@@ -515,6 +547,30 @@ class FinetuneSettings:
             rich_help_panel=HARDWARE,
         ),
     ] = 0
+    hostfile: Annotated[
+        Path | None,
+        Option(
+            help="Several machines: DeepSpeed's file of 'host slots=GPUS' lines.",
+            show_default="this machine",
+            rich_help_panel=HARDWARE,
+        ),
+    ] = None
+    bits: Annotated[
+        int,
+        Option(
+            min=4,
+            max=16,
+            help="Bits per weight: 16, or 4 for a quantised language model.",
+            rich_help_panel=HARDWARE,
+        ),
+    ] = 16
+    attention: Annotated[
+        str,
+        Option(
+            help="Attention: 'auto', 'sdpa', 'flash_attention_2', 'eager'.",
+            rich_help_panel=HARDWARE,
+        ),
+    ] = "auto"
     gradient_checkpointing: Annotated[
         bool,
         Option(
@@ -526,7 +582,47 @@ class FinetuneSettings:
     dataloader_num_workers: Annotated[
         int, Option(min=0, help="Processes that decode pictures.", rich_help_panel=HARDWARE)
     ] = 0
+    save_strategy: Annotated[
+        str, Option(help="Checkpoints: 'steps', 'epoch', 'no'.", rich_help_panel=SAVING)
+    ] = "steps"
+    save_steps: Annotated[
+        int, Option(min=1, help="Steps between two checkpoints.", rich_help_panel=SAVING)
+    ] = 500
+    save_total_limit: Annotated[
+        int, Option(min=1, help="Checkpoints that are kept.", rich_help_panel=SAVING)
+    ] = 1
+    logging_steps: Annotated[
+        int, Option(min=1, help="Steps between two log rows.", rich_help_panel=SAVING)
+    ] = 10
+    report_to: Annotated[
+        str, Option(help="Log to 'none', 'tensorboard', 'wandb'.", rich_help_panel=SAVING)
+    ] = "none"
+    resume: Annotated[
+        bool,
+        Option(
+            "--resume",
+            help="Go on from the last checkpoint in the output folder.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = False
+    stop_patience: Annotated[
+        float,
+        Option(
+            min=0.0,
+            help="Seconds to finish a step and save when stopped.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = 60.0
+    dry_run: Annotated[
+        bool,
+        Option(
+            "--dry-run",
+            help="Check everything; say command, steps, memory and disk; load no weights.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = False
     seed: Seed = 42
+    further: Further = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -534,13 +630,26 @@ class EvaluateSettings:
     """Ask the fine-tuned model about every epoch of the evaluation side."""
 
     model_path: Annotated[
-        Path, Option(help="Adapter folder that finetune wrote.", rich_help_panel=FILES)
-    ]
+        Path | None,
+        Option(
+            help="Adapter folder that finetune wrote.",
+            show_default="required, but for --answers-from",
+            rich_help_panel=FILES,
+        ),
+    ] = None
     workspace: Workspace = Path("sleep_data")
     model_base: Annotated[
         str | None,
         Option(help="Base model.", show_default="the one it was trained on", rich_help_panel=FILES),
     ] = None
+    vision_tower: Annotated[
+        str,
+        Option(
+            help="CLIP's folder or hub name, where the base model comes without (LLaVA's own layout).",
+            show_default="the one it was trained with",
+            rich_help_panel=FILES,
+        ),
+    ] = ""
     question_file: Annotated[
         Path | None,
         Option(help="Questions.", show_default="WORKSPACE/eeg_eval.jsonl", rich_help_panel=FILES),
@@ -569,14 +678,146 @@ class EvaluateSettings:
             rich_help_panel=FILES,
         ),
     ] = None
+    answers_from: Annotated[
+        Path | None,
+        Option(
+            help="Read saved answers again instead of asking; needs no model.",
+            show_default="no",
+            rich_help_panel=FILES,
+        ),
+    ] = None
     overwrite: Annotated[
         bool,
         Option("--overwrite", help="Begin the answers file anew.", rich_help_panel=FILES),
     ] = False
-    features: Features = "real"
-    batch_size: Annotated[int, Option(min=1, help="Questions answered at the same time.")] = 32
-    max_new_tokens: Annotated[int, Option(min=1, help="Longest answer in tokens.")] = 8
+    mode: Annotated[
+        AnswerMode,
+        Option(
+            help="What is wanted: words, the probability of each stage, or both.",
+            rich_help_panel=ASKING,
+        ),
+    ] = "generate"
+    conv_mode: Annotated[
+        str,
+        Option(
+            help="Ask by another conversation template than the trained one: 'v1', 'llava_v1'.",
+            show_default="the trained one",
+            rich_help_panel=ASKING,
+        ),
+    ] = ""
+    features: Annotated[
+        FeatureSource,
+        Option(
+            help="Sanity checks: 'shuffled' gives every epoch another's features, 'zero' gives none.",
+            rich_help_panel=ASKING,
+        ),
+    ] = "real"
+    subjects: Annotated[
+        str,
+        Option(
+            help="Ask only about these subjects, such as SC400,SC401.",
+            show_default="all",
+            rich_help_panel=ASKING,
+        ),
+    ] = ""
+    limit: Annotated[
+        int,
+        Option(
+            min=0,
+            help="Ask only the first so many questions.",
+            show_default="all",
+            rich_help_panel=ASKING,
+        ),
+    ] = 0
+    calibrate: Annotated[
+        bool,
+        Option(
+            "--calibrate",
+            help="Fit a temperature to these answers and keep it beside the adapter.",
+            rich_help_panel=ASKING,
+        ),
+    ] = False
+    no_calibration: Annotated[
+        bool,
+        Option(
+            "--no-calibration",
+            help="Leave the adapter's temperature out.",
+            rich_help_panel=ASKING,
+        ),
+    ] = False
+    max_new_tokens: Annotated[
+        int,
+        Option(
+            min=0,
+            help="Longest answer in tokens.",
+            show_default="that of the question template",
+            rich_help_panel=DECODING,
+        ),
+    ] = 0
+    temperature: Annotated[
+        float,
+        Option(
+            min=0.0, help="Above 0: draw the words, not the likeliest.", rich_help_panel=DECODING
+        ),
+    ] = 0.0
+    top_p: Annotated[
+        float,
+        Option(
+            min=0.0,
+            max=1.0,
+            help="Draw from the likeliest words that make up this share.",
+            rich_help_panel=DECODING,
+        ),
+    ] = 1.0
+    num_beams: Annotated[
+        int, Option(min=1, help="Beams of the search; 1 is greedy.", rich_help_panel=DECODING)
+    ] = 1
     seed: Seed = 42
+    batch_size: Annotated[
+        str,
+        Option(
+            help="Questions answered at the same time; 'auto' halves it when memory runs out.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = "auto"
+    num_gpus: Annotated[
+        int,
+        Option(
+            min=0,
+            help="Ranks on this machine (CPU ranks where there is no GPU).",
+            show_default="all GPUs, or 1",
+            rich_help_panel=RUNNING,
+        ),
+    ] = 0
+    num_chunks: Annotated[
+        int,
+        Option(
+            min=1,
+            help="Parts of a run that is spread over machines; all write to one --answers-file.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = 1
+    chunk_idx: Annotated[
+        int, Option(min=0, help="Which of these parts this is, from 0.", rich_help_panel=RUNNING)
+    ] = 0
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Option(help="Precision of the base model.", rich_help_panel=RUNNING),
+    ] = "auto"
+    attention: Annotated[
+        str,
+        Option(
+            help="Attention: 'auto', 'sdpa', 'flash_attention_2', 'eager'.", rich_help_panel=RUNNING
+        ),
+    ] = "auto"
+    deterministic: Annotated[
+        bool,
+        Option(
+            "--deterministic",
+            help="Let PyTorch use nothing that varies from run to run.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -598,6 +839,51 @@ class ReportSettings:
             help="Folder of the report.", show_default="WORKSPACE/report", rich_help_panel=FILES
         ),
     ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExportSettings:
+    """Merge adapter and base into one model folder, to serve or to share."""
+
+    model_path: Annotated[
+        Path, Option(help="Adapter folder that finetune wrote.", rich_help_panel=FILES)
+    ]
+    out: Annotated[Path, Option(help="Folder of the merged model.", rich_help_panel=FILES)]
+    model_base: Annotated[
+        str | None,
+        Option(help="Base model.", show_default="the one it was trained on", rich_help_panel=FILES),
+    ] = None
+    vision_tower: Annotated[
+        str,
+        Option(
+            help="CLIP's folder or hub name, where the base model comes without (LLaVA's own layout).",
+            show_default="the one it was trained with",
+            rich_help_panel=FILES,
+        ),
+    ] = ""
+    dtype: Annotated[
+        Literal["bfloat16", "float16", "float32"], Option(help="Precision of the weights.")
+    ] = "bfloat16"
+    push_to_hub: Annotated[
+        str,
+        Option(help="Also upload it as USER/NAME.", show_default="no", rich_help_panel=SHARING),
+    ] = ""
+    metrics: Annotated[
+        Path | None,
+        Option(
+            help="The metrics.json of report, for the model card.",
+            show_default="none",
+            rich_help_panel=SHARING,
+        ),
+    ] = None
+    licence: Annotated[
+        str,
+        Option(
+            help="Licence of the base model, for the model card.",
+            show_default="as its folder says",
+            rich_help_panel=SHARING,
+        ),
+    ] = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,70 +1,248 @@
-"""Batched, greedy answers: left-padded, so that every row of a batch answers as it would alone."""
+"""Answers of a batch of questions: words, log-likelihoods of the stages, or both.
+
+Rows are left-padded, so that each answers as it would alone, and whatever is drawn is drawn from
+random numbers of its own: no answer depends on its neighbours.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import torch
+from transformers import LogitsProcessor, LogitsProcessorList
 
+from eegtool.core.errors import EegToolError
 from eegtool.core.records import Question
-from eegtool.core.workspace import inside
-from eegtool.extract.features import FeatureTable
+from eegtool.core.settings import AnswerMode
+from eegtool.core.stages import STAGES
+from eegtool.evaluate.score import Choice, behind_reasons, encode_choice, stage_log_likelihoods
+from eegtool.model.adapters import Contract
 from eegtool.model.eegvlm import EEGVLM
-from eegtool.model.processor import Processor, pad
+from eegtool.model.processor import PixelSpec, Processor, pad
+
+_DECODERS: Final = 4
+"""Threads that decode pictures while the model is busy."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageAnswers:
+    """How the model was taught to name the stages."""
+
+    texts: tuple[str, ...]
+    """Answer of each stage, in the order of `STAGES`; where reasons come first, the conclusion."""
+    lead: str
+    """Words with which a conclusion begins; empty where there are no reasons."""
+    max_new_tokens: int
+    """Room for an answer."""
+
+
+def stage_answers(contract: Contract) -> StageAnswers:
+    """Read them from the contract; those of version 0.1 have bare labels and say nothing.
+
+    Raises
+    ------
+    EegToolError
+        If what it says is not the five stages.
+    """
+    told = contract.answers or {}
+    stages = told.get("stages", {stage: stage for stage in STAGES})
+    if set(stages) != set(STAGES) or len(set(stages.values())) < len(STAGES):
+        raise EegToolError(
+            f"The model's contract does not have one answer for each stage, but {stages}.",
+            "Fine-tune again after `eegvlm prepare`.",
+        )
+    texts = tuple(stages[stage] for stage in STAGES)
+    return StageAnswers(texts, told.get("lead", ""), told.get("max_new_tokens", 8))
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How words are chosen: the likeliest, a beam search, or drawn (temperature above 0)."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    num_beams: int = 1
+    seed: int = 42
+
+    def __str__(self) -> str:
+        if self.temperature:
+            return f"temperature {self.temperature:g}, top_p {self.top_p:g}, seed {self.seed}"
+        return "greedy" if self.num_beams == 1 else f"{self.num_beams} beams"
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the model says about one question."""
+
+    text: str
+    """As it wrote it; in mode ``score`` the likeliest answer."""
+    log_likelihood: np.ndarray | None = None
+    """float64 ``[5]``, in the order of `STAGES`; None in mode ``generate``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """A model, and what it is asked for."""
+
+    model: EEGVLM
+    processor: Processor
+    answers: StageAnswers
+    mode: AnswerMode
+    decoding: Decoding
+    _choices: dict[tuple[str, int], Choice] = field(default_factory=dict)
+
+    def __call__(
+        self, questions: Sequence[Question], pixels: np.ndarray, features: np.ndarray | None
+    ) -> list[Told]:
+        """Ask about a batch.
+
+        Parameters
+        ----------
+        questions : sequence of Question
+            The batch.
+        pixels : float32 [B, 3, S, S]
+            A picture per question.
+        features : float32 [B, 1, 1024] or None
+            A high-level feature per question; None if the fusion needs none.
+
+        Raises
+        ------
+        EegToolError
+            If the model's log-likelihoods are no numbers.
+        """
+        pictures = torch.from_numpy(pixels).to(self.model.device)
+        rows = None if features is None else torch.from_numpy(features).to(self.model.device)
+        texts: list[str] = []
+        if self.mode != "score" or self.answers.lead:
+            texts = write(self.model, self.processor, questions, pictures, rows, self.decoding)
+        if self.mode == "generate":
+            return [Told(text) for text in texts]
+        endings = [list(self.answers.texts)] * len(questions)
+        if self.answers.lead:
+            endings = [
+                behind_reasons(text, self.answers.texts, self.answers.lead) for text in texts
+            ]
+        choices = [self._choice(q, e) for q, e in zip(questions, endings, strict=True)]
+        scores = stage_log_likelihoods(self.model, self.processor, choices, pictures, rows)
+        if not np.isfinite(scores).all():
+            raise EegToolError(
+                f"The model gives no numbers for the stages of '{questions[0].sample_id}' and others.",
+                "Ask with --dtype float32; if that does not help, its training diverged.",
+            )
+        if self.mode == "score":
+            texts = [e[int(s.argmax())] for e, s in zip(endings, scores, strict=True)]
+        return [Told(text, score) for text, score in zip(texts, scores, strict=True)]
+
+    def _choice(self, question: Question, answers: list[str]) -> Choice:
+        """Tokenise the five answers to a question; without reasons, they are the same for all epochs."""
+        key = (question.text, len(question.images))
+        if self.answers.lead:
+            return encode_choice(self.processor, *key, answers)
+        if key not in self._choices:
+            self._choices[key] = encode_choice(self.processor, *key, answers)
+        return self._choices[key]
 
 
 @torch.inference_mode()
-def answer(
+def write(
     model: EEGVLM,
     processor: Processor,
     questions: Sequence[Question],
-    image_folder: Path,
-    features: FeatureTable | None,
-    max_new_tokens: int,
+    pixel_values: torch.Tensor,
+    high_level_features: torch.Tensor | None,
+    decoding: Decoding,
 ) -> list[str]:
-    """Answer a batch of questions.
+    """Let the model write an answer to each question of a batch.
 
     Parameters
     ----------
     model : EEGVLM
         The fine-tuned model.
     processor : Processor
-        Its processor, with the template it was trained with.
+        Its processor, with the template to ask by.
     questions : sequence of Question
         The batch.
-    image_folder : Path
-        Folder of the pictures.
-    features : FeatureTable or None
-        High-level features by sample id; None if the fusion needs none.
-    max_new_tokens : int
-        Longest answer.
+    pixel_values : float [B, 3, S, S]
+        A picture per question, on the model's device.
+    high_level_features : float [B, 1, 1024] or None
+        A feature per question; None if the fusion needs none.
+    decoding : Decoding
+        How words are chosen.
 
     Returns
     -------
     list of str
-        One answer per question, special tokens removed, else as the model wrote it.
+        Special tokens removed, else as the model wrote it.
     """
-    device = model.device
-    prompts = [processor.encode_prompt(q.text, len(q.images)) for q in questions]
-    pixels = [processor.pixel_spec.pixels(inside(image_folder, q.images[0])) for q in questions]
     tokenizer = processor.tokenizer
-    rows = None
-    if features is not None:
-        rows = torch.from_numpy(np.stack([features[q.sample_id] for q in questions])).to(device)
-    embedded = model.embed(
-        pad(prompts, tokenizer.pad_token_id, "left").to(device),
-        torch.from_numpy(np.stack(pixels)).to(device),
-        rows,
-    )
+    keys = [(q.text, len(q.images)) for q in questions]
+    encoded = {key: processor.encode_prompt(*key) for key in set(keys)}
+    prompts = [encoded[key] for key in keys]
+    input_ids = pad(prompts, tokenizer.pad_token_id, "left").to(model.device)
+    mask = pad([[1] * len(p) for p in prompts], 0, "left").to(model.device)
+    draws = LogitsProcessorList()
+    if decoding.temperature:
+        draws.append(_Draw(decoding, [q.sample_id for q in questions]))
     new_tokens = model.generate(
-        inputs_embeds=embedded,
-        attention_mask=pad([[1] * len(p) for p in prompts], 0, "left").to(device),
-        max_new_tokens=max_new_tokens,
+        inputs_embeds=model.embed(input_ids, pixel_values, high_level_features),
+        attention_mask=mask,
+        max_new_tokens=decoding.max_new_tokens,
+        num_beams=decoding.num_beams,
         do_sample=False,
+        logits_processor=draws,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
     texts: list[str] = tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
     return [text.strip() for text in texts]
+
+
+class _Draw(LogitsProcessor):  # type: ignore[misc]
+    """Draws the next token of each row from random numbers of its own.
+
+    The likeliest token once Gumbel noise is added to the logits is a draw from their softmax
+    (Gumbel 1954). The noise comes from seed and sample id, and from the CPU: an answer is the same
+    in any batch, order or process, and on any device.
+    """
+
+    def __init__(self, decoding: Decoding, sample_ids: Sequence[str]) -> None:
+        self._decoding = decoding
+        self._sources = [np.random.default_rng([decoding.seed, *i.encode()]) for i in sample_ids]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        logits = scores.float().cpu() / self._decoding.temperature
+        told, order = logits.softmax(-1).sort(dim=-1, descending=True)
+        enough = told.cumsum(-1) - told >= self._decoding.top_p  # what stands before it suffices
+        enough[:, 0] = False
+        logits[torch.zeros_like(enough).scatter(1, order, enough)] = -torch.inf
+        noise = np.stack([source.gumbel(size=logits.shape[1]) for source in self._sources])
+        drawn = (logits + torch.from_numpy(noise)).argmax(-1, keepdim=True).to(scores.device)
+        return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
+
+
+def decoded_ahead(spec: PixelSpec, paths: Iterable[Path], ahead: int) -> Iterator[np.ndarray]:
+    """Yield the pixels of each picture, float32 ``[3, S, S]``; threads decode up to `ahead` more.
+
+    Raises
+    ------
+    EegToolError
+        If a picture cannot be read, when its turn comes.
+    """
+    pool = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
+    waiting: deque[Future[Any]] = deque()
+    try:
+        for path in paths:
+            waiting.append(pool.submit(spec.pixels, path))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -30,8 +30,15 @@ from eegtool.core.settings import EvaluateSettings
 from eegtool.core.workspace import Workspace, check_same_pictures, inside, run_stamp, write_json
 from eegtool.evaluate.generate import answer
 from eegtool.extract.features import FeatureTable, load_features, warn_if_by_order
-from eegtool.model.adapters import Contract, adapter_sha256, load_adapter, read_contract
-from eegtool.model.checkpoints import best_dtype, resolve_base
+from eegtool.model.adapters import (
+    Contract,
+    adapter_sha256,
+    contract_base,
+    inner,
+    load_adapter,
+    read_contract,
+)
+from eegtool.model.checkpoints import best_dtype
 from eegtool.model.eegvlm import FUSIONS
 from eegtool.model.processor import TEMPLATES, picture_of
 
@@ -88,7 +95,9 @@ def _check(settings: EvaluateSettings) -> _Task:
     image_folder = settings.image_folder or workspace.images("eval")
     features_file = settings.features_file or workspace.features("eval")
     contract = read_contract(settings.model_path)
-    resolve_base(settings.model_base or contract.base)
+    contract_base(
+        settings.model_path, contract, settings.model_base, settings.vision_tower
+    )  # is it there, and the one it was trained on?
     questions = _read_questions(question_file, image_folder)
     features = None
     if FUSIONS[contract.fusion].needs_features:
@@ -123,10 +132,13 @@ def _check(settings: EvaluateSettings) -> _Task:
 def _ask(task: _Task, kept: list[bytes], settings: EvaluateSettings) -> None:
     """Load the model and write the rows that are missing behind those that are `kept`."""
     dtype = best_dtype()
-    peft_model, processor, _ = load_adapter(
-        settings.model_path, base=settings.model_base, dtype=dtype
+    loaded, processor, _ = load_adapter(
+        settings.model_path,
+        base=settings.model_base,
+        dtype=dtype,
+        vision_tower=settings.vision_tower,
     )
-    model = peft_model.get_base_model()  # the LoRA layers are in place
+    model = inner(loaded)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     console.print(
         f"Asking [bold]{escape(str(settings.model_path))}[/] "

@@ -17,7 +17,10 @@ from eegtool.model.processor import IGNORED, Encoded, Processor, pad, picture_of
 
 
 class FinetuneDataset(Dataset[dict[str, Any]]):
-    """Conversations with their pictures, decoded when asked for, and their features, joined by id."""
+    """Conversations with their pictures, decoded when asked for, and their features, joined by id.
+
+    The index ``~i`` gives sample i as a filler: without labels, so that nothing is learnt from it.
+    """
 
     def __init__(
         self,
@@ -37,17 +40,27 @@ class FinetuneDataset(Dataset[dict[str, Any]]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self.rows[index]
+        filler = index < 0
+        row = self.rows[~index if filler else index]
         encoded = encode(row, self.processor, self.max_length)
         picture = inside(self.image_folder, row.images[0])
         item = {
             "input_ids": encoded.input_ids,
-            "labels": encoded.labels,
+            "labels": (IGNORED,) * len(encoded.labels) if filler else encoded.labels,
             "pixel_values": torch.from_numpy(self.processor.pixel_spec.pixels(picture)),
         }
         if self.features is not None:
             item["high_level_features"] = torch.from_numpy(self.features[row.sample_id])
         return item
+
+    def lengths(self) -> list[int]:
+        """Return the number of tokens of each sample, visual tokens included."""
+        counted: dict[tuple[str, str], int] = {}  # most epochs share question and answer
+        for row in self.rows:
+            text = (row.question, row.answer)
+            if text not in counted:
+                counted[text] = len(encode(row, self.processor, self.max_length).input_ids)
+        return [counted[row.question, row.answer] for row in self.rows]
 
 
 def trained_share(rows: Sequence[Conversation], processor: Processor, max_length: int) -> float:

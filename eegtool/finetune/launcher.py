@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import socket
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
+from rich.markup import escape
 
 import eegtool
+from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
 from eegtool.core.workspace import read_json
 
 PRESETS: Final = ("zero2", "zero3", "zero3_offload")
 NO_DEEPSPEED: Final = "none"
+_SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where DeepSpeed puts it
 
 
 def deepspeed_settings(name_or_path: str) -> str | None:
@@ -32,12 +38,11 @@ def deepspeed_settings(name_or_path: str) -> str | None:
         return None
     path = Path(name_or_path)
     if name_or_path in PRESETS:
-        package = Path(eegtool.__file__).parent
-        candidates = (
-            package / "finetune" / "presets" / f"{name_or_path}.json",  # installed package
-            package.parent / "scripts" / f"{name_or_path}.json",  # source tree
-        )
-        path = next(p for p in candidates if p.is_file())
+        path = _preset(name_or_path)
+    elif path.stem in PRESETS and path.suffix == ".json" and not path.exists():
+        # The recipe's ./scripts/zero3.json, typed in another folder.
+        console.print(f"  {escape(name_or_path)} is not there; taken: preset '{path.stem}'.")
+        path = _preset(path.stem)
     if not path.is_file():
         listed = ", ".join(f"'{p}'" for p in (*PRESETS, NO_DEEPSPEED))
         raise EegToolError(
@@ -52,27 +57,165 @@ def deepspeed_settings(name_or_path: str) -> str | None:
     return str(path.resolve())
 
 
+def _preset(name: str) -> Path:
+    package = Path(eegtool.__file__).parent
+    candidates = (
+        package / "finetune" / "presets" / f"{name}.json",  # installed package
+        package.parent / "scripts" / f"{name}.json",  # source tree
+    )
+    return next(p for p in candidates if p.is_file())
+
+
+def check_deepspeed(path: Path, arguments: Mapping[str, Any], ranks: int) -> int:
+    """Refuse a DeepSpeed file that clashes with the flags; return the stage of its ZeRO.
+
+    What the file says must be what the flags say, or ``"auto"``, or not be there at all.
+
+    Raises
+    ------
+    EegToolError
+        Naming every clash.
+    """
+    file = read_json(path)
+    batch = arguments["per_device_train_batch_size"]
+    steps = arguments["gradient_accumulation_steps"]
+    flags: dict[tuple[str, ...], tuple[str, Any]] = {
+        ("train_micro_batch_size_per_gpu",): ("--per-device-train-batch-size", batch),
+        ("gradient_accumulation_steps",): ("--gradient-accumulation-steps", steps),
+        ("train_batch_size",): ("batch × accumulation × ranks", batch * steps * ranks),
+        ("gradient_clipping",): ("--max-grad-norm", arguments.get("max_grad_norm", 1.0)),
+        ("bf16", "enabled"): ("this training's bf16", arguments["bf16"]),
+        ("fp16", "enabled"): ("this training's fp16", arguments["fp16"]),
+    }
+    clashes = []
+    for keys, (flag, value) in flags.items():
+        said: Any = file
+        for key in keys:
+            said = said.get(key, "auto") if isinstance(said, dict) else "auto"
+        if said not in ("auto", value):
+            clashes.append(f"{'.'.join(keys)} {said} and {flag} {value}")
+    if clashes:
+        raise EegToolError(
+            f"{path} clashes with the flags: {'; '.join(clashes)}.",
+            'Write "auto" in the file, or give the flag its value.',
+        )
+    for section, loses in (
+        ("optimizer", "--mm-projector-lr"),
+        ("scheduler", "--lr-scheduler-type"),
+    ):
+        if section in file:
+            raise EegToolError(
+                f"{path} has an '{section}' of its own, which would overrule {loses}.",
+                f"Take its '{section}' out, or give the name of a preset: {', '.join(PRESETS)}.",
+            )
+    stage = file.get("zero_optimization", {}).get("stage", 0)
+    if stage not in (0, 1, 2, 3):
+        raise EegToolError(f"{path}: there is no ZeRO stage {stage}.", "Stages are 0 to 3.")
+    return int(stage)
+
+
 def has_cpp_compiler() -> bool:
     """Say whether DeepSpeed will find a C++ compiler."""
     compiler = shlex.split(os.environ.get("CXX", "c++"))  # may be "ccache g++"
     return bool(compiler) and shutil.which(compiler[0]) is not None
 
 
-def command(plan: Path, ranks: int, *, use_deepspeed: bool) -> list[str]:
-    """Return the command that starts all ranks on this machine."""
+def command(
+    plan: Path, ranks: int, *, use_deepspeed: bool, port: int = 0, hosts: Hosts | None = None
+) -> list[str]:
+    """Return the command that starts all ranks: those of this machine, or of all `hosts`.
+
+    `port` is that at which they meet (`free_port`).
+    """
     module = "eegtool.finetune.train"
     if not use_deepspeed:
         return [sys.executable, "-m", module, str(plan)]
     launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "error"]
-    if (
+    if hosts is not None:
+        launcher += ["--hostfile", str(hosts.file), "--num_gpus", str(hosts.ranks_each)]
+    elif (
         not torch.cuda.is_available()
     ):  # the environment names GPUs, and --num_gpus would overrule it
         launcher += ["--num_gpus", str(ranks)]
-    return [*launcher, "--master_port", str(_free_port()), "--module", module, str(plan)]
+    return [*launcher, "--master_port", str(port), "--module", module, str(plan)]
+
+
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """The machines of a training over several of them."""
+
+    file: Path
+    names: tuple[str, ...]
+    ranks_each: int
+
+    @property
+    def ranks(self) -> int:
+        """Ranks of all machines together."""
+        return self.ranks_each * len(self.names)
+
+
+def read_hosts(path: Path, num_gpus: int) -> Hosts:
+    """Read DeepSpeed's file of hosts: ``worker-1 slots=8`` per line.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    num_gpus : int
+        Ranks on each machine; 0: as many as the smallest of them has slots.
+
+    Raises
+    ------
+    EegToolError
+        If a line is none, a host stands twice, there are not that many slots, or there is no way
+        to start programs on other machines here.
+    """
+    slots: dict[str, int] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise EegToolError(f"--hostfile {path} does not exist.", "Give the right path.") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        found = re.fullmatch(r"\s*(\S+)\s+slots=(\d+)\s*(#.*)?", line)
+        if found is None or int(found[2]) < 1:
+            raise EegToolError(
+                f"--hostfile {path}, line {number}: '{line.strip()}' is no 'host slots=GPUS'.",
+                "Write one machine a line, such as 'worker-1 slots=8'.",
+            )
+        if found[1] in slots:
+            raise EegToolError(
+                f"--hostfile {path}, line {number}: '{found[1]}' stands there twice."
+            )
+        slots[found[1]] = int(found[2])
+    if not slots:
+        raise EegToolError(f"--hostfile {path} names no machine.", "Write one a line.")
+    least = min(slots, key=lambda host: slots[host])
+    if num_gpus > slots[least]:
+        raise EegToolError(
+            f"--num-gpus {num_gpus}: '{least}' of {path} has {slots[least]}.", "Ask for fewer."
+        )
+    if len(slots) > 1 and shutil.which("pdsh") is None:
+        raise EegToolError(
+            "DeepSpeed starts ranks on other machines with pdsh, which is not installed.",
+            "Install it (Debian: apt install pdsh) and see that ssh needs no password.",
+        )
+    return Hosts(path.resolve(), tuple(slots), num_gpus or slots[least])
+
+
+def check_is_here(hosts: Hosts) -> None:
+    """Refuse a file that names one machine, and not this one: DeepSpeed would train here all the same."""
+    here = {"localhost", "127.0.0.1", socket.gethostname(), socket.gethostname().split(".")[0]}
+    if hosts.names[0] not in here:
+        raise EegToolError(
+            f"--hostfile {hosts.file} names one machine, '{hosts.names[0]}', and it is not this one.",
+            "Start eegvlm there, without --hostfile.",
+        )
 
 
 def count_ranks(num_gpus: int, *, use_deepspeed: bool) -> int:
-    """Return how many ranks to start: as asked, else one per GPU, else one."""
+    """Return how many ranks to start on this machine: as asked, else one per GPU, else one."""
     if not use_deepspeed:
         if num_gpus > 1:
             raise EegToolError("--num-gpus above 1 needs DeepSpeed.", "Leave out --deepspeed none.")
@@ -103,7 +246,14 @@ def environment(ranks: int) -> dict[str, str]:
     return environment
 
 
-def _free_port() -> int:
+def remove_shared_memory(port: int) -> None:
+    """Remove what DeepSpeed's ranks on a CPU leave in shared memory: 69 MB each, kept until the machine restarts."""
+    for left in _SHARED_MEMORY.glob(f"deepspeed_allreduce_buffer_*_{port}_*"):
+        left.unlink(missing_ok=True)
+
+
+def free_port() -> int:
+    """Return a port at which the ranks can meet."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,14 +1,40 @@
-"""The plan of a training: what the parent checked and every rank needs, as one JSON file."""
+"""The plan of a training: what the parent checked and every rank needs, as one JSON file.
+
+It lies in the output folder as ``plan.json``, where it also says what is being trained there: a
+training is only gone on with when its `Plan.fingerprint` is the same.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
+from eegtool.core.errors import EegToolError
 from eegtool.core.settings import FeatureSource
-from eegtool.core.workspace import write_json
+from eegtool.core.workspace import read_json, write_json
+
+if TYPE_CHECKING:
+    from eegtool.model.checkpoints import Base
+
+PLAN_FILE: Final = "plan.json"
+
+_FIELDS_OF_THE_OUTCOME: Final = (
+    *("base_sha256", "data_sha256", "features_sha256", "protocol"),
+    *("features", "fusion", "version", "bits", "zero_stage"),
+    *("lora_r", "lora_alpha", "lora_dropout", "mm_projector_lr", "group_by_length"),
+)
+_SAME_OUTCOME: Final = (
+    *("output_dir", "deepspeed", "use_cpu", "tf32", "report_to", "run_name", "project"),
+    *("disable_tqdm", "log_level", "log_level_replica", "log_on_each_node"),
+    *("dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_pin_memory"),
+    *("dataloader_persistent_workers", "trackio_space_id", "skip_memory_metrics"),
+)
+"""Arguments that only say how a training runs; so do all whose names begin with these:"""
+_SAME_OUTCOME_PREFIXES: Final = ("save_", "logging_", "hub_", "ddp_", "torch_compile")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +42,7 @@ class Plan:
     """Everything a rank needs, checked by the parent; paths are absolute."""
 
     base: str
+    """Name of the base model, or its path."""
     base_folder: str
     output_dir: str
     data_path: str
@@ -35,12 +62,85 @@ class Plan:
     protocol: dict[str, Any]
     arguments: dict[str, Any]
     """Keyword arguments of transformers' TrainingArguments."""
+    stop_file: str = ""
+    """When this file exists, the ranks save a checkpoint and stop."""
+    vision_tower: str = ""
+    """Folder of the vision tower, where it is apart (original LLaVA layout)."""
+    layout: str = "hf"
+    """Layout of the base model: ``hf`` or ``llava``."""
+    base_sha256: str = ""
+    data_sha256: str = ""
+    features_sha256: str = ""
+    """Of the features file; empty where the fusion takes none."""
+    attention: str = "auto"
+    bits: int = 16
+    """4: the language model is quantised."""
+    zero_stage: int = 0
+    """Stage of DeepSpeed's ZeRO; 0 without DeepSpeed."""
+    group_by_length: bool = False
+    resume: bool = False
+    """Go on from the last whole checkpoint in `output_dir`."""
+
+    @property
+    def base_model(self) -> Base:
+        """The base model, as `eegtool.model.checkpoints` loads it."""
+        from eegtool.model.checkpoints import Base
+
+        tower = Path(self.vision_tower) if self.vision_tower else None
+        return Base(Path(self.base_folder), tower, self.layout)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what decides the outcome (see `outcome`)."""
+        text = json.dumps(outcome(asdict(self)), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @classmethod
     def read(cls, path: Path) -> Plan:
-        """Read the plan that the parent wrote."""
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        """Read the plan that the parent wrote.
+
+        Raises
+        ------
+        EegToolError
+            If the file is missing or no plan of this version.
+        """
+        raw = read_json(path)
+        raw.pop("fingerprint", None)
+        try:
+            return cls(**raw)
+        except TypeError as error:
+            raise EegToolError(
+                f"{path} is no plan of this version of eegvlm: {error}.",
+                "Train into another --output-dir.",
+            ) from error
 
     def write(self, path: Path) -> None:
         """Write the plan for the ranks."""
-        write_json(path, asdict(self))
+        write_json(path, {"fingerprint": self.fingerprint, **asdict(self)})
+
+
+def outcome(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those settings of a plan (as a dictionary) that decide what is learnt.
+
+    Not among them: where files lie, how often is logged and saved, how many processes work, how
+    memory is saved (checkpointing, offload), and the number of ranks, which a checkpoint stores.
+    """
+    chosen = {name: plan.get(name) for name in _FIELDS_OF_THE_OUTCOME}
+    arguments = {
+        name: value
+        for name, value in plan.get("arguments", {}).items()
+        if name not in _SAME_OUTCOME and not name.startswith(_SAME_OUTCOME_PREFIXES)
+    }
+    # As JSON gives them back: a plan from a file equals the one that was written.
+    return dict(json.loads(json.dumps(chosen | arguments)))
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Say which settings of two plans would make another model: ``"seed 1 and 2"``, hashes by name."""
+    left, right = outcome(one), outcome(other)
+    told = []
+    for name in sorted(left.keys() | right.keys()):
+        a, b = left.get(name), right.get(name)
+        if a != b:
+            told.append(name.removesuffix("_sha256") if "sha256" in name else f"{name} {a} and {b}")
+    return told

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import signal
 import tempfile
-from dataclasses import replace
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
 from importlib.util import find_spec
+from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import torch
 from rich.markup import escape
@@ -14,8 +21,8 @@ from transformers import SchedulerType
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
-from eegtool.core.launching import launch
-from eegtool.core.records import check_unique, read_conversations
+from eegtool.core.launching import Stopped, launch
+from eegtool.core.records import Conversation, check_unique, read_conversations
 from eegtool.core.registry import check_name
 from eegtool.core.settings import FinetuneSettings
 from eegtool.core.workspace import (
@@ -24,17 +31,31 @@ from eegtool.core.workspace import (
     inside,
     read_json,
     run_stamp,
+    sha256_of,
     write_json,
 )
-from eegtool.extract.features import load_features, warn_if_by_order
-from eegtool.finetune import launcher
-from eegtool.finetune.data import trained_share
-from eegtool.finetune.plan import Plan
-from eegtool.model.checkpoints import KNOWN_BASES, best_dtype, load_processor, resolve_base
+from eegtool.extract.features import check_finite, load_features, warn_if_by_order
+from eegtool.finetune import estimate, launcher
+from eegtool.finetune.arguments import training_arguments
+from eegtool.finetune.data import encode, trained_share
+from eegtool.finetune.plan import PLAN_FILE, Plan, differences
+from eegtool.finetune.saving import checkpoints, last_whole, step_of
+from eegtool.model.checkpoints import (
+    KNOWN_BASES,
+    Base,
+    base_sha256,
+    choose_attention,
+    find_base,
+    llava_config,
+    load_processor,
+    quantization,
+)
 from eegtool.model.eegvlm import FUSIONS
-from eegtool.model.processor import TEMPLATES
+from eegtool.model.processor import IGNORED, TEMPLATES
 
 _TRACKERS: Final = ("none", "tensorboard", "wandb")
+_SAVE_STRATEGIES: Final = ("steps", "epoch", "no")
+_STOP_FILE: Final = ".stop"
 
 
 def run(settings: FinetuneSettings) -> None:
@@ -45,38 +66,32 @@ def run(settings: FinetuneSettings) -> None:
     EegToolError
         If anything is wrong with files, names or hardware, before a model is loaded; or if the
         training itself failed.
+    Stopped
+        If it was stopped by a signal, with a checkpoint where there was time for one.
     """
     output_dir = settings.output_dir or Workspace(settings.workspace).checkpoints / "eegvlm"
-    use_deepspeed = settings.deepspeed != launcher.NO_DEEPSPEED
-    ranks = launcher.count_ranks(settings.num_gpus, use_deepspeed=use_deepspeed)
-    plan = make_plan(settings, output_dir)
+    ranks, hosts = _ranks(settings)
+    plan = make_plan(settings, output_dir, ranks)
+    size = _size(plan)
+    free = estimate.check_disk(size, plan)
+    steps = estimate.steps(plan, size.samples, ranks)
+    with_deepspeed = (
+        f"DeepSpeed {escape(settings.deepspeed)}" if plan.arguments["deepspeed"] else "no DeepSpeed"
+    )
     console.print(
         f"Fine-tuning [bold]{escape(plan.base)}[/] (fusion {plan.fusion}, template {plan.version}, "
-        f"features {plan.features}) with "
-        + (f"DeepSpeed {escape(settings.deepspeed)}" if use_deepspeed else "no DeepSpeed")
-        + f" on {ranks} {'GPU' if torch.cuda.is_available() else 'CPU'} rank{'s' * (ranks > 1)}"
+        f"features {plan.features}) with {with_deepspeed} on {ranks} "
+        f"{'GPU' if torch.cuda.is_available() else 'CPU'} rank{'s' * (ranks > 1)}: "
+        f"{size.samples} samples, {steps} steps"
     )
-    if use_deepspeed and not torch.cuda.is_available():
-        console.print("[dim]  On first use DeepSpeed builds its CPU extension: about a minute.[/]")
-    with tempfile.TemporaryDirectory(prefix="eegvlm-") as tmp:
-        plan_path = Path(tmp) / "plan.json"
-        replace(plan, arguments=plan.arguments | {"output_dir": tmp}).write(plan_path)
-        command = launcher.command(plan_path, ranks, use_deepspeed=use_deepspeed)
-        environment = launcher.environment(ranks)
-        if settings.report_to == "tensorboard":
-            logs = output_dir.resolve().parent / "runs" / output_dir.name
-            environment.setdefault("TENSORBOARD_LOGGING_DIR", str(logs))
-        code = launch(command, environment)
-    if code != 0:
-        raise EegToolError(
-            f"The training stopped with exit code {code}; no adapter was written.",
-            "The reason stands above; where none does, memory may have run out: lower "
-            "--per-device-train-batch-size.",
-        )
+    if settings.dry_run:
+        _tell(settings, plan, size, ranks, hosts, free)
+        return
+    _train(settings, plan, ranks, hosts)
     stamp = run_stamp(
         "finetune",
         settings,
-        inputs={"data": Path(plan.data_path)},
+        inputs={"data": plan.data_sha256},
         protocol=plan.protocol,
         results=read_json(output_dir / "training_log.json")["metrics"],
     )
@@ -84,54 +99,180 @@ def run(settings: FinetuneSettings) -> None:
     console.print(f"Adapter: [bold]{escape(str(output_dir))}[/]")
 
 
-def make_plan(settings: FinetuneSettings, output_dir: Path) -> Plan:
+def _ranks(settings: FinetuneSettings) -> tuple[int, launcher.Hosts | None]:
+    """Return how many ranks there will be in all, and their machines where there are several."""
+    use_deepspeed = settings.deepspeed != launcher.NO_DEEPSPEED
+    if settings.hostfile is None:
+        return launcher.count_ranks(settings.num_gpus, use_deepspeed=use_deepspeed), None
+    if not use_deepspeed:
+        raise EegToolError("--hostfile needs DeepSpeed.", "Leave out --deepspeed none.")
+    hosts = launcher.read_hosts(settings.hostfile, settings.num_gpus)
+    if len(hosts.names) > 1:
+        return hosts.ranks, hosts
+    launcher.check_is_here(hosts)
+    return launcher.count_ranks(hosts.ranks_each, use_deepspeed=True), None
+
+
+def _train(
+    settings: FinetuneSettings, plan: Plan, ranks: int, hosts: launcher.Hosts | None
+) -> None:
+    """Start all ranks and wait for them; leave nothing behind that is of no use."""
+    output_dir, stop_file = Path(plan.output_dir), Path(plan.stop_file)
+    use_deepspeed = plan.arguments["deepspeed"] is not None
+    if use_deepspeed and not torch.cuda.is_available():
+        console.print("[dim]  On first use DeepSpeed builds its CPU extension: about a minute.[/]")
+    port = launcher.free_port()
+    plan_path = output_dir / PLAN_FILE
+    command = launcher.command(
+        plan_path, ranks, use_deepspeed=use_deepspeed, port=port, hosts=hosts
+    )
+    environment = _environment(settings, plan, ranks, hosts)
+    stop_file.unlink(missing_ok=True)  # of a run that was killed while it stopped
+    made = [path for path in (output_dir, *output_dir.parents) if not path.exists()]
+    plan.write(plan_path)
+    if settings.report_to == "wandb":  # which writes elsewhere where there is no folder
+        Path(environment["WANDB_DIR"]).mkdir(parents=True, exist_ok=True)
+    try:
+        code = launch(command, environment, stop_file=stop_file, patience=settings.stop_patience)
+    except Stopped:
+        if not _finished(output_dir):  # else it came when all was done
+            _tell_stopped(output_dir)
+            raise
+        code = 0
+    finally:
+        launcher.remove_shared_memory(port)
+        stop_file.unlink(missing_ok=True)
+        if not checkpoints(output_dir) and not _finished(output_dir):
+            plan_path.unlink(missing_ok=True)
+            with suppress(OSError):  # something else is in it
+                for path in made:
+                    path.rmdir()
+    if code != 0:
+        last = last_whole(output_dir)
+        raise EegToolError(
+            f"The training stopped with exit code {code}; no adapter was written.",
+            "The reason stands above; where none does, memory may have run out: lower "
+            "--per-device-train-batch-size."
+            + (f" --resume goes on after step {step_of(last)}." if last else ""),
+        )
+    if not _finished(output_dir):  # the ranks were stopped, and not through this process (Slurm)
+        _tell_stopped(output_dir)
+        raise Stopped(signal.SIGTERM)
+
+
+def _finished(output_dir: Path) -> bool:
+    return (output_dir / "eegvlm.json").exists()
+
+
+def _tell_stopped(output_dir: Path) -> None:
+    last = last_whole(output_dir)
+    console.print(
+        f"Stopped after step {step_of(last)}; go on with --resume."
+        if last
+        else "Stopped; there is no checkpoint to go on from."
+    )
+
+
+def _environment(
+    settings: FinetuneSettings, plan: Plan, ranks: int, hosts: launcher.Hosts | None
+) -> dict[str, str]:
+    """Return the environment of the ranks; where logs go, unless the user's own says it."""
+    environment = launcher.environment(hosts.ranks_each if hosts else ranks)
+    out = Path(plan.output_dir)
+    logs = str(out.parent / "runs" / out.name)
+    if settings.report_to == "tensorboard":
+        environment.setdefault("TENSORBOARD_LOGGING_DIR", logs)
+    if settings.report_to == "wandb":
+        environment.setdefault("WANDB_DIR", logs)
+        environment.setdefault("WANDB_PROJECT", "eegvlm")
+        if "WANDB_MODE" not in environment and not _has_wandb_key(environment):
+            environment["WANDB_MODE"] = "offline"
+            console.print(
+                "  No key of Weights & Biases here: logged offline, for `wandb sync` "
+                "(`wandb login`, or WANDB_MODE=online, changes that).",
+            )
+    return environment
+
+
+def _has_wandb_key(environment: Mapping[str, str]) -> bool:
+    """Look for a key where `wandb login` puts it; without one wandb would end the training."""
+    host = urlsplit(environment.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        known = netrc(environment.get("NETRC")).hosts
+    except (OSError, NetrcParseError):
+        known = {}
+    return bool(environment.get("WANDB_API_KEY")) or host in known
+
+
+def _tell(
+    settings: FinetuneSettings,
+    plan: Plan,
+    size: estimate.Size,
+    ranks: int,
+    hosts: launcher.Hosts | None,
+    free: int,
+) -> None:
+    """Say what a training would be; nothing is trained, and nothing written but the plan."""
+    plan_path = Path(tempfile.gettempdir()) / f"eegvlm-plan-{plan.fingerprint[:12]}.json"
+    plan.write(plan_path)
+    use_deepspeed = plan.arguments["deepspeed"] is not None
+    port = launcher.free_port()
+    command = launcher.command(
+        plan_path, ranks, use_deepspeed=use_deepspeed, port=port, hosts=hosts
+    )
+    environment = _environment(settings, plan, ranks, hosts)
+    changed = [f"{k}={v}" for k, v in environment.items() if os.environ.get(k) != v]
+    for part, trained, total in size.parts:
+        console.print(f"  {part:<22}{trained:>14,} of {total:>15,} parameters trained")
+    console.print(f"  Longest sample: {size.tokens} tokens; {plan.trained_share:.1%} are trained.")
+    each = hosts.ranks_each if hosts else ranks
+    console.print(f"  Estimated memory, {ranks} rank{'s' * (ranks > 1)} (not measured):")
+    for name, need in estimate.memory(size, plan, ranks, each).items():
+        console.print(
+            f"    {name:<15}{estimate.gib(need.gpu):>10} per GPU"
+            + (f", {estimate.gib(need.host)} on each machine" if need.host else "")
+        )
+    console.print(
+        f"  A checkpoint takes about {estimate.gib(estimate.checkpoint_bytes(size, plan))}; "
+        f"{estimate.gib(free)} are free."
+    )
+    console.print("  Would be run (the plan it names is written, nothing else is):")
+    typed = shlex.join(["env", *changed, *command])
+    console.print(typed, markup=False, soft_wrap=True)
+
+
+def make_plan(settings: FinetuneSettings, output_dir: Path, ranks: int = 1) -> Plan:
     """Check files, names and ids, and gather what each rank needs."""
     workspace = Workspace(settings.workspace)
     data_path = settings.data_path or workspace.conversations
     image_folder = settings.image_folder or workspace.images("ft")
     features_file = settings.features_file or workspace.features("ft")
-    check_name("fusion", settings.fusion, FUSIONS)
-    check_name("conversation template", settings.version, TEMPLATES)
-    check_name("--lr-scheduler-type", settings.lr_scheduler_type, [s.value for s in SchedulerType])
-    check_name("--report-to", settings.report_to, _TRACKERS)
-    if settings.report_to != "none" and find_spec(settings.report_to) is None:
-        raise EegToolError(
-            f"--report-to {settings.report_to} is not installed.", "pip install 'eegvlm[track]'"
-        )
+    _check_names(settings)
     deepspeed = launcher.deepspeed_settings(settings.deepspeed)
-    base_folder = resolve_base(settings.model_name_or_path).resolve()
-    known = settings.model_name_or_path in KNOWN_BASES
-    processor = load_processor(base_folder, fusion=settings.fusion, version=settings.version)
-    if output_dir.exists() and any(output_dir.iterdir()):
-        if not (output_dir / "eegvlm.json").exists():
-            raise EegToolError(
-                f"--output-dir {output_dir} is not empty and is no adapter folder.",
-                "Choose another folder; nothing in it is overwritten.",
-            )
-        raise EegToolError(
-            f"--output-dir {output_dir} already holds an adapter.",
-            "Choose another folder, or remove that one.",
-        )
+    arguments, notes = training_arguments(
+        settings, output_dir=str(output_dir.resolve()), deepspeed=deepspeed
+    )
+    stage = launcher.check_deepspeed(Path(deepspeed), arguments, ranks) if deepspeed else 0
+    _check_hardware(settings, arguments, stage)
+    _check_output(output_dir, resume=settings.resume)
+    base = find_base(settings.model_name_or_path, settings.vision_tower)
+    if settings.vision_tower and base.layout == "hf":
+        notes.append("--vision_tower: the base model brings its own")
+    processor = load_processor(base, fusion=settings.fusion, version=settings.version)
     rows = read_conversations(data_path)
     if not rows:
         raise EegToolError(f"{data_path} has no samples.", "Run `eegvlm prepare` again.")
-    ids = [row.sample_id for row in rows]
-    check_unique(data_path, ids)
+    check_unique(data_path, [row.sample_id for row in rows])
     protocol = workspace.protocol()
+    features_sha256 = ""
     if FUSIONS[settings.fusion].needs_features:
-        table = load_features(features_file, ids, other=data_path.name)
-        warn_if_by_order(features_file, table)
-        check_same_pictures(table.protocol, protocol, f"{features_file} and {workspace.root}")
+        _check_features(features_file, data_path, rows, workspace, protocol)
+        features_sha256 = sha256_of(features_file)
     share = trained_share(rows, processor, settings.model_max_length)
-    for row in rows:
-        if not inside(image_folder, row.images[0]).is_file():
-            raise EegToolError(
-                f"The picture {image_folder / row.images[0]} of sample '{row.sample_id}' does not exist.",
-                "Check --image-folder, or run `eegvlm prepare` again.",
-            )
-    return Plan(
-        base=settings.model_name_or_path if known else str(base_folder),
-        base_folder=str(base_folder),
+    _check_pictures(rows, image_folder)
+    plan = Plan(
+        base=_lasting_name(settings.model_name_or_path, base),
+        base_folder=str(base.folder),
         output_dir=str(output_dir.resolve()),
         data_path=str(data_path.resolve()),
         image_folder=str(image_folder.resolve()),
@@ -147,32 +288,132 @@ def make_plan(settings: FinetuneSettings, output_dir: Path) -> Plan:
         gradient_checkpointing=settings.gradient_checkpointing,
         trained_share=share,
         protocol=protocol,
-        arguments=_training_arguments(settings, deepspeed),
+        arguments=arguments,
+        stop_file=str(output_dir.resolve() / _STOP_FILE),
+        vision_tower=str(base.vision_tower or ""),
+        layout=base.layout,
+        base_sha256=base_sha256(base),
+        data_sha256=sha256_of(data_path),
+        features_sha256=features_sha256,
+        attention=settings.attention,
+        bits=settings.bits,
+        zero_stage=stage,
+        group_by_length=settings.group_by_modality_length,
+        resume=settings.resume,
     )
+    _check_same_training(output_dir, plan)
+    for note in notes:
+        console.print(f"[dim]  No effect: {escape(note)}.[/]")
+    return plan
 
 
-def _training_arguments(settings: FinetuneSettings, deepspeed: str | None) -> dict[str, Any]:
-    """Return TrainingArguments' keywords, less the folder the Trainer works in."""
-    dtype = best_dtype()
-    return {
-        "num_train_epochs": settings.num_train_epochs,
-        "max_steps": settings.max_steps or -1,
-        "per_device_train_batch_size": settings.per_device_train_batch_size,
-        "gradient_accumulation_steps": settings.gradient_accumulation_steps,
-        "learning_rate": settings.learning_rate,
-        "weight_decay": settings.weight_decay,
-        "warmup_steps": settings.warmup_ratio,
-        "lr_scheduler_type": settings.lr_scheduler_type,
-        "logging_steps": settings.logging_steps,
-        "report_to": settings.report_to,
-        "dataloader_num_workers": settings.dataloader_num_workers,
-        "deepspeed": deepspeed,
-        "seed": settings.seed,
-        "bf16": dtype == torch.bfloat16,
-        "fp16": dtype == torch.float16,
-        "use_cpu": not torch.cuda.is_available(),
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "remove_unused_columns": False,
-        "label_names": ["labels"],
-    }
+def _lasting_name(name: str, base: Base) -> str:
+    """Return a known name or a name on the hub as it is, a folder by its whole path."""
+    is_folder = name not in KNOWN_BASES and Path(name).is_dir()
+    return str(base.folder) if is_folder else name
+
+
+def _check_names(settings: FinetuneSettings) -> None:
+    check_name("fusion", settings.fusion, FUSIONS)
+    check_name("conversation template", settings.version, TEMPLATES)
+    check_name("--lr-scheduler-type", settings.lr_scheduler_type, [s.value for s in SchedulerType])
+    check_name("--save-strategy", settings.save_strategy, _SAVE_STRATEGIES)
+    check_name("--report-to", settings.report_to, _TRACKERS)
+    if settings.report_to != "none" and find_spec(settings.report_to) is None:
+        raise EegToolError(
+            f"--report-to {settings.report_to} is not installed.", "pip install 'eegvlm[track]'"
+        )
+
+
+def _check_hardware(settings: FinetuneSettings, arguments: dict[str, Any], stage: int) -> None:
+    half = torch.bfloat16 if arguments["bf16"] else torch.float16
+    dtype = half if arguments["bf16"] or arguments["fp16"] else torch.float32
+    choose_attention(settings.attention, dtype)
+    quantization(settings.bits, dtype)
+    if settings.bits == 4 and stage == 3:
+        raise EegToolError(
+            "--bits 4 and ZeRO-3 exclude each other: packed weights cannot be sharded.",
+            "Use --deepspeed zero2.",
+        )
+
+
+def _check_output(output_dir: Path, *, resume: bool) -> None:
+    """Refuse to write into a folder that holds anything but a training to go on with."""
+    if not output_dir.exists() or not any(output_dir.iterdir()):
+        return
+    if _finished(output_dir):
+        raise EegToolError(
+            f"--output-dir {output_dir} already holds an adapter.",
+            "Its training has ended: there is nothing to resume."
+            if resume
+            else "Choose another folder, or remove that one.",
+        )
+    if not (output_dir / PLAN_FILE).exists() and not checkpoints(output_dir):
+        raise EegToolError(
+            f"--output-dir {output_dir} is not empty and is no adapter folder.",
+            "Choose another folder; nothing in it is overwritten.",
+        )
+    if not resume:
+        raise EegToolError(
+            f"--output-dir {output_dir} holds a training that has not ended.",
+            "Go on with it with --resume, or choose another folder.",
+        )
+
+
+def _check_same_training(output_dir: Path, plan: Plan) -> None:
+    """Refuse to go on with a training that was started with other settings or data.
+
+    Raises
+    ------
+    EegToolError
+        Naming what differs.
+    """
+    if not (output_dir / PLAN_FILE).exists():
+        return
+    differing = differences(read_json(output_dir / PLAN_FILE), asdict(plan))
+    if differing:
+        raise EegToolError(
+            f"--resume: the training in {output_dir} was started with other settings; then and now: "
+            f"{', '.join(differing)}.",
+            "Resume with what it was started with, or train into another --output-dir.",
+        )
+
+
+def _check_features(
+    features_file: Path,
+    data_path: Path,
+    rows: list[Conversation],
+    workspace: Workspace,
+    protocol: dict[str, Any],
+) -> None:
+    ids = [row.sample_id for row in rows]
+    table = load_features(features_file, ids, other=data_path.name)
+    warn_if_by_order(features_file, table)
+    check_same_pictures(table.protocol, protocol, f"{features_file} and {workspace.root}")
+    check_finite(features_file, table)
+
+
+def _check_pictures(rows: list[Conversation], image_folder: Path) -> None:
+    for row in rows:
+        if not inside(image_folder, row.images[0]).is_file():
+            raise EegToolError(
+                f"The picture {image_folder / row.images[0]} of sample '{row.sample_id}' does not exist.",
+                "Check --image-folder, or run `eegvlm prepare` again.",
+            )
+
+
+def _size(plan: Plan) -> estimate.Size:
+    """Count samples, parameters and the tokens of the longest sample (by its words)."""
+    rows = read_conversations(Path(plan.data_path))
+    base = plan.base_model
+    config = llava_config(base)
+    processor = load_processor(base, fusion=plan.fusion, version=plan.version)
+    longest = max(rows, key=lambda row: len(row.question) + len(row.answer))
+    encoded = encode(longest, processor, plan.model_max_length)
+    return estimate.Size(
+        parts=estimate.count_parameters(config, plan),
+        samples=len(rows),
+        tokens=len(encoded.input_ids),
+        labels=sum(label != IGNORED for label in encoded.labels),
+        config=config,
+    )

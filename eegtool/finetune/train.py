@@ -8,79 +8,34 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
-from contextlib import nullcontext, redirect_stdout
-from functools import partial
+import time
+from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.distributed
-from rich.progress import TaskID
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.integrations import is_deepspeed_zero3_enabled
+from peft import PeftModel
+from transformers import TrainingArguments
 
-from eegtool.core.console import console, progress
-from eegtool.core.errors import EegToolError
+from eegtool.core.console import console
+from eegtool.core.errors import EegToolError, brief
 from eegtool.core.records import read_conversations
-from eegtool.extract.features import load_features
-from eegtool.finetune.data import FinetuneDataset, collate
+from eegtool.core.workspace import read_json, write_json
+from eegtool.extract.features import FeatureTable, load_features
+from eegtool.finetune import saving
+from eegtool.finetune.data import FinetuneDataset
 from eegtool.finetune.plan import Plan
-from eegtool.model.adapters import Contract, add_lora, save_adapter
-from eegtool.model.checkpoints import base_sha256, load_base
+from eegtool.finetune.trainer import EegTrainer
+from eegtool.model.adapters import Contract, add_lora, trained_table, write_adapter
+from eegtool.model.checkpoints import load_base
 from eegtool.model.eegvlm import FUSIONS
+from eegtool.model.processor import Processor
 
-
-class EegTrainer(Trainer):  # type: ignore[misc]
-    """transformers' Trainer, with a learning rate of its own for the projector."""
-
-    projector_lr: float = 0.0
-    optimizer: Any
-
-    def create_optimizer(self, model: Any = None) -> Any:
-        """Build AdamW with two groups: LoRA at ``learning_rate``, the projector at ``projector_lr``."""
-        if self.optimizer is None:
-            trained = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
-            projector = [p for n, p in trained if "multi_modal_projector" in n]
-            lora = [p for n, p in trained if "multi_modal_projector" not in n]
-            cls, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            decay = {"weight_decay": self.args.weight_decay}
-            groups = [
-                {"params": lora, "lr": self.args.learning_rate, **decay},
-                {"params": projector, "lr": self.projector_lr, **decay},
-            ]
-            self.optimizer = cls(groups, **options)
-        return self.optimizer
-
-
-class ProgressBar(TrainerCallback):  # type: ignore[misc]
-    """Progress of the first rank, with the running loss."""
-
-    def __init__(self) -> None:
-        self.bar = progress("steps")
-        self.task: TaskID | None = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Show the bar on the first rank."""
-        if state.is_world_process_zero:
-            self.bar.start()
-            self.task = self.bar.add_task("Fine-tuning", total=state.max_steps, note="")
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Advance."""
-        if self.task is not None:
-            self.bar.update(self.task, completed=state.global_step)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Show the loss."""
-        if self.task is not None and logs and "loss" in logs:
-            self.bar.update(self.task, note=f"loss {float(logs['loss']):.3f}")
-
-    def close(self) -> None:
-        """Leave the bar on the screen and give the cursor back, however the training ended."""
-        if self.task is not None:
-            self.bar.stop()
+_SECONDS_OF_THE_FIRST: Final = 3.0
 
 
 def run(plan: Plan) -> None:
@@ -91,9 +46,48 @@ def run(plan: Plan) -> None:
 
         with redirect_stdout(StringIO()):  # it prints the name of its extension
             deepspeed.init_distributed()
+    checkpoint = saving.find_resume(plan, args.world_size)
+    model, processor = build_model(plan, args)
+    rows = read_conversations(Path(plan.data_path))
+    table = None
+    if FUSIONS[plan.fusion].needs_features:
+        ids = [row.sample_id for row in rows]
+        table = load_features(Path(plan.features_file), ids, source=plan.features, seed=args.seed)
+    dataset = FinetuneDataset(
+        rows, Path(plan.image_folder), table, processor, plan.model_max_length
+    )
+    contract = _contract(plan, processor, table)
+    trainer = EegTrainer(plan, model, args, dataset, contract)
+    first = trainer.is_world_process_zero()
+    if first:
+        saving.remove_broken(Path(plan.output_dir))
+        _announce(model, plan, checkpoint)
+    log: dict[str, Any] = {"resumed_after": saving.step_of(checkpoint) if checkpoint else 0}
+    if checkpoint and saving.is_last(checkpoint):  # only the adapter is missing
+        state = saving.read_trained(checkpoint, model)
+        log |= {"metrics": {}, "log": read_json(checkpoint / saving.STATE)["log_history"]}
+    else:
+        result = trainer.resume(checkpoint)
+        if trainer.stopped:
+            return
+        state = saving.gathered(model, keep=first)
+        # The metrics are those of the steps since it was last started.
+        log |= {"metrics": result.metrics, "log": trainer.state.log_history}
+    if first:
+        _write(Path(plan.output_dir), model, state, contract, log)
+
+
+def build_model(plan: Plan, args: TrainingArguments) -> tuple[PeftModel, Processor]:
+    """Load the base model in the precision of the hardware, and put LoRA on it."""
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
-    base_folder = Path(plan.base_folder)
-    model, processor = load_base(base_folder, fusion=plan.fusion, version=plan.version, dtype=dtype)
+    model, processor = load_base(
+        plan.base_model,
+        fusion=plan.fusion,
+        version=plan.version,
+        dtype=dtype,
+        attention=plan.attention,
+        bits=plan.bits,
+    )
     model.config.text_config.use_cache = False  # the Trainer sets the outer one only
     if not args.deepspeed:
         # Weights of 16 bits cannot take small steps. DeepSpeed keeps a copy of 32 bits, and peft
@@ -105,75 +99,51 @@ def run(plan: Plan) -> None:
         # The name of this changes between releases of transformers.
         renamed = getattr(model, "activation_checkpointing_enable", None)
         (renamed or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    return peft_model, processor
 
-    rows = read_conversations(Path(plan.data_path))
-    table = None
-    if FUSIONS[plan.fusion].needs_features:
-        ids = [row.sample_id for row in rows]
-        table = load_features(Path(plan.features_file), ids, source=plan.features, seed=args.seed)
-    dataset = FinetuneDataset(
-        rows, Path(plan.image_folder), table, processor, plan.model_max_length
+
+def _contract(plan: Plan, processor: Processor, table: FeatureTable | None) -> Contract:
+    return Contract(
+        base=plan.base,
+        base_sha256=plan.base_sha256,
+        fusion=plan.fusion,
+        version=plan.version,
+        pixel_spec=processor.pixel_spec,
+        features_weights_sha256=table.weights_sha256 if table else "",
+        features=plan.features,
+        protocol=plan.protocol,
+        vision_tower=plan.vision_tower,
     )
-    bar = ProgressBar()
-    trainer = EegTrainer(
-        model=peft_model,
-        args=args,
-        train_dataset=dataset,
-        data_collator=partial(collate, pad_id=processor.tokenizer.pad_token_id),
-        callbacks=[bar],
-    )
-    trainer.projector_lr = plan.mm_projector_lr
-    trainer.remove_callback(PrinterCallback)  # the bar shows the loss
-    if trainer.is_world_process_zero():
-        _announce(peft_model, plan)
+
+
+def _announce(model: PeftModel, plan: Plan, checkpoint: Path | None) -> None:
+    for part, trained, total in trained_table(model):
+        console.print(f"  {part:<22}{trained:>14,} of {total:>15,} parameters trained")
+    console.print(f"  {plan.trained_share:.1%} of the tokens carry the answer.")
+    if checkpoint:
+        console.print(f"  Going on after step {saving.step_of(checkpoint)}.")
+    elif plan.resume:
+        console.print("  There is no whole checkpoint to go on from: starting at the beginning.")
+
+
+def _write(
+    out: Path,
+    model: PeftModel,
+    state: dict[str, torch.Tensor],
+    contract: Contract,
+    log: dict[str, Any],
+) -> None:
+    """Make the output folder an adapter folder; ``eegvlm.json``, the sign that it is one, comes last."""
     try:
-        result = trainer.train()
-    finally:
-        bar.close()
-
-    state = _gathered(peft_model, keep=trainer.is_world_process_zero())
-    if trainer.is_world_process_zero():
-        contract = Contract(
-            base=plan.base,
-            base_sha256=base_sha256(base_folder),
-            fusion=plan.fusion,
-            version=plan.version,
-            pixel_spec=processor.pixel_spec,
-            features_weights_sha256=table.weights_sha256 if table else "",
-            features=plan.features,
-            protocol=plan.protocol,
-        )
-        log = {"metrics": result.metrics, "log": trainer.state.log_history}
-        save_adapter(Path(plan.output_dir), peft_model, state, contract, log)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
-def _announce(model: torch.nn.Module, plan: Plan) -> None:
-    trained = {"LoRA": 0, "projector": 0}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            kind = "projector" if "multi_modal_projector" in name else "LoRA"
-            trained[kind] += getattr(parameter, "ds_numel", parameter.numel())
-    console.print(
-        f"  Trained: LoRA {trained['LoRA']:,} and projector {trained['projector']:,} parameters; "
-        f"{plan.trained_share:.1%} of the tokens carry the answer."
-    )
-
-
-def _gathered(model: torch.nn.Module, *, keep: bool) -> dict[str, torch.Tensor]:
-    """Return every trained parameter in full, on the CPU, where `keep`; all ranks must call it."""
-    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    if is_deepspeed_zero3_enabled():
-        import deepspeed
-
-        gather = deepspeed.zero.GatheredParameters(list(trained.values()))
-    else:
-        gather = nullcontext()
-    with gather:
-        if not keep:
-            return {}
-        return {n: p.detach().float().cpu().clone() for n, p in trained.items()}
+        write_json(out / "training_log.json", log)
+        write_adapter(out, model, state, contract)
+    except OSError as error:
+        last = saving.last_whole(out)
+        kept = f"then --resume writes it from {last}." if last else "There is no checkpoint."
+        raise EegToolError(
+            f"The adapter could not be written to {out}: {brief(error)}.",
+            f"Make room on the disk; {kept}",
+        ) from error
 
 
 def main() -> None:
@@ -186,9 +156,15 @@ def main() -> None:
     try:
         run(Plan.read(parser.parse_args().plan))
     except EegToolError as error:
+        if int(os.environ.get("RANK", "0")) > 0:
+            # Most errors meet all ranks. The first one tells it and ends; then the launcher ends
+            # this one. What only this rank has met, it tells after a while.
+            time.sleep(_SECONDS_OF_THE_FIRST)
         console.print("error:", style="bold red", end=" ")
         console.print(str(error), markup=False)
         sys.exit(1)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -26,7 +25,7 @@ from safetensors.torch import load_file, save
 from eegtool.core.errors import EegToolError
 from eegtool.core.registry import check_name
 from eegtool.core.workspace import read_json, sha256_of, write_json
-from eegtool.model.checkpoints import base_sha256, check_keys, load_base, quiet, resolve_base
+from eegtool.model.checkpoints import Base, base_sha256, check_keys, find_base, load_base, quiet
 from eegtool.model.eegvlm import EEGVLM, FUSIONS
 from eegtool.model.processor import TEMPLATES, PixelSpec, Processor
 
@@ -43,7 +42,7 @@ class Contract:
     base: str
     """Name or absolute path of the base model."""
     base_sha256: str
-    """Hash of the base model's configuration."""
+    """Hash of the base model's configuration and weights (see `checkpoints.base_sha256`)."""
     fusion: str
     version: str
     """Name of the conversation template."""
@@ -54,6 +53,13 @@ class Contract:
     """Source of the features in training: real, shuffled or zero."""
     protocol: dict[str, Any] = field(default_factory=dict)
     """How epochs and pictures were made (channel, filter, style, size, ...), as prepare stamped it."""
+    vision_tower: str = ""
+    """Name or absolute path of the vision tower: original LLaVA layout only."""
+    merged: bool = False
+    """Whether the folder holds base and adapter in one (`eegvlm export`)."""
+    answers: dict[str, Any] = field(default_factory=dict)
+    """How an answer reads, as prepare stamped it: that of each stage (``stages``), the words before it
+    where reasons come first (``lead``), room for it in tokens (``max_new_tokens``)."""
 
 
 def add_lora(model: EEGVLM, *, r: int, alpha: int, dropout: float) -> PeftModel:
@@ -82,36 +88,92 @@ def add_lora(model: EEGVLM, *, r: int, alpha: int, dropout: float) -> PeftModel:
     return peft_model
 
 
-def save_adapter(
+def trained_table(model: torch.nn.Module) -> list[tuple[str, int, int]]:
+    """Count the parameters of each part of a model.
+
+    Returns
+    -------
+    list of (str, int, int)
+        Part, how many of its parameters are trained, how many there are in all: of all ranks where
+        ZeRO-3 shards them, and as many as before where they are packed in 4 bits.
+    """
+    counts = {"vision tower": [0, 0], "projector": [0, 0], "language model (LoRA)": [0, 0]}
+    for name, parameter in model.named_parameters():
+        part = "vision tower" if ".vision_tower." in name else "language model (LoRA)"
+        count = counts["projector" if _PROJECTOR in name else part]
+        n = getattr(parameter, "ds_numel", parameter.numel())
+        if type(parameter).__name__ == "Params4bit":
+            n *= 2 * parameter.element_size()
+        count[0] += n * parameter.requires_grad
+        count[1] += n
+    return [(part, trained, total) for part, (trained, total) in counts.items()]
+
+
+def write_adapter(
     folder: Path,
     model: PeftModel,
     state: Mapping[str, torch.Tensor],
     contract: Contract,
-    log: Mapping[str, Any],
+    *,
+    check_learnt: bool = True,
 ) -> None:
-    """Write the adapter folder: LoRA, projector and contract, whole or not at all.
+    """Write LoRA, projector and contract into `folder`; other files there stay.
+
+    Everything is written beside its place, read again and checked, and only then takes its name;
+    ``eegvlm.json`` comes last, so a folder that has it is a whole adapter.
 
     Parameters
     ----------
     folder : Path
-        Where it goes; an adapter that is there is replaced.
+        Where it goes; made if need be.
     model : PeftModel
-        The trained model; of its weights only the configuration is read.
+        The trained model; of its weights only names and configuration are read.
     state : dict of str to Tensor
         Every trained parameter by its name in `model`, gathered from all ranks.
     contract : Contract
         What it was trained with.
-    log : dict
-        How the training went, for ``training_log.json``.
+    check_learnt : bool
+        Refuse LoRA that has not moved. Off for checkpoints on the way: warm-up may begin at zero.
 
     Raises
     ------
     EegToolError
-        If nothing was learnt, or the training diverged.
+        If the training diverged, nothing was learnt, or the files do not hold what was written.
     RuntimeError
         If a gathered parameter is empty.
     """
-    lora = {k: v for k, v in state.items() if "lora_" in k}
+    lora, projector = _parts(state)
+    if check_learnt and not any(bool(v.any()) for k, v in lora.items() if "lora_B" in k):
+        raise EegToolError(
+            "LoRA has not moved from its start: nothing was learnt.",
+            "Train for more steps, with a --learning-rate above 0.",
+        )
+    config = copy.copy(model.peft_config["default"])
+    config.inference_mode = True
+    config.base_model_name_or_path = contract.base
+    tensors = get_peft_model_state_dict(model, lora, save_embedding_layers=False)
+    if len(tensors) != len(lora):
+        raise RuntimeError(f"{len(tensors)} of {len(lora)} LoRA tensors were kept.")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".adapter-") as tmp:
+        made = Path(tmp) / "made"  # mkdtemp's own folder only its owner may enter
+        config.save_pretrained(made)
+        for name, part in ((_ADAPTER, tensors), (_PROJECTOR_FILE, projector)):
+            # save_file makes files that only their owner can read
+            (made / name).write_bytes(save(part, {"format": "pt"}))
+            _verify(made / name, part)
+        (made / "README.md").write_text(_card_text(contract), encoding="utf-8")
+        write_json(made / _CARD, asdict(contract))
+        (folder / _CARD).unlink(missing_ok=True)
+        for path in sorted(made.iterdir(), key=lambda path: path.name == _CARD):
+            path.replace(folder / path.name)
+
+
+def _parts(
+    state: Mapping[str, torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Return the LoRA and the projector of the trained parameters, if they can be saved."""
+    lora = {k: v.contiguous() for k, v in state.items() if "lora_" in k}
     projector = {
         _PROJECTOR + k.split(_PROJECTOR)[1]: v.contiguous()
         for k, v in state.items()
@@ -124,44 +186,31 @@ def save_adapter(
             "The training diverged: trained weights are not finite numbers.",
             "Lower --learning-rate or --mm-projector-lr.",
         )
-    if not any(bool(v.any()) for k, v in lora.items() if "lora_B" in k):
+    return lora, projector
+
+
+def _verify(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Read a file again and compare it with what was to be written."""
+    found = _read_tensors(path)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    if {name: tensor.shape for name, tensor in found.items()} != shapes or not all(
+        bool(tensor.isfinite().all()) for tensor in found.values()
+    ):
         raise EegToolError(
-            "LoRA has not moved from its start: nothing was learnt.",
-            "Train for more steps, with a --learning-rate above 0.",
+            f"{path.name} does not hold what was written to it.",
+            "Check the disk it was written to.",
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as tmp:
-        made = Path(tmp) / folder.name
-        config = copy.copy(model.peft_config["default"])
-        config.inference_mode = True
-        config.save_pretrained(made)
-        tensors = get_peft_model_state_dict(model, lora, save_embedding_layers=False)
-        for name, part in ((_ADAPTER, tensors), (_PROJECTOR_FILE, projector)):
-            (made / name).write_bytes(save(part, {"format": "pt"}))
-        if len(tensors) != len(lora):
-            raise RuntimeError(f"{len(tensors)} of {len(lora)} LoRA tensors were kept.")
-        write_json(made / _CARD, asdict(contract))
-        write_json(made / "training_log.json", log)
-        (made / "README.md").write_text(_card_text(contract), encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        made.rename(folder)
 
 
 def read_contract(folder: Path) -> Contract:
-    """Read what an adapter folder says about itself.
+    """Read what a folder that can be asked says about itself: adapter, checkpoint or merged model.
 
     Raises
     ------
     EegToolError
-        If it is no adapter folder of `eegvlm finetune`, or not a whole one.
+        If it is none of `eegvlm finetune` or `eegvlm export`, or not a whole one.
     """
-    for name in (_CARD, _ADAPTER, "adapter_config.json", _PROJECTOR_FILE):
-        if not (folder / name).is_file():
-            raise EegToolError(
-                f"{folder} is not an adapter folder of `eegvlm finetune`: it has no {name}.",
-                "Give the folder that `eegvlm finetune` wrote (its --output-dir).",
-            )
+    _need(folder, _CARD)
     raw = read_json(folder / _CARD)
     try:
         spec = raw.pop("pixel_spec")
@@ -171,37 +220,127 @@ def read_contract(folder: Path) -> Contract:
         raise EegToolError(f"{folder / _CARD} is not readable as a contract: {error}.") from error
     check_name("fusion", contract.fusion, FUSIONS)
     check_name("conversation template", contract.version, TEMPLATES)
+    parts = (_ADAPTER, "adapter_config.json", _PROJECTOR_FILE)
+    _need(folder, *(("config.json",) if contract.merged else parts))
     return contract
+
+
+def _need(folder: Path, *names: str) -> None:
+    for name in names:
+        if not (folder / name).is_file():
+            # By number: longer ones are greater.
+            saved = sorted(folder.glob(f"checkpoint-*/{_CARD}"), key=lambda p: (len(str(p)), p))
+            raise EegToolError(
+                f"{folder} is not an adapter folder of `eegvlm finetune`: it has no {name}.",
+                f"Its training has not ended; ask its checkpoint {saved[-1].parent}."
+                if saved and name == _CARD
+                else "Give the folder that `eegvlm finetune` wrote (its --output-dir).",
+            )
 
 
 def adapter_sha256(folder: Path) -> str:
     """Hash the trained weights: the identity of a model in its answers."""
+    if read_contract(folder).merged:
+        return base_sha256(find_base(str(folder)))
     both = "".join(sha256_of(folder / name) for name in (_ADAPTER, _PROJECTOR_FILE))
     return hashlib.sha256(both.encode()).hexdigest()
 
 
-def load_adapter(
-    folder: Path, *, base: str | None, dtype: torch.dtype
-) -> tuple[PeftModel, Processor, Contract]:
-    """Load base and adapter for inference, with no weight missing and none left over.
+def contract_base(
+    folder: Path, contract: Contract, base: str | None = None, vision_tower: str = ""
+) -> Base:
+    """Find the base model that a folder must be asked with; no weights are read.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the contract was read; a merged model is its own base.
+    contract : Contract
+        What it says.
+    base, vision_tower : str, optional
+        Where they lie here, if not where they lay in training.
 
     Raises
     ------
     EegToolError
-        If the folder is no adapter, the base is another one than it was trained on, or any weight
+        If the base is not there, or another one than it was trained on.
+    """
+    if contract.merged:
+        return find_base(str(folder))
+    found = find_base(base or contract.base, vision_tower or contract.vision_tower)
+    if base_sha256(found) != contract.base_sha256:
+        raise EegToolError(
+            f"{folder} was trained on the base model '{contract.base}'; {found.folder} is another one.",
+            "Give the base model it was trained on with --model-base.",
+        )
+    return found
+
+
+def load_adapter(
+    folder: Path,
+    *,
+    base: str | None,
+    dtype: torch.dtype,
+    attention: str = "auto",
+    vision_tower: str = "",
+) -> tuple[PeftModel | EEGVLM, Processor, Contract]:
+    """Load a model for inference, with no weight missing and none left over.
+
+    Parameters
+    ----------
+    folder : Path
+        An adapter folder, a ``checkpoint-N`` folder in it, or what `eegvlm export` made.
+    base, vision_tower : str, optional
+        Where the base lies here, if not where it lay in training.
+    dtype : torch.dtype
+        Precision of the base; LoRA keeps its own.
+    attention : str
+        See `load_base`.
+
+    Returns
+    -------
+    PeftModel or EEGVLM
+        Base and LoRA; a merged model is an `EEGVLM` by itself (see `inner`).
+    Processor
+        It makes pictures as in training, whatever the base says.
+    Contract
+        What the folder says about itself.
+
+    Raises
+    ------
+    EegToolError
+        If the folder is none of these, the base is another one than it was trained on, or any weight
         does not find its place.
     """
     contract = read_contract(folder)
-    base_folder = resolve_base(base or contract.base)
-    if base_sha256(base_folder) != contract.base_sha256:
-        raise EegToolError(
-            f"{folder} was trained on the base model '{contract.base}'; {base_folder} is another one.",
-            "Give the base model it was trained on with --model-base.",
-        )
-    projector, state = _read_tensors(folder / _PROJECTOR_FILE), _read_tensors(folder / _ADAPTER)
+    base_model = contract_base(folder, contract, base, vision_tower)
+    parts = [] if contract.merged else [_PROJECTOR_FILE, _ADAPTER]
+    tensors = [_read_tensors(folder / name) for name in parts]
     model, processor = load_base(
-        base_folder, fusion=contract.fusion, version=contract.version, dtype=dtype
+        base_model,
+        fusion=contract.fusion,
+        version=contract.version,
+        dtype=dtype,
+        attention=attention,
     )
+    if not contract.merged:
+        model = _adapted(folder, model, *tensors)
+    model.eval()
+    return model, replace(processor, pixel_spec=contract.pixel_spec), contract
+
+
+def inner(model: PeftModel | EEGVLM) -> EEGVLM:
+    """Return the model without PEFT's shell around it; LoRA layers stay in place."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def _adapted(
+    folder: Path,
+    model: EEGVLM,
+    projector: dict[str, torch.Tensor],
+    lora: dict[str, torch.Tensor],
+) -> PeftModel:
+    """Put projector and LoRA of a folder into its base."""
     own = {k for k in model.state_dict() if k.startswith(_PROJECTOR)}
     check_keys(folder / _PROJECTOR_FILE, own - projector.keys(), projector.keys() - own)
     config = LoraConfig.from_pretrained(folder)
@@ -210,13 +349,12 @@ def load_adapter(
         model.load_state_dict(projector, strict=False)
         with quiet():
             peft_model = get_peft_model(model, config)
-        result = set_peft_model_state_dict(peft_model, state)
+        result = set_peft_model_state_dict(peft_model, lora)
     except RuntimeError as error:  # PyTorch's word for a weight of another shape
         raise EegToolError(f"{folder} does not fit the model: {error}") from error
     missing = [k for k in result.missing_keys if "lora_" in k]
     check_keys(folder / _ADAPTER, missing, result.unexpected_keys)
-    peft_model.eval()
-    return peft_model, replace(processor, pixel_spec=contract.pixel_spec), contract
+    return peft_model
 
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:

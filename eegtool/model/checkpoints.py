@@ -7,75 +7,142 @@ import json
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoTokenizer, GenerationConfig, LlavaConfig
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoTokenizer, BitsAndBytesConfig, GenerationConfig, LlavaConfig
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.modeling_utils import set_zero3_state
 from transformers.utils import logging as transformers_logging
 
-from eegtool.core.errors import EegToolError
+from eegtool.core.errors import EegToolError, brief
 from eegtool.core.records import IMAGE_TOKEN
 from eegtool.core.registry import check_name, closest
 from eegtool.core.workspace import read_json
-from eegtool.model import tiny
+from eegtool.model import llava_layout, tiny
 from eegtool.model.eegvlm import EEGVLM, FUSIONS, patches
+from eegtool.model.hub import model_folder
 from eegtool.model.processor import TEMPLATES, PixelSpec, Processor
+from eegtool.model.weights import open_weights, renamed, sampled_sha256, weights_files
 
-# Weight names of LLaVA checkpoints on the hub → names in transformers 5. transformers maps them for
-# its own classes only, not for a class that extends them.
+# Weight names of LLaVA checkpoints on the hub, and those of earlier versions of transformers →
+# names in transformers 5.
 _HUB_NAMES: Final = {
     r"^language_model\.lm_head": "lm_head",
     r"^language_model\.model": "model.language_model",
-    r"^vision_tower": "model.vision_tower",
+    r"^(model\.)?vision_tower\.(vision_model\.)?": "model.vision_tower.",
     r"^multi_modal_projector": "model.multi_modal_projector",
 }
 
 # Of a high-level feature, which goes through the projector of the picture features.
 _WIDTH: Final = 1024
 
+_WHERE_FROM: Final = ("transformers_version", "_name_or_path", "mm_vision_tower")
+"""What of a configuration says where a model lay and what wrote it, not what it is."""
+
+_PROJECTOR: Final = "model.multi_modal_projector."
+
 KNOWN_BASES: Final = {"tiny": tiny.folder}
+ATTENTIONS: Final = ("auto", "sdpa", "flash_attention_2", "eager")
+BITS: Final = (16, 4)
 
 
-def resolve_base(name_or_path: str) -> Path:
-    """Return the folder of a base model.
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base model on disk."""
+
+    folder: Path
+    """Of the language model and the projector; in Hugging Face's layout of everything."""
+    vision_tower: Path | None = None
+    """Folder of the vision tower: original LLaVA layout only."""
+    layout: str = "hf"
+    """``hf`` (Hugging Face's) or ``llava`` (the original one)."""
+
+
+def find_base(name_or_path: str, vision_tower: str = "") -> Base:
+    """Find a base model and check all that can be checked without reading its weights.
+
+    Parameters
+    ----------
+    name_or_path : str
+        A known name, a folder, or a name on the Hugging Face hub.
+    vision_tower : str
+        Folder or hub name of the tower, for the original LLaVA layout, which has none of its own;
+        empty: the one its configuration names.
 
     Raises
     ------
     EegToolError
-        If it is neither a known name nor a folder with a LLaVA in Hugging Face's layout.
+        If there is no such model, it is no LLaVA-1.5, a file is missing or damaged, or its weights
+        are not, by name and shape, those of its configuration.
     """
-    if name_or_path in KNOWN_BASES:
-        return KNOWN_BASES[name_or_path]()
-    path = Path(name_or_path)
-    if not path.is_dir():
-        known = ", ".join(f"'{k}'" for k in KNOWN_BASES)
+    known = KNOWN_BASES.get(name_or_path)
+    folder = known() if known else model_folder(name_or_path)
+    if folder is None:
+        listed = ", ".join(f"'{k}'" for k in KNOWN_BASES)
         raise EegToolError(
             f"The base model '{name_or_path}' is neither a folder nor a known name.",
-            f"Known: {known}.{closest(name_or_path, KNOWN_BASES)} A LLaVA-1.5 is given as the "
+            f"Known: {listed}.{closest(name_or_path, KNOWN_BASES)} A LLaVA-1.5 is given as the "
             "folder it was downloaded to.",
         )
-    if not (path / "config.json").is_file():
+    if not (folder / "config.json").is_file():
         raise EegToolError(
-            f"The folder {path} holds no model: it has no config.json.",
-            "Give the folder of a LLaVA-1.5 in Hugging Face's layout.",
+            f"The folder {folder} holds no model: it has no config.json.",
+            "Give the folder of a LLaVA-1.5.",
         )
-    model_type = read_json(path / "config.json").get("model_type")
-    if model_type != "llava":
-        raise EegToolError(
-            f"{path / 'config.json'} describes a '{model_type}' model, not a 'llava' model.",
-            "Use a LLaVA-1.5 in Hugging Face's layout, such as llava-hf/llava-1.5-13b-hf.",
-        )
-    return path
-
-
-def base_sha256(folder: Path) -> str:
-    """Hash what identifies a base model: its configuration, less the library version that wrote it."""
     config = read_json(folder / "config.json")
-    config.pop("transformers_version", None)
-    text = json.dumps(config, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    if llava_layout.is_original(config):
+        base = Base(folder, llava_layout.find_tower(folder, vision_tower), "llava")
+    elif config.get("model_type") == "llava":
+        base = Base(folder)
+    else:
+        raise EegToolError(
+            f"{folder / 'config.json'} describes a '{config.get('model_type')}' model, not a 'llava' "
+            "model.",
+            "Use a LLaVA-1.5, such as llava-hf/llava-1.5-13b-hf: a language model alone has no "
+            "projector.",
+        )
+    _fitting_weights(base, llava_config(base))
+    return base
+
+
+def llava_config(base: Base) -> LlavaConfig:
+    """Return the configuration of a base model of either layout; no weights are read.
+
+    Raises
+    ------
+    EegToolError
+        If it cannot be read, or is not made like LLaVA-1.5's.
+    """
+    try:
+        if base.vision_tower:
+            return llava_layout.config_of(base.folder, base.vision_tower)
+        return LlavaConfig.from_pretrained(base.folder, local_files_only=True)
+    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
+        raise _not_loadable(base.folder, error) from error
+
+
+def base_sha256(base: Base | Path) -> str:
+    """Hash what identifies a base model: its configuration and its weights, by samples.
+
+    Neither the place it lies in nor the library that wrote it is part of it.
+    """
+    base = _as_base(base)
+    folders = [base.folder, *([base.vision_tower] if base.vision_tower else [])]
+    identity = []
+    for folder in folders:
+        config = read_json(folder / "config.json")
+        kept = {k: v for k, v in config.items() if k not in _WHERE_FROM}
+        identity.append([kept, {f.name: sampled_sha256(f) for f in weights_files(folder)}])
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _as_base(base: Base | Path) -> Base:
+    return base if isinstance(base, Base) else find_base(str(base))
 
 
 def best_dtype() -> torch.dtype:
@@ -86,7 +153,7 @@ def best_dtype() -> torch.dtype:
     return torch.bfloat16 if native else torch.float16
 
 
-def load_processor(folder: Path, *, fusion: str, version: str) -> Processor:
+def load_processor(base: Base | Path, *, fusion: str, version: str) -> Processor:
     """Load the processor that fits a base model, without loading its weights.
 
     Raises
@@ -95,28 +162,50 @@ def load_processor(folder: Path, *, fusion: str, version: str) -> Processor:
         If the base model's shape is not LLaVA-1.5's, the tower's width is not that of the features,
         or the tokenizer has no ``<image>``.
     """
+    base = _as_base(base)
     check_name("fusion", fusion, FUSIONS)
     check_name("conversation template", version, TEMPLATES)
-    try:
-        config = LlavaConfig.from_pretrained(folder, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise _not_loadable(folder, error) from error
+    config = llava_config(base)
     if (config.vision_feature_layer, config.vision_feature_select_strategy) != (-2, "default"):
         raise EegToolError(
-            f"{folder} takes its picture features from layer {config.vision_feature_layer} by "
+            f"{base.folder} takes its picture features from layer {config.vision_feature_layer} by "
             f"'{config.vision_feature_select_strategy}'; LLaVA-1.5 takes them from -2 by 'default'.",
             "Use a LLaVA-1.5, such as llava-hf/llava-1.5-13b-hf.",
         )
     width = config.vision_config.hidden_size
     if width != _WIDTH and FUSIONS[fusion].needs_features:
         raise EegToolError(
-            f"The vision tower of {folder} is {width} wide; high-level features are {_WIDTH} "
+            f"The vision tower of {base.folder} is {width} wide; high-level features are {_WIDTH} "
             "wide and share its projector.",
             "Use a CLIP ViT-L tower, as LLaVA-1.5 has, or --fusion none.",
         )
+    return Processor(
+        _read_tokenizer(base, config),
+        TEMPLATES[version],
+        _read_pixel_spec(base.vision_tower or base.folder, config.vision_config.image_size),
+        FUSIONS[fusion].lengths(patches(config)),
+    )
+
+
+def _read_tokenizer(base: Base, config: LlavaConfig) -> Any:
+    """Read the tokenizer, with ``<image>`` as a token and some token to pad with."""
+    folder = base.folder
+    try:
+        if base.layout == "llava":
+            tokenizer = llava_layout.tokenizer_of(folder)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, legacy=True)
+            tokenizer.init_kwargs["legacy"] = True  # see `llava_layout.tokenizer_of`
+    except (OSError, ValueError) as error:
+        raise _not_loadable(folder, error) from error
     image_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    if not tokenizer.is_fast or image_id != config.image_token_id:
+    if base.layout == "llava" and len(tokenizer) - 1 > config.text_config.vocab_size:
+        raise EegToolError(
+            f"The tokenizer of {folder} has {len(tokenizer) - 1} tokens; the model has embeddings for "
+            f"{config.text_config.vocab_size}.",
+            "Take the tokenizer files from the folder the model was downloaded with.",
+        )
+    if base.layout != "llava" and (not tokenizer.is_fast or image_id != config.image_token_id):
         raise EegToolError(
             f"The tokenizer of {folder} is not a fast one with {IMAGE_TOKEN} as token "
             f"{config.image_token_id}.",
@@ -124,40 +213,148 @@ def load_processor(folder: Path, *, fusion: str, version: str) -> Processor:
         )
     if tokenizer.pad_token_id is None:  # padding is masked: any token will do
         tokenizer.pad_token = tokenizer.eos_token
-    return Processor(
-        tokenizer,
-        TEMPLATES[version],
-        _read_pixel_spec(folder, config.vision_config.image_size),
-        FUSIONS[fusion].lengths(patches(config)),
-    )
+    return tokenizer
 
 
 def load_base(
-    folder: Path, *, fusion: str, version: str, dtype: torch.dtype
+    base: Base | Path,
+    *,
+    fusion: str,
+    version: str,
+    dtype: torch.dtype,
+    attention: str = "auto",
+    bits: int = 16,
 ) -> tuple[EEGVLM, Processor]:
     """Load a base model and the processor that fits it.
+
+    Parameters
+    ----------
+    base : Base or Path
+        From `find_base`; a bare folder is looked up.
+    fusion, version : str
+        Names of the fusion and of the conversation template.
+    dtype : torch.dtype
+        Precision of the weights.
+    attention : str
+        One of `ATTENTIONS`; ``auto`` is FlashAttention where it is installed, else PyTorch's own.
+    bits : int
+        4 packs the language model, not its head, into NF4 (QLoRA, Dettmers et al. 2023).
 
     Raises
     ------
     EegToolError
-        If they do not fit (see `load_processor`), or weights are missing or left over.
+        If they do not fit (see `load_processor`), weights are missing or left over, or what is asked
+        for is not installed.
     """
-    processor = load_processor(folder, fusion=fusion, version=version)
+    base = _as_base(base)
+    processor = load_processor(base, fusion=fusion, version=version)
+    config = llava_config(base)
+    config.image_token_id = processor.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    options = {
+        "attn_implementation": choose_attention(attention, dtype),
+        "quantization_config": quantization(bits, dtype),
+    }
     try:
         with quiet():
+            # Its tensors are given to it, not its folder: transformers knows the names of one layout
+            # only, and under ZeRO-3 reports neither weights that are left over nor other shapes.
             model, info = EEGVLM.from_pretrained(
-                folder,
+                None,
+                config=config,
+                state_dict=_fitting_weights(base, config),
                 dtype=dtype,
-                key_mapping=_HUB_NAMES,
                 output_loading_info=True,
-                local_files_only=True,
+                **options,
             )
-    except (OSError, SafetensorError) as error:
-        raise _not_loadable(folder, error) from error
-    check_keys(folder, info["missing_keys"], info["unexpected_keys"])
+    except (OSError, ValueError, ImportError) as error:
+        raise _not_loadable(base.folder, error) from error
+    check_keys(base.folder, info["missing_keys"], info["unexpected_keys"])
     model.fusion = fusion
     model.generation_config = GenerationConfig()  # the base's habits of sampling are not ours
     return model, processor
+
+
+def choose_attention(attention: str, dtype: torch.dtype) -> str:
+    """Return transformers' name of the attention to use.
+
+    Raises
+    ------
+    EegToolError
+        If it is unknown, or FlashAttention is asked for and cannot work here.
+    """
+    check_name("--attention", attention, ATTENTIONS)
+    half = dtype in (torch.float16, torch.bfloat16)
+    usable = torch.cuda.is_available() and half and find_spec("flash_attn") is not None
+    if attention == "auto":
+        return "flash_attention_2" if usable else "sdpa"
+    if attention == "flash_attention_2" and not usable:
+        raise EegToolError(
+            "--attention flash_attention_2 needs a GPU, a precision of 16 bits and the package "
+            "flash-attn.",
+            "pip install flash-attn, or leave out --attention.",
+        )
+    return attention
+
+
+def quantization(bits: int, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """Return how to pack the language model; None for 16 bits, which stay as they are.
+
+    Raises
+    ------
+    EegToolError
+        If the number is another one, the package is missing, or ZeRO-3 is to shard the model: packed
+        weights have no shards.
+    """
+    check_name("--bits", str(bits), map(str, BITS))
+    if bits == 16:
+        return None
+    if find_spec("bitsandbytes") is None:
+        raise EegToolError("--bits 4 needs bitsandbytes.", "pip install 'eegvlm[quant]'")
+    if is_deepspeed_zero3_enabled():
+        raise EegToolError(
+            "--bits 4 and ZeRO-3 exclude each other: packed weights cannot be sharded.",
+            "Use --deepspeed zero2.",
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=["lm_head", "model.multi_modal_projector", "model.vision_tower"],
+    )
+
+
+def _fitting_weights(base: Base, config: LlavaConfig) -> dict[str, torch.Tensor]:
+    """Return the tensors of a base model, mapped from its files, if they are those of `config`.
+
+    Raises
+    ------
+    EegToolError
+        If a tensor is missing, left over or of another shape.
+    """
+    if base.vision_tower:
+        weights = llava_layout.weights_of(base.folder, base.vision_tower)
+    else:
+        weights = renamed(open_weights(base.folder), _HUB_NAMES)
+    with torch.device("meta"), set_zero3_state():  # says that sharding is taken care of
+        expected = EEGVLM(config).state_dict()
+    if config.tie_word_embeddings:
+        del expected["lm_head.weight"]
+        weights.pop("lm_head.weight", None)
+    if not any(name.startswith(_PROJECTOR) for name in weights):
+        raise EegToolError(
+            f"{base.folder} has no projector: its weights are those of a language model alone.",
+            "Use a LLaVA-1.5, such as llava-hf/llava-1.5-13b-hf.",
+        )
+    check_keys(base.folder, expected.keys() - weights.keys(), weights.keys() - expected.keys())
+    for name, tensor in weights.items():
+        if tensor.shape != expected[name].shape:
+            raise EegToolError(
+                f"{base.folder} does not fit its configuration: {name} is {list(tensor.shape)} and "
+                f"should be {list(expected[name].shape)}.",
+                "Its files must be those of one model: download it again.",
+            )
+    return weights
 
 
 def _read_pixel_spec(folder: Path, size: int) -> PixelSpec:
@@ -172,7 +369,7 @@ def _read_pixel_spec(folder: Path, size: int) -> PixelSpec:
 
 def _not_loadable(folder: Path, error: Exception) -> EegToolError:
     return EegToolError(
-        f"The base model in {folder} cannot be loaded: {str(error).splitlines()[0]}",
+        f"The base model in {folder} cannot be loaded: {brief(error)}",
         "Its folder must be whole: config, weights, tokenizer and preprocessor as downloaded.",
     )
 

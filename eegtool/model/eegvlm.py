@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
+from torch.nn.functional import cross_entropy
 from transformers import LlavaConfig, LlavaForConditionalGeneration
+from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
+
+from eegtool.model.processor import IGNORED
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,8 @@ class EEGVLM(LlavaForConditionalGeneration):  # type: ignore[misc]
             raise ValueError(
                 f"{is_image.sum(dim=1).tolist()} image tokens for {visual.shape[1]} visual tokens."
             )
-        text = self.get_input_embeddings()(input_ids)
+        # The token may lie beyond the embedding table: the original LLaVA has no row for it.
+        text = self.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
         return text.masked_scatter(is_image.unsqueeze(-1), visual.to(text.dtype))
 
     def forward(
@@ -114,10 +119,46 @@ class EEGVLM(LlavaForConditionalGeneration):  # type: ignore[misc]
         pixel_values: torch.Tensor | None = None,
         high_level_features: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Run LLaVA on the embeddings of `embed`; without a picture, exactly as transformers does."""
+        """Run LLaVA on the embeddings of `embed`; without a picture, exactly as transformers does.
+
+        With `labels` there is a loss and there are no logits: of 1,200 tokens of a sample a handful
+        carries a label, and logits of all of them would be the largest tensor of the training.
+        """
         if pixel_values is not None and input_ids is not None:
             inputs_embeds = self.embed(input_ids, pixel_values, high_level_features)
             input_ids = None
-        return super().forward(input_ids=input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        if labels is None:
+            return super().forward(input_ids=input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        outputs = self.model(input_ids=input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        loss = self._loss(outputs.last_hidden_state, labels, num_items_in_batch)
+        return LlavaCausalLMOutputWithPast(loss=loss)
+
+    def _loss(
+        self,
+        states: torch.Tensor,
+        labels: torch.Tensor,
+        num_items_in_batch: torch.Tensor | int | None,
+    ) -> torch.Tensor:
+        """Return the cross-entropy of the labelled tokens, each told by the state before it.
+
+        Parameters
+        ----------
+        states : float [B, T, D]
+            Last hidden states of the language model.
+        labels : int64 [B, T]
+            Token ids, `IGNORED` where nothing is to be learnt.
+        num_items_in_batch : int or None
+            Labelled tokens of the whole step, over all ranks and accumulated batches; None for
+            those of this batch.
+        """
+        targets = labels[:, 1:]
+        trained = targets != IGNORED
+        # Called even where no token is trained: under ZeRO-3 all ranks must run the same modules.
+        logits = self.lm_head(states[:, :-1][trained]).float()
+        loss = cross_entropy(logits, targets[trained], reduction="sum")
+        count = trained.sum() if num_items_in_batch is None else num_items_in_batch
+        return loss / torch.as_tensor(count, device=loss.device).clamp(min=1)

@@ -5,11 +5,16 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from eegtool.core import launching
+
+on_linux = pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="asks Linux which programs run"
+)
 
 
 @pytest.mark.parametrize("code", [0, 3])
@@ -28,6 +33,17 @@ open(sys.argv[1], "w").write(str(rank.pid))
 time.sleep(60)
 """
 
+# A rank that looks for a file between its steps, saves and ends.
+OBEDIENT = """
+import pathlib, sys, time
+note, stop = map(pathlib.Path, sys.argv[1:])
+note.write_text("here")
+while not stop.exists():
+    time.sleep(0.02)
+time.sleep(0.2)
+note.write_text("saved")
+"""
+
 
 def is_running(pid: int) -> bool:
     try:
@@ -37,7 +53,23 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux which programs run")
+def send(stop: str, *when: Callable[[], bool]) -> None:
+    """Send a signal to this process each time that one more condition is met."""
+
+    def run() -> None:
+        for met in when:
+            while not met():
+                time.sleep(0.02)
+            os.kill(os.getpid(), signal.Signals[stop])
+
+    threading.Thread(target=run, daemon=True).start()
+
+
+def written(path: Path) -> Callable[[], bool]:
+    return lambda: path.exists() and path.read_text() != ""
+
+
+@on_linux
 @pytest.mark.parametrize(
     ("stop", "manner"), [("SIGINT", "polite"), ("SIGTERM", "polite"), ("SIGINT", "stubborn")]
 )
@@ -46,14 +78,8 @@ def test_stopping_stops_all_ranks(
 ) -> None:
     monkeypatch.setattr(launching, "_PATIENCE_S", 0.3)
     note = tmp_path / "rank"
-
-    def interrupt() -> None:
-        while not (note.exists() and note.read_text()):
-            time.sleep(0.02)
-        os.kill(os.getpid(), signal.Signals[stop])
-
     handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
-    threading.Thread(target=interrupt).start()
+    send(stop, written(note))
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         launching.launch([sys.executable, "-c", STUBBORN, str(note), manner], dict(os.environ))
@@ -61,6 +87,45 @@ def test_stopping_stops_all_ranks(
     assert not is_running(int(note.read_text()))
     assert time.monotonic() - began < 30  # not because it was done
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+@pytest.mark.parametrize("stop", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_with_a_stop_file_the_ranks_may_save(tmp_path: Path, stop: str) -> None:
+    note, stop_file = tmp_path / "note", tmp_path / "stop"
+    send(stop, written(note))
+    command = [sys.executable, "-c", OBEDIENT, str(note), str(stop_file)]
+    with pytest.raises(launching.Stopped) as caught:
+        launching.launch(command, dict(os.environ), stop_file=stop_file)
+    assert note.read_text() == "saved"
+    assert caught.value.signum == signal.Signals[stop]
+
+
+@on_linux
+@pytest.mark.parametrize("patience", [0.3, 60.0])
+def test_patience_ends_with_time_or_a_second_signal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: float
+) -> None:
+    monkeypatch.setattr(launching, "_PATIENCE_S", 0.3)
+    note, stop_file = tmp_path / "rank", tmp_path / "stop"
+    conditions = [written(note), *([stop_file.exists] if patience > 1 else [])]
+    send("SIGTERM", *conditions)
+    command = [sys.executable, "-c", STUBBORN, str(note), "polite"]
+    began = time.monotonic()
+    with pytest.raises(launching.Stopped):
+        launching.launch(command, dict(os.environ), stop_file=stop_file, patience=patience)
+    time.sleep(0.1)
+    assert not is_running(int(note.read_text()))
+    assert time.monotonic() - began < 20
+
+
+@on_linux
+def test_ranks_of_a_launcher_that_was_killed_are_ended(tmp_path: Path) -> None:
+    note = tmp_path / "rank"
+    program = STUBBORN.replace("time.sleep(60)\n", "import os; os.kill(os.getpid(), 9)\n")
+    code = launching.launch([sys.executable, "-c", program, str(note), "polite"], dict(os.environ))
+    assert code == -signal.SIGKILL
+    time.sleep(0.1)
+    assert not is_running(int(note.read_text()))
 
 
 def test_what_the_user_ignores_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:

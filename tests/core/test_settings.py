@@ -14,8 +14,15 @@ CLASSES = [
     if isinstance(value, type) and is_dataclass(value) and value.__module__ == settings.__name__
 ]
 ARGUMENTS = {"recordings", "files"}
-REQUIRED = ARGUMENTS | {"model_name_or_path", "model_path"}
-FIELDS = [(cls, field) for cls in CLASSES for field in fields(cls)]
+REQUIRED = ARGUMENTS | {"model_name_or_path", "model_path", "out"}
+GATHERED = {"further"}  # out of the rest of the command line: no option
+FIELDS = [(cls, field) for cls in CLASSES for field in fields(cls) if field.name not in GATHERED]
+
+
+def is_required(cls: type, field: Field[Any]) -> bool:
+    """Say whether there is no default to fall back on (`out` has one in some commands)."""
+    by_name = field.name in REQUIRED
+    return by_name and (field.name != "out" or cls is settings.ExportSettings)
 
 
 def annotation_of(cls: type, field: Field[Any]) -> tuple[Any, ...]:
@@ -24,7 +31,10 @@ def annotation_of(cls: type, field: Field[Any]) -> tuple[Any, ...]:
 
 def test_there_is_one_class_per_command() -> None:
     names = {cls.__name__.removesuffix("Settings").lower() for cls in CLASSES}
-    assert names == {"prepare", "inspect", "extract", "finetune", "evaluate", "report", "demo"}
+    assert names == {
+        *("prepare", "extract", "finetune", "evaluate", "report"),
+        *("export", "inspect", "demo"),
+    }
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda c: c.__name__)
@@ -45,7 +55,7 @@ def test_settings_are_frozen_and_explained(cls: type) -> None:
 def test_every_field_is_an_option_with_help(cls: type, field: Field[Any]) -> None:
     _, option = annotation_of(cls, field)
     required = field.default is MISSING and field.default_factory is MISSING
-    assert required == (field.name in REQUIRED)
+    assert required == is_required(cls, field)
     assert isinstance(option, ArgumentInfo if field.name in ARGUMENTS else OptionInfo)
     assert option.help is not None
     assert option.help[0].isupper()
@@ -62,7 +72,7 @@ def test_defaults_obey_their_own_limits(cls: type, field: Field[Any]) -> None:
     if callable(field.default_factory):
         assert isinstance(field.default_factory(), get_origin(kind) or kind)
     elif field.default is MISSING:
-        assert field.name in REQUIRED
+        assert is_required(cls, field)
     elif get_origin(kind) is Literal:
         assert field.default in get_args(kind)
     elif isinstance(field.default, int | float) and option.min is not None:

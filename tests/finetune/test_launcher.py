@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -98,11 +99,13 @@ def test_the_compiler_named_by_the_user_is_looked_for(
 @pytest.mark.usefixtures("cpu")
 def test_command_on_a_cpu(tmp_path: Path) -> None:
     plan = tmp_path / "plan.json"
-    command = launcher.command(plan, 3, use_deepspeed=True)
+    port = launcher.free_port()
+    command = launcher.command(plan, 3, use_deepspeed=True, port=port)
     assert command[:3] == [sys.executable, "-m", "deepspeed.launcher.runner"]
     assert command[command.index("--num_gpus") + 1] == "3"
     assert command[-3:] == ["--module", "eegtool.finetune.train", str(plan)]
-    assert 1024 <= int(command[command.index("--master_port") + 1]) < 65536
+    assert 1024 <= port < 65536
+    assert command[command.index("--master_port") + 1] == str(port)
     assert launcher.command(plan, 1, use_deepspeed=False) == [
         *(sys.executable, "-m", "eegtool.finetune.train", str(plan))
     ]
@@ -175,3 +178,148 @@ def test_more_ranks_than_possible_are_refused() -> None:
         launcher.count_ranks(5, use_deepspeed=True)
     with pytest.raises(EegToolError, match="--num-gpus above 1 needs DeepSpeed"):
         launcher.count_ranks(2, use_deepspeed=False)
+
+
+@pytest.mark.parametrize("name", ["./scripts/zero3.json", "elsewhere/zero2.json"])
+def test_the_recipes_path_is_taken_as_the_preset_where_there_is_no_such_file(
+    compiler: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert launcher.deepspeed_settings(name) == launcher.deepspeed_settings(Path(name).stem)
+    assert f"preset '{Path(name).stem}'" in capsys.readouterr().out
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text("{}")
+    assert launcher.deepspeed_settings(name) == str(tmp_path / name)
+    assert capsys.readouterr().out == ""
+
+
+ARGUMENTS = {
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 2,
+    "bf16": False,
+    "fp16": False,
+}
+
+
+def check(tmp_path: Path, file: dict[str, object], ranks: int = 3) -> int:
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(file))
+    return launcher.check_deepspeed(path, ARGUMENTS, ranks)
+
+
+@pytest.mark.parametrize("name", launcher.PRESETS)
+def test_presets_fit_all_flags(compiler: Path, name: str) -> None:
+    path = launcher.deepspeed_settings(name)
+    assert path
+    assert launcher.check_deepspeed(Path(path), ARGUMENTS, 1) == (2 if name == "zero2" else 3)
+
+
+def test_a_file_may_say_what_the_flags_say(tmp_path: Path) -> None:
+    same = {
+        "train_micro_batch_size_per_gpu": 4,
+        "gradient_accumulation_steps": 2,
+        "train_batch_size": 24,
+        "gradient_clipping": 1.0,
+        "bf16": {"enabled": False},
+        "fp16": {"enabled": "auto"},
+        "zero_optimization": {"stage": 1},
+    }
+    assert check(tmp_path, same) == 1
+    assert check(tmp_path, {}) == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        (
+            {"train_micro_batch_size_per_gpu": 8},
+            "train_micro_batch_size_per_gpu 8 and --per-device-train-batch-size 4",
+        ),
+        (
+            {"gradient_accumulation_steps": 1, "bf16": {"enabled": True}},
+            "gradient_accumulation_steps 1 and --gradient-accumulation-steps 2; bf16.enabled True",
+        ),
+        ({"train_batch_size": 16}, "train_batch_size 16 and batch × accumulation × ranks 24"),
+        ({"gradient_clipping": 0.5}, "gradient_clipping 0.5 and --max-grad-norm 1.0"),
+        ({"zero_optimization": {"stage": 4}}, "there is no ZeRO stage 4"),
+        ({"optimizer": {"type": "AdamW"}}, "would overrule --mm-projector-lr"),
+        ({"scheduler": {"type": "WarmupLR"}}, "would overrule --lr-scheduler-type"),
+    ],
+)
+def test_a_file_that_clashes_with_the_flags_is_refused(
+    tmp_path: Path, file: dict[str, object], said: str
+) -> None:
+    with pytest.raises(EegToolError) as caught:
+        check(tmp_path, file)
+    assert said in caught.value.what
+    assert "mine.json" in caught.value.what
+
+
+@pytest.fixture
+def pdsh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+
+
+def hostfile(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "hosts"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.usefixtures("pdsh")
+def test_hosts_are_read(tmp_path: Path) -> None:
+    path = hostfile(tmp_path, "# ours\n\nworker-1 slots=8\n  worker-2   slots=4 # old\n")
+    hosts = launcher.read_hosts(path, 0)
+    assert (hosts.names, hosts.ranks_each, hosts.ranks) == (("worker-1", "worker-2"), 4, 8)
+    assert launcher.read_hosts(path, 3).ranks == 6
+    command = launcher.command(tmp_path / "p", 8, use_deepspeed=True, port=9, hosts=hosts)
+    assert command[command.index("--hostfile") + 1] == str(path)
+    assert command[command.index("--num_gpus") + 1] == "4"
+
+
+@pytest.mark.parametrize(
+    ("text", "num_gpus", "message"),
+    [
+        ("worker-1\n", 0, "line 1: 'worker-1' is no 'host slots=GPUS'"),
+        ("a slots=2\nb slots=two\n", 0, "line 2: 'b slots=two'"),
+        ("a slots=0\n", 0, "line 1"),
+        ("a slots=2\na slots=2\n", 0, "line 2: 'a' stands there twice"),
+        ("# nobody\n", 0, "names no machine"),
+        ("a slots=8\nb slots=2\n", 4, "--num-gpus 4: 'b' of .* has 2"),
+    ],
+)
+@pytest.mark.usefixtures("pdsh")
+def test_bad_hosts_are_refused(tmp_path: Path, text: str, num_gpus: int, message: str) -> None:
+    with pytest.raises(EegToolError, match=message):
+        launcher.read_hosts(hostfile(tmp_path, text), num_gpus)
+
+
+def test_without_a_way_to_other_machines_hosts_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(EegToolError, match="pdsh, which is not installed"):
+        launcher.read_hosts(hostfile(tmp_path, "a slots=1\nb slots=1\n"), 0)
+    with pytest.raises(EegToolError, match="does not exist"):
+        launcher.read_hosts(tmp_path / "none", 0)
+    alone = launcher.read_hosts(hostfile(tmp_path, "elsewhere slots=2\n"), 0)
+    with pytest.raises(EegToolError, match="'elsewhere', and it is not this one"):
+        launcher.check_is_here(alone)
+    launcher.check_is_here(launcher.read_hosts(hostfile(tmp_path, "localhost slots=2\n"), 0))
+
+
+def test_only_this_runs_shared_memory_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "_SHARED_MEMORY", tmp_path)
+    names = ["0_127.0.0.1_29617_0", "0_127.0.0.1_29617_11", "0_127.0.0.1_2961_0"]
+    for name in names:
+        (tmp_path / f"deepspeed_allreduce_buffer_{name}").touch()
+    (tmp_path / "other_29617_0").touch()
+    launcher.remove_shared_memory(29617)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["deepspeed_allreduce_buffer_0_127.0.0.1_2961_0", "other_29617_0"]

@@ -1,7 +1,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +16,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from eegtool import cli
 from eegtool.core.errors import EegToolError
+from eegtool.core.launching import Stopped
 from eegtool.core.records import read_conversations, write_conversations
 from eegtool.core.settings import FinetuneSettings
-from eegtool.core.workspace import Workspace
-from eegtool.finetune import step
+from eegtool.core.workspace import Workspace, sha256_of
+from eegtool.finetune import arguments, launcher, step
 from eegtool.finetune.plan import Plan
+from eegtool.model.adapters import read_contract
+from eegtool.model.eegvlm import EEGVLM
 
 
 @pytest.fixture
@@ -74,9 +85,9 @@ def test_precision_is_that_of_the_hardware(
     bf16: bool,
     fp16: bool,
 ) -> None:
-    monkeypatch.setattr(step, "best_dtype", lambda: dtype)
-    arguments = step.make_plan(settings, output_dir).arguments
-    assert (arguments["bf16"], arguments["fp16"]) == (bf16, fp16)
+    monkeypatch.setattr(arguments, "best_dtype", lambda: dtype)
+    made = step.make_plan(settings, output_dir).arguments
+    assert (made["bf16"], made["fp16"]) == (bf16, fp16)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +102,10 @@ def test_precision_is_that_of_the_hardware(
         ({"data_path": Path("no.json")}, "no.json does not exist", ""),
         ({"features_file": Path("no.npy")}, "no.npy does not exist", "eegvlm extract"),
         ({"model_max_length": 40}, "'S01E0-0000' has .* tokens, more than", "nothing is cut"),
+        ({"save_strategy": "best"}, "--save-strategy 'best'", "'steps', 'epoch', 'no'"),
+        ({"attention": "flash"}, "--attention 'flash'", "'sdpa'"),
+        ({"bits": 8}, "--bits '8'", "'4'"),
+        ({"further": {"lora_enable": False}}, "--lora_enable False cannot be done", ""),
     ],
 )
 def test_bad_settings_are_refused(
@@ -147,6 +162,36 @@ def no_answer(workspace: Workspace, output_dir: Path) -> None:
     write_conversations(workspace.conversations, rows)
 
 
+def a_feature_that_is_nan(workspace: Workspace, output_dir: Path) -> None:
+    path = workspace.features("ft")
+    path.with_suffix(".json").unlink()  # its checksums would tell, too
+    rows = np.load(path)
+    rows[[4, 13], 0, 9] = np.nan, np.inf
+    np.save(path, rows)
+
+
+def features_of_another_workspace(workspace: Workspace, output_dir: Path) -> None:
+    for suffix in (".npy", ".json"):
+        workspace.features("eval").with_suffix(suffix).replace(
+            workspace.features("ft").with_suffix(suffix)
+        )
+
+
+def broken_json(workspace: Workspace, output_dir: Path) -> None:
+    lines = workspace.conversations.read_text().splitlines()
+    lines[6] = lines[6].replace(":", "", 1)
+    workspace.conversations.write_text("\n".join(lines))
+
+
+def an_unfinished_training_there(workspace: Workspace, output_dir: Path) -> None:
+    (output_dir / "checkpoint-3").mkdir(parents=True)
+
+
+def a_training_begun_there(workspace: Workspace, output_dir: Path) -> None:
+    output_dir.mkdir()
+    (output_dir / "plan.json").write_text("{}")
+
+
 def an_adapter_there(workspace: Workspace, output_dir: Path) -> None:
     output_dir.mkdir()
     (output_dir / "eegvlm.json").write_text("{}")
@@ -167,6 +212,11 @@ BAD: dict[Callable[[Workspace, Path], None], str] = {
     no_picture: "S02E0-0007.png of sample 'S02E0-0007' does not exist",
     a_picture_outside: "leaves the image folder",
     no_answer: "'S01E0-0004' has an empty answer",
+    a_feature_that_is_nan: r"2 of the high-level features are not finite: S01E0-0004, S02E0-0003",
+    features_of_another_workspace: r"20 only in eeg_ft.json \(S01E0-0000.*10 only in train_high",
+    broken_json: r"eeg_ft.json, line 7: ",
+    an_unfinished_training_there: "holds a training that has not ended",
+    a_training_begun_there: "holds a training that has not ended",
     an_adapter_there: "already holds an adapter",
     something_there: "is not empty and is no adapter folder",
 }
@@ -207,27 +257,57 @@ def test_bare_features_are_taken_with_a_warning(
     assert "warning" in capsys.readouterr().out
 
 
-@pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Plan, list[str], dict[str, str]]]:
-    """What would be launched; nothing is trained, the adapter is there at once."""
-    seen: list[tuple[Plan, list[str], dict[str, str]]] = []
+Launched = list[tuple[Plan, list[str], dict[str, str]]]
 
-    def launch(command: list[str], environment: dict[str, str]) -> int:
+
+def finish(plan: Plan) -> None:
+    """Leave an output folder as a training does."""
+    out = Path(plan.output_dir)
+    (out / "training_log.json").write_text(json.dumps({"metrics": {"train_loss": 0.5}, "log": []}))
+    (out / "eegvlm.json").write_text("{}")
+
+
+def save(plan: Plan, n: int) -> None:
+    """Leave a checkpoint that is whole."""
+    checkpoint = Path(plan.output_dir) / f"checkpoint-{n}"
+    checkpoint.mkdir()
+    (checkpoint / "whole.json").write_text(json.dumps({"files": {}, "step": n}))
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> Launched:
+    """What would be launched; nothing is trained, the adapter is there at once."""
+    seen: Launched = []
+
+    def launch(command: list[str], environment: dict[str, str], **_: Any) -> int:
         plan = Plan.read(Path(command[-1]))
-        Path(plan.output_dir).mkdir(parents=True)
-        log = {"metrics": {"train_loss": 0.5}, "log": []}
-        (Path(plan.output_dir) / "training_log.json").write_text(json.dumps(log))
         seen.append((plan, command, environment))
+        finish(plan)
         return 0
 
     monkeypatch.setattr(step, "launch", launch)
     return seen
 
 
-def test_a_run_leaves_its_stamp_and_nothing_else(
-    settings: FinetuneSettings,
-    workspace: Workspace,
-    launched: list[tuple[Plan, list[str], dict[str, str]]],
+def launch_as(
+    monkeypatch: pytest.MonkeyPatch, outcome: int | BaseException, steps: int = 0
+) -> None:
+    """Let the launched training save a checkpoint after `steps`, if any, and end with `outcome`."""
+
+    def launch(command: list[str], environment: dict[str, str], **_: Any) -> int:
+        plan = Plan.read(Path(command[-1]))
+        if steps:
+            save(plan, steps)
+        Path(plan.stop_file).touch()
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(step, "launch", launch)
+
+
+def test_a_run_leaves_its_stamp_and_its_plan(
+    settings: FinetuneSettings, workspace: Workspace, launched: Launched
 ) -> None:
     step.run(settings)
     plan, command, _ = launched[0]
@@ -237,36 +317,357 @@ def test_a_run_leaves_its_stamp_and_nothing_else(
     assert stamp["results"] == {"train_loss": 0.5}
     assert stamp["settings"]["model_name_or_path"] == "tiny"
     assert stamp["protocol"] == plan.protocol
+    assert stamp["inputs"] == {"data": sha256_of(workspace.conversations)}
     assert list(workspace.checkpoints.iterdir()) == [folder]
-    assert not Path(command[-1]).parent.exists()
-    assert not Path(plan.arguments["output_dir"]).exists()
+    assert command[-1] == str(folder.resolve() / "plan.json")
+    assert json.loads(Path(command[-1]).read_text())["fingerprint"] == plan.fingerprint
+    assert plan.arguments["output_dir"] == plan.output_dir == str(folder.resolve())
+    assert plan.stop_file == str(folder.resolve() / ".stop")
 
 
-def test_logs_of_tensorboard_are_kept_beside_the_adapter(
+@pytest.mark.parametrize(
+    ("tracker", "expected"),
+    [
+        ("tensorboard", {"TENSORBOARD_LOGGING_DIR": "LOGS"}),
+        ("wandb", {"WANDB_DIR": "LOGS", "WANDB_PROJECT": "eegvlm", "WANDB_MODE": "offline"}),
+        ("none", {}),
+    ],
+)
+def test_logs_are_kept_beside_the_adapter(
     settings: FinetuneSettings,
     workspace: Workspace,
-    launched: list[tuple[Plan, list[str], dict[str, str]]],
+    launched: Launched,
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    tracker: str,
+    expected: dict[str, str],
 ) -> None:
-    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    names = ("TENSORBOARD_LOGGING_DIR", "WANDB_DIR", "WANDB_PROJECT", "WANDB_MODE")
+    for name in (*names, "WANDB_API_KEY", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.setattr(step, "find_spec", lambda name: object())
-    step.run(replace(settings, report_to="tensorboard"))
-    logs = workspace.checkpoints.resolve() / "runs" / "eegvlm"
-    assert launched[0][2]["TENSORBOARD_LOGGING_DIR"] == str(logs)
+    step.run(replace(settings, report_to=tracker))
+    logs = str(workspace.checkpoints.resolve() / "runs" / "eegvlm")
+    environment = launched[0][2]
+    found = {name: environment[name] for name in names if name in environment}
+    assert found == {k: logs if v == "LOGS" else v for k, v in expected.items()}
 
 
+@pytest.mark.parametrize(
+    "known", [{"WANDB_API_KEY": "x"}, {"WANDB_MODE": "online"}, {"NETRC": "netrc"}]
+)
+def test_with_a_key_wandb_goes_online(
+    settings: FinetuneSettings,
+    launched: Launched,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    known: dict[str, str],
+) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password x\n")
+    for name, value in known.items():
+        monkeypatch.setenv(name, str(tmp_path / value) if name == "NETRC" else value)
+    monkeypatch.setattr(step, "find_spec", lambda name: object())
+    step.run(replace(settings, report_to="wandb"))
+    assert launched[0][2].get("WANDB_MODE", "online") == "online"
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "tensorboard"])
 def test_a_tracker_that_is_not_installed_is_refused(
-    settings: FinetuneSettings, output_dir: Path, monkeypatch: pytest.MonkeyPatch
+    settings: FinetuneSettings, output_dir: Path, monkeypatch: pytest.MonkeyPatch, tracker: str
 ) -> None:
     monkeypatch.setattr(step, "find_spec", lambda name: None)
-    with pytest.raises(EegToolError, match="--report-to wandb is not installed"):
-        step.make_plan(replace(settings, report_to="wandb"), output_dir)
+    with pytest.raises(EegToolError, match=f"--report-to {tracker} is not installed") as caught:
+        step.make_plan(replace(settings, report_to=tracker), output_dir)
+    assert "eegvlm[track]" in caught.value.fix
 
 
 def test_a_training_that_failed_is_an_error_of_the_user(
     settings: FinetuneSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(step, "launch", lambda command, environment: 7)
+    launch_as(monkeypatch, 7)
     with pytest.raises(EegToolError, match="stopped with exit code 7; no adapter was written"):
         step.run(settings)
     assert not workspace.checkpoints.exists()
+
+
+def test_a_training_that_failed_leaves_its_checkpoints(
+    settings: FinetuneSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch_as(monkeypatch, 7, steps=3)
+    with pytest.raises(EegToolError, match="exit code 7") as caught:
+        step.run(settings)
+    assert "--resume goes on after step 3" in caught.value.fix
+    left = {path.name for path in (workspace.checkpoints / "eegvlm").iterdir()}
+    assert left == {"plan.json", "checkpoint-3"}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "signum"),
+    [
+        (Stopped(signal.SIGINT), signal.SIGINT),
+        (Stopped(signal.SIGHUP), signal.SIGHUP),
+        (0, signal.SIGTERM),  # the ranks were stopped by somebody else
+    ],
+)
+def test_a_training_that_was_stopped_can_be_gone_on_with(
+    settings: FinetuneSettings,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    outcome: int | BaseException,
+    signum: int,
+) -> None:
+    launch_as(monkeypatch, outcome, steps=5)
+    with pytest.raises(Stopped) as caught:
+        step.run(settings)
+    assert caught.value.signum == signum
+    assert "Stopped after step 5; go on with --resume" in capsys.readouterr().out
+    assert not (workspace.checkpoints / "eegvlm" / ".stop").exists()
+    again = step.make_plan(replace(settings, resume=True), workspace.checkpoints / "eegvlm")
+    assert again.resume
+
+
+def test_a_training_that_was_stopped_at_once_leaves_nothing(
+    settings: FinetuneSettings,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    launch_as(monkeypatch, Stopped(signal.SIGINT))
+    with pytest.raises(Stopped):
+        step.run(settings)
+    assert "no checkpoint to go on from" in capsys.readouterr().out
+    assert not workspace.checkpoints.exists()
+
+
+def test_what_deepspeed_leaves_in_shared_memory_is_removed(
+    settings: FinetuneSettings, launched: Launched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed: list[int] = []
+    monkeypatch.setattr(launcher, "has_cpp_compiler", lambda: True)
+    monkeypatch.setattr(launcher, "remove_shared_memory", removed.append)
+    step.run(replace(settings, deepspeed="zero2", num_gpus=1))
+    command = launched[0][1]
+    assert command[command.index("--master_port") + 1] == str(removed[0])
+    launch_as(monkeypatch, Stopped(signal.SIGINT))
+    with pytest.raises(Stopped):
+        step.run(replace(settings, output_dir=settings.workspace / "other"))
+    assert len(removed) == 2
+
+
+def test_a_signal_after_the_end_spoils_nothing(
+    settings: FinetuneSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def launch(command: list[str], environment: dict[str, str], **_: Any) -> int:
+        finish(Plan.read(Path(command[-1])))
+        raise Stopped(signal.SIGINT)
+
+    monkeypatch.setattr(step, "launch", launch)
+    step.run(settings)
+    assert (workspace.checkpoints / "eegvlm" / "run.json").exists()
+
+
+def test_resume_needs_the_same_settings(
+    settings: FinetuneSettings, workspace: Workspace, output_dir: Path
+) -> None:
+    plan = step.make_plan(settings, output_dir)
+    plan.write(output_dir / "plan.json")
+    save(plan, 2)
+    again = replace(settings, resume=True)
+    same = replace(again, logging_steps=1, save_steps=3, dataloader_num_workers=2, num_gpus=1)
+    assert step.make_plan(same, output_dir).fingerprint == plan.fingerprint
+    with pytest.raises(
+        EegToolError, match=r"then and now: learning_rate 0\.0003 and 1\.0, seed 42"
+    ):
+        step.make_plan(replace(again, learning_rate=1.0, seed=1), output_dir)
+    rows = read_conversations(workspace.conversations)
+    write_conversations(workspace.conversations, [replace(rows[0], question="W?"), *rows[1:]])
+    with pytest.raises(EegToolError, match="then and now: data"):
+        step.make_plan(again, output_dir)
+
+
+def test_nothing_to_resume(settings: FinetuneSettings, output_dir: Path) -> None:
+    again = replace(settings, resume=True)
+    assert step.make_plan(
+        again, output_dir
+    ).resume  # the ranks say that they begin at the beginning
+    an_adapter_there(Workspace(output_dir), output_dir)
+    with pytest.raises(EegToolError, match="already holds an adapter") as caught:
+        step.make_plan(again, output_dir)
+    assert "nothing to resume" in caught.value.fix
+
+
+def test_a_full_disk_is_refused_before_anything_is_launched(
+    settings: FinetuneSettings,
+    workspace: Workspace,
+    launched: Launched,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1, 1, 1000))
+    with pytest.raises(EegToolError, match="two checkpoints need about"):
+        step.run(settings)
+    assert not launched
+    assert not workspace.checkpoints.exists()
+
+
+def test_a_clashing_zero_file_is_refused_before_anything_is_launched(
+    settings: FinetuneSettings, tmp_path: Path, launched: Launched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "has_cpp_compiler", lambda: True)
+    (tmp_path / "ds.json").write_text('{"train_micro_batch_size_per_gpu": 2}')
+    with pytest.raises(EegToolError, match=r"ds\.json clashes with the flags"):
+        step.run(replace(settings, deepspeed=str(tmp_path / "ds.json")))
+    assert not launched
+
+
+def test_more_gpus_than_there_are_are_refused(
+    settings: FinetuneSettings, launched: Launched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(EegToolError, match="--num-gpus 3: this machine has 2"):
+        step.run(replace(settings, deepspeed="zero2", num_gpus=3))
+    assert not launched
+
+
+def test_packed_weights_are_not_sharded(
+    settings: FinetuneSettings, output_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "has_cpp_compiler", lambda: True)
+    monkeypatch.setattr(step, "quantization", lambda bits, dtype: None)
+    packed = replace(settings, bits=4)
+    assert step.make_plan(replace(packed, deepspeed="zero2"), output_dir).zero_stage == 2
+    with pytest.raises(EegToolError, match="--bits 4 and ZeRO-3 exclude each other"):
+        step.make_plan(replace(packed, deepspeed="zero3"), output_dir)
+
+
+def test_hosts(
+    settings: FinetuneSettings,
+    launched: Launched,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    hosts = tmp_path / "hosts"
+    hosts.write_text("a slots=2\nb slots=2\n")
+    with pytest.raises(EegToolError, match="--hostfile needs DeepSpeed"):
+        step.run(replace(settings, hostfile=hosts))
+    step.run(replace(settings, hostfile=hosts, deepspeed="zero2"))
+    assert str(hosts) in launched[0][1]
+    hosts.write_text("localhost slots=3\n")
+    assert step._ranks(replace(settings, hostfile=hosts, deepspeed="zero2")) == (3, None)
+
+
+def test_a_dry_run_says_all_and_trains_nothing(
+    settings: FinetuneSettings,
+    workspace: Workspace,
+    launched: Launched,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(launcher, "has_cpp_compiler", lambda: True)
+
+    def no_weights(*_: Any, **__: Any) -> None:
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr(EEGVLM, "from_pretrained", no_weights)
+    before = sorted(workspace.root.rglob("*"))
+    step.run(replace(settings, deepspeed="zero3", num_gpus=2, dry_run=True, lora_r=4))
+    assert not launched
+    assert sorted(workspace.root.rglob("*")) == before
+    out = capsys.readouterr().out
+    assert "20 samples, 2 steps" in " ".join(out.split())
+    for words in (
+        "language model (LoRA) 52,224 of 2,388,224",
+        "projector 328,192 of 328,192",
+        "vision tower 0 of 11,314,176",
+        "zero2",
+        "zero3",
+        "zero3_offload",
+        "A checkpoint takes about 7.3 MiB",
+    ):
+        assert words in " ".join(out.split())
+    typed = shlex.split(out.strip().splitlines()[-1])
+    assert typed[0] == "env"
+    assert "DS_ACCELERATOR=cpu" in typed or torch.cuda.is_available()
+    assert typed[-3:-1] == ["--module", "eegtool.finetune.train"]
+    plan = Plan.read(Path(typed[-1]))  # it can be pasted
+    assert (plan.zero_stage, plan.lora_r) == (3, 4)
+
+
+RECIPE = """
+--lora_enable True --lora_r 128 --lora_alpha 256 --mm_projector_lr 2e-5
+--deepspeed ./scripts/zero3.json --model_name_or_path tiny --version v1
+--data_path sleep_data/eeg_ft.json --image_folder sleep_data/eeg_images_ft
+--vision_tower openai/clip-vit-large-patch14-336 --mm_projector_type mlp2x_gelu
+--mm_vision_select_layer -2 --mm_use_im_start_end False --mm_use_im_patch_token False
+--image_aspect_ratio pad --group_by_modality_length True --bf16 True
+--output_dir ./checkpoints/your_checkpoints_save_path --num_train_epochs 2
+--per_device_train_batch_size 16 --per_device_eval_batch_size 4
+--gradient_accumulation_steps 1 --evaluation_strategy no --save_strategy steps
+--save_steps 50000 --save_total_limit 1 --learning_rate 3e-4 --weight_decay 0.
+--warmup_ratio 0.03 --lr_scheduler_type cosine --logging_steps 1 --tf32 True
+--model_max_length 4096 --gradient_checkpointing True --dataloader_num_workers 1
+--lazy_preprocess True --report_to wandb
+"""
+"""Flags of the recipe's third step, as it has them; only the model's path is another one."""
+
+
+@pytest.fixture
+def in_recipes_folder(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    workspace.root.rename(tmp_path / "sleep_data")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    return tmp_path
+
+
+def test_the_recipes_command_line_is_understood(
+    in_recipes_folder: Path, launched: Launched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "has_cpp_compiler", lambda: True)
+    monkeypatch.setattr(step, "find_spec", lambda name: object())
+    result = CliRunner().invoke(cli.app, ["finetune", *RECIPE.split()])
+    assert result.exit_code == 0, result.output
+    plan = launched[0][0]
+    assert (plan.lora_r, plan.lora_alpha, plan.mm_projector_lr) == (128, 256, 2e-5)
+    assert (plan.zero_stage, plan.version, plan.base) == (3, "v1", "tiny")
+    assert plan.output_dir == str(in_recipes_folder / "checkpoints/your_checkpoints_save_path")
+    assert plan.group_by_length
+    assert plan.gradient_checkpointing
+    expected = {
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 16,
+        "save_steps": 50000,
+        "save_total_limit": 1,
+        "learning_rate": 3e-4,
+        "weight_decay": 0.0,
+        "warmup_steps": 0.03,
+        "logging_steps": 1,
+        "report_to": "wandb",
+        "dataloader_num_workers": 1,
+    }
+    assert {name: plan.arguments[name] for name in expected} == expected
+
+
+@pytest.mark.skipif(not launcher.has_cpp_compiler(), reason="DeepSpeed needs one on a CPU")
+def test_the_recipes_command_runs_to_its_end(in_recipes_folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "eegtool", "finetune", *RECIPE.split()],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = in_recipes_folder / "checkpoints" / "your_checkpoints_save_path"
+    assert read_contract(folder).base == "tiny"
+    stamp = json.loads((folder / "run.json").read_text())
+    assert stamp["settings"]["further"]["mm_vision_select_layer"] == -2

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,38 +14,14 @@ import torch
 from safetensors.torch import load_file
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.settings import FinetuneSettings
 from eegtool.core.workspace import Workspace
 from eegtool.extract.features import FeatureTable
-from eegtool.finetune import step, train
+from eegtool.finetune import train, trainer
 from eegtool.finetune.plan import Plan
-from eegtool.model.adapters import load_adapter, save_adapter
+from eegtool.model.adapters import load_adapter, write_adapter
 from eegtool.model.checkpoints import load_base
 from eegtool.model.eegvlm import EEGVLM
-
-Planner = Callable[..., Plan]
-
-
-@pytest.fixture
-def plan_of(workspace: Workspace, tmp_path: Path) -> Planner:
-    def plan_of(name: str = "run", **change: Any) -> Plan:
-        settings = FinetuneSettings(
-            "tiny",
-            workspace=workspace.root,
-            deepspeed="none",
-            max_steps=1,
-            per_device_train_batch_size=4,
-            lora_r=4,
-            lora_alpha=8,
-            learning_rate=1e-2,
-            mm_projector_lr=1e-3,
-            warmup_ratio=0.0,
-            lr_scheduler_type="constant",
-        )
-        plan = step.make_plan(replace(settings, **change), tmp_path / name)
-        return replace(plan, arguments=plan.arguments | {"output_dir": str(tmp_path / "trainer")})
-
-    return plan_of
+from tests.finetune.conftest import Planner
 
 
 @pytest.fixture
@@ -76,9 +51,9 @@ def test_one_step_moves_lora_and_projector_and_nothing_else(
 
     def keep(folder: Path, model: Any, *others: Any) -> None:
         saved.append(model)
-        save_adapter(folder, model, *others)
+        write_adapter(folder, model, *others)
 
-    monkeypatch.setattr(train, "save_adapter", keep)
+    monkeypatch.setattr(train, "write_adapter", keep)
     lora, projector = trained(plan_of(gradient_checkpointing=checkpointing))
 
     up = [name for name in lora if "lora_B" in name]
@@ -109,11 +84,10 @@ def test_checkpointing_trains_the_same(plan_of: Planner) -> None:
 
 
 def test_small_steps_are_not_lost_in_16_bits(
-    plan_of: Planner, base: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+    plan_of: Planner, base: dict[str, torch.Tensor]
 ) -> None:
     """The learning rate of the recipe is below what bfloat16 can add to most weights."""
-    monkeypatch.setattr(step, "best_dtype", lambda: torch.bfloat16)
-    lora, projector = trained(plan_of(mm_projector_lr=2e-5))
+    lora, projector = trained(plan_of(mm_projector_lr=2e-5, bf16=True))
     name = "model.multi_modal_projector.linear_1.weight"
     moved = projector[name] != base[name].bfloat16().float()
     assert moved.float().mean() > 0.9
@@ -124,7 +98,7 @@ def test_the_projector_has_its_own_learning_rate(
     plan_of: Planner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     groups: list[dict[str, Any]] = []
-    create = train.EegTrainer.create_optimizer
+    create = trainer.EegTrainer.create_optimizer
 
     def look(self: Any, model: Any = None) -> Any:
         optimizer = create(self, model)
@@ -139,7 +113,7 @@ def test_the_projector_has_its_own_learning_rate(
         ]
         return optimizer
 
-    monkeypatch.setattr(train.EegTrainer, "create_optimizer", look)
+    monkeypatch.setattr(trainer.EegTrainer, "create_optimizer", look)
     train.run(plan_of(learning_rate=3e-3, mm_projector_lr=4e-5, weight_decay=0.1))
     lora, projector = groups
     assert (lora["lr"], projector["lr"]) == (3e-3, 4e-5)
@@ -216,10 +190,16 @@ def test_the_terminal_shows_progress_and_no_noise(
     out, err = capfd.readouterr()
     assert err == ""
     lines = [line.strip() for line in out.splitlines() if line.strip()]
-    assert lines[0].startswith("Trained: LoRA 52,224 and projector 328,192 parameters")
+    table = {line[:21].strip(): line[21:].split()[0] for line in lines[:3]}
+    assert table == {
+        "vision tower": "0",
+        "projector": "328,192",
+        "language model (LoRA)": "52,224",
+    }
+    assert lines[3] == "10.0% of the tokens carry the answer."
     assert lines[-1].startswith("Fine-tuning")
     assert "2/2 steps" in lines[-1]
-    assert "loss" in lines[-1]
+    assert re.search(r"loss \d\.\d{3}, \S+ samples/s", lines[-1])
     assert "{" not in out  # transformers prints its logs as Python
 
 

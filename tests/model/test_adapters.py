@@ -3,13 +3,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from peft import get_peft_model
+from safetensors.torch import load_file, save, save_file
 
 from eegtool.core.errors import EegToolError
 from eegtool.model import adapters
@@ -17,11 +18,15 @@ from eegtool.model.adapters import (
     Contract,
     adapter_sha256,
     add_lora,
+    contract_base,
+    inner,
     load_adapter,
     read_contract,
-    save_adapter,
+    trained_table,
+    write_adapter,
 )
-from eegtool.model.checkpoints import load_base
+from eegtool.model.checkpoints import Base, find_base, load_base, load_processor
+from eegtool.model.eegvlm import EEGVLM
 
 LORA, PROJECTOR = "adapter_model.safetensors", "projector.safetensors"
 
@@ -29,7 +34,7 @@ LORA, PROJECTOR = "adapter_model.safetensors", "projector.safetensors"
 @pytest.fixture
 def fresh(tiny: Path) -> Any:
     """The tiny model with LoRA that has not learnt anything yet."""
-    model, _ = load_base(tiny, fusion="add", version="v1", dtype=torch.float32)
+    model, _ = load_base(Base(tiny), fusion="add", version="v1", dtype=torch.float32)
     return add_lora(model, r=4, alpha=8, dropout=0.1)
 
 
@@ -70,8 +75,52 @@ def test_lora_is_on_every_linear_layer_of_the_language_model_only(fresh: Any) ->
         assert ("language_model" in name and "lora_" in name) or "multi_modal_projector" in name
 
 
+def test_what_is_trained_is_counted_by_part(fresh: Any) -> None:
+    n = {k: sum(v.numel() for v in vs) for k, vs in by_part(fresh).items()}
+    r, d, ff, layers = 4, 256, 512, 3
+    lora = layers * r * (4 * (d + d) + 3 * (d + ff))
+    assert trained_table(fresh) == [
+        ("vision tower", 0, n["tower"]),
+        ("projector", n["projector"], n["projector"]),
+        ("language model (LoRA)", lora, n["rest"]),
+    ]
+    next(iter(by_part(fresh)["tower"])).requires_grad_(True)
+    assert trained_table(fresh)[0][1] > 0
+
+
+def by_part(model: Any) -> dict[str, list[torch.Tensor]]:
+    base = model.get_base_model().model
+    parts = {
+        "tower": list(base.vision_tower.parameters()),
+        "projector": list(base.multi_modal_projector.parameters()),
+    }
+    known = {id(p) for part in parts.values() for p in part}
+    return parts | {"rest": [p for p in model.parameters() if id(p) not in known]}
+
+
+def test_parameters_that_zero3_has_sharded_are_counted_whole(fresh: Any) -> None:
+    whole = trained_table(fresh)
+    for parameter in fresh.parameters():
+        parameter.ds_numel = parameter.numel()
+        parameter.data = torch.empty(0)
+    assert trained_table(fresh) == whole
+
+
+def test_lora_in_the_tower_is_refused(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a release of peft finds other layers by the same pattern."""
+    model, _ = load_base(Base(tiny), fusion="add", version="v1", dtype=torch.float32)
+
+    def everywhere(model: Any, config: Any) -> Any:
+        config.target_modules = "all-linear"
+        return get_peft_model(model, config)
+
+    monkeypatch.setattr(adapters, "get_peft_model", everywhere)
+    with pytest.raises(RuntimeError, match="LoRA reached the vision tower"):
+        add_lora(model, r=2, alpha=4, dropout=0.0)
+
+
 def test_fresh_lora_changes_nothing(fresh: Any, tiny: Path) -> None:
-    model, _ = load_base(tiny, fusion="add", version="v1", dtype=torch.float32)
+    model, _ = load_base(Base(tiny), fusion="add", version="v1", dtype=torch.float32)
     assert torch.equal(logits_of(fresh.eval()), logits_of(model.eval()))
 
 
@@ -81,7 +130,7 @@ def test_what_is_loaded_answers_like_what_was_saved(
     untouched = {k: v.clone() for k, v in fresh.state_dict().items() if "vision_tower" in k}
     fresh.load_state_dict(moved(trained(fresh)), strict=False)
     fresh.eval()
-    save_adapter(tmp_path / "runs" / "one", fresh, trained(fresh), contract, {"metrics": {"n": 1}})
+    write_adapter(tmp_path / "runs" / "one", fresh, trained(fresh), contract)
     loaded, processor, found = load(tmp_path / "runs" / "one")
     assert found == contract
     assert not any(module.training for module in loaded.modules())
@@ -98,7 +147,6 @@ def test_the_folder_explains_itself(adapter: Path) -> None:
         PROJECTOR,
         "adapter_config.json",
         "eegvlm.json",
-        "training_log.json",
         "README.md",
     }
     for path in adapter.iterdir():
@@ -107,6 +155,7 @@ def test_the_folder_explains_itself(adapter: Path) -> None:
     assert all(name in card for name in (LORA, PROJECTOR, "eegvlm.json", "`add`", "`v1`"))
     config = json.loads((adapter / "adapter_config.json").read_text())
     assert config["inference_mode"] is True
+    assert config["base_model_name_or_path"] == "tiny"  # and no path of this machine
     assert config["r"] == 4
 
 
@@ -233,24 +282,159 @@ def test_what_is_no_result_is_not_saved(
     message: str,
 ) -> None:
     with pytest.raises(error, match=message):
-        save_adapter(tmp_path / "run", fresh, spoil(trained(fresh)), contract, {})
+        write_adapter(tmp_path / "run", fresh, spoil(trained(fresh)), contract)
     assert not list(tmp_path.iterdir())
 
 
-def test_an_adapter_is_replaced_whole_or_not_at_all(
-    fresh: Any, contract: Contract, adapter: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_checkpoint_may_have_learnt_nothing_yet(
+    fresh: Any, contract: Contract, tmp_path: Path
 ) -> None:
-    before = adapter_sha256(adapter)
-    (adapter / "run.json").write_text("{}")
-    with monkeypatch.context() as patch:
-        patch.setattr(adapters, "write_json", lambda *_: (_ for _ in ()).throw(OSError("full")))
-        with pytest.raises(OSError, match="full"):
-            save_adapter(adapter, fresh, moved(trained(fresh)), contract, {})
-    assert adapter_sha256(adapter) == before
-    assert list(adapter.parent.glob(".*")) == []
+    """Warm-up begins at zero."""
+    write_adapter(tmp_path, fresh, trained(fresh), contract, check_learnt=False)
+    assert read_contract(tmp_path) == contract
+    with pytest.raises(EegToolError, match="diverged"):
+        write_adapter(tmp_path, fresh, not_a_number(trained(fresh)), contract, check_learnt=False)
 
-    save_adapter(adapter, fresh, moved(trained(fresh)), replace(contract, version="llava_v1"), {})
+
+def test_what_else_lies_in_the_folder_stays(fresh: Any, contract: Contract, tmp_path: Path) -> None:
+    """Checkpoints and plan of the training."""
+    held = {"checkpoint-5/optimizer.bin": "state", "plan.json": "{}", "adapter_model.bin": "mine"}
+    for name, text in held.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    write_adapter(tmp_path, fresh, moved(trained(fresh)), contract)
+    assert {name: (tmp_path / name).read_text() for name in held} == held
+    assert read_contract(tmp_path) == contract
+    assert list(tmp_path.glob(".*")) == []
+
+
+def test_an_adapter_is_replaced_whole(fresh: Any, contract: Contract, adapter: Path) -> None:
+    before = adapter_sha256(adapter)
+    write_adapter(adapter, fresh, moved(trained(fresh)), replace(contract, version="llava_v1"))
     assert adapter_sha256(adapter) != before
     assert read_contract(adapter).version == "llava_v1"
-    assert not (adapter / "run.json").exists()  # the stamp of another training
-    assert list(adapter.parent.glob(".*")) == []
+    assert list(adapter.glob(".*")) == []
+
+
+def full(*_: Any, **__: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("name", ["write_json", "save"])
+def test_a_full_disk_leaves_nothing_that_looks_whole(
+    fresh: Any, contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(adapters, name, full)
+    with pytest.raises(OSError, match="No space left"):
+        write_adapter(tmp_path / "run", fresh, moved(trained(fresh)), contract)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.mark.parametrize("stop_at", range(5))
+def test_the_card_comes_last(
+    fresh: Any,
+    contract: Contract,
+    adapter: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop_at: int,
+) -> None:
+    """Wherever a write over an old adapter is stopped, no mixture of the two passes for one."""
+    replaced: list[str] = []
+    rename = Path.replace
+
+    def stopping(self: Path, target: Path) -> Path:
+        if Path(target).parent == adapter:
+            if len(replaced) == stop_at:
+                raise KeyboardInterrupt
+            replaced.append(Path(target).name)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        write_adapter(adapter, fresh, moved(trained(fresh)), contract)
+    assert len(replaced) == stop_at
+    assert "eegvlm.json" not in replaced
+    with pytest.raises(EegToolError, match=r"has no eegvlm\.json"):
+        read_contract(adapter)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda data: data[:-100],
+        lambda data: data[:-4] + b"\x00\x00\xc0\x7f",  # the last number is none
+        lambda data: data.replace(b"lora_A", b"lora_a", 1).replace(b"linear_1", b"linear_3", 1),
+    ],
+    ids=["cut short", "not a number", "another name"],
+)
+def test_what_was_written_is_read_again(
+    fresh: Any,
+    contract: Contract,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[bytes], bytes],
+) -> None:
+    monkeypatch.setattr(adapters, "save", lambda *args: spoil(save(*args)))
+    with pytest.raises(EegToolError):
+        write_adapter(tmp_path / "run", fresh, moved(trained(fresh)), contract)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_checkpoint_is_asked_like_an_adapter(adapter: Path, tmp_path: Path) -> None:
+    """And an unfinished training says which one to ask."""
+    out = tmp_path / "run"
+    for step in (20, 100):
+        shutil.copytree(adapter, out / f"checkpoint-{step}")
+        (out / f"checkpoint-{step}" / "optimizer.bin").write_text("state")
+    expected, _, _ = load(adapter)
+    loaded, _, _ = load(out / "checkpoint-100")
+    assert torch.equal(logits_of(loaded), logits_of(expected))
+    with pytest.raises(EegToolError, match="is not an adapter folder") as caught:
+        load(out)
+    assert "has not ended; ask its checkpoint" in caught.value.fix
+    assert str(out / "checkpoint-100") in caught.value.fix
+
+
+@pytest.fixture
+def merged(adapter: Path, tmp_path: Path) -> Path:
+    """Base and adapter in one folder, as `eegvlm export` leaves it."""
+    model, processor, contract = load(adapter)
+    folder = tmp_path / "merged"
+    whole = model.merge_and_unload()
+    whole.config.save_pretrained(folder)
+    processor.tokenizer.save_pretrained(folder)
+    state = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    spec = {"image_mean": processor.pixel_spec.mean, "image_std": processor.pixel_spec.std}
+    (folder / "preprocessor_config.json").write_text(json.dumps(spec))
+    told = asdict(replace(contract, merged=True, base="not-here", base_sha256="of what was"))
+    (folder / "eegvlm.json").write_text(json.dumps(told))
+    return folder
+
+
+def test_a_merged_model_is_asked_like_an_adapter(merged: Path, adapter: Path) -> None:
+    """It needs no base."""
+    expected, processor, _ = load(adapter)
+    model, same, contract = load(merged)
+    assert type(model) is EEGVLM
+    assert inner(model) is model
+    assert inner(expected) is expected.get_base_model()
+    assert contract.merged
+    assert not model.training
+    assert (logits_of(model) - logits_of(expected)).abs().max() < 1e-4
+    prompts = {p.encode_prompt("Which stage?", 2) for p in (processor, same)}
+    assert len(prompts) == 1
+    assert contract_base(merged, contract) == find_base(str(merged))
+    assert load_processor(find_base(str(merged)), fusion="add", version="v1")
+
+
+def test_a_merged_model_is_known_by_its_weights(merged: Path) -> None:
+    before = adapter_sha256(merged)
+    assert before == adapter_sha256(merged)
+    weights = load_file(merged / "model.safetensors")
+    weights["lm_head.weight"][0, 0] += 1
+    save_file(weights, merged / "model.safetensors", {"format": "pt"})
+    assert adapter_sha256(merged) != before
+    (merged / "config.json").unlink()
+    with pytest.raises(EegToolError, match=r"has no config\.json"):
+        read_contract(merged)

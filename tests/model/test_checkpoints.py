@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -12,13 +13,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from eegtool.core.errors import EegToolError
+from eegtool.model import checkpoints, hub
+from eegtool.model.adapters import add_lora, trained_table
 from eegtool.model.checkpoints import (
+    Base,
     base_sha256,
     best_dtype,
     check_keys,
+    choose_attention,
+    find_base,
+    llava_config,
     load_base,
     load_processor,
-    resolve_base,
 )
 
 
@@ -42,32 +48,45 @@ def change(path: Path, **values: Any) -> None:
     path.write_text(json.dumps(told))
 
 
-def load(folder: Path, fusion: str = "add") -> Any:
-    return load_base(folder, fusion=fusion, version="v1", dtype=torch.float32)
+def load(folder: Path, **how: Any) -> Any:
+    return load_base(find_base(str(folder)), fusion="add", version="v1", dtype=torch.float32, **how)
 
 
 def test_known_names_and_folders_are_found(tiny: Path, base: Path) -> None:
-    assert resolve_base("tiny") == tiny
-    assert resolve_base(str(base)) == base
+    assert find_base("tiny") == Base(tiny) == find_base("tiny", "a tower that is not needed")
+    assert find_base(str(base)) == Base(base, None, "hf")
+    assert llava_config(Base(tiny)).vision_config.image_size == 64
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
-    [("tyni", "neither a folder nor a known name"), ("llava-hf/llava-1.5-13b-hf", "neither")],
+    "name", ["tyni", "./llava", "/models/llava", "../llava", "a/b/c", "", "llava 1.5/13b"]
 )
-def test_unknown_base_is_refused(name: str, message: str) -> None:
-    with pytest.raises(EegToolError, match=message) as caught:
-        resolve_base(name)
+def test_unknown_base_is_refused(name: str) -> None:
+    """The hub is not asked for what cannot be a name there."""
+    with pytest.raises(EegToolError, match="neither a folder nor a known name") as caught:
+        find_base(name)
     assert "Known: 'tiny'" in caught.value.fix
     assert ("Did you mean 'tiny'?" in caught.value.fix) == (name == "tyni")
+
+
+def test_a_name_of_the_hub_is_looked_up_there(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def snapshot(name: str, **options: Any) -> str:
+        asked.append((name, options))
+        return str(tiny)
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot)
+    assert find_base("llava-hf/llava-1.5-13b-hf").folder == tiny
+    assert asked == [("llava-hf/llava-1.5-13b-hf", {"local_files_only": True})]
 
 
 def test_a_folder_that_is_no_llava_is_refused(base: Path, tmp_path: Path) -> None:
     change(base / "config.json", model_type="llama")
     with pytest.raises(EegToolError, match="describes a 'llama' model"):
-        resolve_base(str(base))
+        find_base(str(base))
     with pytest.raises(EegToolError, match=r"it has no config\.json"):
-        resolve_base(str(tmp_path))
+        find_base(str(tmp_path))
 
 
 # transformers 5 → the layout of the checkpoints on the hub.
@@ -79,17 +98,40 @@ HUB = {
 }
 
 
-@pytest.mark.parametrize("layout", ["transformers 5", "hub"])
-def test_both_layouts_load_whole(
-    tiny: Path, base: Path, layout: str, capfd: pytest.CaptureFixture[str]
+# Of LLaVA models that transformers 4.52 to 5.5 saved.
+WRAPPED = {r"^model\.vision_tower": "model.vision_tower.vision_model"}
+
+
+def shard(folder: Path, weights: dict[str, torch.Tensor], suffix: str) -> list[Path]:
+    """Write the weights in two shards with an index instead of one file."""
+    (folder / "model.safetensors").unlink()
+    stem = "model" if suffix == "safetensors" else "pytorch_model"
+    paths = [folder / f"{stem}-0000{i}-of-00002.{suffix}" for i in (1, 2)]
+    index: dict[str, str] = {}
+    for i, path in enumerate(paths):
+        part = {name: weights[name] for name in sorted(weights)[i::2]}
+        (save_file if suffix == "safetensors" else torch.save)(part, path)
+        index |= dict.fromkeys(part, path.name)
+    (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps({"weight_map": index}))
+    return paths
+
+
+@pytest.mark.parametrize("files", ["safetensors", "bin", "one file"])
+@pytest.mark.parametrize("names", [{}, HUB, WRAPPED], ids=["transformers 5", "hub", "wrapped"])
+def test_all_spellings_load_whole(
+    base: Path, names: dict[str, str], files: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     weights = load_file(base / "model.safetensors")
-    names = list(weights)
-    if layout == "hub":
-        for old, new in HUB.items():
-            names = [re.sub(old, new, name) for name in names]
-        assert set(names).isdisjoint(weights)
-        save_file(dict(zip(names, weights.values(), strict=True)), base / "model.safetensors")
+    spelt = {}
+    for name, tensor in weights.items():
+        for old, new in names.items():
+            name = re.sub(old, new, name)
+        spelt[name] = tensor
+    assert (set(spelt) == set(weights)) == (not names)
+    if files == "one file":
+        save_file(spelt, base / "model.safetensors")
+    else:
+        shard(base, spelt, files)
     model, processor = load(base)
     state = model.state_dict()
     for name, weight in weights.items():
@@ -117,6 +159,54 @@ def test_weights_that_do_not_fit_are_refused(
     save_file(weights, base / "model.safetensors")
     with pytest.raises(EegToolError, match=message):
         load(base)
+
+
+def test_a_language_model_alone_is_refused(base: Path) -> None:
+    weights = load_file(base / "model.safetensors")
+    kept = {k: v for k, v in weights.items() if "multi_modal_projector" not in k}
+    save_file(kept, base / "model.safetensors")
+    with pytest.raises(EegToolError, match="has no projector"):
+        find_base(str(base))
+
+
+def test_weights_of_another_shape_are_refused(base: Path) -> None:
+    change(base / "config.json", text_config__intermediate_size=513)
+    with pytest.raises(EegToolError, match=r"mlp\.\w+_proj\.weight is \[.*512.*should be \[.*513"):
+        find_base(str(base))
+
+
+def test_a_head_that_is_the_embedding_needs_no_weights_of_its_own(base: Path) -> None:
+    change(base / "config.json", tie_word_embeddings=True, text_config__tie_word_embeddings=True)
+    weights = load_file(base / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, base / "model.safetensors")
+    model, _ = load(base)
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+@pytest.mark.parametrize("how", ["missing", "cut short"])
+def test_a_shard_that_is_not_whole_is_named(base: Path, suffix: str, how: str) -> None:
+    path = shard(base, load_file(base / "model.safetensors"), suffix)[1]
+    data = path.read_bytes()
+    path.unlink()
+    if how != "missing":
+        path.write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(EegToolError, match=re.escape(path.name)):
+        find_base(str(base))
+
+
+def test_pickled_code_is_not_run(base: Path, tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (os.mkdir, (str(tmp_path / "exploded"),))
+
+    (base / "model.safetensors").unlink()
+    torch.save({"lm_head.weight": Bomb()}, base / "pytorch_model.bin")
+    with pytest.raises(EegToolError, match="nothing in it was run") as caught:
+        find_base(str(base))
+    assert "pytorch_model.bin" in caught.value.what
+    assert not (tmp_path / "exploded").exists()
 
 
 def test_keys_that_fit_are_accepted(tmp_path: Path) -> None:
@@ -149,8 +239,8 @@ def test_features_need_a_tower_of_their_width(base: Path) -> None:
     change(base / "config.json", vision_config__hidden_size=768)
     for fusion in ("add", "token"):
         with pytest.raises(EegToolError, match="is 768 wide; high-level features are 1024 wide"):
-            load_processor(base, fusion=fusion, version="v1")
-    assert load_processor(base, fusion="none", version="v1").image_tokens == (16, 0)
+            load_processor(Base(base), fusion=fusion, version="v1")
+    assert load_processor(Base(base), fusion="none", version="v1").image_tokens == (16, 0)
 
 
 @pytest.mark.parametrize(
@@ -196,11 +286,95 @@ def test_sampling_habits_of_the_base_are_dropped(base: Path) -> None:
     assert not model.generation_config.repetition_penalty
 
 
-def test_a_base_is_known_by_its_configuration(tiny: Path, base: Path) -> None:
-    change(base / "config.json", transformers_version="5.17.0")
-    assert base_sha256(base) == base_sha256(tiny)
-    change(base / "config.json", text_config__num_hidden_layers=4)
-    assert base_sha256(base) != base_sha256(tiny)
+def test_a_base_is_known_by_configuration_and_weights(tiny: Path, base: Path) -> None:
+    known = base_sha256(Base(tiny))
+    change(base / "config.json", transformers_version="5.17.0", _name_or_path="elsewhere")
+    assert base_sha256(Base(base)) == base_sha256(base) == known
+    weights = load_file(base / "model.safetensors")
+    weights["model.language_model.layers.1.mlp.up_proj.weight"].mul_(1.001)  # a slight fine-tune
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    tuned = base_sha256(Base(base))
+    assert tuned != known
+    change(base / "config.json", text_config__rms_norm_eps=1e-3)
+    assert base_sha256(Base(base)) not in (known, tuned)
+
+
+@pytest.mark.parametrize(
+    ("asked", "cuda", "installed", "dtype", "chosen"),
+    [
+        ("auto", True, True, torch.bfloat16, "flash_attention_2"),
+        ("auto", True, True, torch.float32, "sdpa"),
+        ("auto", True, False, torch.float16, "sdpa"),
+        ("auto", False, True, torch.bfloat16, "sdpa"),
+        ("eager", True, True, torch.bfloat16, "eager"),
+        ("flash_attention_2", True, True, torch.float16, "flash_attention_2"),
+        ("flash_attention_2", True, False, torch.float16, None),
+        ("flash_attention_2", False, True, torch.float16, None),
+        ("flash_attention_2", True, True, torch.float32, None),
+        ("flash", True, True, torch.float16, None),
+    ],
+)
+def test_attention_is_the_fastest_that_works_here(
+    monkeypatch: pytest.MonkeyPatch,
+    asked: str,
+    cuda: bool,
+    installed: bool,
+    dtype: torch.dtype,
+    chosen: str | None,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(checkpoints, "find_spec", lambda name: object() if installed else None)
+    if chosen:
+        assert choose_attention(asked, dtype) == chosen
+    else:
+        with pytest.raises(EegToolError, match="attention"):
+            choose_attention(asked, dtype)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_attention_reaches_every_part(tiny: Path, attention: str) -> None:
+    model, _ = load(tiny, attention=attention)
+    parts = (model.model.language_model, model.model.vision_tower)
+    assert {part.config._attn_implementation for part in parts} == {attention}
+
+
+def test_four_bits_pack_the_language_model_only(tiny: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    model, _ = load(tiny, bits=4)
+    packed = {n for n, m in model.named_modules() if type(m).__name__ == "Linear4bit"}
+    kinds = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()
+    assert len(packed) == len(kinds) * len(model.model.language_model.layers)
+    assert all(name.startswith("model.language_model.layers.") for name in packed)
+    plain = load_file(tiny / "model.safetensors")
+    state = model.state_dict()
+    for name, tensor in plain.items():
+        if not any(name.startswith(module) for module in packed):
+            assert torch.equal(state[name], tensor)
+    counted = trained_table(add_lora(load(tiny)[0], r=4, alpha=8, dropout=0.0))
+    assert trained_table(add_lora(model, r=4, alpha=8, dropout=0.0)) == counted
+
+
+@torch.no_grad()
+def test_four_bits_answer_much_like_sixteen(tiny: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    generator = torch.Generator().manual_seed(4)
+    asked = {
+        "input_ids": torch.tensor([[1, 9, *[4] * 16, 10, *[4] * 16, 11, 12]]),
+        "pixel_values": torch.randn(1, 3, 64, 64, generator=generator),
+        "high_level_features": torch.randn(1, 1, 1024, generator=generator),
+    }
+    whole, packed = (load(tiny, bits=bits)[0].eval()(**asked).logits for bits in (16, 4))
+    assert not torch.equal(whole, packed)
+    assert torch.corrcoef(torch.stack([whole.flatten(), packed.flatten()]))[0, 1] > 0.95
+
+
+def test_other_numbers_of_bits_are_refused(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(EegToolError, match="Unknown --bits '8'"):
+        load(tiny, bits=8)
+    monkeypatch.setattr(checkpoints, "find_spec", lambda name: None)
+    with pytest.raises(EegToolError, match="--bits 4 needs bitsandbytes") as caught:
+        load(tiny, bits=4)
+    assert caught.value.fix == "pip install 'eegvlm[quant]'"
 
 
 @pytest.mark.parametrize(

@@ -184,22 +184,84 @@ def test_the_tower_runs_once_per_picture(model: EEGVLM) -> None:
     assert seen == [3]
 
 
-@torch.no_grad()
-def test_loss_is_the_cross_entropy_of_the_labelled_tokens(model: EEGVLM) -> None:
-    batch = batch_of(2, model.config.image_token_id)
-    ids, mask = batch.ids("add", pad_left=False)
+def labelled(batch: Batch, ids: torch.Tensor) -> torch.Tensor:
+    """Return labels for three tokens of the first sample and one of the second."""
     labels = torch.full_like(ids, -100)
     labels[0, 37:40], labels[1, 43] = ids[0, 37:40], ids[1, 43]
-    out = model(
+    return labels
+
+
+@pytest.mark.parametrize("num_items", [None, 10])
+def test_loss_is_the_cross_entropy_of_the_labelled_tokens(
+    model: EEGVLM, num_items: int | None
+) -> None:
+    """It and its gradients are those of logits of all tokens; and it has no such logits."""
+    batch = batch_of(2, model.config.image_token_id)
+    ids, mask = batch.ids("add", pad_left=False)
+    labels = labelled(batch, ids)
+    inputs = {"pixel_values": batch.pixels, "high_level_features": batch.features}
+    inputs |= {"input_ids": ids, "attention_mask": mask}
+    logits = model(**inputs).logits
+    logits = torch.cat([logits[0, 36:39], logits[1, 42:43]])
+    targets = torch.cat([labels[0, 37:40], labels[1, 43:44]])
+    expected = cross_entropy(logits, targets, reduction="sum") / (num_items or 4)
+    expected.backward()
+    weight = model.lm_head.weight
+    gradient, weight.grad = weight.grad.clone(), None
+
+    rows: list[int] = []
+    hook = model.lm_head.register_forward_hook(lambda m, i, out: rows.append(len(out)))
+    out = model(**inputs, labels=labels, num_items_in_batch=num_items)
+    hook.remove()
+    assert rows == [4]
+    assert out.logits is None
+    assert torch.allclose(out.loss, expected, atol=1e-6)
+    out.loss.backward()
+    assert torch.allclose(weight.grad, gradient, atol=1e-6)
+
+
+def test_a_batch_without_labels_costs_nothing_and_runs_the_same_modules(model: EEGVLM) -> None:
+    """Under ZeRO-3 ranks wait for each other in every module; fillers of a last batch have no labels."""
+    batch = batch_of(1, model.config.image_token_id)
+    ids, _ = batch.ids("add", pad_left=False)
+    called: list[int] = []
+    hook = model.lm_head.register_forward_hook(lambda m, i, out: called.append(len(out)))
+    loss = model(
         input_ids=ids,
-        attention_mask=mask,
         pixel_values=batch.pixels,
         high_level_features=batch.features,
-        labels=labels,
-    )
-    logits = torch.cat([out.logits[0, 36:39], out.logits[1, 42:43]])
-    expected = cross_entropy(logits, torch.cat([labels[0, 37:40], labels[1, 43:44]]))
-    assert torch.allclose(out.loss, expected, atol=1e-6)
+        labels=torch.full_like(ids, -100),
+    ).loss
+    hook.remove()
+    assert called == [0]
+    assert loss.item() == 0
+    loss.backward()
+    assert all(not p.grad.any() for p in model.model.multi_modal_projector.parameters())
+
+
+@torch.no_grad()
+def test_the_loss_is_computed_in_32_bits(tiny: Path) -> None:
+    model, _ = load_base(tiny, fusion="add", version="v1", dtype=torch.bfloat16)
+    batch = batch_of(2, model.config.image_token_id)
+    ids, _ = batch.ids("add", pad_left=False)
+    inputs = {"pixel_values": batch.pixels, "high_level_features": batch.features}
+    assert model(input_ids=ids, labels=labelled(batch, ids), **inputs).loss.dtype == torch.float32
+
+
+@torch.no_grad()
+def test_the_image_token_may_lie_beyond_the_embedding_table(model: EEGVLM) -> None:
+    """The original LLaVA adds it to the tokenizer only."""
+    batch = batch_of(2, model.config.image_token_id)
+    ids, _ = batch.ids("add", pad_left=False)
+    expected = model.embed(ids, batch.pixels, batch.features)
+    beyond = model.get_input_embeddings().num_embeddings + 7
+    ids = ids.where(ids != batch.image, beyond)
+    before = model.config.image_token_id
+    model.config.image_token_id = beyond
+    try:
+        assert torch.equal(model.embed(ids, batch.pixels, batch.features), expected)
+    finally:
+        model.config.image_token_id = before
 
 
 @pytest.mark.parametrize("change", ["one too few", "one too many", "moved to another sample"])

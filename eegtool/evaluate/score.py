@@ -1,0 +1,232 @@
+"""Log-likelihoods of the five stage answers, out of one forward pass.
+
+Prompt and picture, more than a thousand tokens, are the same for all five. They are run once, and the
+answers are packed behind them::
+
+    tokens     pad pad prompt ... cue   W    N  1    N  2    N  3    REM
+    positions    0   0      0 ...   9  10   10 11   10 11   10 11     10
+
+Each answer sees the prompt and itself, and its positions begin behind the prompt: it is scored as if
+it stood there alone. The last token of an answer, its end, is only told, never read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from torch.nn.functional import linear, log_softmax
+
+from eegtool.core.records import IMAGE_TOKEN
+from eegtool.model.eegvlm import EEGVLM
+from eegtool.model.processor import Processor, pad
+
+_PROMPT: Final = 0
+_PADDING: Final = -1
+"""Parts of a packed row; the answers are numbered from 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Token ids of one question and of the answers among which it is to be decided."""
+
+    prompt: tuple[int, ...]
+    """With all that the answers have in common at their beginning."""
+    answers: tuple[tuple[int, ...], ...]
+    """What is left of each answer, its end token included."""
+
+
+def encode_choice(
+    processor: Processor, question: str, n_images: int, answers: Sequence[str]
+) -> Choice:
+    """Tokenise a question and its answers as in training.
+
+    What all answers begin with, such as the reasons and "The stage is", belongs to the prompt: it
+    decides nothing, and its share in the mean would be another for every length of an answer.
+
+    Raises
+    ------
+    EegToolError
+        If an answer merges with the end of the prompt (see `Processor.encode`).
+    """
+    rows = [processor.encode(question, n_images, answer).input_ids for answer in answers]
+    n_shared = next(i for i, tokens in enumerate(zip(*rows, strict=False)) if len(set(tokens)) > 1)
+    return Choice(rows[0][:n_shared], tuple(row[n_shared:] for row in rows))
+
+
+def behind_reasons(text: str, answers: Sequence[str], lead: str) -> list[str]:
+    """Put every answer behind the reasons that the model wrote.
+
+    Parameters
+    ----------
+    text : str
+        What it wrote: reasons and a conclusion, or, cut short, reasons only.
+    answers : sequence of str
+        Whole conclusions, such as "The stage is N2.".
+    lead : str
+        The words with which a conclusion begins; the last of them in `text` ends the reasons.
+    """
+    reasons = text.rpartition(lead)[0] if lead in text else text
+    reasons = reasons.replace(IMAGE_TOKEN, "").strip()  # it would be taken for a picture
+    return [f"{reasons} {answer}" if reasons else answer for answer in answers]
+
+
+@torch.inference_mode()
+def stage_log_likelihoods(
+    model: EEGVLM,
+    processor: Processor,
+    choices: Sequence[Choice],
+    pixel_values: torch.Tensor,
+    high_level_features: torch.Tensor | None,
+) -> np.ndarray:
+    """Score the answers of a batch of questions.
+
+    Parameters
+    ----------
+    model : EEGVLM
+        The fine-tuned model, in any precision; logits and softmax are computed in float32.
+    processor : Processor
+        Its processor.
+    choices : sequence of Choice
+        The batch; prompts may differ in length, the number of answers is the same for all.
+    pixel_values : float [B, 3, S, S]
+        One picture per question.
+    high_level_features : float [B, 1, 1024] or None
+        One feature per question; None only for the fusion ``none``.
+
+    Returns
+    -------
+    float64 [B, answers]
+        Mean log-likelihood of an answer's tokens, its end token included: not the longest answer
+        is the least likely one.
+    """
+    device = model.device
+    features = None if high_level_features is None else high_level_features.to(device)
+    packed = _pack(choices, processor.tokenizer.pad_token_id)
+    embeds = model.embed(packed.ids.to(device), pixel_values.to(device), features)
+    with _attention_with_mask(model):
+        states = model.model.language_model(
+            inputs_embeds=embeds,
+            attention_mask=_mask(packed.parts.to(device), embeds.dtype),
+            position_ids=packed.positions.to(device),
+            use_cache=False,
+        ).last_hidden_state
+    # Logits in 16 bits are steps of an eighth: too coarse to tell two stages apart.
+    logits = linear(states[:, packed.begin :].float(), model.lm_head.weight.float())
+    return _means(log_softmax(logits, dim=-1), choices)
+
+
+def probabilities(log_likelihood: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Return the softmax over the stages.
+
+    Parameters
+    ----------
+    log_likelihood : float [B, 5]
+        See `stage_log_likelihoods`.
+    temperature : float
+        Above 0; see `calibration.fit_temperature`.
+
+    Returns
+    -------
+    float64 [B, 5]
+        Rows that sum to 1.
+
+    Examples
+    --------
+    >>> probabilities(np.log([[0.2, 0.1, 0.1, 0.0625, 0.0375]])).round(3).tolist()
+    [[0.4, 0.2, 0.2, 0.125, 0.075]]
+    """
+    scaled = np.asarray(log_likelihood, np.float64) / temperature
+    raised = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    return raised / raised.sum(axis=-1, keepdims=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """Prompts, padded on the left, and what is read of their answers, padded on the right."""
+
+    ids: torch.Tensor
+    """int64 [B, T]"""
+    parts: torch.Tensor
+    """int64 [B, T]: `_PADDING`, `_PROMPT`, or the number of the answer."""
+    positions: torch.Tensor
+    """int64 [B, T]"""
+    begin: int
+    """The last column of the prompts: its states tell the first token of every answer."""
+
+
+def _pack(choices: Sequence[Choice], pad_token_id: int) -> _Packed:
+    prompts = [choice.prompt for choice in choices]
+    ids, parts, positions = [], [], []
+    for choice in choices:
+        begin = len(choice.prompt)
+        read = [(n, i) for n, a in enumerate(choice.answers, start=1) for i in range(len(a) - 1)]
+        ids.append([choice.answers[n - 1][i] for n, i in read])
+        parts.append([n for n, _ in read])
+        positions.append([begin + i for _, i in read])
+
+    def columns(left: Sequence[Sequence[int]], right: list[list[int]], value: int) -> torch.Tensor:
+        return torch.cat([pad(left, value, "left"), pad(right, value, "right")], dim=1)
+
+    return _Packed(
+        columns(prompts, ids, pad_token_id),
+        columns([[_PROMPT] * len(p) for p in prompts], parts, _PADDING),
+        columns([range(len(p)) for p in prompts], positions, 0),
+        begin=max(map(len, prompts)) - 1,
+    )
+
+
+def _mask(parts: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return what is added to the attention scores, float ``[B, 1, T, T]``; B is 1 if all are alike."""
+    if bool((parts == parts[:1]).all()):
+        parts = parts[:1]
+    asking, seen = parts[:, :, None], parts[:, None, :]
+    visible = ((seen == _PROMPT) | (seen == asking)) & (seen != _PADDING)
+    visible = visible.tril()
+    # Padding sees itself, lest its softmax is over nothing.
+    visible.diagonal(dim1=1, dim2=2).fill_(True)
+    hidden = torch.zeros(visible.shape, dtype=dtype, device=parts.device)
+    return hidden.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
+
+
+@contextmanager
+def _attention_with_mask(model: EEGVLM) -> Iterator[None]:
+    """Let the language model use SDPA where it has an attention, such as flash, that takes no mask."""
+    config = model.model.language_model.config
+    chosen = config._attn_implementation
+    if chosen not in ("sdpa", "eager"):
+        config._attn_implementation = "sdpa"
+    try:
+        yield
+    finally:
+        config._attn_implementation = chosen
+
+
+def _means(told: torch.Tensor, choices: Sequence[Choice]) -> np.ndarray:
+    """Average over the tokens of each answer.
+
+    Parameters
+    ----------
+    told : float [B, 1 + packed tokens, vocabulary]
+        Log-probabilities of the next token, from the last token of the prompt on.
+    """
+    rows: list[int] = []
+    columns: list[int] = []
+    tokens: list[int] = []
+    owners: list[int] = []
+    n_answers = len(choices[0].answers)
+    for row, choice in enumerate(choices):
+        begin = 1
+        for number, answer in enumerate(choice.answers):
+            rows += [row] * len(answer)
+            columns += [0, *range(begin, begin + len(answer) - 1)]
+            tokens += answer
+            owners += [row * n_answers + number] * len(answer)
+            begin += len(answer) - 1
+    found = told[rows, columns, tokens].double().cpu().numpy()
+    means = np.bincount(owners, weights=found) / np.bincount(owners)
+    return means.reshape(len(choices), n_answers)

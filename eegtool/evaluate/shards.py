@@ -1,0 +1,94 @@
+"""Who asks which questions, and the files in which answers gather until all are there.
+
+Beside ``answers.jsonl`` every writer has a file of its own, ``answers.part-0.jsonl`` (a rank) or
+``answers.chunk-0-of-3.jsonl`` (a machine), to which it appends whole lines as they come. What is there
+counts for everybody, joined by sample id: a run may go on with another number of ranks or chunks.
+When no question is left, ``answers.jsonl`` is written and the others go.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+
+def deal(sample_ids: Iterable[str], n: int) -> list[list[str]]:
+    """Deal sample ids out to `n` shards whose sizes differ by one at most.
+
+    The shard of an id depends on the ids alone, not on their order: by their hash, so that a night
+    spreads over all shards.
+
+    Examples
+    --------
+    >>> [len(shard) for shard in deal(["a", "b", "c", "d", "e"], 3)]
+    [2, 2, 1]
+    """
+    ordered = sorted(sample_ids, key=lambda i: (hashlib.sha256(i.encode()).digest(), i))
+    return [ordered[shard::n] for shard in range(n)]
+
+
+def part_path(answers_file: Path, *, chunk: int = 0, chunks: int = 1, rank: int = 0) -> Path:
+    """Return the file to which a writer appends."""
+    words = [f"chunk-{chunk}-of-{chunks}"] if chunks > 1 else []
+    if rank or not words:
+        words.append(f"part-{rank}")
+    return answers_file.with_name(".".join([answers_file.stem, *words]) + answers_file.suffix)
+
+
+def parts_of(answers_file: Path) -> list[Path]:
+    """Return the files of all writers that are there."""
+    name = rf"{re.escape(answers_file.stem)}(\.chunk-\d+-of-\d+)?(\.part-\d+)?"
+    pattern = re.compile(name + re.escape(answers_file.suffix))
+    if not answers_file.parent.is_dir():
+        return []
+    found = (path for path in answers_file.parent.iterdir() if pattern.fullmatch(path.name))
+    return sorted(path for path in found if path.name != answers_file.name)
+
+
+def whole_lines(path: Path) -> list[bytes]:
+    """Return the lines of a file, each with its end; none if it is not there.
+
+    A last line without its end was torn when its writer was killed, and does not count.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    return [line + b"\n" for line in data.split(b"\n")[:-1]]
+
+
+class Writer:
+    """Appends lines to a file so that, whatever happens, only its last line can be torn.
+
+    Parameters
+    ----------
+    path : Path
+        The file; made if need be. A line that was torn in it goes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = sum(map(len, whole_lines(path)))
+        self._file = path.open("ab")
+        self._file.truncate(kept)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def append(self, lines: Sequence[str]) -> None:
+        """Append lines, each with its end; they are on the disk when this returns."""
+        self._file.write("".join(lines).encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())

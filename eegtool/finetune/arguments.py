@@ -1,0 +1,341 @@
+"""Flags of LLaVA and of transformers: what each may be here, what it does, and what has no effect.
+
+`read_flags` runs while the command line is read and knows names and types; `training_arguments`
+runs when the plan is made and knows what this training sets itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import Any, Final, NoReturn
+
+import torch
+from transformers import HfArgumentParser, TrainingArguments
+
+from eegtool.core.errors import EegToolError, brief
+from eegtool.core.flags import FlagError, Values, truth
+from eegtool.core.settings import FinetuneSettings
+from eegtool.model.checkpoints import best_dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A flag that another program has and this one does not need.
+
+    Attributes
+    ----------
+    allowed : tuple
+        Values that ask for what happens here anyway; empty: any.
+    why : str
+        What happens here; completes the sentence after the flag.
+    told : bool
+        Whether the user is told that it has no effect.
+    read : callable
+        Text → value.
+    """
+
+    allowed: tuple[Any, ...]
+    why: str
+    told: bool = False
+    read: Callable[[str], Any] = str
+
+
+def _truth(word: str) -> bool:
+    said = truth(word)
+    if said is None:
+        raise ValueError(f"'{word}' is neither True nor False")
+    return said
+
+
+def _switch(allowed: bool, why: str) -> Foreign:
+    return Foreign((allowed,), why, read=_truth)
+
+
+LLAVA: Final[dict[str, Foreign]] = {
+    # Arguments of LLaVA's train.py (haotian-liu/LLaVA, v1.2) and of the EEG-VLM reference.
+    "lora_enable": _switch(True, "only LoRA and the projector are trained"),
+    "lora_bias": Foreign(("none",), "biases of the language model stay as they are"),
+    "lora_weight_path": Foreign(("",), "training starts from new LoRA weights; see --resume"),
+    "freeze_backbone": Foreign((), "the backbone is always frozen under LoRA", read=_truth),
+    "tune_mm_mlp_adapter": _switch(False, "the projector is trained together with LoRA"),
+    "freeze_mm_mlp_adapter": _switch(
+        False, "the projector is always trained; see --mm-projector-lr"
+    ),
+    "pretrain_mm_mlp_adapter": Foreign(("",), "the base model brings its projector"),
+    "mm_projector_type": Foreign(("mlp2x_gelu",), "the projector of LLaVA-1.5 is 'mlp2x_gelu'"),
+    "mm_vision_select_layer": Foreign((-2,), "LLaVA-1.5 takes layer -2", read=int),
+    "mm_vision_select_feature": Foreign(("patch",), "LLaVA-1.5 drops the class token ('patch')"),
+    "mm_patch_merge_type": Foreign(("flat",), "LLaVA-1.5 has flat patches"),
+    "mm_use_im_start_end": _switch(False, "LLaVA-1.5 has no such tokens"),
+    "mm_use_im_patch_token": _switch(False, "LLaVA-1.5 has no such token"),
+    "image_aspect_ratio": Foreign(
+        ("pad", "square"), "pictures of prepare are square, others are padded, none is cropped"
+    ),
+    "is_multimodal": _switch(True, "every sample has a picture"),
+    "lazy_preprocess": Foreign((), "pictures are always read when they are needed", read=_truth),
+    "mpt_attn_impl": Foreign((), "there is no MPT; see --attention", told=True),
+    "cache_dir": Foreign((), "models are given as folders", told=True),
+    "quant_type": Foreign(("nf4",), "--bits 4 is 'nf4'"),
+    "double_quant": Foreign((), "--bits 4 quantises its constants, too", read=_truth),
+    "polyak": _switch(False, "no running mean of the weights is kept"),
+    # Arguments that transformers 5 no longer has.
+    "overwrite_output_dir": _switch(False, "nothing is overwritten"),
+    "save_safetensors": _switch(True, "weights are always saved as safetensors"),
+    "logging_dir": Foreign((), "TENSORBOARD_LOGGING_DIR says where logs go", told=True),
+    "no_cuda": _switch(False, "GPUs are hidden by CUDA_VISIBLE_DEVICES"),
+}
+
+_NO_EVALUATION: Final = "nothing is evaluated during training; see `eegvlm evaluate`"
+_NO_UPLOAD: Final = "`eegvlm export --push-to-hub` uploads"
+
+# Arguments of transformers that are set here; a command line that asks for just that is fine.
+_FIXED: Final[dict[str, tuple[Any, str]]] = {
+    "remove_unused_columns": (False, "the high-level features are a column of their own"),
+    "label_names": (["labels"], "the labels are called so"),
+    "train_sampling_strategy": ("random", "--group-by-modality-length groups"),
+    "label_smoothing_factor": (0.0, "the loss is that of LLaVA"),
+    "eval_strategy": ("no", _NO_EVALUATION),
+    "eval_on_start": (False, _NO_EVALUATION),
+    "load_best_model_at_end": (False, _NO_EVALUATION),
+    "push_to_hub": (False, _NO_UPLOAD),
+    "save_only_model": (False, "a checkpoint can always be gone on with"),
+    "save_on_each_node": (False, "the output folder is shared"),
+    "resume_from_checkpoint": ("", "--resume goes on from the last checkpoint"),
+    "ignore_data_skip": (False, "a resumed training sees the samples it has not yet seen"),
+    "auto_find_batch_size": (False, "the batch size decides the outcome"),
+    "activation_checkpointing_kwargs": ({"use_reentrant": False}, "LoRA needs it so"),
+    "gradient_checkpointing_kwargs": ({"use_reentrant": False}, "LoRA needs it so"),
+    "fsdp": ("", "DeepSpeed shards"),
+    "fsdp_config": ("", "DeepSpeed shards"),
+    "parallelism_config": ("", "DeepSpeed shards"),
+    "optim_target_modules": ("", "LoRA is on every linear layer of the language model"),
+    "use_cache": (False, "training has no use for it"),
+    "local_rank": (-1, "the launcher sets it"),
+}
+_NO_EFFECT: Final[dict[str, str]] = {
+    "do_train": "finetune trains",
+    "disable_tqdm": "the progress bar is its own",
+    "use_cpu": "a CPU is used where there is no GPU; CUDA_VISIBLE_DEVICES hides GPUs",
+    **dict.fromkeys(("do_eval", "do_predict", "prediction_loss_only"), _NO_EVALUATION),
+    **dict.fromkeys(("bf16_full_eval", "fp16_full_eval", "batch_eval_metrics"), _NO_EVALUATION),
+    **dict.fromkeys(("metric_for_best_model", "greater_is_better"), _NO_EVALUATION),
+    **dict.fromkeys(("include_for_metrics", "length_column_name"), _NO_EVALUATION),
+}
+_NO_EFFECT_PREFIXES: Final = {
+    **dict.fromkeys(("eval_", "per_device_eval_"), _NO_EVALUATION),
+    "hub_": _NO_UPLOAD,
+}
+
+
+def read_flags(given: Values, own: Sequence[str] = ()) -> dict[str, Any]:
+    """Type the flags that are none of finetune's own.
+
+    Parameters
+    ----------
+    given : dict of str to list of str
+        Names with underscores, and the words that stood behind each.
+    own : sequence of str
+        Finetune's own flags, to suggest one of them where a name is misspelt.
+
+    Returns
+    -------
+    dict of str to value
+        As JSON knows values.
+
+    Raises
+    ------
+    FlagError
+        If a flag is unknown, or its value is none it could have.
+    """
+    parser = _parser()
+    known = {s for action in parser._actions for s in action.option_strings}
+    typed = {}
+    for name, words in given.items():
+        if name in LLAVA:
+            typed[name] = _read_llava(name, words)
+        elif f"--{name}" in known:
+            try:
+                read = vars(parser.parse_args([f"--{name}", *words]))
+            except ValueError as error:
+                raise FlagError(name, str(error)) from None
+            typed |= {key: _jsonable(value) for key, value in read.items()}
+        else:
+            spelt = {f"--{n}" for n in LLAVA} | known
+            near = difflib.get_close_matches(f"--{name}", [*own, *sorted(spelt)], n=3, cutoff=0.6)
+            shown = list(dict.fromkeys(n.replace("_", "-") for n in near))
+            hint = f"; did you mean {' or '.join(shown)}?" if shown else ""
+            raise FlagError(name, f"no such flag of eegvlm, LLaVA or transformers{hint}")
+    return typed
+
+
+def _read_llava(name: str, words: Sequence[str]) -> Any:
+    flag = LLAVA[name]
+    if len(words) > 1:
+        raise FlagError(name, f"takes one value, not {len(words)}")
+    word = words[0] if words else "True" if flag.read is _truth else ""
+    try:
+        return flag.read(word)
+    except ValueError as error:
+        raise FlagError(name, str(error)) from None
+
+
+class _Parser(HfArgumentParser):  # type: ignore[misc]
+    """transformers' own parser, which raises instead of ending the program."""
+
+    def error(self, message: str) -> NoReturn:
+        argument, _, what = message.removeprefix("argument ").partition(": ")
+        raise ValueError(what if argument.startswith("--") else message)
+
+
+def _parser() -> _Parser:
+    """Return a parser of `TrainingArguments` that gives only what was given to it."""
+    parser = _Parser(TrainingArguments, allow_abbrev=False, add_help=False)
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    return parser
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_jsonable(v) for v in value]
+    return value.value if isinstance(value, Enum) else value
+
+
+def training_arguments(
+    settings: FinetuneSettings, *, output_dir: str, deepspeed: str | None
+) -> tuple[dict[str, Any], list[str]]:
+    """Return transformers' keywords for this training.
+
+    Returns
+    -------
+    arguments : dict
+        Keywords of `TrainingArguments`.
+    notes : list of str
+        What was asked for and has no effect here, a sentence each.
+
+    Raises
+    ------
+    EegToolError
+        If a flag asks for what this training does not do, or transformers refuses the arguments.
+    """
+    further, notes = _check_foreign(settings.further)
+    dtype, tf32, spoken = precision(further)
+    arguments: dict[str, Any] = {
+        "output_dir": output_dir,
+        "num_train_epochs": settings.num_train_epochs,
+        "max_steps": settings.max_steps or -1,
+        "per_device_train_batch_size": settings.per_device_train_batch_size,
+        "gradient_accumulation_steps": settings.gradient_accumulation_steps,
+        "learning_rate": settings.learning_rate,
+        "weight_decay": settings.weight_decay,
+        "warmup_steps": settings.warmup_ratio,
+        "lr_scheduler_type": settings.lr_scheduler_type,
+        "logging_steps": settings.logging_steps,
+        "report_to": settings.report_to,
+        "dataloader_num_workers": settings.dataloader_num_workers,
+        "deepspeed": deepspeed,
+        "seed": settings.seed,
+        "bf16": dtype == torch.bfloat16,
+        "fp16": dtype == torch.float16,
+        "use_cpu": not torch.cuda.is_available(),
+        "save_strategy": settings.save_strategy,
+        "save_steps": settings.save_steps,
+        "save_total_limit": settings.save_total_limit,
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "label_names": ["labels"],
+    }
+    if tf32 is not None:
+        arguments["tf32"] = tf32
+    twice = sorted(arguments.keys() & further.keys())
+    if twice:
+        raise EegToolError(f"--{twice[0]} is an option of finetune, and cannot be given twice.")
+    arguments |= further
+    _try(arguments)
+    return arguments, notes + spoken
+
+
+def _check_foreign(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Sort out what is set here or has no effect; return what goes on to transformers, and notes."""
+    known = {f.name for f in fields(TrainingArguments)}
+    rest, notes = {}, []
+    for name, value in given.items():
+        flag = LLAVA.get(name)
+        if flag is not None:
+            if flag.allowed and value not in flag.allowed:
+                raise _refused(name, value, flag.why)
+            if flag.told:
+                notes.append(f"--{name}: {flag.why}")
+        elif name in _FIXED:
+            fixed, why = _FIXED[name]
+            if value != fixed and (value or fixed):  # None, "" and False all ask for nothing
+                raise _refused(name, value, why)
+        elif reason := _no_effect(name):
+            notes.append(f"--{name}: {reason}")
+        elif name not in known:
+            raise EegToolError(f"--{name} is no flag of LLaVA or transformers.")
+        else:
+            rest[name] = value
+    return rest, notes
+
+
+def _no_effect(name: str) -> str:
+    found = (why for prefix, why in _NO_EFFECT_PREFIXES.items() if name.startswith(prefix))
+    return _NO_EFFECT.get(name) or next(found, "")
+
+
+def _refused(name: str, value: Any, why: str) -> EegToolError:
+    return EegToolError(f"--{name} {value} cannot be done: {why}.", "Leave it out.")
+
+
+def precision(further: dict[str, Any]) -> tuple[torch.dtype, bool | None, list[str]]:
+    """Take --bf16, --fp16 and --tf32 out of the flags and say what they come to on this hardware.
+
+    Returns
+    -------
+    dtype : torch.dtype
+        What is asked for where this hardware has it, else the best it has; float32 where both are
+        switched off.
+    tf32 : bool or None
+        None: as PyTorch does by itself.
+    notes : list of str
+        What was asked for in vain.
+    """
+    bf16, fp16, tf32 = (further.pop(name, None) for name in ("bf16", "fp16", "tf32"))
+    if bf16 and fp16:
+        raise EegToolError("--bf16 and --fp16 exclude each other.", "Give one of them, or none.")
+    best = best_dtype()
+    notes = []
+    cuda = torch.cuda.is_available()
+    lacking = "there is no GPU here" if not cuda else "this GPU has none"
+    if bf16 and best != torch.bfloat16:
+        notes.append(f"--bf16: {lacking}; the training runs in {_word(best)}")
+    if fp16 and not cuda:
+        notes.append(f"--fp16: {lacking}; the training runs in {_word(best)}")
+    if tf32 and not cuda:
+        notes.append(f"--tf32: {lacking}")
+    unwanted = {torch.bfloat16: bf16 is False, torch.float16: fp16 is False}
+    dtype = torch.float32 if unwanted.get(best) or (bf16 is False and fp16 is False) else best
+    if fp16 and cuda:
+        dtype = torch.float16
+    return dtype, tf32 if cuda else None, notes
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _try(arguments: Mapping[str, Any]) -> None:
+    """Let transformers look at the arguments, without touching a GPU or DeepSpeed."""
+    tried = {k: v for k, v in arguments.items() if k not in ("bf16", "fp16", "tf32", "deepspeed")}
+    try:
+        TrainingArguments(**tried | {"use_cpu": True, "report_to": "none"})
+    except (ValueError, TypeError, ImportError, AssertionError) as error:
+        raise EegToolError(
+            f"transformers refuses the training's arguments: {brief(error)}.",
+            "Mend the flag it names.",
+        ) from error

@@ -1,0 +1,271 @@
+"""export: merge adapter and base into one model folder, on the CPU, and share it if asked.
+
+The folder has Hugging Face's layout and the contract of the adapter, so `eegvlm evaluate` asks it like an
+adapter folder, without needing the base.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import torch
+from huggingface_hub import HfApi, split_torch_state_dict_into_shards
+from huggingface_hub.errors import HfHubHTTPError
+from peft.tuners.lora import LoraLayer
+from rich.markup import escape
+from safetensors.torch import load_file, save
+
+from eegtool.core.console import console
+from eegtool.core.errors import EegToolError, brief
+from eegtool.core.settings import ExportSettings
+from eegtool.core.workspace import read_json, run_stamp, write_json
+from eegtool.finetune import card
+from eegtool.model.adapters import (
+    Contract,
+    adapter_sha256,
+    contract_base,
+    load_adapter,
+    read_contract,
+)
+from eegtool.model.checkpoints import (
+    Base,
+    find_base,
+    llava_config,
+    load_processor,
+    quiet,
+)
+from eegtool.model.eegvlm import EEGVLM
+from eegtool.model.processor import PixelSpec, Processor
+
+_SHARD: Final = "4GB"  # the hub wants files below 5 GB
+_STAMP: Final = "run.json"
+_HUB_ERRORS: Final = (OSError, ValueError, HfHubHTTPError, httpx.HTTPError)
+
+
+def run(settings: ExportSettings) -> None:
+    """Leave a folder with the merged model behind: whole, or not at all.
+
+    Raises
+    ------
+    EegToolError
+        If folders, names, licence, disk or hub are not as they must be: before a weight is read; or if
+        the merged weights cannot be held in that precision.
+    """
+    contract, base = _check(settings)
+    licence = settings.licence or card.licence_of(contract.base, base.folder)
+    shown = card.Card(
+        name=settings.push_to_hub or settings.out.resolve().name,
+        contract=contract,
+        lora=read_json(settings.model_path / "adapter_config.json"),
+        licence=licence,
+        dtype=settings.dtype,
+        metrics=card.read_metrics(settings.metrics, contract) if settings.metrics else None,
+    ).text()
+    _check_sharing(settings, licence)
+    identity = adapter_sha256(settings.model_path)
+    console.print(
+        f"Merging [bold]{escape(str(settings.model_path))}[/] into {escape(contract.base)} "
+        f"on the CPU, in {settings.dtype}"
+    )
+    model, processor = _merged(settings)
+    settings.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        dir=settings.out.parent, prefix=f".{settings.out.name}-"
+    ) as tmp:
+        made = Path(tmp) / "made"  # mkdtemp's own folder only its owner may enter
+        made.mkdir()
+        n_bytes = _write(made, model, processor)
+        contract = _without_places(replace(contract, merged=True))
+        write_json(made / "eegvlm.json", asdict(contract))
+        (made / "README.md").write_text(shown, encoding="utf-8")
+        _check_tokens(made, processor, contract)
+        stamp = run_stamp(
+            "export",
+            settings,
+            inputs={"adapter": identity, "base": contract.base_sha256},
+            protocol=contract.protocol,
+            results={"bytes": n_bytes},
+        )
+        write_json(made / _STAMP, stamp)
+        if settings.out.exists():
+            settings.out.rmdir()  # it is empty
+        made.rename(settings.out)
+    console.print(
+        f"Merged model: [bold]{escape(str(settings.out))}[/] ({n_bytes / 1e9:,.1f} GB of weights)"
+    )
+    if not licence:
+        console.print("[yellow]The licence of the base is not known; give it with --licence.[/]")
+    if settings.push_to_hub:
+        _push(settings)
+
+
+def _check(settings: ExportSettings) -> tuple[Contract, Base]:
+    """Check folders and disk; return what the adapter says about itself, and its base."""
+    out = settings.out
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise EegToolError(
+            f"--out {out} is not an empty folder.",
+            "Choose another one; nothing in it is overwritten.",
+        )
+    contract = read_contract(settings.model_path)
+    if contract.merged:
+        raise EegToolError(
+            f"{settings.model_path} is merged already.", "Give the folder that finetune wrote."
+        )
+    base = contract_base(settings.model_path, contract, settings.model_base, settings.vision_tower)
+    with torch.device("meta"):
+        n_weights = sum(p.numel() for p in EEGVLM(llava_config(base)).parameters())
+    needed = n_weights * getattr(torch, settings.dtype).itemsize
+    place = next(p for p in out.resolve().parents if p.is_dir())
+    free = shutil.disk_usage(place).free
+    if free < 1.05 * needed:
+        raise EegToolError(
+            f"The merged model needs {needed / 1e9:,.1f} GB; {place} has {free / 1e9:,.1f} GB free.",
+            "Make room, or give an --out on another disk.",
+        )
+    return contract, base
+
+
+def _check_sharing(settings: ExportSettings, licence: str) -> None:
+    """Refuse, before the work, what the hub would refuse after it."""
+    if not settings.push_to_hub:
+        return
+    if not licence:
+        raise EegToolError(
+            "The folder of the base model does not say its licence, which binds the merged model, too.",
+            "Look it up and give it with --licence, such as --licence llama2.",
+        )
+    if not card.HUB_NAME.fullmatch(settings.push_to_hub):
+        raise EegToolError(
+            f"--push-to-hub {settings.push_to_hub} is no name on the hub.",
+            "Names are USER/NAME, of letters, digits, '-', '_' and '.'.",
+        )
+    try:
+        HfApi().whoami()
+    except _HUB_ERRORS as error:
+        raise EegToolError(
+            f"--push-to-hub {settings.push_to_hub}: {brief(error)}.",
+            "Log in with `hf auth login`, or leave the flag out.",
+        ) from error
+
+
+def _merged(settings: ExportSettings) -> tuple[EEGVLM, Processor]:
+    """Load base and adapter, and add LoRA's product to the weights of each layer."""
+    peft_model, processor, _ = load_adapter(
+        settings.model_path,
+        base=settings.model_base,
+        dtype=getattr(torch, settings.dtype),
+        attention="sdpa",
+        vision_tower=settings.vision_tower,
+    )
+    try:
+        with quiet():
+            model = peft_model.merge_and_unload(safe_merge=True)
+    except ValueError as error:  # peft's word for a weight that is not finite
+        raise EegToolError(
+            f"The merged weights cannot be held in {settings.dtype}: {brief(error)}.",
+            "Use --dtype bfloat16 or float32.",
+        ) from error
+    if not isinstance(model, EEGVLM) or any(isinstance(m, LoraLayer) for m in model.modules()):
+        raise RuntimeError("LoRA layers are left after merging.")
+    _lengthen_vocabulary(model)
+    return model, processor
+
+
+def _lengthen_vocabulary(model: EEGVLM) -> None:
+    """Give ``<image>`` a row, where it lies beyond the table: the original LLaVA has none for it.
+
+    Other programs look its token up. New rows are copies of the first one, ``<unk>``, so that no answer
+    changes: what is never said does not become likelier than it.
+    """
+    missing = model.config.image_token_id + 1 - model.config.text_config.vocab_size
+    if missing <= 0:
+        return
+    for module in (model.get_input_embeddings(), model.lm_head):
+        rows = module.weight.data
+        longer = torch.cat([rows, rows[:1].expand(missing, -1)])
+        module.weight = torch.nn.Parameter(longer, requires_grad=False)
+    model.config.text_config.vocab_size += missing
+
+
+def _write(folder: Path, model: EEGVLM, processor: Processor) -> int:
+    """Write configuration, tokenizer, pixels and weights; return the bytes of the weights."""
+    model.config.architectures = ["LlavaForConditionalGeneration"]
+    model.config.save_pretrained(folder)
+    processor.tokenizer.save_pretrained(folder)
+    write_json(folder / "preprocessor_config.json", _preprocessor(processor.pixel_spec))
+    # Not model.save_pretrained: it imports DeepSpeed, and renames what transformers' own class has.
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    split = split_torch_state_dict_into_shards(state, max_shard_size=_SHARD)
+    for name, keys in split.filename_to_tensors.items():
+        part = {key: state[key] for key in keys}
+        (folder / name).write_bytes(save(part, {"format": "pt"}))
+        written = load_file(folder / name)
+        if not all(torch.equal(tensor, written[key]) for key, tensor in part.items()):
+            raise EegToolError(
+                f"{name} does not hold what was written to it.", "Check the disk it was written to."
+            )
+    total = sum(tensor.numel() * tensor.itemsize for tensor in state.values())
+    if split.is_sharded:
+        index = {"metadata": {"total_size": total}, "weight_map": split.tensor_to_filename}
+        write_json(folder / "model.safetensors.index.json", index)
+    return total
+
+
+def _preprocessor(spec: PixelSpec) -> dict[str, Any]:
+    """Return how pixels are made, as transformers writes it; square pictures come out as ours."""
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": spec.size},
+        "resample": 3,  # bicubic
+        "do_center_crop": True,
+        "crop_size": {"height": spec.size, "width": spec.size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(spec.mean),
+        "image_std": list(spec.std),
+    }
+
+
+def _check_tokens(folder: Path, processor: Processor, contract: Contract) -> None:
+    """Read the folder as evaluate will, and refuse it if a question comes out in other tokens."""
+    again = load_processor(find_base(str(folder)), fusion=contract.fusion, version=contract.version)
+    question, n_images = "Which stage? Answer N1, N2 or REM.", len(processor.image_tokens)
+    if again.encode_prompt(question, n_images) != processor.encode_prompt(question, n_images):
+        raise RuntimeError("The saved tokenizer makes other tokens than that of the base.")
+
+
+def _without_places(contract: Contract) -> Contract:
+    """Return the contract with names instead of paths, which mean nothing elsewhere."""
+
+    def name(place: str) -> str:
+        return Path(place).name if Path(place).is_absolute() else place
+
+    return replace(contract, base=name(contract.base), vision_tower=name(contract.vision_tower))
+
+
+def _push(settings: ExportSettings) -> None:
+    """Upload the folder to a private repository, less the stamp, which names places on this machine."""
+    repo, api = settings.push_to_hub, HfApi()
+    try:
+        api.create_repo(repo, private=True, exist_ok=True)
+        done = api.upload_folder(
+            repo_id=repo,
+            folder_path=settings.out,
+            ignore_patterns=[_STAMP],
+            commit_message="eegvlm export",
+        )
+    except _HUB_ERRORS as error:
+        raise EegToolError(
+            f"The merged model is whole in {settings.out}, but was not uploaded: {brief(error)}.",
+            f"Try again with `hf upload {repo} {settings.out} --exclude {_STAMP}`.",
+        ) from error
+    console.print(f"Uploaded to [bold]{escape(str(done))}[/]; a new repository is private.")

@@ -1,0 +1,299 @@
+"""transformers' Trainer for EEG-VLM: order of samples, learning rates, checkpoints, stopping."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from rich.progress import TaskID
+from torch.utils.data import Sampler
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from eegtool.core.console import progress
+from eegtool.core.errors import EegToolError
+from eegtool.finetune import saving
+from eegtool.finetune.data import FinetuneDataset, collate
+from eegtool.finetune.plan import Plan
+from eegtool.model.adapters import Contract
+
+_STEPS_PER_GROUP: Final = 50
+"""Samples of so many steps are sorted by length together: enough to find equals, few enough to stay random."""
+
+
+class PassOrder(Sampler[int]):
+    """The order of the samples in each pass, drawn from the seed and the number of the pass.
+
+    It knows no state, so a training that goes on draws what it would have drawn; and no ranks, so the
+    samples of a step are the same however many share it. What ranks lack for a whole last batch is
+    filled up with fillers (see `FinetuneDataset`).
+
+    Parameters
+    ----------
+    n : int
+        Number of samples.
+    per_step : int
+        Samples of one optimizer step, over all ranks and accumulated batches.
+    multiple : int
+        What the length of a pass is filled up to a multiple of: batch size × ranks, or 1.
+    seed : int
+        Seed of the order.
+    lengths : sequence of int or None
+        Tokens of each sample; those of similar length then come in the same step.
+    """
+
+    def __init__(
+        self, n: int, per_step: int, multiple: int, seed: int, lengths: Sequence[int] | None = None
+    ) -> None:
+        self.n = n
+        self.per_step = per_step
+        self.n_fillers = -n % multiple
+        self.seed = seed
+        self.lengths = None if lengths is None else torch.tensor(lengths)
+        self.number = 0
+
+    def set_pass(self, number: int) -> None:
+        """Say which pass comes next, from 0."""
+        self.number = number
+
+    def __len__(self) -> int:
+        return self.n + self.n_fillers
+
+    def __iter__(self) -> Iterator[int]:
+        mixed = np.random.SeedSequence((self.seed, self.number)).generate_state(1, np.uint32)[0]
+        generator = torch.Generator().manual_seed(int(mixed))
+        order = torch.randperm(self.n, generator=generator)
+        if self.lengths is not None:
+            order = self._grouped(order, self.lengths, generator)
+        drawn = order.tolist()
+        yield from drawn
+        yield from (~drawn[-1 - i % self.n] for i in range(self.n_fillers))
+
+    def _grouped(
+        self, order: torch.Tensor, lengths: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Sort by length within groups of steps, then shuffle the steps; a short step stays last."""
+        groups = [
+            group[lengths[group].argsort(descending=True, stable=True)]
+            for group in order.split(self.per_step * _STEPS_PER_GROUP)
+        ]
+        steps = list(torch.cat(groups).split(self.per_step))
+        last = [steps.pop()] if len(steps[-1]) < self.per_step else []
+        shuffled = [steps[i] for i in torch.randperm(len(steps), generator=generator).tolist()]
+        return torch.cat(shuffled + last)
+
+
+class TellPass(TrainerCallback):  # type: ignore[misc]
+    """Tells the order which pass begins, or goes on: the Trainer reaches only samplers that it knows."""
+
+    def __init__(self, order: PassOrder) -> None:
+        self.order = order
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Tell it."""
+        self.order.set_pass(int(state.epoch or 0))
+
+
+class EegTrainer(Trainer):  # type: ignore[misc]
+    """transformers' Trainer, less what it guesses and plus what it leaves out.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is planned.
+    model : PeftModel
+        What to train, with LoRA in it.
+    args : TrainingArguments
+        Made from ``plan.arguments``.
+    dataset : FinetuneDataset
+        What to train on.
+    contract : Contract
+        What the adapter will have been trained with, for the checkpoints.
+    """
+
+    optimizer: Any
+
+    def __init__(
+        self,
+        plan: Plan,
+        model: torch.nn.Module,
+        args: TrainingArguments,
+        dataset: FinetuneDataset,
+        contract: Contract,
+    ) -> None:
+        check_trained(model)
+        args.logging_nan_inf_filter = False  # it hides a loss that is no number
+        self.plan = plan
+        self.contract = contract
+        per_batch = args.per_device_train_batch_size * args.world_size
+        self.order = PassOrder(
+            len(dataset),
+            per_batch * args.gradient_accumulation_steps,
+            per_batch if args.world_size > 1 else 1,
+            args.seed,
+            dataset.lengths() if plan.group_by_length else None,
+        )
+        self.monitor = Monitor(self.order.per_step)
+        self.stopper = Stopper(Path(plan.stop_file) if plan.stop_file else None, args.device)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=dataset,
+            data_collator=partial(collate, pad_id=dataset.processor.tokenizer.pad_token_id),
+            callbacks=[TellPass(self.order), self.monitor, self.stopper],
+        )
+        self.remove_callback(PrinterCallback)  # the bar shows the loss
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the training was asked to stop, and did before its end."""
+        return self.stopper.stopped
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Build AdamW with two groups: LoRA at ``learning_rate``, the projector at ``mm_projector_lr``."""
+        if self.optimizer is None:
+            trained = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+            projector = [p for n, p in trained if "multi_modal_projector" in n]
+            lora = [p for n, p in trained if "multi_modal_projector" not in n]
+            cls, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            decay = {"weight_decay": self.args.weight_decay}
+            groups = [
+                {"params": lora, "lr": self.args.learning_rate, **decay},
+                {"params": projector, "lr": self.plan.mm_projector_lr, **decay},
+            ]
+            self.optimizer = cls(groups, **options)
+        return self.optimizer
+
+    def resume(self, checkpoint: Path | None) -> Any:
+        """Train, from the start or from a whole checkpoint."""
+        try:
+            return self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            self.monitor.close()
+            self.stopper.close()
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> PassOrder:
+        return self.order
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.store_flos()
+        saving.save_checkpoint(self, self.plan, self.contract)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        saving.restore(self.model, Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:  # DeepSpeed has loaded the weights, and not told which
+            saving.check_restored(self, Path(checkpoint))
+
+
+class Monitor(TrainerCallback):  # type: ignore[misc]
+    """What is seen of a training on the first rank: steps, loss, speed and the time left."""
+
+    def __init__(self, per_step: int) -> None:
+        self.per_step = per_step
+        self.bar = progress("steps")
+        self.task: TaskID | None = None
+        self.began, self.began_step = 0.0, 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Show the bar."""
+        self.began, self.began_step = time.perf_counter(), state.global_step
+        if state.is_world_process_zero:
+            self.bar.start()
+            self.task = self.bar.add_task(
+                "Fine-tuning", total=state.max_steps, completed=state.global_step, note=""
+            )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Advance."""
+        if self.task is not None:
+            self.bar.update(self.task, completed=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Show loss and speed; refuse a loss that is no number."""
+        if "loss" not in logs:
+            return
+        if not math.isfinite(logs["loss"]):
+            raise EegToolError(
+                f"The loss of step {state.global_step} is not a finite number.",
+                "Lower --learning-rate or --mm-projector-lr; --resume goes on from the last "
+                "checkpoint.",
+            )
+        if self.task is not None:
+            samples = (state.global_step - self.began_step) * self.per_step
+            speed = samples / max(time.perf_counter() - self.began, 1e-9)
+            self.bar.update(self.task, note=f"loss {logs['loss']:.3f}, {speed:.3g} samples/s")
+
+    def close(self) -> None:
+        """Leave the bar on the screen and give the cursor back, however the training ended."""
+        if self.task is not None:
+            self.bar.stop()
+
+
+class Stopper(TrainerCallback):  # type: ignore[misc]
+    """Ends a training after the step in which it is asked to, with a checkpoint.
+
+    It is asked by a file that the parent makes, or by SIGTERM, which schedulers send to each process.
+    All ranks agree on the step, since none can go on or save alone.
+    """
+
+    def __init__(self, stop_file: Path | None, device: torch.device) -> None:
+        self.stop_file = stop_file
+        self.device = device
+        self.stopped = False
+        self.told = False
+        self.previous: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Listen."""
+        if threading.current_thread() is threading.main_thread():
+            self.previous = signal.signal(signal.SIGTERM, self._tell)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask all ranks; the last step ends the training anyway."""
+        first = state.is_world_process_zero
+        asked = self.told or (first and self.stop_file is not None and self.stop_file.exists())
+        if saving.any_rank(asked, self.device) and state.global_step < state.max_steps:
+            self.stopped = True
+            control.should_log = control.should_save = control.should_training_stop = True
+
+    def close(self) -> None:
+        """Give the signal back."""
+        if self.previous is not None:
+            signal.signal(signal.SIGTERM, self.previous)
+            self.previous = None
+
+    def _tell(self, signum: int, frame: Any) -> None:
+        self.told = True
+        self.close()  # the second one ends the process
+
+
+def check_trained(model: torch.nn.Module) -> None:
+    """Refuse to train anything but LoRA on the language model and the projector.
+
+    Raises
+    ------
+    EegToolError
+        If anything else would be trained; the vision tower above all.
+    """
+    parts = ("multi_modal_projector", "lora_")
+    wrong = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+        and ("vision_tower" in name or not any(part in name for part in parts))
+    ]
+    if wrong:
+        raise EegToolError(
+            f"{len(wrong)} parameters would be trained that must stay as they are, such as {wrong[0]}.",
+            "Only LoRA on the language model and the projector are trained.",
+        )

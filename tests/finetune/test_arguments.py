@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainingArguments
+from typer.testing import CliRunner
+
+from eegtool import cli
+from eegtool.core.errors import EegToolError
+from eegtool.core.flags import FlagError
+from eegtool.core.settings import FinetuneSettings
+from eegtool.finetune import arguments
+from eegtool.finetune.arguments import read_flags, training_arguments
+
+SETTINGS = FinetuneSettings("tiny")
+
+# LLaVA's flags of the recipe's third step that are none of finetune's own, as typed there.
+RECIPE = {
+    "lora_enable": ["True"],
+    "mm_projector_type": ["mlp2x_gelu"],
+    "mm_vision_select_layer": ["-2"],
+    "mm_use_im_start_end": ["False"],
+    "mm_use_im_patch_token": ["False"],
+    "image_aspect_ratio": ["pad"],
+    "bf16": ["True"],
+    "per_device_eval_batch_size": ["4"],
+    "eval_strategy": ["no"],
+    "tf32": ["True"],
+    "lazy_preprocess": ["True"],
+}
+
+
+def built(**further: Any) -> tuple[dict[str, Any], list[str]]:
+    settings = replace(SETTINGS, further=further)
+    return training_arguments(settings, output_dir="out", deepspeed=None)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A GPU that has bfloat16, as far as anyone asks."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(arguments, "best_dtype", lambda: torch.bfloat16)
+    return monkeypatch
+
+
+def test_flags_of_others_get_their_types() -> None:
+    given = {
+        "max_grad_norm": ["0.5"],
+        "adam_beta2": ["0.95"],
+        "max_steps": ["7"],
+        "optim": ["adafactor"],
+        "dataloader_drop_last": [],
+        "no_dataloader_pin_memory": [],
+        "logging_first_step": ["False"],
+        "label_names": ["a", "b"],
+        "lr_scheduler_kwargs": ['{"num_cycles": 2}'],
+        "run_name": ["first"],
+        "lora_enable": [],
+        "mm_vision_select_layer": ["-2"],
+    }
+    assert read_flags(given) == {
+        "max_grad_norm": 0.5,
+        "adam_beta2": 0.95,
+        "max_steps": 7,
+        "optim": "adafactor",
+        "dataloader_drop_last": True,
+        "dataloader_pin_memory": False,
+        "logging_first_step": False,
+        "label_names": ["a", "b"],
+        "lr_scheduler_kwargs": '{"num_cycles": 2}',
+        "run_name": "first",
+        "lora_enable": True,
+        "mm_vision_select_layer": -2,
+    }
+    values = read_flags(given).values()
+    assert all(type(v) in (bool, int, float, str, list) for v in values)  # JSON, no enums
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("lora_rank", ["8"], r"did you mean .*--lora-r\?"),
+        ("max_grad_norms", ["8"], "did you mean --max-grad-norm"),
+        ("mm_projector_typ", ["x"], "did you mean --mm-projector-type"),
+        ("qqqqqq", [], "no such flag of eegvlm, LLaVA or transformers$"),
+        ("max_grad", ["1"], "no such flag"),  # argparse would guess at what is meant
+        ("max_grad_norm", ["much"], "invalid float value: 'much'"),
+        ("max_grad_norm", [], "expected one argument"),
+        ("max_grad_norm", ["1", "2"], "unrecognized arguments: 2"),
+        ("optim", ["sgdd"], "invalid choice: 'sgdd'"),
+        ("bf16", ["perhaps"], "perhaps"),
+        ("lora_enable", ["perhaps"], "neither True nor False"),
+        ("mm_vision_select_layer", ["last"], "invalid literal"),
+        ("image_aspect_ratio", ["pad", "square"], "one value, not 2"),
+    ],
+)
+def test_what_is_no_flag_or_no_value_is_refused(name: str, words: list[str], message: str) -> None:
+    with pytest.raises(FlagError, match=message) as caught:
+        read_flags({name: words}, ["--lora-r", "--lora-alpha"])
+    assert caught.value.name == name
+
+
+@pytest.mark.parametrize("flag", ["--lora_rank 8", "--max_grad_norm x"])
+def test_an_unknown_flag_is_a_usage_error(flag: str) -> None:
+    typed = ["finetune", "--model_name_or_path", "tiny", *flag.split()]
+    result = CliRunner().invoke(cli.app, typed)
+    assert result.exit_code == 2
+    assert flag.split()[0] in result.stderr
+
+
+def test_the_recipes_flags_are_taken_and_reported() -> None:
+    made, notes = built(**read_flags(RECIPE))
+    assert not made.keys() & (RECIPE.keys() - {"bf16"})
+    told = {note.split(":")[0] for note in notes}
+    if not torch.cuda.is_available():
+        assert told == {"--per_device_eval_batch_size", "--bf16", "--tf32"}
+        assert made["bf16"] is False
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lora_enable", False),
+        ("lora_bias", "all"),
+        ("mm_projector_type", "linear"),
+        ("mm_vision_select_layer", -1),
+        ("mm_use_im_start_end", True),
+        ("tune_mm_mlp_adapter", True),
+        ("pretrain_mm_mlp_adapter", "mm_projector.bin"),
+        ("polyak", True),
+        ("overwrite_output_dir", True),
+        ("eval_strategy", "steps"),
+        ("remove_unused_columns", True),
+        ("label_names", ["other"]),
+        ("resume_from_checkpoint", "checkpoint-1"),
+        ("save_only_model", True),
+        ("fsdp", "full_shard"),
+        ("push_to_hub", True),
+        ("label_smoothing_factor", 0.1),
+        ("auto_find_batch_size", True),
+    ],
+)
+def test_what_is_not_done_here_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(EegToolError, match=rf"--{name} .* cannot be done") as caught:
+        built(**{name: value})
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"remove_unused_columns": False},
+        {"label_names": ["labels"]},
+        {"eval_strategy": "no"},
+        {"fsdp": ""},
+        {"save_only_model": False},
+        {"resume_from_checkpoint": None},
+        {"overwrite_output_dir": False, "save_safetensors": True, "image_aspect_ratio": "square"},
+    ],
+)
+def test_what_is_done_anyway_may_be_asked_for(asked: dict[str, Any]) -> None:
+    assert built(**asked) == built()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("do_eval", True), ("eval_steps", 5), ("hub_model_id", "me/it"), ("disable_tqdm", False)],
+)
+def test_what_has_no_effect_is_reported(name: str, value: Any) -> None:
+    made, notes = built(**{name: value})
+    assert made == built()[0]
+    assert len(notes) == 1
+    assert notes[0].startswith(f"--{name}: ")
+
+
+def test_other_arguments_reach_transformers() -> None:
+    made, notes = built(max_grad_norm=0.5, optim="adamw_torch", dataloader_drop_last=True)
+    assert (made["max_grad_norm"], made["optim"]) == (0.5, "adamw_torch")
+    assert made["dataloader_drop_last"] is True
+    assert not notes
+    args = TrainingArguments(**made)
+    assert (args.max_grad_norm, args.output_dir) == (0.5, "out")
+
+
+def test_settings_become_arguments() -> None:
+    settings = replace(
+        SETTINGS, max_steps=-1, warmup_ratio=0.1, save_strategy="epoch", save_steps=7, seed=3
+    )
+    made, _ = training_arguments(settings, output_dir="out", deepspeed="ds.json")
+    assert (made["max_steps"], made["warmup_steps"], made["seed"]) == (-1, 0.1, 3)
+    assert (made["save_strategy"], made["save_steps"]) == ("epoch", 7)
+    assert (made["deepspeed"], made["output_dir"]) == ("ds.json", "out")
+
+
+def test_what_transformers_refuses_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(EegToolError, match="transformers refuses") as caught:
+        built(dataloader_prefetch_factor=2)  # with no workers to fetch ahead
+    assert "\n" not in caught.value.what
+
+
+def test_an_option_of_finetune_is_not_given_twice() -> None:
+    with pytest.raises(EegToolError, match="--learning_rate is an option of finetune"):
+        built(learning_rate=1.0)
+
+
+def test_a_name_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(EegToolError, match="--learning_rat is no flag"):
+        built(learning_rat=1.0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({}, (True, False)),
+        ({"bf16": True}, (True, False)),
+        ({"fp16": True}, (False, True)),
+        ({"bf16": False}, (False, False)),
+        ({"bf16": False, "fp16": False}, (False, False)),
+        ({"bf16": False, "fp16": True}, (False, True)),
+        ({"fp16": False}, (True, False)),
+    ],
+)
+@pytest.mark.usefixtures("gpu")
+def test_precision_on_a_gpu(asked: dict[str, bool], expected: tuple[bool, bool]) -> None:
+    made, notes = built(**asked)
+    assert (made["bf16"], made["fp16"]) == expected
+    assert not notes
+
+
+def test_an_old_gpu_takes_float16_and_says_so(gpu: pytest.MonkeyPatch) -> None:
+    gpu.setattr(arguments, "best_dtype", lambda: torch.float16)
+    made, notes = built(bf16=True)
+    assert (made["bf16"], made["fp16"]) == (False, True)
+    assert notes == ["--bf16: this GPU has none; the training runs in float16"]
+
+
+@pytest.mark.usefixtures("gpu")
+def test_tf32_is_passed_on_where_there_is_a_gpu() -> None:
+    assert built(tf32=True)[0]["tf32"] is True
+    assert built(tf32=False)[0]["tf32"] is False
+    assert "tf32" not in built()[0]
+
+
+def test_two_precisions_exclude_each_other() -> None:
+    with pytest.raises(EegToolError, match="--bf16 and --fp16 exclude"):
+        built(bf16=True, fp16=True)
+
+
+def test_every_flag_of_transformers_is_decided_on() -> None:
+    """A flag that is fixed or without effect here must be one that there is."""
+    known = set(TrainingArguments.__dataclass_fields__)
+    own = set(FinetuneSettings.__dataclass_fields__)
+    assert not arguments.LLAVA.keys() & own
+    assert not (arguments.LLAVA.keys() - {"logging_dir"}) & known
+    assert not arguments._FIXED.keys() & arguments._NO_EFFECT.keys()
+    assert not (arguments._FIXED.keys() | arguments._NO_EFFECT.keys()) & own

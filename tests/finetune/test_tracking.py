@@ -1,0 +1,134 @@
+"""What is logged, by the trackers themselves: started as a user would, offline, and read again."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from eegtool.cli import app
+from eegtool.core.workspace import Workspace
+from eegtool.finetune import step
+
+STEPS = 3
+FINETUNE = ["finetune", "--model-name-or-path", "tiny", "--deepspeed", "none", "--lora-r", "4"]
+FINETUNE += [
+    "--max-steps",
+    str(STEPS),
+    "--per-device-train-batch-size",
+    "2",
+    "--logging-steps",
+    "1",
+]
+
+
+def needs(package: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(
+        find_spec(package) is None,
+        reason=f"{package} is not installed (pip install 'eegvlm[track]')",
+    )
+
+
+def losses(workspace: Workspace, tracker: str, home: Path) -> list[float]:
+    """Train with a tracker, away from this user's settings, and return the losses we logged ourselves."""
+    command = [sys.executable, "-m", "eegtool", *FINETUNE, "--report-to", tracker]
+    command += ["--workspace", str(workspace.root)]
+    ours = ("WANDB_", "TENSORBOARD_", "NETRC")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
+    environment |= {"HOME": str(home), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=home, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ("logged offline" in done.stdout) == (tracker == "wandb")
+    log = json.loads((workspace.checkpoints / "eegvlm" / "training_log.json").read_text())["log"]
+    found = [row["loss"] for row in log if "loss" in row]
+    assert len(found) == STEPS
+    return found
+
+
+@needs("wandb")
+def test_wandb_logs_offline(workspace: Workspace, tmp_path: Path) -> None:
+    """Nobody is logged in here, so WANDB_MODE=offline is chosen, and said."""
+    expected = losses(workspace, "wandb", tmp_path)
+    (run,) = workspace.root.rglob("offline-run-*/run-*.wandb")
+    rows = [row for row in wandb_history(run) if "train/loss" in row]
+    assert [row["train/loss"] for row in rows] == pytest.approx(expected)
+    assert [row["train/global_step"] for row in rows] == [1, 2, 3]
+    assert list(tmp_path.glob("wandb*")) == []  # where it was started, nothing is left
+
+
+def wandb_history(path: Path) -> list[dict[str, Any]]:
+    """Return the logged rows of an offline run, read in a program of its own.
+
+    A head of 7 bytes, then LevelDB's log: blocks of 32 KiB, in which each piece of a record has a checksum
+    (4 bytes), its length (2) and its kind (1: whole or last of a record are 1 and 4).
+    """
+    code = """
+import json, sys
+from pathlib import Path
+from wandb.proto import wandb_internal_pb2
+
+data, at, pieces = Path(sys.argv[1]).read_bytes(), 7, b""
+assert data.startswith(b":W&B")
+while at + 7 <= len(data):
+    if 32768 - at % 32768 < 7:  # the rest of a block is empty
+        at += 32768 - at % 32768
+        continue
+    length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+    pieces += data[at + 7 : at + 7 + length]
+    at += 7 + length
+    if kind in (1, 4):
+        record = wandb_internal_pb2.Record.FromString(pieces)
+        pieces = b""
+        items = record.history.item
+        print(json.dumps({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@needs("tensorboard")
+@pytest.mark.filterwarnings("ignore")  # of tensorboard's reader
+def test_tensorboard_logs(workspace: Workspace, tmp_path: Path) -> None:
+    expected = losses(workspace, "tensorboard", tmp_path)
+    reader: Any = import_module("tensorboard.backend.event_processing.event_accumulator")
+    (events,) = workspace.checkpoints.rglob("events.out.tfevents.*")
+    accumulator = reader.EventAccumulator(str(events))
+    accumulator.Reload()
+    found = accumulator.Scalars("train/loss")
+    assert [event.step for event in found] == [1, 2, 3]
+    assert [event.value for event in found] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "tensorboard"])
+def test_a_missing_package_is_one_line_that_names_the_extra(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tracker: str
+) -> None:
+    monkeypatch.setattr(step, "find_spec", lambda name: None if name == tracker else object())
+    command = [*FINETUNE, "--report-to", tracker, "--workspace", str(workspace.root)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 1
+    assert done.stderr.splitlines() == [
+        f"error: --report-to {tracker} is not installed.",
+        "pip install 'eegvlm[track]'",
+    ]
+    assert not workspace.checkpoints.exists()
+
+
+def test_the_extra_installs_the_trackers() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    packages = {line.split(">=")[0] for line in project["optional-dependencies"]["track"]}
+    assert {"tensorboard", "wandb"} <= packages
