@@ -2,7 +2,8 @@
 
 One row each: the paper's two CNNs, a transformer, a MambaOut, the state-space encoder, and an own module
 (`Rhythms`, given as ``modules:Rhythms``). Checked are shape, type and finiteness of both files of
-features, and that the module loaded back from its weights exports the same numbers.
+features, that they are what the module loaded back from its weights exports, and that a module which was
+never on disk exports the same numbers before it is saved and after it is loaded.
 
     python scripts/bench/modules.py --json
 """
@@ -31,7 +32,8 @@ from torch import nn
 from eegtool.core.records import Epoch, read_epochs
 from eegtool.core.workspace import Workspace
 from eegtool.extract.export import export
-from eegtool.extract.weights import load_module
+from eegtool.extract.module import VisionModule
+from eegtool.extract.weights import load_module, save_module
 from eegtool.prepare.simulate import available_nights, load_twin, write_night
 
 HERE = Path(__file__).parent
@@ -79,6 +81,22 @@ def prepared(out: Path, size: int, epochs_per_stage: int) -> Workspace:
     return workspace
 
 
+def exported(module: VisionModule, epochs: list[Epoch], folder: Path, out: Path) -> np.ndarray:
+    export(module, epochs, folder, out, device=torch.device("cpu"))
+    rows: np.ndarray = np.load(out, allow_pickle=False)
+    return rows
+
+
+def saved_is_loaded(name: str, workspace: Workspace, sides: dict[str, list[Epoch]]) -> bool:
+    some, folder = sides["eval"][:BATCH], workspace.images("eval")
+    out = workspace.root / "module"
+    module = VisionModule(name, size=workspace.protocol()["size"])
+    before = exported(module, some, folder, workspace.root / "again.npy")
+    save_module(out, module, {})
+    loaded, _ = load_module(out, backbone=name)
+    return np.array_equal(before, exported(loaded, some, folder, workspace.root / "again.npy"))
+
+
 def check(name: str, workspace: Workspace, sides: dict[str, list[Epoch]]) -> dict[str, Any]:
     began = time.perf_counter()
     eegvlm(
@@ -90,11 +108,11 @@ def check(name: str, workspace: Workspace, sides: dict[str, list[Epoch]]) -> dic
     row: dict[str, Any] = {"backbone": name, "seconds": round(seconds, 1)}
     row |= {"parameters": card["parameters"], "width": card["width"]}
     row["steps"] = card["training"]["n_train"] // BATCH
-    row["shapes"], row["dtype"], row["finite"], row["same"] = [], set(), True, True
+    row["shapes"], row["finite"], row["same"] = [], True, saved_is_loaded(name, workspace, sides)
     for side, epochs in sides.items():
         rows = np.load(workspace.features(side), allow_pickle=False)
         again = workspace.root / "again.npy"
-        export(module, epochs, workspace.images(side), again, device=torch.device("cpu"))
+        exported(module, epochs, workspace.images(side), again)
         row["shapes"].append(list(rows.shape))
         row["dtype"] = str(rows.dtype)
         row["finite"] &= bool(np.isfinite(rows).all())

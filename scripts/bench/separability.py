@@ -1,29 +1,46 @@
-"""How well a linear probe separates the stages within the fine-tune side, and on the evaluation side.
+"""What out-of-fold features are worth: how well a linear probe separates the stages of each side.
 
 Features of a module that was trained on the fine-tune subjects separate these subjects' epochs
 better than anybody else's; a language model that is fine-tuned on them learns to lean on a
 certainty that it will not meet again. Out-of-fold features close that gap.
 
-    python separability.py FT.npy EVAL.npy --epochs WORKSPACE/epochs.csv
+`eegvlm extract` runs twice in a prepared workspace (by default, of the simulated nights of
+``staging.py``), without and with ``--folds``; what is trained already is not trained again. For each, Cohen's κ of the probe
+
+within    on the fine-tune side: each subject predicted by a probe fitted on the other subjects;
+across    on the evaluation side, by a probe fitted on the whole fine-tune side;
+gap       the first less the second.
+
+    python scripts/bench/separability.py WORKSPACE --folds 5 --train-epochs 4 --json
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import cohen_kappa_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from staging import prepared, simulated
 
-from eegtool.core.records import read_epochs
+from eegtool.core.records import SPLITS, read_epochs
 from eegtool.core.stages import STAGE_INDEX
+from eegtool.core.workspace import Workspace
+from eegtool.extract.features import sidecar_path
+
+Row = dict[str, float | str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,23 +97,58 @@ def _probe() -> Pipeline:
     return make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=300))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("ft", type=Path)
-    parser.add_argument("evaluation", type=Path)
-    parser.add_argument("--epochs", type=Path, required=True)
-    arguments = parser.parse_args()
-    epochs = {epoch.sample_id: epoch for epoch in read_epochs(arguments.epochs)}
+def probed(name: str, workspace: Workspace, folds: int, options: argparse.Namespace) -> Row:
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "eegtool", "extract", "--workspace", str(workspace.root)),
+            *("--backbone", options.backbone, "--train-epochs", str(options.train_epochs)),
+            *("--folds", str(folds)),
+        ],
+        check=True,
+    )
+    epochs = {epoch.sample_id: epoch for epoch in read_epochs(workspace.epochs)}
     sides = []
-    for path in (arguments.ft, arguments.evaluation):
-        ids = json.loads(path.with_suffix(".json").read_text())["sample_ids"]
+    for split in SPLITS:
+        path = workspace.features(split)
+        ids = json.loads(sidecar_path(path).read_text(encoding="utf-8"))["sample_ids"]
         sides.append((np.load(path, mmap_mode="r"), [epochs[i] for i in ids]))
     (ft, ft_epochs), (other, other_epochs) = sides
     found = separability(
         (ft, [STAGE_INDEX[e.stage] for e in ft_epochs], [e.subject for e in ft_epochs]),
         (other, [STAGE_INDEX[e.stage] for e in other_epochs]),
     )
-    print(json.dumps(asdict(found) | {"gap": found.gap}))
+    return {"features": name, **asdict(found), "gap": found.gap}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "workspace", type=Path, nargs="?", help="in which `eegvlm prepare` has run; else simulated"
+    )
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--train-epochs", type=int, default=4, help="passes")
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="eegvlm-") as tmp:
+        if options.workspace:
+            workspace = Workspace(options.workspace)
+        else:
+            workspace = prepared(simulated(Path(tmp)), Path(tmp) / "w", "spectrogram", 64, 42)
+        rows = [
+            probed("in-sample", workspace, 0, options),
+            probed(f"out-of-fold, {options.folds} folds", workspace, options.folds, options),
+        ]
+    table = Table(title="κ of a linear probe")
+    for name in rows[0]:
+        table.add_column(name, justify="left" if name == "features" else "right")
+    for row in rows:
+        table.add_row(*(v if isinstance(v, str) else f"{v:.3f}" for v in row.values()))
+    Console().print(table)
+    if options.json:
+        print(json.dumps({"rows": rows}))
 
 
 if __name__ == "__main__":

@@ -108,16 +108,24 @@ def timed(work: Callable[[], np.ndarray]) -> tuple[np.ndarray, float]:
     return work(), time.perf_counter() - began
 
 
-def module(style: str, recordings: Path, options: argparse.Namespace, out: Path) -> Workspace:
-    """Prepare one style and train on it, by the commands that a user types."""
-    workspace = Workspace(out / style)
-    where = ("--workspace", str(workspace.root), "--seed", str(options.seed))
-    picture = ("--style", style, "--size", str(options.size), "--channel", CHANNEL)
+def simulated(out: Path) -> Path:
+    """Return a folder of simulated nights, one per subject, made if need be."""
+    recordings = out / "recordings"
+    if not recordings.exists():
+        for path in simulate_cohort(
+            recordings, available_nights(), SIMULATOR_SEED, margin_min=MARGIN_MIN
+        ):
+            print("simulated", path.name, flush=True)
+    return recordings
+
+
+def prepared(recordings: Path, root: Path, style: str, size: int, seed: int) -> Workspace:
+    """Draw them in one style, by the command that a user types."""
+    picture = ("--style", style, "--size", str(size), "--channel", CHANNEL)
     split = ("--eval-subjects", ",".join(EVALUATED))
+    where = ("--workspace", str(root), "--seed", str(seed))
     eegvlm("prepare", str(recordings), *where, *picture, *split)
-    training = ("--backbone", options.backbone, "--train-epochs", str(options.train_epochs))
-    eegvlm("extract", *where, *training)
-    return workspace
+    return Workspace(root)
 
 
 def predictions(workspace: Workspace) -> dict[str, int]:
@@ -126,17 +134,15 @@ def predictions(workspace: Workspace) -> dict[str, int]:
 
 
 def measure(options: argparse.Namespace, out: Path) -> list[Row]:
-    recordings = out / "recordings"
-    if not recordings.exists():
-        for path in simulate_cohort(
-            recordings, available_nights(), SIMULATOR_SEED, margin_min=MARGIN_MIN
-        ):
-            print("simulated", path.name, flush=True)
+    recordings = simulated(out)
     modules: list[Row] = []
     asked: list[str] = []
     for style in options.styles:
         began = time.perf_counter()
-        workspace = module(style, recordings, options, out)
+        workspace = prepared(recordings, out / style, style, options.size, options.seed)
+        where = ("--workspace", str(workspace.root), "--seed", str(options.seed))
+        training = ("--backbone", options.backbone, "--train-epochs", str(options.train_epochs))
+        eegvlm("extract", *where, *training)
         seconds = time.perf_counter() - began
         epochs = read_epochs(workspace.epochs)
         ft, other = ([e for e in epochs if e.split == side] for side in ("ft", "eval"))
@@ -195,6 +201,8 @@ def main() -> None:
     print(f"Our best module (κ {best:.3f}) is {verdict} the linear discriminant (κ {lda:.3f}).")
     if options.json:
         print(json.dumps({"rows": rows, "best_module_minus_discriminant_kappa": best - lda}))
+    if best < lda:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":
