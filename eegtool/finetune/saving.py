@@ -116,7 +116,7 @@ def save_checkpoint(trainer: Any, plan: Plan, contract: Contract) -> None:
             part()
         except (EegToolError, OSError, RuntimeError) as caught:  # RuntimeError: torch.save's
             error = caught
-        reasons = _from_all_ranks(brief(error) if error else "")
+        reasons = _from_all_ranks(_reason(error))
         if any(reasons):
             if first:
                 shutil.rmtree(checkpoint, ignore_errors=True)
@@ -255,11 +255,17 @@ def _states(checkpoint: Path) -> list[Path]:
 def _save_states(trainer: Any, checkpoint: Path) -> None:
     """Save optimizer, schedule, loss scale and random numbers, each rank its own."""
     if trainer.is_deepspeed_enabled:
-        with _no_errors_between_ranks(trainer.model_wrapped) as errors:
-            trainer.model_wrapped.save_checkpoint(str(checkpoint), exclude_frozen_parameters=True)
+        engine = trainer.model_wrapped
+        name = f"global_step{engine.global_steps}"
+        with _no_errors_between_ranks(engine) as errors:
+            engine.save_checkpoint(
+                str(checkpoint), name, save_latest=False, exclude_frozen_parameters=True
+            )
         if errors:
             raise errors[0]
         if trainer.is_world_process_zero():
+            # Where DeepSpeed looks for what to load; it would write it before a last barrier.
+            (checkpoint / "latest").write_text(name, encoding="utf-8")
             torch.save(trainer.lr_scheduler.state_dict(), checkpoint / "scheduler.pt")
     else:
         trainer._save_optimizer_and_scheduler(str(checkpoint))
@@ -289,6 +295,13 @@ def _no_errors_between_ranks(engine: Any) -> Iterator[list[Exception]]:
         yield errors
     finally:
         del files.save, engine._copy_recovery_script
+
+
+def _reason(error: BaseException | None) -> str:
+    """Return what was wrong first: torch.save fails once more where it closes a file that it cannot write."""
+    while error is not None and error.__context__ is not None:
+        error = error.__context__
+    return "" if error is None else brief(error)  # type: ignore[arg-type]
 
 
 def _from_all_ranks(word: str) -> list[str]:

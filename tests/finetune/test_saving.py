@@ -7,6 +7,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -338,6 +339,44 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
     if where == "optimizer":
         train.run(replace(plan, resume=True))
         check_same(plan)
+
+
+class Files:
+    def save(self, state_dict: Any, path: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class Engine:
+    """DeepSpeed's engine on a full disk: ranks meet after each file, and once more at the end."""
+
+    def __init__(self) -> None:
+        self.checkpoint_engine = Files()
+        self.global_steps = 7
+        self.met = 0
+
+    def _copy_recovery_script(self, path: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def save_checkpoint(self, folder: str, tag: str, *, save_latest: bool, **kwargs: Any) -> None:
+        for name in ("model", "optimizer"):
+            self.checkpoint_engine.save({}, path=name)
+            self.met += 1
+        self._copy_recovery_script(folder)
+        if save_latest:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.met += 1
+
+
+def test_no_rank_leaves_the_others_waiting_on_a_full_disk(tmp_path: Path) -> None:
+    engine = Engine()
+    trainer = SimpleNamespace(is_deepspeed_enabled=True, model_wrapped=engine)
+    with pytest.raises(OSError, match="No space left"):
+        saving._save_states(trainer, tmp_path)
+    assert engine.met == 3
+    with pytest.raises(OSError, match="No space left"):  # as it was before
+        engine.checkpoint_engine.save({}, path="model")
+    with pytest.raises(OSError, match="No space left"):
+        engine._copy_recovery_script("")
 
 
 def test_a_full_disk_at_the_end_is_told(plan_of: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
