@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -14,10 +12,6 @@ from rich.progress import (
 )
 
 console = Console(highlight=False)
-
-# Where it is installed, peft imports it, and on some CPUs it says so to people who never asked for 4 bits.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-
 
 def progress(unit: str) -> Progress:
     """Return a progress bar that counts in `unit` and shows the time left (the time taken, once done).
