@@ -107,6 +107,12 @@ class FlagsCommand(TyperCommand):
             raise typer.Exit(1) from None
 
 
+class SpellingCommand(FlagsCommand):
+    """A command that takes LLaVA's spellings of its options, and no further flags."""
+
+    read_flags = "eegtool.core.flags:refuse_further"
+
+
 def _spellings(parameters: list[Any]) -> dict[str, flags.Spelling]:
     """List a command's options under every name they go by."""
     found = {}
@@ -124,7 +130,9 @@ def _is_option(hint: Any) -> bool:
     return any(isinstance(note, ParameterInfo) for note in get_args(hint))
 
 
-def _command(name: str, settings_type: type, target: str, panel: str) -> None:
+def _command(
+    name: str, settings_type: type, target: str, panel: str, cls: type[TyperCommand] | None = None
+) -> None:
     """Make a command whose options are the fields of `settings_type` and whose body is `target`."""
     hints = get_type_hints(settings_type, include_extras=True)
     own = inspect.signature(settings_type).parameters.values()
@@ -166,17 +174,24 @@ def _command(name: str, settings_type: type, target: str, panel: str) -> None:
     body.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     body.__annotations__ = {p.name: p.annotation for p in parameters}
     body.__doc__ = settings_type.__doc__
-    app.command(name, cls=FlagsCommand if gathers else None, rich_help_panel=panel)(body)
+    app.command(name, cls=FlagsCommand if gathers else cls, rich_help_panel=panel)(body)
 
 
 _STEPS = "The five steps"
 _command("prepare", settings.PrepareSettings, "eegtool.prepare.step:run", _STEPS)
 _command("extract", settings.ExtractSettings, "eegtool.extract.step:run", _STEPS)
 _command("finetune", settings.FinetuneSettings, "eegtool.finetune.step:run", _STEPS)
-_command("evaluate", settings.EvaluateSettings, "eegtool.evaluate.step:run", _STEPS)
+_command(
+    "evaluate",
+    settings.EvaluateSettings,
+    "eegtool.evaluate.step:run",
+    _STEPS,
+    cls=SpellingCommand,
+)
 _command("report", settings.ReportSettings, "eegtool.report.step:run", _STEPS)
 _command("export", settings.ExportSettings, "eegtool.finetune.export:run", "Share")
 _command("inspect", settings.InspectSettings, "eegtool.prepare.inspection:run", "Look")
+_command("ask", settings.AskSettings, "eegtool.evaluate.ask:run", "Look")
 _command("demo", settings.DemoSettings, "eegtool.demo:run", "Try it")
 
 

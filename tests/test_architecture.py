@@ -25,8 +25,9 @@ LEVELS = {
 }
 # What a room uses of another one, where the level alone would allow more.
 DOORS = {
-    "finetune": ("core", "extract.features", "model"),
-    "evaluate": ("core", "extract.features", "model"),
+    # extract.stored: a fine-tuned model carries its vision module, and `ask` computes a feature by it.
+    "finetune": ("core", "extract.features", "extract.stored", "model"),
+    "evaluate": ("core", "extract.features", "extract.stored", "model"),
     "report": ("core",),
 }
 

@@ -21,7 +21,7 @@ TINY = ["--model_name_or_path", "tiny"]
 TREE: Any = typer.main.get_command(cli.app)
 COMMANDS = [
     *("prepare", "extract", "finetune", "evaluate", "report"),
-    *("export", "inspect", "demo"),
+    *("export", "inspect", "ask", "demo"),
 ]
 
 
@@ -75,9 +75,8 @@ def test_help_of_a_command_reads_well(name: str) -> None:
     assert max(map(len, done.stdout.splitlines())) <= 100
     words = done.stdout.replace("│", " ").split()
     for parameter in TREE.commands[name].params:
-        argument = "FILE" if name == "inspect" else "PATH"
-        spelling = parameter.opts[0] if parameter.opts[0].startswith("--") else argument
-        assert spelling in words
+        named = parameter.opts[0].startswith("--")
+        assert (parameter.opts[0] if named else parameter.metavar) in words
     options = [word for word in words if word.startswith("--")]
     assert len(options) == len(set(options)) > 1
 
@@ -97,6 +96,8 @@ def test_version(command: list[str]) -> None:
         (["prepare", "x", "--size", "big"], ["--size", "integer"]),
         (["prepare", "x", "--size", "8"], ["--size", "32"]),
         (["evaluate", "--model-path", "x", "--features", "some"], ["some", "shuffled"]),
+        (["ask", "--model-path", "x"], ["IMAGE"]),
+        (["ask", "x.png"], ["--model-path"]),
         (["report", "--no-such-option"], ["--no-such-option"]),
         (["reprot"], ["reprot"]),
         (["finetune"], ["--model-name-or-path"]),
@@ -158,6 +159,25 @@ def test_a_bug_is_not_dressed_up_as_a_message(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(cli, "load", lambda target: lambda settings: 1 / 0)
     result = CliRunner().invoke(cli.app, ["report"])
     assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_evaluate_takes_model_vqas_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    load = registry.load
+    own = "eegtool.evaluate.step:run"
+    monkeypatch.setattr(cli, "load", lambda target: seen.append if target == own else load(target))
+    words = "--model-path m/ --model-base b --conv-mode llava_v1 --num_chunks 3 --chunk-idx=1"
+    words += " --temperature 0.2 --top_p 0.9 --num_beams 2 --overwrite True --deterministic False"
+    result = CliRunner().invoke(cli.app, ["evaluate", *words.split()])
+    assert result.exit_code == 0, result.stderr
+    (settings,) = seen
+    assert (settings.model_path, settings.model_base) == (Path("m"), "b")
+    assert (settings.conv_mode, settings.num_chunks, settings.chunk_idx) == ("llava_v1", 3, 1)
+    assert (settings.temperature, settings.top_p, settings.num_beams) == (0.2, 0.9, 2)
+    assert (settings.overwrite, settings.deterministic) == (True, False)
+    result = CliRunner().invoke(cli.app, ["evaluate", "--model-path", "m", "--lora_r", "8"])
+    assert result.exit_code == 2
+    assert "--lora_r: no such flag" in result.stderr
 
 
 def test_options_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,6 +288,7 @@ def test_every_command_has_a_body(name: str) -> None:
         "demo": "eegtool/demo.py",
         "inspect": "eegtool/prepare/inspection.py",
         "export": "eegtool/finetune/export.py",
+        "ask": "eegtool/evaluate/ask.py",
     }
     room = elsewhere.get(name, f"eegtool/{name}/step.py")
     source = Path(__file__).parents[1] / room

@@ -13,6 +13,7 @@ from rich.progress import (
 
 console = Console(highlight=False)
 
+
 def progress(unit: str) -> Progress:
     """Return a progress bar that counts in `unit` and shows the time left (the time taken, once done).
 

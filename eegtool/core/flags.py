@@ -6,6 +6,7 @@ option of the command is gathered by name, for the part of the program that may 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,20 @@ def read_arguments(
             found = [str(said != (name_of(option.off) == name)).lower()]
         values[option.name if option else name] = found
     return values, rest
+
+
+def refuse_further(given: Values, own: Sequence[str] = ()) -> dict[str, Any]:
+    """Refuse flags that are none of a command's own, where it knows no other program's.
+
+    Raises
+    ------
+    FlagError
+        Naming the first of them, and the closest of its own.
+    """
+    for name in given:
+        near = difflib.get_close_matches(f"--{name.replace('_', '-')}", own, n=1, cutoff=0.6)
+        raise FlagError(name, f"no such flag{f'; did you mean {near[0]}?' if near else ''}")
+    return {}
 
 
 def _behind(left: list[str], options: Mapping[str, Spelling], *, several: bool) -> list[str]:

@@ -821,6 +821,82 @@ class EvaluateSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AskSettings:
+    """Ask the fine-tuned model about one picture, and see how likely each stage is."""
+
+    image: Annotated[Path, Argument(help="Picture of one epoch.", metavar="IMAGE")]
+    model_path: Annotated[
+        Path,
+        Option(help="Folder that finetune or export wrote.", rich_help_panel=FILES),
+    ]
+    question: Annotated[
+        str,
+        Argument(
+            help="What to ask.", metavar="QUESTION", show_default="what the model was trained on"
+        ),
+    ] = ""
+    workspace: Annotated[
+        Path,
+        Option(
+            "--workspace",
+            "-w",
+            help="Where the vision module is, if the model's folder has none.",
+            rich_help_panel=FILES,
+        ),
+    ] = Path("sleep_data")
+    features_file: Annotated[
+        Path | None,
+        Option(
+            help="Take the picture's high-level feature from here, by the picture's name.",
+            show_default="computed by the vision module",
+            rich_help_panel=FILES,
+        ),
+    ] = None
+    backbone: Annotated[
+        str,
+        Option(
+            help="Your own vision module, 'package.module:factory': its code runs only if you name it.",
+            show_default="as the module says",
+            rich_help_panel=FILES,
+        ),
+    ] = ""
+    model_base: Annotated[
+        str | None,
+        Option(help="Base model.", show_default="the one it was trained on", rich_help_panel=FILES),
+    ] = None
+    vision_tower: Annotated[
+        str,
+        Option(
+            help="CLIP's folder or hub name, where the base model comes without (LLaVA's own layout).",
+            show_default="the one it was trained with",
+            rich_help_panel=FILES,
+        ),
+    ] = ""
+    max_new_tokens: Annotated[
+        int,
+        Option(
+            min=0,
+            help="Longest answer in tokens.",
+            show_default="that of the question template",
+            rich_help_panel=ASKING,
+        ),
+    ] = 0
+    no_calibration: Annotated[
+        bool,
+        Option(
+            "--no-calibration",
+            help="Leave the model's temperature out.",
+            rich_help_panel=ASKING,
+        ),
+    ] = False
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Option(help="Precision of the base model.", rich_help_panel=RUNNING),
+    ] = "auto"
+    json: Json = False
+
+
+@dataclass(frozen=True, slots=True)
 class ReportSettings:
     """Read the stages out of the answers and write tables, metrics and one HTML page."""
 

@@ -124,6 +124,12 @@ class Workspace:
             )
         return {}
 
+    def answer_form(self) -> dict[str, Any]:
+        """Return how to ask and how an answer reads, as prepare stamped it; empty where it did not."""
+        if not self.prepare_stamp.exists():
+            return {}
+        return dict(read_json(self.prepare_stamp).get("answers", {}))
+
     def images(self, split: str) -> Path:
         """Folder of the pictures of one split."""
         return self.root / f"eeg_images_{split}"

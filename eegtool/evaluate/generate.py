@@ -7,7 +7,7 @@ random numbers of its own: no answer depends on its neighbours.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -227,7 +227,9 @@ class _Draw(LogitsProcessor):  # type: ignore[misc]
         return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
 
 
-def decoded_ahead(spec: PixelSpec, paths: Iterable[Path], ahead: int) -> Iterator[np.ndarray]:
+def decoded_ahead(
+    spec: PixelSpec, paths: Iterable[Path], ahead: int
+) -> Generator[np.ndarray, None, None]:
     """Yield the pixels of each picture, float32 ``[3, S, S]``; threads decode up to `ahead` more.
 
     Raises

@@ -39,9 +39,10 @@ def part_path(answers_file: Path, *, chunk: int = 0, chunks: int = 1, rank: int 
     return answers_file.with_name(".".join([answers_file.stem, *words]) + answers_file.suffix)
 
 
-def parts_of(answers_file: Path) -> list[Path]:
-    """Return the files of all writers that are there."""
-    name = rf"{re.escape(answers_file.stem)}(\.chunk-\d+-of-\d+)?(\.part-\d+)?"
+def parts_of(answers_file: Path, *, chunk: int = 0, chunks: int = 0) -> list[Path]:
+    """Return the files of all writers that are there, or of those of one chunk."""
+    which = rf"\.chunk-{chunk}-of-{chunks}" if chunks else r"(\.chunk-\d+-of-\d+)?"
+    name = rf"{re.escape(answers_file.stem)}{which}(\.part-\d+)?"
     pattern = re.compile(name + re.escape(answers_file.suffix))
     if not answers_file.parent.is_dir():
         return []

@@ -2,66 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import os
+import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.markup import escape
 
-from eegtool.core.console import console, progress
+from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
-from eegtool.core.records import (
-    Answer,
-    Epoch,
-    Question,
-    check_unique,
-    json_line,
-    read_answers,
-    read_epochs,
-    read_questions,
-)
+from eegtool.core.launching import launch
+from eegtool.core.records import Answer, json_line
 from eegtool.core.settings import EvaluateSettings
-from eegtool.core.workspace import Workspace, check_same_pictures, inside, run_stamp, write_json
-from eegtool.evaluate.generate import answer
-from eegtool.extract.features import FeatureTable, load_features, warn_if_by_order
-from eegtool.model.adapters import (
-    Contract,
-    adapter_sha256,
-    contract_base,
-    inner,
-    load_adapter,
-    read_contract,
-)
-from eegtool.model.checkpoints import best_dtype
-from eegtool.model.eegvlm import FUSIONS
-from eegtool.model.processor import TEMPLATES, picture_of
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """What is asked, with what, and where the answers go: all that is checked before a model is loaded."""
-
-    questions: list[Question]
-    prompts: list[str]
-    image_folder: Path
-    features: FeatureTable | None
-    answers_file: Path
-    inputs: dict[str, Path]
-    identity: dict[str, Any]
-    """What the rows of one answers file have in common, whenever they were written."""
-    protocol: dict[str, Any]
-    epochs: dict[str, Epoch]
-
-    @property
-    def stamp(self) -> Path:
-        """Run stamp of the answers file, there only when that is complete."""
-        return self.answers_file.with_suffix(".run.json")
+from eegtool.core.stages import STAGES
+from eegtool.core.workspace import Workspace, atomic_path, run_stamp, sha256_of, write_json
+from eegtool.evaluate.calibration import calibrate, read_calibration, write_calibration
+from eegtool.evaluate.rank import ask, write_settings
+from eegtool.evaluate.replay import replay
+from eegtool.evaluate.rows import answered, read_row, remove, with_probabilities
+from eegtool.evaluate.shards import deal, parts_of
+from eegtool.evaluate.task import Task, check, warn
 
 
 def run(settings: EvaluateSettings) -> None:
@@ -73,205 +40,194 @@ def run(settings: EvaluateSettings) -> None:
         If a file, a picture or a feature is missing, ids do not match, the adapter does not fit, or
         the answers file belongs to another model: before the model is loaded wherever possible.
     """
-    task = _check(settings)
-    kept = [] if settings.overwrite else _answered(task)
-    if len(kept) < len(task.questions):
-        # Whole batches are kept: the others are then as without the interruption.
-        _ask(task, kept[: len(kept) // settings.batch_size * settings.batch_size], settings)
-    answers = read_answers(task.answers_file)
-    results = {"n": len(answers), "empty": sum(not a.text for a in answers)}
-    stamp = run_stamp(
-        "evaluate", settings, inputs=task.inputs, protocol=task.protocol, results=results
+    if settings.answers_from is not None:
+        _replay(settings, settings.answers_from)
+        return
+    task = check(settings)
+    warn(task)
+    if settings.overwrite:
+        # Of several chunks only this one begins anew: the others are at work, perhaps.
+        chunks = settings.num_chunks if settings.num_chunks > 1 else 0
+        remove(parts_of(task.answers_file, chunk=settings.chunk_idx, chunks=chunks))
+    before = set(answered(task))
+    n_missing = sum(question.sample_id not in before for question in task.asked)
+    began = time.perf_counter()
+    if n_missing:
+        _ask(task, n_missing)
+    _finish(task, n_missing, time.perf_counter() - began)
+
+
+def _finish(task: Task, n_missing: int, seconds: float) -> None:
+    """Write the answers file if nothing is missing: in the order of the questions, whole or not at all."""
+    task.begin()
+    lines = answered(task, begun=True)
+    if not _all_there(task, lines):
+        return
+    results: dict[str, Any] = {"asked": n_missing, "seconds": round(seconds, 3)}
+    if task.settings.calibrate:
+        task, results["calibration"] = _calibrate(task, lines)
+    rows = (
+        with_probabilities(read_row(lines[q.sample_id], str(task.answers_file)), task.calibration)
+        for q in task.questions
+        if q.sample_id in lines
     )
-    write_json(task.stamp, stamp)
-    _warn_if_constant(answers)
-    console.print(f"Answers: [bold]{escape(str(task.answers_file))}[/] ({len(answers):,} rows)")
+    try:
+        results |= _write(task.answers_file, rows)
+    except FileNotFoundError:
+        if task.settings.num_chunks == 1:
+            raise
+        return  # another chunk came to its end at the same moment, and writes the same
+    hashes = {name: sha256_of(path) for name, path in task.inputs.items()}
+    _stamp(task.settings, task.answers_file, hashes, task.protocol, results)
+    remove(parts_of(task.answers_file))
 
 
-def _check(settings: EvaluateSettings) -> _Task:
-    """Check everything that is cheap to check."""
-    workspace = Workspace(settings.workspace)
-    question_file = settings.question_file or workspace.questions
-    image_folder = settings.image_folder or workspace.images("eval")
-    features_file = settings.features_file or workspace.features("eval")
-    contract = read_contract(settings.model_path)
-    contract_base(
-        settings.model_path, contract, settings.model_base, settings.vision_tower
-    )  # is it there, and the one it was trained on?
-    questions = _read_questions(question_file, image_folder)
-    features = None
-    if FUSIONS[contract.fusion].needs_features:
-        ids = [question.sample_id for question in questions]
-        features = load_features(features_file, ids, source=settings.features, seed=settings.seed)
-        _check_features(contract, features.weights_sha256, features_file)
-        warn_if_by_order(features_file, features)
-        both = f"The model {settings.model_path} and {features_file}"
-        check_same_pictures(contract.protocol, features.protocol, both)
-    both = f"The model {settings.model_path} and {workspace.root}"
-    check_same_pictures(contract.protocol, workspace.protocol(), both)
-    template = TEMPLATES[contract.version]
-    model = {"base": contract.base, "fusion": contract.fusion, "version": contract.version}
-    return _Task(
-        questions=questions,
-        prompts=[template.prompt(q.text, len(q.images)) for q in questions],
-        image_folder=image_folder,
-        features=features,
-        answers_file=settings.answers_file or workspace.answers,
-        inputs={"questions": question_file, "contract": settings.model_path / "eegvlm.json"},
-        identity={
-            "adapter_sha256": adapter_sha256(settings.model_path),
-            "features": settings.features,
-            "max_new_tokens": settings.max_new_tokens,
-            "seed": settings.seed if settings.features == "shuffled" else None,
-        },
-        protocol=contract.protocol | model,
-        epochs=_epochs(workspace),
-    )
-
-
-def _ask(task: _Task, kept: list[bytes], settings: EvaluateSettings) -> None:
-    """Load the model and write the rows that are missing behind those that are `kept`."""
-    dtype = best_dtype()
-    loaded, processor, _ = load_adapter(
-        settings.model_path,
-        base=settings.model_base,
-        dtype=dtype,
-        vision_tower=settings.vision_tower,
-    )
-    model = inner(loaded)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    console.print(
-        f"Asking [bold]{escape(str(settings.model_path))}[/] "
-        f"about {len(task.questions) - len(kept):,} epochs"
-        + (f" ({len(kept):,} were answered before)" if kept else "")
-    )
-    common = {
-        **task.identity,
-        "batch_size": settings.batch_size,
-        "dtype": str(dtype).removeprefix("torch."),
-        "protocol": task.protocol,
-    }
-    task.stamp.unlink(missing_ok=True)
-    task.answers_file.parent.mkdir(parents=True, exist_ok=True)
-    with progress("epochs") as bar, task.answers_file.open("ab") as file:
-        file.truncate(sum(map(len, kept)))
-        done = bar.add_task("Answering", total=len(task.questions), completed=len(kept), note="")
-        for start in range(len(kept), len(task.questions), settings.batch_size):
-            here = slice(start, start + settings.batch_size)
-            batch = task.questions[here]
-            began = time.perf_counter()
-            texts = answer(
-                model, processor, batch, task.image_folder, task.features, settings.max_new_tokens
-            )
-            seconds = (time.perf_counter() - began) / len(batch)
-            for question, prompt, text in zip(batch, task.prompts[here], texts, strict=True):
-                metadata = common | {"seconds": round(seconds, 6)} | _whence(question, task.epochs)
-                row = _answer(question, prompt, text, settings.model_path, metadata)
-                file.write(json_line(row.to_row()).encode())
-            file.flush()
-            os.fsync(file.fileno())
-            bar.update(done, advance=len(batch), note=f"{1 / seconds:.0f} answers/s")
-
-
-def _read_questions(path: Path, image_folder: Path) -> list[Question]:
-    questions = read_questions(path)
-    if not questions:
-        raise EegToolError(f"{path} has no questions.", "Run `eegvlm prepare` again.")
-    check_unique(path, [question.sample_id for question in questions])
-    for question in questions:
-        picture = picture_of(question.sample_id, question.images)
-        if not inside(image_folder, picture).is_file():
-            raise EegToolError(
-                f"The picture {image_folder / picture} of question "
-                f"'{question.sample_id}' does not exist.",
-                "Check --image-folder, or run `eegvlm prepare` again.",
-            )
-    return questions
-
-
-def _check_features(contract: Contract, weights_sha256: str, path: Path) -> None:
-    """Refuse features of another vision module than the one the model was trained with."""
-    known = contract.features_weights_sha256 and weights_sha256
-    if known and weights_sha256 != contract.features_weights_sha256:
+def _ask(task: Task, n_missing: int) -> None:
+    """Ask here, or start as many ranks as are wanted."""
+    ranks = min(count_ranks(task.settings.num_gpus), n_missing)
+    if ranks == 1:
+        ask(task)
+        return
+    with tempfile.TemporaryDirectory(prefix="eegvlm-") as tmp:
+        path = Path(tmp) / "settings.json"
+        write_settings(path, task.settings)
+        launcher = [sys.executable, "-m", "eegtool.evaluate.launcher"]
+        threads = max(1, (os.cpu_count() or 1) // ranks)
+        environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+        code = launch([*launcher, str(ranks), str(path)], environment)
+    if code != 0:
         raise EegToolError(
-            f"{path} comes from another vision module ({weights_sha256[:12]}) than the one the model "
-            f"was trained with ({contract.features_weights_sha256[:12]}).",
-            "Fine-tune again after `eegvlm extract`, or give the features that belong to it.",
+            f"A rank stopped with exit code {code}.",
+            "The reason stands above. What was answered is kept: run again to go on.",
         )
 
 
-def _answered(task: _Task) -> list[bytes]:
-    """Return the whole lines of the answers file, which answer the first questions of the task.
-
-    A last line that was torn when the program was stopped is left out.
+def count_ranks(num_gpus: int) -> int:
+    """Return how many ranks to start: as asked, else one per GPU, else one.
 
     Raises
     ------
     EegToolError
-        If it was written by another model or run, or holds the answers to other questions.
+        If there are not so many GPUs.
     """
-    path, anew = task.answers_file, "Begin anew with --overwrite, or give another --answers-file."
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    if lines and not lines[-1].endswith(b"\n"):
-        lines.pop()
-    asked = [
-        (q.sample_id, p, q.category) for q, p in zip(task.questions, task.prompts, strict=True)
-    ]
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = Answer.from_row(json.loads(line))
-        except (KeyError, TypeError, ValueError) as error:
-            raise EegToolError(f"{path}, line {number} is not an answer.", anew) from error
-        other = {k: row.metadata.get(k) for k in task.identity}
-        if other != task.identity:
-            differing = [f"{k} {other[k]}" for k, v in task.identity.items() if other[k] != v]
-            raise EegToolError(
-                f"{path} holds answers of another model or run: '{row.question_id}' is of "
-                f"{row.model_id}, {', '.join(differing)}.",
-                anew,
-            )
-        if asked[number - 1 : number] != [(row.question_id, row.prompt, row.label)]:
-            raise EegToolError(
-                f"{path} holds the answers to other questions: '{row.question_id}' in line {number}.",
-                anew,
-            )
-    return lines
+    available = torch.cuda.device_count()
+    if available and num_gpus > available:
+        raise EegToolError(
+            f"--num-gpus {num_gpus}: this machine has {available}.", "Ask for fewer."
+        )
+    return num_gpus or available or 1
 
 
-def _epochs(workspace: Workspace) -> dict[str, Epoch]:
-    if not workspace.epochs.exists():
-        return {}
-    return {epoch.sample_id: epoch for epoch in read_epochs(workspace.epochs)}
+def _all_there(task: Task, lines: Mapping[str, bytes]) -> bool:
+    """Say whether nothing is missing; where other chunks are not done, say which.
 
-
-def _whence(question: Question, epochs: dict[str, Epoch]) -> dict[str, Any]:
-    """Say where the epoch comes from, as far as the workspace knows."""
-    epoch = epochs.get(question.sample_id)
-    if epoch is None:
-        return {}
-    names = ("subject", "recording", "night", "epoch_index", "onset_s")
-    return {name: getattr(epoch, name) for name in names}
-
-
-def _answer(
-    question: Question, prompt: str, text: str, model_path: Path, metadata: dict[str, Any]
-) -> Answer:
-    return Answer(
-        question_id=question.sample_id,
-        prompt=prompt,
-        text=text,
-        label=question.category,
-        answer_id=f"{question.sample_id}-{metadata['adapter_sha256'][:8]}",
-        model_id=model_path.resolve().name,
-        metadata=metadata,
+    Raises
+    ------
+    EegToolError
+        If answers of this chunk are missing: they were removed while it ran.
+    """
+    lost = [q.sample_id for q in task.asked if q.sample_id not in lines]
+    if lost:
+        raise EegToolError(
+            f"{len(lost):,} answers vanished while they were written, such as that to '{lost[0]}'.",
+            "Does another evaluation write to the same --answers-file? Run again to go on.",
+        )
+    n_chunks = task.settings.num_chunks
+    shards = deal((q.sample_id for q in task.chosen), n_chunks)
+    open_ = {i: [s for s in ids if s not in lines] for i, ids in enumerate(shards)}
+    missing = {i: ids for i, ids in open_.items() if ids}
+    if not missing:
+        return True
+    console.print(
+        f"Chunk {task.settings.chunk_idx} of {n_chunks}: [bold]{escape(str(task.part()))}[/] "
+        f"({len(task.asked):,} rows). Not yet answered, chunk by chunk:"
     )
+    for chunk, ids in missing.items():
+        shown = escape(", ".join(sorted(ids)[:3])) + ", …" * (len(ids) > 3)
+        console.print(f"  --chunk-idx {chunk}: {len(ids):,} of {len(shards[chunk]):,} ({shown})")
+    console.print(f"The last one to finish writes {escape(str(task.answers_file))}.")
+    return False
 
 
-def _warn_if_constant(answers: Sequence[Answer]) -> None:
+def _calibrate(task: Task, lines: Mapping[str, bytes]) -> tuple[Task, dict[str, Any]]:
+    """Fit the temperature to the answers that were asked for, and keep it beside the adapter."""
+    chosen = [
+        read_row(lines[q.sample_id], str(task.answers_file))
+        for q in task.asked
+        if q.category in STAGES
+    ]
+    told = [[row.metadata["log_likelihoods"][stage] for stage in STAGES] for row in chosen]
+    fitted = calibrate(
+        np.array(told).reshape(-1, len(STAGES)),
+        [row.label for row in chosen],
+        mode=task.settings.mode,
+        subjects=[row.metadata["subject"] for row in chosen if "subject" in row.metadata],
+        adapter_sha256=task.identity["adapter_sha256"],
+    )
+    write_calibration(task.model_path, fitted)
+    console.print(
+        f"Calibration: temperature [bold]{fitted.temperature:.3f}[/] from {fitted.n:,} epochs of "
+        f"{len(fitted.subjects)} subjects; ECE {fitted.ece_before:.3f} → {fitted.ece_after:.3f}, "
+        f"NLL {fitted.nll_before:.3f} → {fitted.nll_after:.3f}"
+    )
+    calibration = read_calibration(task.model_path, task.identity["adapter_sha256"])
+    return replace(task, calibration=calibration), asdict(fitted)
+
+
+def _replay(settings: EvaluateSettings, saved: Path) -> None:
+    """Write saved answers as those of a run without a model."""
+    path = settings.answers_file or Workspace(settings.workspace).answers
+    in_place = path.exists() and saved.exists() and path.samefile(saved)
+    if path.exists() and not (settings.overwrite or in_place):
+        raise EegToolError(
+            f"{path} holds answers already.", "Add --overwrite, or give another --answers-file."
+        )
+    answers, inputs, protocol = replay(settings, saved)
+    hashes = {name: sha256_of(path) for name, path in inputs.items()}  # before one is written
+    stamp = path.with_suffix(".run.json")
+    stamp.unlink(missing_ok=True)
+    results = _write(path, answers)
+    _stamp(settings, path, hashes, protocol, results)
+
+
+def _write(path: Path, rows: Iterable[Answer]) -> dict[str, int]:
+    """Write the answers file, whole or not at all; return what there is to count."""
+    counts: Counter[str] = Counter()
+
+    def lines() -> Iterator[str]:
+        for row in rows:
+            counts[row.text] += 1
+            yield json_line(row.to_row())
+
+    with atomic_path(path) as tmp, tmp.open("w", encoding="utf-8") as file:
+        file.writelines(lines())
+        file.flush()
+        os.fsync(file.fileno())
+    n = counts.total()
+    _warn_if_constant(counts, n)
+    empty = counts[""]
+    console.print(
+        f"Answers: [bold]{escape(str(path))}[/] ({n:,} rows{f', {empty:,} empty' if empty else ''})"
+    )
+    return {"n": n, "empty": empty}
+
+
+def _stamp(
+    settings: EvaluateSettings,
+    path: Path,
+    inputs: Mapping[str, str],
+    protocol: Mapping[str, Any],
+    results: Mapping[str, Any],
+) -> None:
+    stamp = run_stamp("evaluate", settings, inputs=inputs, protocol=protocol, results=results)
+    write_json(path.with_suffix(".run.json"), stamp)
+
+
+def _warn_if_constant(counts: Counter[str], n: int) -> None:
     """Say loudly when the model gives (nearly) the same answer to everything."""
-    (text, count), *_ = Counter(a.text for a in answers).most_common(1)
-    if count > 0.95 * len(answers):
+    text, count = counts.most_common(1)[0]
+    if count > 0.95 * n:
         console.print(
-            f"[bold yellow]warning:[/] {count / len(answers):.0%} of the answers are '{escape(text)}': "
+            f"[bold yellow]warning:[/] {count / n:.0%} of the answers are '{escape(text)}': "
             "the model does not look at the epochs."
         )

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,9 +15,7 @@ from safetensors.torch import load, save
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.workspace import atomic_path, jsonable, missing, read_json
 from eegtool.extract.module import VisionModule
-
-WEIGHTS: Final = "model.safetensors"
-CARD: Final = "card.json"
+from eegtool.extract.stored import CARD, WEIGHTS
 
 
 def save_module(folder: Path, module: VisionModule, card: Mapping[str, Any]) -> str:

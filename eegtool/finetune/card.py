@@ -59,6 +59,7 @@ For research; **not a medical device**.
 
 ```bash
 eegvlm evaluate --model-path THIS_FOLDER --workspace WORKSPACE
+eegvlm ask PICTURE --model-path THIS_FOLDER
 ```
 
 `eegvlm.json` says what it must be asked with. A plain LLaVA can load the weights, but sees no high-level feature.

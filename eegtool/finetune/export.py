@@ -24,6 +24,7 @@ from eegtool.core.console import console
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.settings import ExportSettings
 from eegtool.core.workspace import read_json, run_stamp, write_json
+from eegtool.extract.stored import STORED, store_module
 from eegtool.finetune import card
 from eegtool.model.adapters import (
     Contract,
@@ -84,6 +85,7 @@ def run(settings: ExportSettings) -> None:
         write_json(made / "eegvlm.json", asdict(contract))
         (made / "README.md").write_text(shown, encoding="utf-8")
         _check_tokens(made, processor, contract)
+        store_module(settings.model_path / STORED, made, contract.features_weights_sha256)
         stamp = run_stamp(
             "export",
             settings,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -62,6 +62,8 @@ class Plan:
     protocol: dict[str, Any]
     arguments: dict[str, Any]
     """Keyword arguments of transformers' TrainingArguments."""
+    answers: dict[str, Any] = field(default_factory=dict)
+    """How to ask and how an answer reads (see `Contract.answers`)."""
     stop_file: str = ""
     """When this file exists, the ranks save a checkpoint and stop."""
     vision_tower: str = ""

@@ -20,7 +20,7 @@ from rich.markup import escape
 from transformers import SchedulerType
 
 from eegtool.core.console import console
-from eegtool.core.errors import EegToolError
+from eegtool.core.errors import EegToolError, brief
 from eegtool.core.launching import Stopped, launch
 from eegtool.core.records import Conversation, check_unique, read_conversations
 from eegtool.core.registry import check_name
@@ -35,6 +35,7 @@ from eegtool.core.workspace import (
     write_json,
 )
 from eegtool.extract.features import check_finite, load_features, warn_if_by_order
+from eegtool.extract.stored import store_module
 from eegtool.finetune import estimate, launcher
 from eegtool.finetune.arguments import training_arguments
 from eegtool.finetune.data import encode, trained_share
@@ -88,6 +89,8 @@ def run(settings: FinetuneSettings) -> None:
         _tell(settings, plan, size, ranks, hosts, free)
         return
     _train(settings, plan, ranks, hosts)
+    if FUSIONS[plan.fusion].needs_features:
+        _store_module(Workspace(settings.workspace).vision_module, output_dir)
     stamp = run_stamp(
         "finetune",
         settings,
@@ -158,6 +161,21 @@ def _train(
     if not _finished(output_dir):  # the ranks were stopped, and not through this process (Slurm)
         _tell_stopped(output_dir)
         raise Stopped(signal.SIGTERM)
+
+
+def _store_module(folder: Path, output_dir: Path) -> None:
+    """Keep the vision module beside the adapter; the training was not in vain where that cannot be."""
+    weights = read_json(output_dir / "eegvlm.json").get("features_weights_sha256", "")
+    why = f"{folder} is not the one that made the features"
+    try:
+        if store_module(folder, output_dir, weights):
+            return
+    except OSError as error:
+        why = brief(error)
+    console.print(
+        f"[yellow]The vision module is not kept beside the adapter: {escape(why)}. "
+        "`eegvlm ask` will need it, or features from elsewhere.[/]"
+    )
 
 
 def _finished(output_dir: Path) -> bool:
@@ -289,6 +307,7 @@ def make_plan(settings: FinetuneSettings, output_dir: Path, ranks: int = 1) -> P
         trained_share=share,
         protocol=protocol,
         arguments=arguments,
+        answers=workspace.answer_form(),
         stop_file=str(output_dir.resolve() / _STOP_FILE),
         vision_tower=str(base.vision_tower or ""),
         layout=base.layout,

@@ -58,8 +58,9 @@ class Contract:
     merged: bool = False
     """Whether the folder holds base and adapter in one (`eegvlm export`)."""
     answers: dict[str, Any] = field(default_factory=dict)
-    """How an answer reads, as prepare stamped it: that of each stage (``stages``), the words before it
-    where reasons come first (``lead``), room for it in tokens (``max_new_tokens``)."""
+    """How to ask and how an answer reads, as prepare stamped it: ``question``, the answer of each stage
+    (``stages``), the words before it where reasons come first (``lead``), room for it in tokens
+    (``max_new_tokens``)."""
 
 
 def add_lora(model: EEGVLM, *, r: int, alpha: int, dropout: float) -> PeftModel:
@@ -374,7 +375,9 @@ LoRA and projector for `{contract.base}`, made by `eegvlm finetune`.
 | `adapter_model.safetensors`, `adapter_config.json` | LoRA on the language model (PEFT) |
 | `projector.safetensors` | the projector shared by picture and high-level feature |
 | `eegvlm.json` | what it must be asked with: base, fusion `{contract.fusion}`, template `{contract.version}`, pixels, features |
+| `vision_module/` | the vision module that makes the features, where it was at hand |
 | `run.json` | stamp of the run: settings, versions, inputs |
 
-Ask it with `eegvlm evaluate --model-path THIS_FOLDER`. Research use only: not a medical device.
+Ask it with `eegvlm evaluate --model-path THIS_FOLDER`, about one picture with
+`eegvlm ask PICTURE --model-path THIS_FOLDER`. Research use only: not a medical device.
 """

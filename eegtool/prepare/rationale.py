@@ -13,10 +13,13 @@ from eegtool.prepare.facts import N3_SHARE, Facts
 
 NUMBERS: Final = tuple("no one two three four five six seven eight nine ten eleven twelve".split())
 
+LEAD: Final = "The stage is "
+"""Words with which every conclusion begins."""
+
 
 def conclusion(stage: str) -> str:
     """Return the sentence that ends every rationale."""
-    return f"The stage is {stage}."
+    return f"{LEAD}{stage}."
 
 
 def reason(facts: Facts, stage: str) -> str:

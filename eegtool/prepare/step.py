@@ -45,6 +45,7 @@ from eegtool.prepare.nights import (
 from eegtool.prepare.questions import (
     QUESTION_TEMPLATES,
     RATIONALES,
+    answer_form,
     check_rationale,
     conversation,
     question,
@@ -456,5 +457,6 @@ def _stamp(
         f"{p.night.recording}: {name}": sha256 for p in used for name, sha256 in p.inputs.items()
     }
     stamp = run_stamp("prepare", settings, inputs=inputs, protocol=protocol, results=results)
+    stamp["answers"] = answer_form(QUESTION_TEMPLATES[settings.template])
     del stamp["finished"]  # an interrupted run ends with the bytes of an uninterrupted one
     return stamp

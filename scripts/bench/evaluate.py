@@ -49,7 +49,7 @@ from transformers import GenerationConfig
 from eegtool.core.records import Epoch, Question, write_questions
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, write_json
-from eegtool.evaluate.generate import answer
+from eegtool.evaluate.generate import Decoding, write
 from eegtool.evaluate.score import encode_choice, probabilities, stage_log_likelihoods
 from eegtool.extract.features import FeatureTable, Sidecar, load_features, write_features
 from eegtool.model.adapters import Contract, add_lora, write_adapter
@@ -162,7 +162,8 @@ class Scene:
         return texts
 
     def generation(self, asked: Sequence[Question], n_tokens: int) -> list[str]:
-        return answer(self.model, self.processor, asked, self.images, self.features, n_tokens)
+        decoding = Decoding(max_new_tokens=n_tokens)
+        return write(self.model, self.processor, asked, *self.inputs(asked), decoding)
 
     def score(self, asked: Sequence[Question]) -> np.ndarray:
         choice = encode_choice(self.processor, asked[0].text, 2, STAGES)  # all ask the same

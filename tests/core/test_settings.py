@@ -13,14 +13,16 @@ CLASSES = [
     for value in vars(settings).values()
     if isinstance(value, type) and is_dataclass(value) and value.__module__ == settings.__name__
 ]
-ARGUMENTS = {"recordings", "files"}
-REQUIRED = ARGUMENTS | {"model_name_or_path", "model_path", "out"}
+ARGUMENTS = {"recordings", "files", "image", "question"}
+REQUIRED = ARGUMENTS - {"question"} | {"model_name_or_path", "model_path", "out"}
 GATHERED = {"further"}  # out of the rest of the command line: no option
 FIELDS = [(cls, field) for cls in CLASSES for field in fields(cls) if field.name not in GATHERED]
 
 
 def is_required(cls: type, field: Field[Any]) -> bool:
     """Say whether there is no default to fall back on (`out` has one in some commands)."""
+    if cls is settings.EvaluateSettings:  # saved answers can be read again without a model
+        return False
     by_name = field.name in REQUIRED
     return by_name and (field.name != "out" or cls is settings.ExportSettings)
 
@@ -33,7 +35,7 @@ def test_there_is_one_class_per_command() -> None:
     names = {cls.__name__.removesuffix("Settings").lower() for cls in CLASSES}
     assert names == {
         *("prepare", "extract", "finetune", "evaluate", "report"),
-        *("export", "inspect", "demo"),
+        *("export", "inspect", "ask", "demo"),
     }
 
 

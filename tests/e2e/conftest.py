@@ -28,11 +28,11 @@ class Walk:
 
     root: Path
 
-    def eegvlm(self, *arguments: str, code: int = 0) -> str:
+    def eegvlm(self, *arguments: str, code: int = 0, workspace: Path | None = None) -> str:
         """Run a command and return what it printed; it must end with `code`."""
         command = [sys.executable, "-m", "eegtool", *arguments]
         if arguments[0] != "prepare":
-            command += ["--workspace", str(self.root)]
+            command += ["--workspace", str(workspace or self.root)]
         environment = os.environ | {"COLUMNS": "200"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         assert done.returncode == code, done.stdout + done.stderr

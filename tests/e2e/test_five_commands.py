@@ -72,6 +72,19 @@ def test_a_model_that_learnt_is_lost_with_shuffled_features(walk: Walk) -> None:
     assert reported(walk, answers)["kappa"] <= 0.15
 
 
+def test_a_picture_can_be_asked_about_without_its_workspace(walk: Walk) -> None:
+    """The adapter carries the question, the answers and the vision module it was trained with."""
+    workspace, adapter = Workspace(walk.root), walk.root / "checkpoints" / "real"
+    row = read_answers(workspace.answers)[7]
+    (image,) = workspace.images("eval").rglob(f"{row.question_id}.png")
+    asked = ("ask", str(image), "--model-path", str(adapter), "--json")
+    found = json.loads(walk.eegvlm(*asked, workspace=walk.root / "nowhere"))
+    assert found["text"] == row.text
+    assert found["prompt"] in row.prompt
+    assert found["warnings"] == []
+    assert max(found["stage_probabilities"].values()) > 0.2
+
+
 def test_answers_of_another_run_are_not_mixed(walk: Walk) -> None:
     said = walk.eegvlm(
         *("evaluate", "--model-path", str(walk.root / "checkpoints" / "real")),

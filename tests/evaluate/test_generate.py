@@ -1,26 +1,42 @@
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from eegtool.core.errors import EegToolError
 from eegtool.core.records import Question, read_questions
+from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace
-from eegtool.evaluate.generate import answer
+from eegtool.evaluate.generate import (
+    Asker,
+    Decoding,
+    StageAnswers,
+    _Draw,
+    decoded_ahead,
+    stage_answers,
+    write,
+)
+from eegtool.evaluate.score import encode_choice, stage_log_likelihoods
 from eegtool.extract.features import FeatureTable, load_features
-from eegtool.model.adapters import load_adapter
+from eegtool.model.adapters import Contract, inner, load_adapter
+from eegtool.model.processor import PixelSpec
 
 NEW_TOKENS = 5
+GREEDY = Decoding(NEW_TOKENS)
+LABELS = StageAnswers(STAGES, "", NEW_TOKENS)
 
 
 @pytest.fixture(scope="module")
 def asked(adapter_model: Path) -> tuple[Any, Any]:
     """Model and processor."""
     peft_model, processor, _ = load_adapter(adapter_model, base=None, dtype=torch.float32)
-    return peft_model.get_base_model(), processor
+    return inner(peft_model), processor
 
 
 @pytest.fixture
@@ -37,86 +53,99 @@ def features(workspace: Workspace) -> FeatureTable:
 
 
 @pytest.fixture
-def alone(
+def inputs(
+    asked: tuple[Any, Any], questions: list[Question], features: FeatureTable, workspace: Workspace
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures and features of the questions."""
+    spec, folder = asked[1].pixel_spec, workspace.images("eval")
+    pixels = np.stack([spec.pixels(folder / q.images[0]) for q in questions])
+    rows = np.stack([features[q.sample_id] for q in questions])
+    return torch.from_numpy(pixels), torch.from_numpy(rows)
+
+
+def written(
     asked: tuple[Any, Any],
     questions: list[Question],
-    features: FeatureTable,
-    workspace: Workspace,
+    inputs: tuple[torch.Tensor, torch.Tensor],
+    decoding: Decoding,
+    size: int,
+) -> list[str]:
+    """Ask in batches of `size`."""
+    texts: list[str] = []
+    for start in range(0, len(questions), size):
+        here = slice(start, start + size)
+        texts += write(*asked, questions[here], inputs[0][here], inputs[1][here], decoding)
+    return texts
+
+
+@pytest.fixture
+def alone(
+    asked: tuple[Any, Any], questions: list[Question], inputs: tuple[torch.Tensor, torch.Tensor]
 ) -> list[str]:
     """Return the answer to each question by itself."""
-    folder = workspace.images("eval")
-    return [t for q in questions for t in answer(*asked, [q], folder, features, NEW_TOKENS)]
+    return written(asked, questions, inputs, GREEDY, 1)
 
 
 @pytest.mark.parametrize("size", [3, 8])
 def test_a_batch_answers_as_each_question_alone(
     asked: tuple[Any, Any],
     questions: list[Question],
-    features: FeatureTable,
-    workspace: Workspace,
+    inputs: tuple[torch.Tensor, torch.Tensor],
     alone: list[str],
     size: int,
 ) -> None:
     assert len(set(alone)) >= 6  # else nothing is compared
-    lengths = {len(asked[1].encode_prompt(q.text, 2)) for q in questions}
-    assert len(lengths) == 4
-    folder = workspace.images("eval")
-    texts: list[str] = []
-    for start in range(0, len(questions), size):
-        batch = questions[start : start + size]
-        texts += answer(*asked, batch, folder, features, NEW_TOKENS)
-    assert texts == alone
+    assert len({len(asked[1].encode_prompt(q.text, 2)) for q in questions}) == 4
+    assert written(asked, questions, inputs, GREEDY, size) == alone
 
 
 def test_answers_are_greedy(
     asked: tuple[Any, Any],
     questions: list[Question],
-    features: FeatureTable,
-    workspace: Workspace,
+    inputs: tuple[torch.Tensor, torch.Tensor],
     alone: list[str],
 ) -> None:
     """Token by token, the likeliest of one forward pass over everything so far."""
     model, processor = asked
-    for question, text in zip(questions[:3], alone, strict=False):
+    for i, (question, text) in enumerate(zip(questions[:3], alone, strict=False)):
         ids = list(processor.encode_prompt(question.text, 2))
-        picture = workspace.images("eval") / question.images[0]
         new: list[int] = []
         while len(new) < NEW_TOKENS and new[-1:] != [processor.tokenizer.eos_token_id]:
             with torch.no_grad():
                 logits = model(
                     input_ids=torch.tensor([ids + new]),
-                    pixel_values=torch.from_numpy(processor.pixel_spec.pixels(picture))[None],
-                    high_level_features=torch.from_numpy(features[question.sample_id])[None],
+                    pixel_values=inputs[0][i : i + 1],
+                    high_level_features=inputs[1][i : i + 1],
                 ).logits
             new.append(int(logits[0, -1].argmax()))
         assert processor.tokenizer.decode(new, skip_special_tokens=True).strip() == text
 
 
-def test_the_feature_of_the_epoch_is_used(
+@pytest.mark.parametrize("part", [0, 1], ids=["picture", "feature"])
+def test_picture_and_feature_of_the_epoch_are_used(
     asked: tuple[Any, Any],
     questions: list[Question],
-    features: FeatureTable,
-    workspace: Workspace,
+    inputs: tuple[torch.Tensor, torch.Tensor],
     alone: list[str],
+    part: int,
 ) -> None:
-    moved = replace(features, row_of={k: (v + 1) % 10 for k, v in features.row_of.items()})
-    assert answer(*asked, questions, workspace.images("eval"), moved, NEW_TOKENS) != alone
+    moved = [t.roll(1, 0) if i == part else t for i, t in enumerate(inputs)]
+    assert write(*asked, questions, moved[0], moved[1], GREEDY) != alone
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_16_bits_say_nearly_the_same(
     adapter_model: Path,
     questions: list[Question],
-    features: FeatureTable,
-    workspace: Workspace,
+    inputs: tuple[torch.Tensor, torch.Tensor],
     alone: list[str],
     dtype: torch.dtype,
 ) -> None:
     """On a GPU the model runs in 16 bits."""
-    peft_model, processor, _ = load_adapter(adapter_model, base=None, dtype=dtype)
-    model = peft_model.get_base_model()
+    loaded, processor, _ = load_adapter(adapter_model, base=None, dtype=dtype)
+    model = inner(loaded)
     assert model.dtype == dtype
-    texts = answer(model, processor, questions, workspace.images("eval"), features, 1)
+    texts = write(model, processor, questions, *inputs, Decoding(1))
     same = sum(whole.startswith(text) for text, whole in zip(texts, alone, strict=True))
     assert same >= 3  # drawn weights have near ties; by chance none would be the same
 
@@ -124,10 +153,183 @@ def test_16_bits_say_nearly_the_same(
 def test_the_length_is_limited(
     asked: tuple[Any, Any],
     questions: list[Question],
-    features: FeatureTable,
-    workspace: Workspace,
+    inputs: tuple[torch.Tensor, torch.Tensor],
     alone: list[str],
 ) -> None:
-    first = answer(*asked, questions, workspace.images("eval"), features, 1)
+    first = write(*asked, questions, *inputs, Decoding(1))
     assert all(whole.startswith(part) for part, whole in zip(first, alone, strict=True))
     assert max(map(len, alone)) > max(map(len, first))
+
+
+# --- drawing and beams ----------------------------------------------------------------------------
+
+
+def test_what_is_drawn_depends_on_seed_and_sample_only(
+    asked: tuple[Any, Any],
+    questions: list[Question],
+    inputs: tuple[torch.Tensor, torch.Tensor],
+    alone: list[str],
+) -> None:
+    warm = Decoding(NEW_TOKENS, temperature=1.0, seed=1)
+    drawn = written(asked, questions, inputs, warm, 1)
+    assert drawn != alone
+    assert written(asked, questions, inputs, warm, 8) == drawn
+    backwards = written(asked, questions[::-1], (inputs[0].flip(0), inputs[1].flip(0)), warm, 3)
+    assert backwards[::-1] == drawn
+    assert written(asked, questions, inputs, replace(warm, seed=2), 8) != drawn
+    twins = [replace(questions[0], sample_id=str(i)) for i in range(8)]
+    pictures, rows = (t[:1].expand(8, *t.shape[1:]) for t in inputs)
+    assert len(set(write(*asked, twins, pictures, rows, warm))) > 4
+
+
+@pytest.mark.parametrize(
+    "decoding", [Decoding(NEW_TOKENS, 1e-6), Decoding(NEW_TOKENS, 1.0, top_p=0.0)]
+)
+def test_a_cold_draw_and_one_from_a_single_word_are_greedy(
+    asked: tuple[Any, Any],
+    questions: list[Question],
+    inputs: tuple[torch.Tensor, torch.Tensor],
+    alone: list[str],
+    decoding: Decoding,
+) -> None:
+    assert write(*asked, questions, *inputs, decoding) == alone
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.7])
+def test_words_are_drawn_as_often_as_they_are_likely(top_p: float) -> None:
+    told = torch.tensor([0.5, 0.25, 0.15, 0.1])
+    n = 4000
+    draw = _Draw(Decoding(1, 2.0, top_p, seed=3), [str(i) for i in range(n)])
+    scores = draw(torch.empty(0), (2 * told.log()).expand(n, 4))  # the temperature takes the 2 away
+    assert ((scores == 0).sum(1) == 1).all()
+    shares = (scores == 0).float().mean(0)
+    expected = told if top_p == 1 else torch.tensor([2 / 3, 1 / 3, 0, 0])
+    assert (shares - expected).abs().max() < 0.03
+
+
+def test_beams_do_not_mix(
+    asked: tuple[Any, Any], questions: list[Question], inputs: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    beams = Decoding(NEW_TOKENS, num_beams=3)
+    single = written(asked, questions, inputs, beams, 1)
+    assert written(asked, questions, inputs, beams, 8) == single
+
+
+# --- words and probabilities ----------------------------------------------------------------------
+
+
+def test_score_alone_writes_the_likeliest_answer(
+    asked: tuple[Any, Any], questions: list[Question], inputs: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    pixels, rows = inputs[0].numpy(), inputs[1].numpy()
+    model, processor = asked
+    told = Asker(model, processor, LABELS, "score", GREEDY)(questions, pixels, rows)
+    choices = [encode_choice(processor, q.text, 2, STAGES) for q in questions]
+    expected = stage_log_likelihoods(model, processor, choices, *inputs)
+    assert np.abs(np.stack([t.log_likelihood for t in told]) - expected).max() < 1e-6  # type: ignore[misc]
+    assert [t.text for t in told] == [STAGES[i] for i in expected.argmax(1)]
+
+
+def test_both_is_the_words_of_one_and_the_probabilities_of_the_other(
+    asked: tuple[Any, Any],
+    questions: list[Question],
+    inputs: tuple[torch.Tensor, torch.Tensor],
+    alone: list[str],
+) -> None:
+    pixels, rows = inputs[0].numpy(), inputs[1].numpy()
+    both, scored, words = (
+        Asker(*asked, LABELS, mode, GREEDY)(questions, pixels, rows)
+        for mode in ("both", "score", "generate")
+    )
+    assert [t.text for t in both] == [t.text for t in words] == alone
+    assert all(t.log_likelihood is None for t in words)
+    for one, other in zip(both, scored, strict=True):
+        assert one.log_likelihood is not None
+        assert other.log_likelihood is not None
+        assert np.array_equal(one.log_likelihood, other.log_likelihood)
+
+
+@pytest.mark.parametrize("mode", ["score", "both"])
+def test_reasons_are_written_first_and_then_scored(
+    asked: tuple[Any, Any],
+    questions: list[Question],
+    inputs: tuple[torch.Tensor, torch.Tensor],
+    alone: list[str],
+    mode: Any,
+) -> None:
+    texts = tuple(f"The stage is {stage}." for stage in STAGES)
+    answers = StageAnswers(texts, "The stage is ", NEW_TOKENS)
+    model, processor = asked
+    pixels, rows = inputs[0].numpy(), inputs[1].numpy()
+    told = Asker(model, processor, answers, mode, GREEDY)(questions, pixels, rows)
+    for i, (question, reasons, said) in enumerate(zip(questions, alone, told, strict=True)):
+        choice = encode_choice(processor, question.text, 2, [f"{reasons} {t}" for t in texts])
+        expected = stage_log_likelihoods(
+            model, processor, [choice], inputs[0][i : i + 1], inputs[1][i : i + 1]
+        )[0]
+        assert said.log_likelihood is not None
+        assert np.abs(said.log_likelihood - expected).max() < 1e-4
+        best = f"{reasons} {texts[int(expected.argmax())]}"
+        assert said.text == (best if mode == "score" else reasons)
+
+
+def test_what_is_no_number_is_refused(
+    asked: tuple[Any, Any],
+    questions: list[Question],
+    inputs: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    pixels, rows = inputs[0].numpy(), inputs[1].numpy()
+    with pytest.raises(EegToolError, match="no numbers") as caught:
+        Asker(*asked, LABELS, "score", GREEDY)(questions, np.full_like(pixels, np.nan), rows)
+    assert "--dtype float32" in caught.value.fix
+
+
+def test_older_contracts_have_bare_labels(contract: Contract) -> None:
+    assert stage_answers(replace(contract, answers={})) == StageAnswers(STAGES, "", 8)
+
+
+def test_the_contract_says_how_answers_read(contract: Contract) -> None:
+    stages = {stage: f"It is {stage}." for stage in reversed(STAGES)}
+    told = {"stages": stages, "lead": "It is ", "max_new_tokens": 320}
+    texts = ("It is W.", "It is N1.", "It is N2.", "It is N3.", "It is REM.")
+    assert stage_answers(replace(contract, answers=told)) == StageAnswers(texts, "It is ", 320)
+
+
+@pytest.mark.parametrize("stages", [{"W": "W"}, dict.fromkeys(STAGES, "W")])
+def test_a_contract_without_the_five_stages_is_refused(
+    contract: Contract, stages: dict[str, str]
+) -> None:
+    with pytest.raises(EegToolError, match="one answer for each stage"):
+        stage_answers(replace(contract, answers={"stages": stages}))
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+class _Slow:
+    """Pixels of a picture: its number, later for the first ones; counts what was begun."""
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+
+    def pixels(self, path: Path) -> np.ndarray:
+        number = int(path.name)
+        self.begun.append(number)
+        time.sleep(0.02 if number % 4 == 0 else 0.0)
+        return np.array([number])
+
+
+def test_pictures_come_in_order_and_not_all_at_once() -> None:
+    spec: Any = _Slow()
+    stream = decoded_ahead(spec, (Path(str(i)) for i in range(40)), 4)
+    first = next(stream)
+    assert first.item() == 0
+    assert max(spec.begun) <= 5
+    assert [first.item(), *(p.item() for p in stream)] == list(range(40))
+
+
+def test_a_broken_picture_is_an_error_when_its_turn_comes(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    spec = PixelSpec(64, (0.5,) * 3, (0.5,) * 3)
+    with pytest.raises(EegToolError, match=r"a\.png cannot be read"):
+        list(decoded_ahead(spec, [tmp_path / "a.png"], 3))

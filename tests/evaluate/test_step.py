@@ -1,3 +1,5 @@
+"""One process: what is asked, checked, kept, gone on with and written."""
+
 from __future__ import annotations
 
 import json
@@ -13,37 +15,20 @@ import torch
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Question, read_epochs, read_questions, write_questions
 from eegtool.core.settings import EvaluateSettings
+from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, write_json
-from eegtool.evaluate import generate, step
+from eegtool.evaluate import rank
+from eegtool.evaluate.generate import Asker, Told
+from eegtool.evaluate.score import probabilities
 from eegtool.evaluate.step import run
+from tests.evaluate.conftest import BATCH, rows_of, scores_of
 
-BATCH = 4
-
-
-@pytest.fixture
-def settings(workspace: Workspace, adapter: Path) -> EvaluateSettings:
-    return EvaluateSettings(adapter, workspace=workspace.root, batch_size=BATCH, max_new_tokens=3)
+ASK = Asker.__call__
 
 
-@pytest.fixture
-def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Sizes of the batches that were asked, by a model that says the id of each question."""
-    sizes: list[int] = []
-
-    def say(model: Any, processor: Any, questions: Sequence[Question], *_: Any) -> list[str]:
-        sizes.append(len(questions))
-        return [f"{question.sample_id} µV\u2028 [/b]" for question in questions]
-
-    monkeypatch.setattr(step, "answer", say)
-    return sizes
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    """Return the rows without their time."""
-    rows = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
-    for row in rows:
-        assert row["metadata"].pop("seconds") >= 0
-    return rows
+def part(workspace: Workspace) -> Path:
+    """Return the file to which answers are appended."""
+    return workspace.answers.with_name("eeg_answers.part-0.jsonl")
 
 
 def test_every_question_is_answered_in_order(
@@ -70,12 +55,17 @@ def test_every_question_is_answered_in_order(
         for name in ("subject", "recording", "night", "epoch_index", "onset_s"):
             assert told[name] == getattr(epoch, name)
         assert (told["features"], told["dtype"], told["batch_size"]) == ("real", "float32", BATCH)
-        assert told["protocol"]["fusion"] == "add"
-        assert told["protocol"]["base"] == "tiny"
+        assert (told["mode"], told["decoding"], told["attention"]) == ("generate", "greedy", "sdpa")
+        assert told["versions"].startswith("eegvlm ")
+        assert told["conv_mode"] == told["protocol"]["version"] == "v1"
+        assert (told["protocol"]["fusion"], told["protocol"]["base"]) == ("add", "tiny")
+        assert "stage_probabilities" not in told
     assert len({row["answer_id"] for row in rows}) == len(rows)
     stamp = json.loads(workspace.answers.with_suffix(".run.json").read_text())
     assert stamp["step"] == "evaluate"
-    assert stamp["results"]["n"] == len(rows)
+    assert (stamp["results"]["n"], stamp["results"]["asked"]) == (10, 10)
+    assert stamp["results"]["seconds"] > 0
+    assert not part(workspace).exists()
 
 
 def test_the_model_is_asked_and_not_trained(
@@ -83,12 +73,13 @@ def test_the_model_is_asked_and_not_trained(
 ) -> None:
     seen: list[tuple[bool, torch.dtype, bool]] = []
 
-    def look(model: Any, *others: Any) -> list[str]:
+    def look(asker: Asker, *others: Any) -> list[Told]:
+        model = asker.model
         lora = any("lora_" in name for name, _ in model.named_parameters())
         seen.append((any(m.training for m in model.modules()), model.dtype, lora))
-        return generate.answer(model, *others)
+        return ASK(asker, *others)
 
-    monkeypatch.setattr(step, "answer", look)
+    monkeypatch.setattr(Asker, "__call__", look)
     run(settings)
     assert seen == [(False, torch.float32, True)] * 3
 
@@ -101,6 +92,7 @@ def test_the_terminal_is_quiet(
     assert err == ""
     assert out.startswith("Asking")
     assert "(10 rows)" in out
+    assert "warning" not in out
 
 
 def test_epochs_that_the_workspace_does_not_know_are_answered_too(
@@ -109,6 +101,182 @@ def test_epochs_that_the_workspace_does_not_know_are_answered_too(
     workspace.epochs.unlink()
     run(settings)
     assert "subject" not in rows_of(workspace.answers)[0]["metadata"]
+
+
+def test_the_longest_question_is_asked_first(
+    settings: EvaluateSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = read_questions(workspace.questions)
+    write_questions(
+        workspace.questions,
+        [replace(q, text=q.text + " Well?" * (i % 3)) for i, q in enumerate(questions)],
+    )
+    order: list[int] = []
+
+    def say(asker: Asker, asked: Sequence[Question], *_: Any) -> list[Told]:
+        order.extend(q.text.count("Well") for q in asked)
+        return [Told(q.sample_id) for q in asked]
+
+    monkeypatch.setattr(Asker, "__call__", say)
+    run(settings)
+    assert order == [2, 2, 2, 1, 1, 1, 0, 0, 0, 0]
+    rows = rows_of(workspace.answers)
+    assert [row["text"] for row in rows] == [q.sample_id for q in questions]
+
+
+# --- words and probabilities ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["score", "both"])
+@pytest.mark.usefixtures("batches")
+def test_rows_carry_the_probability_of_each_stage(
+    settings: EvaluateSettings, workspace: Workspace, mode: Any
+) -> None:
+    run(replace(settings, mode=mode))
+    for row in rows_of(workspace.answers):
+        told = row["metadata"]
+        assert list(told["stage_probabilities"]) == list(told["log_likelihoods"]) == list(STAGES)
+        expected = scores_of(row["question_id"])
+        assert np.allclose(list(told["log_likelihoods"].values()), expected, atol=1e-6)
+        shares = list(told["stage_probabilities"].values())
+        assert np.allclose(shares, probabilities(expected[None])[0], atol=2e-6)
+        assert abs(sum(shares) - 1) < 1e-5
+        assert told["calibration_temperature"] == 1
+        assert told["decoding"] == ("greedy" if mode == "both" else None)
+
+
+def test_score_alone_answers_without_a_word_being_written(
+    settings: EvaluateSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eegtool.evaluate.generate.write", lambda *_: pytest.fail("wrote"))
+    run(replace(settings, mode="score"))
+    for row in rows_of(workspace.answers):
+        shares = row["metadata"]["stage_probabilities"]
+        assert row["text"] == max(shares, key=lambda stage: shares[stage])
+
+
+def cot(adapter: Path) -> None:
+    """Say in the contract that reasons come first."""
+    stages = {stage: f"The stage is {stage}." for stage in STAGES}
+    told = {"stages": stages, "lead": "The stage is ", "max_new_tokens": 7}
+    path = adapter / "eegvlm.json"
+    write_json(path, json.loads(path.read_text()) | {"answers": told})
+
+
+def test_where_reasons_come_first_they_are_written_before_the_score(
+    settings: EvaluateSettings, workspace: Workspace, adapter: Path
+) -> None:
+    cot(adapter)
+    settings = replace(settings, max_new_tokens=0)
+    texts = {}
+    for mode in ("generate", "score", "both"):
+        path = workspace.root / f"{mode}.jsonl"
+        run(replace(settings, mode=mode, answers_file=path))
+        rows = rows_of(path)
+        texts[mode] = [row["text"] for row in rows]
+        assert {row["metadata"]["max_new_tokens"] for row in rows} == {7}
+    assert texts["both"] == texts["generate"]
+    for wrote, scored in zip(texts["generate"], texts["score"], strict=True):
+        assert scored.startswith(wrote.partition("The stage is")[0])
+        assert scored.partition("The stage is ")[2] in [f"{stage}." for stage in STAGES]
+
+
+def test_another_template_needs_its_flag_and_is_written_into_every_row(
+    settings: EvaluateSettings,
+    workspace: Workspace,
+    batches: list[int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run(replace(settings, conv_mode="llava_v1"))
+    assert "asked by the template 'llava_v1' and trained by 'v1'" in capsys.readouterr().out
+    for row in rows_of(workspace.answers):
+        assert row["prompt"].startswith("A chat between a curious user")
+        assert row["prompt"].endswith("ASSISTANT:")
+        assert row["metadata"]["conv_mode"] == "llava_v1"
+        assert row["metadata"]["protocol"]["version"] == "v1"
+
+
+def test_another_template_is_what_the_model_sees(
+    settings: EvaluateSettings, workspace: Workspace
+) -> None:
+    run(settings)
+    other = workspace.root / "other.jsonl"
+    run(replace(settings, conv_mode="llava_v1", answers_file=other))
+    assert [r["text"] for r in rows_of(other)] != [r["text"] for r in rows_of(workspace.answers)]
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+def fit(most: int, sizes: list[int]) -> Callable[..., list[Told]]:
+    """Return a model that has room for so many questions."""
+
+    def say(asker: Asker, questions: Sequence[Question], *_: Any) -> list[Told]:
+        sizes.append(len(questions))
+        if len(questions) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
+        return [Told(q.sample_id) for q in questions]
+
+    return say
+
+
+def test_the_batch_is_halved_when_memory_runs_out_and_no_answer_is_lost(
+    settings: EvaluateSettings,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(Asker, "__call__", fit(3, sizes))
+    run(replace(settings, batch_size="auto"))
+    assert sizes == [10, 5, 2, 2, 2, 2, 2]
+    rows = rows_of(workspace.answers)
+    assert [row["text"] for row in rows] == [row["question_id"] for row in rows]
+    assert {row["metadata"]["batch_size"] for row in rows} == {2}
+    assert "going on with 2 questions at a time" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("size", "most", "fix"), [("auto", 0, "more memory"), ("4", 3, "auto")])
+def test_memory_that_does_not_suffice_is_a_message_and_answers_are_kept(
+    settings: EvaluateSettings,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    size: str,
+    most: int,
+    fix: str,
+) -> None:
+    monkeypatch.setattr(Asker, "__call__", fit(most, []))
+    with pytest.raises(EegToolError, match=r"Memory ran out for .* Tried to allocate") as caught:
+        run(replace(settings, batch_size=size))
+    assert fix in caught.value.fix
+    assert "More." not in str(caught.value)
+
+
+def test_another_fault_is_not_taken_for_a_lack_of_memory(
+    settings: EvaluateSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("device-side assert triggered")
+
+    monkeypatch.setattr(Asker, "__call__", fail)
+    with pytest.raises(RuntimeError, match="device-side"):
+        run(replace(settings, batch_size="auto"))
+
+
+@pytest.mark.parametrize(
+    ("error", "out"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_what_counts_as_a_lack_of_memory(error: Exception, out: bool) -> None:
+    assert rank.is_out_of_memory(error) is out
+
+
+# --- going on -------------------------------------------------------------------------------------
 
 
 def line_end(data: bytes, n: int) -> int:
@@ -128,27 +296,72 @@ CUTS: dict[str, Callable[[bytes], int]] = {
 }
 
 
+@pytest.mark.parametrize("where", ["part", "answers"])
 @pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS.keys())
 def test_what_was_interrupted_is_finished(
     settings: EvaluateSettings,
     workspace: Workspace,
     batches: list[int],
     cut: Callable[[bytes], int],
+    where: str,
 ) -> None:
     """The file is that of a run without interruption, and whole batches are not asked again."""
     run(settings)
     assert batches == [4, 4, 2]
-    whole = rows_of(workspace.answers)
     data = workspace.answers.read_bytes()
     kept = data[: cut(data)]
-    workspace.answers.write_bytes(kept)
+    if where == "part":
+        workspace.answers.unlink()
+    (part(workspace) if where == "part" else workspace.answers).write_bytes(kept)
     batches.clear()
     run(settings)
-    assert rows_of(workspace.answers) == whole
-    done = kept.count(b"\n") // BATCH
-    assert batches == [4, 4, 2][done:]
-    lines = workspace.answers.read_bytes().split(b"\n")[: done * BATCH]
-    assert lines == data.split(b"\n")[: done * BATCH]
+    assert workspace.answers.read_bytes() == data
+    assert batches == [4, 4, 2][kept.count(b"\n") // BATCH :]
+    assert not part(workspace).exists()
+
+
+def test_a_real_model_goes_on_to_the_same_file(
+    settings: EvaluateSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit: a torn batch is asked again as it was."""
+    settings = replace(settings, mode="both")
+    run(settings)
+    whole = workspace.answers.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    workspace.answers.unlink()
+    part(workspace).write_bytes(b"".join(lines[:5]) + lines[6] + lines[7][:99])
+    run(settings)
+    assert workspace.answers.read_bytes() == whole
+
+
+def test_a_run_that_was_stopped_is_gone_on_with(
+    settings: EvaluateSettings,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stamp = workspace.answers.with_suffix(".run.json")
+    stamp.parent.mkdir()
+    stamp.write_text("of the run before")
+    asked: list[str] = []
+
+    def stop(asker: Asker, questions: Sequence[Question], *_: Any) -> list[Told]:
+        if len(asked) == BATCH:
+            raise KeyboardInterrupt
+        asked.extend(q.sample_id for q in questions)
+        return [Told("W") for _ in questions]
+
+    monkeypatch.setattr(Asker, "__call__", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings)
+    assert [row["question_id"] for row in rows_of(part(workspace))] == asked
+    assert not stamp.exists()
+    assert not workspace.answers.exists()
+    monkeypatch.setattr(Asker, "__call__", lambda _, some, *__: [Told("N2") for _ in some])
+    run(settings)
+    rows = rows_of(workspace.answers)
+    assert [row["text"] for row in rows] == ["W"] * BATCH + ["N2"] * (10 - BATCH)
+    assert "(4 were answered before)" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("batches")
@@ -157,10 +370,22 @@ def test_what_is_complete_is_not_asked_again(
 ) -> None:
     run(settings)
     before = workspace.answers.read_bytes()
-    monkeypatch.setattr(step, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
+    monkeypatch.setattr(rank, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
     run(settings)
     assert workspace.answers.read_bytes() == before
     assert workspace.answers.with_suffix(".run.json").exists()
+
+
+def test_how_it_is_computed_may_change_on_the_way(
+    settings: EvaluateSettings, workspace: Workspace, batches: list[int]
+) -> None:
+    """Every row says how it was computed."""
+    run(replace(settings, limit=4))
+    run(replace(settings, batch_size="2", attention="eager"))
+    assert batches == [4, 2, 2, 2]
+    told = [row["metadata"] for row in rows_of(workspace.answers)]
+    assert [m["batch_size"] for m in told] == [4] * 4 + [2] * 6
+    assert [m["attention"] for m in told] == ["sdpa"] * 4 + ["eager"] * 6
 
 
 def test_overwrite_begins_anew(
@@ -168,8 +393,24 @@ def test_overwrite_begins_anew(
 ) -> None:
     workspace.answers.parent.mkdir()
     workspace.answers.write_text("something else\n")
+    part(workspace).write_text("something torn")
     run(replace(settings, overwrite=True))
     assert len(rows_of(workspace.answers)) == 10
+    run(replace(settings, overwrite=True))
+    assert batches == [4, 4, 2] * 2
+
+
+@pytest.mark.parametrize("doubled", [False, True])
+def test_order_and_double_lines_do_no_harm(
+    settings: EvaluateSettings, workspace: Workspace, batches: list[int], doubled: bool
+) -> None:
+    run(settings)
+    whole = workspace.answers.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    workspace.answers.write_bytes(b"".join(lines[::-1] + lines[:3] * doubled))
+    run(settings)
+    assert workspace.answers.read_bytes() == whole
+    assert batches == [4, 4, 2]
 
 
 def another_model(workspace: Workspace, adapter: Path) -> None:
@@ -187,14 +428,9 @@ def another_truth(workspace: Workspace, adapter: Path) -> None:
     write_questions(workspace.questions, [replace(first, category=""), *others])
 
 
-def another_order(workspace: Workspace, adapter: Path) -> None:
-    lines = workspace.answers.read_bytes().split(b"\n")
-    workspace.answers.write_bytes(b"\n".join([lines[1], lines[0], *lines[2:]]))
-
-
-def one_too_many(workspace: Workspace, adapter: Path) -> None:
+def another_epoch(workspace: Workspace, adapter: Path) -> None:
     data = workspace.answers.read_bytes()
-    workspace.answers.write_bytes(data + data.split(b"\n")[0] + b"\n")
+    workspace.answers.write_bytes(data.replace(b'"S03E0-0004"', b'"S04E0-0004"'))
 
 
 def no_answer(workspace: Workspace, adapter: Path) -> None:
@@ -210,36 +446,53 @@ OTHER: dict[Spoil, str] = {
     another_model: "holds answers of another model or run: 'S03E0-0000' .* adapter_sha256",
     another_question: "answers to other questions: 'S03E0-0000' in line 1",
     another_truth: "answers to other questions: 'S03E0-0000' in line 1",
-    another_order: "answers to other questions: 'S03E0-0001' in line 1",
-    one_too_many: "answers to other questions: 'S03E0-0000' in line 11",
+    another_epoch: "answers to other questions: 'S04E0-0004' in line 5",
     no_answer: "line 1 is not an answer",
     no_json: "line 1 is not an answer",
 }
 
 
+@pytest.mark.parametrize("torn", [False, True], ids=["complete", "torn"])
 @pytest.mark.parametrize(("spoil", "message"), OTHER.items(), ids=[f.__name__ for f in OTHER])
 @pytest.mark.usefixtures("batches")
 def test_answers_of_others_are_not_mixed(
-    settings: EvaluateSettings, workspace: Workspace, adapter: Path, spoil: Spoil, message: str
+    settings: EvaluateSettings,
+    workspace: Workspace,
+    adapter: Path,
+    spoil: Spoil,
+    message: str,
+    torn: bool,
 ) -> None:
     run(settings)
     spoil(workspace, adapter)
-    before = workspace.answers.read_bytes()
+    path = workspace.answers.rename(part(workspace)) if torn else workspace.answers
+    before = path.read_bytes()
     with pytest.raises(EegToolError, match=message) as caught:
         run(settings)
     assert "--overwrite" in caught.value.fix
-    assert workspace.answers.read_bytes() == before
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
-    "change", [{"features": "shuffled"}, {"features": "zero"}, {"max_new_tokens": 9}]
+    "change",
+    [
+        {"features": "shuffled"},
+        {"features": "zero"},
+        {"max_new_tokens": 9},
+        {"mode": "both"},
+        {"conv_mode": "llava_v1"},
+        {"decoding": None, "temperature": 0.2},
+        {"decoding": None, "num_beams": 2},
+    ],
 )
 @pytest.mark.usefixtures("batches")
 def test_answers_of_another_run_are_not_mixed(
     settings: EvaluateSettings, workspace: Workspace, change: dict[str, Any]
 ) -> None:
     run(settings)
-    with pytest.raises(EegToolError, match=f"another model or run.*{next(iter(change))}"):
+    named = next(iter(change))
+    change.pop("decoding", None)
+    with pytest.raises(EegToolError, match=f"another model or run.*{named}"):
         run(replace(settings, **change))
 
 
@@ -251,10 +504,11 @@ def test_the_seed_counts_where_something_is_drawn(
     before = workspace.answers.read_bytes()
     run(replace(settings, seed=1))  # greedy answers with real features: nothing is drawn
     assert workspace.answers.read_bytes() == before
-    shuffled = replace(settings, features="shuffled", answers_file=workspace.root / "s.jsonl")
-    run(shuffled)
-    with pytest.raises(EegToolError, match=r"another model or run.*seed"):
-        run(replace(shuffled, seed=1))
+    for name, change in {"seed": {"features": "shuffled"}, "decoding": {"temperature": 1}}.items():
+        drawn = replace(settings, **change, answers_file=workspace.root / f"{name}.jsonl")  # type: ignore[arg-type]
+        run(drawn)
+        with pytest.raises(EegToolError, match=rf"another model or run.*{name}"):
+            run(replace(drawn, seed=1))
 
 
 @pytest.mark.usefixtures("batches")
@@ -265,38 +519,161 @@ def test_a_model_that_cannot_be_loaded_costs_no_answers(
         raise EegToolError("no room for it")
 
     with monkeypatch.context() as patch:
-        patch.setattr(step, "load_adapter", fail)
+        patch.setattr(rank, "load_adapter", fail)
         with pytest.raises(EegToolError, match="no room"):
             run(settings)
         assert not workspace.answers.parent.exists()
     run(settings)
     before = workspace.answers.read_bytes()
-    monkeypatch.setattr(step, "load_adapter", fail)
+    monkeypatch.setattr(rank, "load_adapter", fail)
     with pytest.raises(EegToolError, match="no room"):
         run(replace(settings, overwrite=True))
     assert workspace.answers.read_bytes() == before
     assert workspace.answers.with_suffix(".run.json").exists()
 
 
-def test_a_run_that_was_stopped_has_no_stamp(
-    settings: EvaluateSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+# --- a part of the questions ----------------------------------------------------------------------
+
+
+def test_a_limit_is_said_loudly_and_lifted_later(
+    settings: EvaluateSettings,
+    workspace: Workspace,
+    batches: list[int],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    stamp = workspace.answers.with_suffix(".run.json")
-    stamp.parent.mkdir()
-    stamp.write_text("of the run before")
-    said = iter([["W"] * BATCH])
+    run(replace(settings, limit=3))
+    assert "only 3 of 10 questions are asked" in capsys.readouterr().out
+    assert len(rows_of(workspace.answers)) == 3
+    run(settings)
+    assert "warning: only" not in capsys.readouterr().out
+    whole = workspace.answers.read_bytes()
+    assert len(rows_of(workspace.answers)) == 10
+    assert batches == [3, 4, 4, 2]  # the torn batch as it will be without the limit
+    run(replace(settings, limit=3))
+    assert workspace.answers.read_bytes() == whole  # nothing that is there is lost
 
-    def stop(*_: Any) -> list[str]:
-        texts = next(said, None)
-        if texts is None:
-            raise KeyboardInterrupt
-        return texts
 
-    monkeypatch.setattr(step, "answer", stop)
-    with pytest.raises(KeyboardInterrupt):
-        run(settings)
-    assert len(rows_of(workspace.answers)) == BATCH
-    assert not stamp.exists()
+def two_subjects(workspace: Workspace) -> None:
+    text = workspace.epochs.read_text()
+    for i in (1, 4, 5):
+        text = text.replace(
+            f"S03E0-000{i},simulated,S03E0,S03", f"S03E0-000{i},simulated,S03E0,S04"
+        )
+    workspace.epochs.write_text(text)
+
+
+def test_only_some_subjects(
+    settings: EvaluateSettings, workspace: Workspace, batches: list[int]
+) -> None:
+    two_subjects(workspace)
+    run(replace(settings, subjects=" S04 ,"))
+    rows = rows_of(workspace.answers)
+    assert [row["question_id"][-1] for row in rows] == ["1", "4", "5"]
+    assert {row["metadata"]["subject"] for row in rows} == {"S04"}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_an_unknown_subject_is_refused(
+    settings: EvaluateSettings, workspace: Workspace, known: bool
+) -> None:
+    if not known:
+        workspace.epochs.unlink()
+    with pytest.raises(EegToolError, match="S99" if known else "does not say whose"):
+        run(replace(settings, subjects="S03,S99"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_path": None}, "--model-path is missing"),
+        ({"batch_size": "many"}, "--batch-size 'many'"),
+        ({"batch_size": "0"}, "--batch-size '0'"),
+        ({"conv_mode": "v2"}, "conversation template 'v2'"),
+        ({"attention": "none"}, "--attention 'none'"),
+        ({"num_chunks": 3, "chunk_idx": 3}, "--chunk-idx 3 of --num-chunks 3"),
+        ({"temperature": 0.2, "num_beams": 2}, "--temperature and --num-beams"),
+        ({"calibrate": True}, "--calibrate needs probabilities"),
+        ({"calibrate": True, "mode": "score", "num_chunks": 2}, "--calibrate and --num-chunks"),
+        (
+            {"calibrate": True, "mode": "both", "no_calibration": True},
+            "--calibrate and --no-calibration",
+        ),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(
+    settings: EvaluateSettings, monkeypatch: pytest.MonkeyPatch, change: Any, message: str
+) -> None:
+    monkeypatch.setattr(rank, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
+    with pytest.raises(EegToolError, match=message):
+        run(replace(settings, **change))
+
+
+# --- calibration ----------------------------------------------------------------------------------
+
+
+def with_truth(workspace: Workspace) -> None:
+    """Make the likeliest stage the true one for most epochs, so that a temperature can be fitted."""
+    questions = read_questions(workspace.questions)
+    likeliest = [STAGES[int(scores_of(q.sample_id).argmax())] for q in questions]
+    write_questions(
+        workspace.questions,
+        [
+            replace(q, category=stage if i % 5 else STAGES[(STAGES.index(stage) + 1) % 5])
+            for i, (q, stage) in enumerate(zip(questions, likeliest, strict=True))
+        ],
+    )
+
+
+def test_a_temperature_is_fitted_kept_and_applied(
+    settings: EvaluateSettings,
+    workspace: Workspace,
+    adapter: Path,
+    batches: list[int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with_truth(workspace)
+    two_subjects(workspace)
+    settings = replace(settings, mode="score")
+    run(replace(settings, calibrate=True, subjects="S03"))
+    assert "Calibration: temperature" in capsys.readouterr().out
+    fitted = json.loads((adapter / "calibration.json").read_text())
+    assert (fitted["subjects"], fitted["n"], fitted["mode"]) == (["S03"], 7, "score")
+    assert len(batches) == 2
+
+    run(settings)  # the rest; the file is of one temperature
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert "the calibration was fitted on 1 of these subjects (S03)" in said
+    rows = rows_of(workspace.answers)
+    assert len(rows) == 10
+    for row in rows:
+        told = row["metadata"]
+        assert told["calibration_temperature"] == fitted["temperature"] != 1
+        expected = probabilities(scores_of(row["question_id"])[None], fitted["temperature"])[0]
+        assert np.allclose(list(told["stage_probabilities"].values()), expected, atol=2e-6)
+        assert told.get("calibrated_on", False) is (told["subject"] == "S03")
+
+    run(replace(settings, no_calibration=True))
+    for row in rows_of(workspace.answers):
+        assert row["metadata"]["calibration_temperature"] == 1
+        assert "calibrated_on" not in row["metadata"]
+
+
+@pytest.mark.usefixtures("batches")
+def test_a_calibration_of_other_weights_is_refused_before_the_model_is_loaded(
+    settings: EvaluateSettings,
+    workspace: Workspace,
+    adapter: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with_truth(workspace)
+    run(replace(settings, mode="score", calibrate=True))
+    another_model(workspace, adapter)
+    monkeypatch.setattr(rank, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
+    with pytest.raises(EegToolError, match="belongs to other weights"):
+        run(replace(settings, mode="score", answers_file=workspace.root / "b.jsonl"))
+
+
+# --- what does not fit ----------------------------------------------------------------------------
 
 
 def lose_the_image(workspace: Workspace, adapter: Path) -> None:
@@ -350,6 +727,16 @@ def no_features(workspace: Workspace, adapter: Path) -> None:
     workspace.features("eval").unlink()
 
 
+def no_template(workspace: Workspace, adapter: Path) -> None:
+    path = adapter / "eegvlm.json"
+    path.write_text(path.read_text().replace('"v1"', '"v9"'))
+
+
+def torn_question(workspace: Workspace, adapter: Path) -> None:
+    lines = workspace.questions.read_text().splitlines(keepends=True)
+    workspace.questions.write_text("".join([lines[0], lines[1][:40] + "\n", *lines[2:]]))
+
+
 def no_adapter(workspace: Workspace, adapter: Path) -> None:
     (adapter / "eegvlm.json").unlink()
 
@@ -372,6 +759,8 @@ BAD: dict[Spoil, str] = {
     other_pictures: "differently drawn pictures: style spectrogram and waveform",
     no_features: "features file .* does not exist",
     no_adapter: "is not an adapter folder",
+    no_template: "Unknown conversation template 'v9'",
+    torn_question: r"eeg_eval.jsonl, line 2",
     no_base: "'/models/llava' is neither a folder nor a known name",
 }
 
@@ -385,11 +774,11 @@ def test_what_does_not_fit_is_refused_before_the_model_is_loaded(
     spoil: Spoil,
     message: str,
 ) -> None:
-    monkeypatch.setattr(step, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
+    monkeypatch.setattr(rank, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
     spoil(workspace, adapter)
     with pytest.raises(EegToolError, match=message):
         run(settings)
-    assert not workspace.answers.exists()
+    assert not workspace.answers.parent.exists()
 
 
 @pytest.mark.usefixtures("batches")
@@ -411,7 +800,7 @@ def test_a_model_that_says_one_thing_only_is_pointed_out(
     warned: bool,
 ) -> None:
     texts = iter(["[/W]"] * n_same + ["N2"] * 10)
-    monkeypatch.setattr(step, "answer", lambda *args: [next(texts) for _ in args[2]])
+    monkeypatch.setattr(Asker, "__call__", lambda *args: [Told(next(texts)) for _ in args[1]])
     run(settings)
     assert ("100% of the answers are '[/W]'" in capsys.readouterr().out) is warned
 

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, CLIPImageProcessor, LlavaForConditionalG
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.settings import EvaluateSettings, ExportSettings
-from eegtool.core.workspace import Workspace, write_json
+from eegtool.core.workspace import Workspace, read_json, sha256_of, write_json
 from eegtool.evaluate import step as evaluate
 from eegtool.finetune import card, export
 from eegtool.model.adapters import (
@@ -125,6 +125,25 @@ def test_weights_are_those_of_the_formula(merged: Path, weak: Path, tiny: Path) 
             n_merged += 1
         assert torch.allclose(weight, expected, atol=1e-6), name
     assert n_merged == len(lora) / 2 == 21
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_the_vision_module_goes_along(settings: ExportSettings, damaged: bool) -> None:
+    folder = settings.model_path / "vision_module"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    weights = sha256_of(folder / "model.safetensors")
+    write_json(folder / "card.json", {"weights_sha256": weights})
+    contract = read_json(settings.model_path / "eegvlm.json")
+    write_json(settings.model_path / "eegvlm.json", contract | {"features_weights_sha256": weights})
+    if damaged:
+        (folder / "model.safetensors").write_bytes(b"weighs")
+    export.run(settings)
+    merged = settings.out / "vision_module"
+    assert merged.exists() is not damaged
+    if not damaged:
+        assert files_below(merged) == ["card.json", "model.safetensors"]
+        assert sha256_of(merged / "model.safetensors") == weights
 
 
 def test_the_folder_needs_no_base_and_explains_itself(merged: Path) -> None:

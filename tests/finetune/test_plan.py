@@ -84,6 +84,7 @@ def test_what_decides_the_outcome_is_in_the_fingerprint(plan: Plan, change: dict
         {"resume": True},
         {"attention": "eager", "gradient_checkpointing": True},
         {"trained_share": 0.9},
+        {"answers": {"lead": "Thus "}},
         {"save_steps": 1, "save_strategy": "no", "save_total_limit": 9},
         {"logging_steps": 1, "report_to": "wandb", "run_name": "x"},
         {"dataloader_num_workers": 4},

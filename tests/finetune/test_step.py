@@ -23,11 +23,12 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.launching import Stopped
 from eegtool.core.records import read_conversations, write_conversations
 from eegtool.core.settings import FinetuneSettings
-from eegtool.core.workspace import Workspace, sha256_of
+from eegtool.core.workspace import Workspace, read_json, sha256_of, write_json
 from eegtool.finetune import arguments, launcher, step
 from eegtool.finetune.plan import Plan
 from eegtool.model.adapters import read_contract
 from eegtool.model.eegvlm import EEGVLM
+from eegtool.prepare.questions import QUESTION_TEMPLATES, answer_form
 
 
 @pytest.fixture
@@ -260,11 +261,11 @@ def test_bare_features_are_taken_with_a_warning(
 Launched = list[tuple[Plan, list[str], dict[str, str]]]
 
 
-def finish(plan: Plan) -> None:
-    """Leave an output folder as a training does."""
+def finish(plan: Plan, weights: str = "") -> None:
+    """Leave an output folder as a training does, on features of a module of these weights."""
     out = Path(plan.output_dir)
     (out / "training_log.json").write_text(json.dumps({"metrics": {"train_loss": 0.5}, "log": []}))
-    (out / "eegvlm.json").write_text("{}")
+    (out / "eegvlm.json").write_text(json.dumps({"features_weights_sha256": weights}))
 
 
 def save(plan: Plan, n: int) -> None:
@@ -323,6 +324,95 @@ def test_a_run_leaves_its_stamp_and_its_plan(
     assert json.loads(Path(command[-1]).read_text())["fingerprint"] == plan.fingerprint
     assert plan.arguments["output_dir"] == plan.output_dir == str(folder.resolve())
     assert plan.stop_file == str(folder.resolve() / ".stop")
+
+
+def vision_module(workspace: Workspace) -> str:
+    """Put something like a vision module into the workspace; return the hash of its weights."""
+    workspace.vision_module.mkdir()
+    weights = workspace.vision_module / "model.safetensors"
+    weights.write_bytes(b"weights")
+    card = {"weights_sha256": sha256_of(weights)}
+    (workspace.vision_module / "card.json").write_text(json.dumps(card))
+    return sha256_of(weights)
+
+
+@pytest.mark.parametrize("signum", [None, signal.SIGINT])
+def test_the_vision_module_is_kept_beside_the_adapter(
+    settings: FinetuneSettings,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    signum: int | None,
+) -> None:
+    weights = vision_module(workspace)
+
+    def launch(command: list[str], environment: dict[str, str], **_: Any) -> int:
+        finish(Plan.read(Path(command[-1])), weights)
+        if signum:  # when all was done
+            raise Stopped(signum)
+        return 0
+
+    monkeypatch.setattr(step, "launch", launch)
+    step.run(settings)
+    stored = workspace.checkpoints / "eegvlm" / "vision_module"
+    assert {path.name for path in stored.iterdir()} == {"model.safetensors", "card.json"}
+    assert (stored / "model.safetensors").read_bytes() == b"weights"
+    assert "vision module" not in capsys.readouterr().out
+
+
+def unlinked(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [("other", "is not the one"), ("none", "is not the one"), ("disk", "No space")],
+)
+def test_a_vision_module_that_cannot_be_kept_is_told_and_the_adapter_stays(
+    settings: FinetuneSettings,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fault: str,
+    why: str,
+) -> None:
+    weights = vision_module(workspace) if fault != "none" else "ab" * 32
+    if fault == "disk":
+        monkeypatch.setattr("eegtool.extract.stored._link_or_copy", unlinked)
+
+    def launch(command: list[str], environment: dict[str, str], **_: Any) -> int:
+        finish(Plan.read(Path(command[-1])), "cd" * 32 if fault == "other" else weights)
+        return 0
+
+    monkeypatch.setattr(step, "launch", launch)
+    step.run(settings)
+    out = workspace.checkpoints / "eegvlm"
+    assert {p.name for p in out.iterdir()} >= {"eegvlm.json", "run.json"}
+    assert not [p for p in out.iterdir() if "vision_module" in p.name]
+    said = " ".join(capsys.readouterr().out.split())
+    assert why in said
+    assert "`eegvlm ask`" in said
+
+
+def test_without_features_no_vision_module_is_missed(
+    settings: FinetuneSettings,
+    workspace: Workspace,
+    launched: Launched,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    vision_module(workspace)
+    step.run(replace(settings, fusion="none"))
+    assert not (workspace.checkpoints / "eegvlm" / "vision_module").exists()
+    assert "vision module" not in capsys.readouterr().out
+
+
+def test_how_answers_read_goes_from_prepare_to_the_plan(
+    settings: FinetuneSettings, output_dir: Path, workspace: Workspace
+) -> None:
+    assert step.make_plan(settings, output_dir).answers == {}  # of an earlier version
+    form = answer_form(QUESTION_TEMPLATES["cot"])
+    write_json(workspace.prepare_stamp, read_json(workspace.prepare_stamp) | {"answers": form})
+    assert step.make_plan(settings, output_dir).answers == form
 
 
 @pytest.mark.parametrize(

@@ -154,12 +154,14 @@ def test_the_feature_of_each_epoch_reaches_the_model(
 
 
 def test_the_adapter_is_loaded_with_its_contract(plan_of: Planner) -> None:
-    plan = plan_of(fusion="token", version="llava_v1", features="shuffled")
+    answers = {"stages": {"W": "Wake"}, "lead": "", "max_new_tokens": 9}
+    plan = plan_of(fusion="token", version="llava_v1", features="shuffled", answers=answers)
     train.run(plan)
     _, processor, contract = load_adapter(Path(plan.output_dir), base=None, dtype=torch.float32)
     assert (contract.base, contract.fusion, contract.version) == ("tiny", "token", "llava_v1")
     assert (contract.features, contract.features_weights_sha256) == ("shuffled", "ab" * 32)
     assert contract.protocol == plan.protocol
+    assert contract.answers == answers
     assert processor.image_tokens == (16, 1)
     log = json.loads((Path(plan.output_dir) / "training_log.json").read_text())
     assert log["metrics"]["train_loss"] > 0

@@ -1,0 +1,325 @@
+"""ask: one picture, one answer, and how likely each stage is; for a person at a terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.bar import Bar
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from eegtool.core.console import console
+from eegtool.core.errors import EegToolError, brief
+from eegtool.core.records import IMAGE_TOKEN, Question
+from eegtool.core.settings import AskSettings
+from eegtool.core.stages import STAGES
+from eegtool.core.workspace import Workspace, check_same_pictures, read_json
+from eegtool.evaluate.calibration import Calibration, read_calibration
+from eegtool.evaluate.generate import Asker, Decoding, StageAnswers, stage_answers
+from eegtool.evaluate.score import probabilities
+from eegtool.extract.features import load_features, sidecar_path
+from eegtool.extract.stored import STORED, feature_of, is_module
+from eegtool.model.adapters import (
+    Contract,
+    adapter_sha256,
+    contract_base,
+    inner,
+    load_adapter,
+    read_contract,
+)
+from eegtool.model.checkpoints import best_dtype
+from eegtool.model.eegvlm import FUSIONS
+
+_BAR: Final = 40
+"""Columns of a bar that stands for 100 %."""
+_OWN_QUESTION: Final = 128
+"""Tokens of room for the answer to another question than the trained one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What is said about a picture."""
+
+    image: Path
+    question: str
+    text: str
+    """As the model wrote it."""
+    log_likelihood: np.ndarray
+    """float64 ``[5]``, in the order of `STAGES`."""
+    calibration: Calibration | None
+    adapter_sha256: str
+
+    @property
+    def temperature(self) -> float:
+        """By which the log-likelihoods are divided before they become probabilities."""
+        return self.calibration.temperature if self.calibration else 1.0
+
+    @property
+    def stage_probabilities(self) -> dict[str, float]:
+        """Probability of each stage; they sum to 1."""
+        shares = probabilities(self.log_likelihood, self.temperature)
+        return dict(zip(STAGES, shares.tolist(), strict=True))
+
+    @property
+    def stage(self) -> str:
+        """The likeliest stage."""
+        return STAGES[int(self.log_likelihood.argmax())]
+
+
+def run(settings: AskSettings) -> None:
+    """Ask about a picture and show the answer; nothing is written.
+
+    Raises
+    ------
+    EegToolError
+        If the picture cannot be read, the folder is no model or its base another one, or the
+        high-level feature of the picture cannot be had: before the model is loaded.
+    """
+    console.stderr = settings.json  # standard output is for the JSON object alone
+    contract = read_contract(settings.model_path)
+    contract_base(settings.model_path, contract, settings.model_base, settings.vision_tower)
+    answers = stage_answers(contract)
+    question = asked_question(settings, contract)
+    picture = read_picture(settings.image)
+    weights = adapter_sha256(settings.model_path)
+    trained = question == contract.answers.get("question", question)
+    # A temperature that was fitted to one question says nothing about another.
+    use = trained and not settings.no_calibration
+    calibration = read_calibration(settings.model_path, weights) if use else None
+    said = list(doubts(settings, contract, question, picture))
+    for doubt in said:
+        _warn(doubt)
+    feature = high_level_feature(settings, contract, picture)
+    text, scores = _ask(settings, answers, question, feature, trained=trained)
+    if doubt := disagreement(text, scores, answers):
+        _warn(doubt)
+        said.append(doubt)
+    reply = Reply(settings.image, question, text, scores, calibration, weights)
+    if settings.json:
+        print(json.dumps(as_json(reply, said), ensure_ascii=False))
+    else:
+        console.print(shown(reply))
+
+
+def asked_question(settings: AskSettings, contract: Contract) -> str:
+    """Return the user's question, or else the one that the model was trained on.
+
+    Raises
+    ------
+    EegToolError
+        If there is neither.
+    """
+    question = " ".join(settings.question.replace(IMAGE_TOKEN, "").split())
+    question = question or str(contract.answers.get("question", ""))
+    if not question:
+        raise EegToolError(
+            f"{settings.model_path} does not say what question it was trained on: it is of an "
+            "earlier version.",
+            "Give it behind the picture, as it stands in the workspace's eeg_eval.jsonl.",
+        )
+    return question
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """Read a picture as RGB, uint8 ``[H, W, 3]``.
+
+    Raises
+    ------
+    EegToolError
+        If it is missing or no picture.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.array(image.convert("RGB"))
+    except FileNotFoundError:
+        raise EegToolError(
+            f"The picture {path} does not exist.", "Give one that `eegvlm prepare` drew."
+        ) from None
+    # What Pillow raises over broken files depends on where they are broken.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise EegToolError(
+            f"The picture {path} cannot be read: {brief(error)}.",
+            "Give a PNG that `eegvlm prepare` drew.",
+        ) from error
+
+
+def doubts(
+    settings: AskSettings, contract: Contract, question: str, picture: np.ndarray
+) -> Iterator[str]:
+    """Yield what makes this another task than the one that the model was trained for."""
+    height, width = picture.shape[:2]
+    side = contract.protocol.get("size")
+    if side is not None and (width, height) != (side, side):
+        yield (
+            f"the picture has {width} x {height} pixels, those of the training {side} x {side}: "
+            "it is resized, and the answer may be worse than the model."
+        )
+    here = {name: value for name, value in drawn(settings.image).items() if name != "size"}
+    try:
+        both = f"The model {settings.model_path} and {settings.image}"
+        check_same_pictures(contract.protocol, here, both)
+    except EegToolError as error:
+        yield error.what
+    if contract.features != "real":
+        yield f"the model was trained with {contract.features} features, as a sanity check."
+    trained = contract.answers.get("question", question)
+    if question != trained:
+        yield (
+            f"the model was trained on one question only, '{trained}': "
+            "its answer to another one may mean little."
+        )
+
+
+def drawn(image: Path) -> dict[str, Any]:
+    """Return how prepare drew a picture that lies in a workspace; of others nothing is known."""
+    # WORKSPACE/eeg_images_eval/RECORDING/PICTURE
+    for folder in image.resolve().parents[:3]:
+        stamp = Workspace(folder).prepare_stamp
+        if stamp.exists():
+            return dict(read_json(stamp).get("protocol", {}))
+    return {}
+
+
+def disagreement(text: str, log_likelihood: np.ndarray, answers: StageAnswers) -> str:
+    """Say that the model wrote another stage than the likeliest; empty if it did not."""
+    likeliest = answers.texts[int(log_likelihood.argmax())]
+    wrote = [answer for answer in answers.texts if text.endswith(answer)]
+    if not wrote or likeliest in wrote:
+        return ""
+    return f"word by word the model came to '{wrote[0]}', as a whole '{likeliest}' is likeliest."
+
+
+def high_level_feature(
+    settings: AskSettings, contract: Contract, picture: np.ndarray
+) -> np.ndarray | None:
+    """Return the feature of the picture, float32 ``[1, 1024]``; None if the model looks at none.
+
+    Raises
+    ------
+    EegToolError
+        If it can neither be computed nor be found in the features file.
+    """
+    if not FUSIONS[contract.fusion].needs_features:
+        return None
+    if settings.features_file is not None:
+        return _feature_from_file(settings, settings.features_file, contract)
+    weights = contract.features_weights_sha256
+    stored, trained = settings.model_path / STORED, Workspace(settings.workspace).vision_module
+    for folder in (stored, trained):
+        if is_module(folder, weights):
+            return feature_of(folder, picture, settings.backbone or None)
+    if not weights:
+        raise EegToolError(
+            f"{settings.model_path} was trained with features that were made elsewhere: that of "
+            "this picture cannot be computed here.",
+            "Give it with --features-file.",
+        )
+    raise EegToolError(
+        f"The high-level feature of the picture cannot be computed: neither {stored} nor {trained} "
+        f"is the vision module that the model was trained with (weights {weights[:12]}).",
+        "Name the workspace in which it was trained with --workspace, or give the feature with "
+        "--features-file.",
+    )
+
+
+def _feature_from_file(settings: AskSettings, path: Path, contract: Contract) -> np.ndarray:
+    """Find the row of the picture by its name; without a sidecar there must be one row only."""
+    name, sidecar = settings.image.stem, sidecar_path(path)
+    ids = read_json(sidecar).get("sample_ids", []) if sidecar.exists() else [name]
+    table = load_features(path, ids, other="its own sidecar" if sidecar.exists() else "the picture")
+    if name not in table.row_of:
+        raise EegToolError(
+            f"{path} has no feature of '{name}'.",
+            "Rows are found by the picture's name, which prepare makes of the epoch's id.",
+        )
+    trained = contract.features_weights_sha256
+    if table.weights_sha256 and trained and table.weights_sha256 != trained:
+        raise EegToolError(
+            f"{path} comes from another vision module ({table.weights_sha256[:12]}) than the one the "
+            f"model was trained with ({trained[:12]}).",
+            "Give the features that belong to it, or leave out --features-file.",
+        )
+    return table[name]
+
+
+def _ask(
+    settings: AskSettings,
+    answers: StageAnswers,
+    question: str,
+    feature: np.ndarray | None,
+    *,
+    trained: bool,
+) -> tuple[str, np.ndarray]:
+    """Load the model; return what it writes about the picture, and the score of each stage's answer."""
+    dtype = best_dtype() if settings.dtype == "auto" else getattr(torch, settings.dtype)
+    with console.status("Loading the model ..."):
+        loaded, processor, _ = load_adapter(
+            settings.model_path,
+            base=settings.model_base,
+            dtype=dtype,
+            vision_tower=settings.vision_tower,
+        )
+        model = inner(loaded)
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+    room = answers.max_new_tokens if trained else max(answers.max_new_tokens, _OWN_QUESTION)
+    decoding = Decoding(settings.max_new_tokens or room)
+    asker = Asker(model, processor, answers, "both", decoding)
+    name = settings.image.name
+    asked = Question(settings.image.stem, (name, name), question)
+    pixels = processor.pixel_spec.pixels(settings.image)
+    with console.status("Asking ..."):
+        told = asker([asked], pixels[None], None if feature is None else feature[None])[0]
+    return told.text, np.asarray(told.log_likelihood, np.float64)
+
+
+def shown(reply: Reply) -> RenderableType:
+    """Return the reply as it stands in the terminal."""
+    head = Table.grid(padding=(0, 2))
+    head.add_row("Picture", Text(str(reply.image), overflow="fold"))
+    head.add_row("Question", Text(reply.question))
+    head.add_row("Answer", Text(_printable(reply.text) or "(no words)", "bold"))
+    bars = Table.grid(padding=(0, 2))
+    for stage, share in reply.stage_probabilities.items():
+        bar = Bar(1.0, 0.0, share, width=_BAR)
+        percent = f"{100 * share:5.1f} %"
+        bars.add_row(stage, bar, percent, style="bold" if stage == reply.stage else "dim")
+    c = reply.calibration
+    how = (
+        f"Calibrated: temperature {c.temperature:.2f}, fitted to {c.n:,} epochs."
+        if c
+        else "Not calibrated: how sure the model is need not be how often it is right."
+    )
+    return Group("", head, "", bars, "", Text(how, "dim"))
+
+
+def as_json(reply: Reply, warnings: list[str]) -> dict[str, Any]:
+    """Return the reply for a program, with the names that answer rows have for the same things."""
+    return {
+        "image": str(reply.image),
+        "prompt": reply.question,
+        "text": reply.text,
+        "stage": reply.stage,
+        "stage_probabilities": {s: round(p, 6) for s, p in reply.stage_probabilities.items()},
+        "log_likelihoods": dict(zip(STAGES, reply.log_likelihood.round(6).tolist(), strict=True)),
+        "calibration_temperature": reply.temperature,
+        "adapter_sha256": reply.adapter_sha256,
+        "warnings": warnings,
+    }
+
+
+def _printable(text: str) -> str:
+    """Leave out what would act on the terminal instead of being shown."""
+    return "".join(c for c in text if c.isprintable() or c == "\n")
+
+
+def _warn(text: str) -> None:
+    console.print(f"[bold yellow]warning:[/] {escape(text)}")

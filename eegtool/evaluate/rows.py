@@ -1,0 +1,160 @@
+"""Rows of the answers file: made, recognised as one's own, given their probabilities."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from eegtool import __version__
+from eegtool.core.errors import EegToolError
+from eegtool.core.records import Answer, Epoch, Question
+from eegtool.core.stages import STAGES
+from eegtool.evaluate.calibration import Calibration
+from eegtool.evaluate.generate import Told
+from eegtool.evaluate.score import probabilities
+from eegtool.evaluate.shards import parts_of, whole_lines
+from eegtool.evaluate.task import Task
+
+_DIGITS: Final = 6
+_ANEW: Final = "Begin anew with --overwrite, or give another --answers-file."
+
+
+def versions() -> str:
+    """Return what answered, in one line."""
+    others = (f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
+    return ", ".join([f"eegvlm {__version__}", *others])
+
+
+def make_row(task: Task, question: Question, told: Told, how: dict[str, Any]) -> dict[str, Any]:
+    """Return the row of one answer, as a writer appends it; probabilities come at the end.
+
+    Parameters
+    ----------
+    how : dict
+        How it was computed: batch size, precision, versions, ...
+    """
+    metadata = {**task.identity, **how, "protocol": task.protocol}
+    metadata |= whence(question.sample_id, task.epochs)
+    if told.log_likelihood is not None:
+        rounded = told.log_likelihood.round(_DIGITS).tolist()
+        metadata["log_likelihoods"] = dict(zip(STAGES, rounded, strict=True))
+    row = Answer(
+        question_id=question.sample_id,
+        prompt=task.prompts[question.sample_id],
+        text=told.text,
+        label=question.category,
+        answer_id=f"{question.sample_id}-{task.identity['adapter_sha256'][:8]}",
+        model_id=task.model_path.resolve().name,
+        metadata=metadata,
+    )
+    return row.to_row()
+
+
+def whence(sample_id: str, epochs: dict[str, Epoch]) -> dict[str, Any]:
+    """Say where the epoch comes from, as far as the workspace knows."""
+    epoch = epochs.get(sample_id)
+    if epoch is None:
+        return {}
+    names = ("subject", "recording", "night", "epoch_index", "onset_s")
+    return {name: getattr(epoch, name) for name in names}
+
+
+def with_probabilities(row: Answer, calibration: Calibration | None) -> Answer:
+    """Return a row with the probabilities of its log-likelihoods; one without them stays as it is.
+
+    Raises
+    ------
+    EegToolError
+        If these are not one number for each stage.
+    """
+    told = row.metadata.get("log_likelihoods")
+    if told is None:
+        return row
+    temperature = calibration.temperature if calibration else 1.0
+    try:
+        scores = np.array([[told[stage] for stage in STAGES]], np.float64)
+    except (KeyError, TypeError, ValueError) as error:
+        raise EegToolError(
+            f"The log-likelihoods of '{row.question_id}' are not one number for each stage.", _ANEW
+        ) from error
+    shares = probabilities(scores, temperature)[0]
+    fitted = calibration is not None and row.metadata.get("subject") in calibration.subjects
+    kept = {k: v for k, v in row.metadata.items() if k != "calibrated_on"}
+    own = {
+        "stage_probabilities": dict(zip(STAGES, shares.round(_DIGITS).tolist(), strict=True)),
+        "calibration_temperature": temperature,
+        **({"calibrated_on": True} if fitted else {}),
+    }
+    return replace(row, metadata=kept | own)
+
+
+def read_row(line: bytes, where: str) -> Answer:
+    """Read a line of an answers file.
+
+    Raises
+    ------
+    EegToolError
+        If it is not an answer.
+    """
+    try:
+        return Answer.from_row(json.loads(line))
+    except (KeyError, TypeError, ValueError) as error:
+        raise EegToolError(f"{where} is not an answer.", _ANEW) from error
+
+
+def answered(task: Task, *, begun: bool = False) -> dict[str, bytes]:
+    """Return the lines that answer questions of the task, by sample id, whoever wrote them.
+
+    Parameters
+    ----------
+    begun : bool
+        Whether ``--overwrite`` has done its work: before, the answers file does not count.
+
+    Raises
+    ------
+    EegToolError
+        If they were written by another model or run, or answer other questions. What other chunks
+        have left is passed over where one begins anew.
+    """
+    asked = {q.sample_id: (task.prompts[q.sample_id], q.category) for q in task.questions}
+    overwrite = task.settings.overwrite
+    found: dict[str, bytes] = {}
+    # The answers file last: what a part held that vanished meanwhile is in there.
+    for path in [*parts_of(task.answers_file), task.answers_file]:
+        if path == task.answers_file and overwrite and not begun:
+            continue
+        for number, line in enumerate(whole_lines(path), start=1):
+            row = read_row(line, f"{path}, line {number}")
+            strange = _strangeness(row, task, asked)
+            if not strange:
+                found.setdefault(row.question_id, line)
+            elif not overwrite:
+                raise EegToolError(f"{path} holds {strange} in line {number}.", _ANEW)
+    return found
+
+
+def _strangeness(row: Answer, task: Task, asked: dict[str, tuple[str, str]]) -> str:
+    """Return what is foreign about a row; empty if it is one of this run."""
+    differing = [
+        f"{k} {row.metadata.get(k)}" for k, v in task.identity.items() if row.metadata.get(k) != v
+    ]
+    if differing:
+        return (
+            f"answers of another model or run: '{row.question_id}' is of {row.model_id}, "
+            f"{', '.join(differing)},"
+        )
+    if asked.get(row.question_id) != (row.prompt, row.label):
+        return f"the answers to other questions: '{row.question_id}'"
+    return ""
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Remove files; one that another process has removed meanwhile is no fault."""
+    for path in paths:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,59 @@
+"""A model that answers at once, and what its rows look like."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from eegtool.core.records import Question
+from eegtool.core.settings import EvaluateSettings
+from eegtool.core.workspace import Workspace
+from eegtool.evaluate.generate import Asker, Told
+
+BATCH = 4
+
+
+@pytest.fixture
+def settings(workspace: Workspace, adapter: Path) -> EvaluateSettings:
+    return EvaluateSettings(
+        adapter,
+        workspace=workspace.root,
+        batch_size=str(BATCH),
+        max_new_tokens=3,
+        num_gpus=1,
+    )
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the batches that were asked, by a model that says the id of each question."""
+    sizes: list[int] = []
+
+    def say(
+        asker: Asker, questions: Sequence[Question], pixels: np.ndarray, features: np.ndarray
+    ) -> list[Told]:
+        assert len(questions) == len(pixels) == len(features)
+        sizes.append(len(questions))
+        scored = asker.mode != "generate"
+        return [
+            Told(f"{q.sample_id} µV\u2028 [/b]", scores_of(q.sample_id) if scored else None)
+            for q in questions
+        ]
+
+    monkeypatch.setattr(Asker, "__call__", say)
+    return sizes
+
+
+def scores_of(sample_id: str) -> np.ndarray:
+    """Return log-likelihoods that belong to an id."""
+    return -np.random.default_rng(zlib.crc32(sample_id.encode())).exponential(size=5)
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]

@@ -1,0 +1,324 @@
+"""Shards of questions, and files in which answers gather: chunks, ranks, merging."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save
+
+from eegtool.core.errors import EegToolError
+from eegtool.core.records import read_questions, write_questions
+from eegtool.core.settings import EvaluateSettings
+from eegtool.core.workspace import Workspace, atomic_path
+from eegtool.evaluate import rank, step
+from eegtool.evaluate.generate import Asker, Told
+from eegtool.evaluate.shards import Writer, deal, part_path, parts_of, whole_lines
+from eegtool.evaluate.step import run
+from tests.evaluate.conftest import rows_of
+
+IDS = [f"SC4{i // 100:03d}E0-{i % 100:04d}" for i in range(1000)]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 1000, 1003])
+def test_every_id_is_in_one_shard_and_shards_are_even(n: int) -> None:
+    shards = deal(IDS, n)
+    assert len(shards) == n
+    assert sorted(i for shard in shards for i in shard) == IDS
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+    shuffled = IDS[:]
+    random.Random(3).shuffle(shuffled)
+    assert deal(shuffled, n) == shards
+
+
+def test_a_night_spreads_over_all_shards_and_every_machine_deals_alike() -> None:
+    nights = [{i.partition("-")[0] for i in shard} for shard in deal(IDS, 3)]
+    assert all(len(some) == 10 for some in nights)
+    assert [shard[0] for shard in deal(IDS, 3)] == [
+        "SC4006E0-0078",
+        "SC4006E0-0007",
+        "SC4005E0-0080",
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.b.jsonl", "answers"])
+def test_a_family_of_files_is_found_and_no_other(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "answers" / name
+    assert parts_of(path) == []
+    path.parent.mkdir()
+    own = [part_path(path, rank=r) for r in (0, 1)]
+    chunks = [part_path(path, chunk=c, chunks=3, rank=r) for c in (0, 2) for r in (0, 1)]
+    assert len({*own, *chunks, path}) == 7
+    stem, suffix = path.stem, path.suffix
+    others = [f"{stem}.shuffled{suffix}", f"{stem}2.part-0{suffix}", f"{stem}.part-x{suffix}"]
+    for other in (*own, *chunks, path, *(path.with_name(o) for o in others)):
+        other.touch()
+    assert parts_of(path) == sorted(own + chunks)
+    assert parts_of(path, chunk=2, chunks=3) == sorted(chunks[2:])
+
+
+def test_only_the_last_line_can_be_torn(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a.jsonl"
+    with Writer(path) as file:
+        file.append(["one\n", "two\u2028\n"])
+        assert whole_lines(path) == [b"one\n", "two\u2028\n".encode()]
+    path.write_bytes(path.read_bytes() + "thré".encode()[:-1])
+    assert len(whole_lines(path)) == 2
+    with Writer(path) as file:
+        file.append(["four\n"])
+    assert path.read_text() == "one\ntwo\u2028\nfour\n"
+
+
+# --- chunks ---------------------------------------------------------------------------------------
+
+
+def chunk(settings: EvaluateSettings, i: int, n: int = 3) -> EvaluateSettings:
+    return replace(settings, num_chunks=n, chunk_idx=i)
+
+
+@pytest.mark.usefixtures("batches")
+def test_the_last_of_three_chunks_merges_them(
+    settings: EvaluateSettings, workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(replace(settings, answers_file=workspace.root / "whole.jsonl"))
+    whole = (workspace.root / "whole.jsonl").read_bytes()
+    folder = workspace.answers.parent
+    shards = deal([q.sample_id for q in read_questions(workspace.questions)], 3)
+    for i in (2, 0):
+        capsys.readouterr()
+        run(chunk(settings, i))
+        rows = rows_of(folder / f"eeg_answers.chunk-{i}-of-3.jsonl")
+        assert sorted(row["question_id"] for row in rows) == sorted(shards[i])
+        assert not workspace.answers.exists()
+    said = capsys.readouterr().out
+    assert f"--chunk-idx 1: 3 of 3 ({', '.join(sorted(shards[1]))})" in said
+    assert "--chunk-idx 2" not in said
+    run(chunk(settings, 1))
+    assert workspace.answers.read_bytes() == whole
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "eeg_answers.jsonl",
+        "eeg_answers.run.json",
+    ]
+    run(chunk(settings, 1))  # nothing is left to do
+    assert workspace.answers.read_bytes() == whole
+
+
+def test_chunks_may_be_dealt_anew_and_nothing_is_asked_twice(
+    settings: EvaluateSettings, workspace: Workspace, batches: list[int]
+) -> None:
+    run(chunk(settings, 0))
+    run(chunk(settings, 1, 2))
+    batches.clear()
+    run(replace(settings, batch_size="1"))
+    there = {*deal(ids(workspace), 3)[0], *deal(ids(workspace), 2)[1]}
+    assert len(batches) == 10 - len(there)
+    assert [row["question_id"] for row in rows_of(workspace.answers)] == ids(workspace)
+    assert parts_of(workspace.answers) == []
+
+
+def ids(workspace: Workspace) -> list[str]:
+    return [q.sample_id for q in read_questions(workspace.questions)]
+
+
+@pytest.mark.usefixtures("batches")
+def test_more_chunks_than_questions(settings: EvaluateSettings, workspace: Workspace) -> None:
+    for i in range(12):
+        run(chunk(settings, i, 12))
+    assert [row["question_id"] for row in rows_of(workspace.answers)] == ids(workspace)
+
+
+@pytest.mark.usefixtures("batches")
+def test_chunks_of_a_limited_run(settings: EvaluateSettings, workspace: Workspace) -> None:
+    for i in range(2):
+        run(replace(chunk(settings, i, 2), limit=5))
+    assert [row["question_id"] for row in rows_of(workspace.answers)] == ids(workspace)[:5]
+
+
+@pytest.mark.usefixtures("batches")
+def test_chunks_of_different_models_are_not_merged(
+    settings: EvaluateSettings, workspace: Workspace, adapter: Path
+) -> None:
+    run(chunk(settings, 0, 2))
+    with (adapter / "projector.safetensors").open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(EegToolError, match=r"chunk-0-of-2.jsonl holds answers of another model"):
+        run(chunk(settings, 1, 2))
+
+
+def test_overwriting_one_chunk_leaves_the_others(
+    settings: EvaluateSettings,
+    workspace: Workspace,
+    adapter: Path,
+    batches: list[int],
+) -> None:
+    run(settings)
+    run(chunk(replace(settings, overwrite=True), 0, 2))
+    assert not workspace.answers.exists()
+    run(chunk(settings, 0, 2))
+    batches.clear()
+    run(chunk(replace(settings, overwrite=True), 1, 2))
+    assert sum(batches) == 5
+    assert [row["question_id"] for row in rows_of(workspace.answers)] == ids(workspace)
+
+
+@pytest.mark.usefixtures("batches")
+def test_overwriting_chunk_by_chunk_passes_over_another_models_rest(
+    settings: EvaluateSettings, workspace: Workspace, adapter: Path
+) -> None:
+    run(chunk(settings, 1, 2))  # of the model before
+    path = adapter / "projector.safetensors"
+    path.write_bytes(save({k: v + 1 for k, v in load_file(path).items()}))
+    anew = replace(settings, overwrite=True)
+    run(chunk(anew, 0, 2))
+    assert not workspace.answers.exists()
+    run(chunk(anew, 1, 2))
+    assert len({row["metadata"]["adapter_sha256"] for row in rows_of(workspace.answers)}) == 1
+
+
+@pytest.mark.usefixtures("batches")
+def test_two_chunks_that_end_at_the_same_moment(
+    settings: EvaluateSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(chunk(settings, 0, 2))
+
+    def overtaken(path: Path) -> Any:
+        workspace.answers.with_name(".eeg_answers.jsonl.1.tmp").touch()
+        monkeypatch.undo()
+        with atomic_path(path) as tmp:  # the other one, whose folder is cleared of our file
+            tmp.write_text("")
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(step, "atomic_path", overtaken)
+    monkeypatch.setattr(Asker, "__call__", lambda _, some, *__: [Told("N2") for _ in some])
+    run(chunk(settings, 1, 2))
+
+
+def test_answers_that_vanish_are_not_passed_over(
+    settings: EvaluateSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(asker: Asker, some: list[Any], *_: Any) -> list[Told]:
+        for path in parts_of(workspace.answers):
+            path.unlink()
+        return [Told("W") for _ in some]
+
+    monkeypatch.setattr(Asker, "__call__", lose)
+    with pytest.raises(EegToolError, match="answers vanished"):
+        run(settings)
+    assert not workspace.answers.exists()
+
+
+# --- ranks ----------------------------------------------------------------------------------------
+
+
+def questions_of_many_lengths(workspace: Workspace) -> None:
+    questions = read_questions(workspace.questions)
+    write_questions(
+        workspace.questions,
+        [replace(q, text=q.text + " In short?" * (i * 3 % 4)) for i, q in enumerate(questions)],
+    )
+
+
+def same_but_for_numbers(one: Path, other: Path) -> None:
+    """Compare two files line by line: equal, but for the last digits of what is computed."""
+    numbers: list[list[list[float]]] = []
+    rows = [rows_of(one), rows_of(other)]
+    for side in rows:
+        numbers.append([])
+        for row in side:
+            for name in ("stage_probabilities", "log_likelihoods"):
+                numbers[-1].append(list(row["metadata"].pop(name).values()))
+            row["metadata"].pop("batch_size")
+    assert rows[0] == rows[1]
+    assert np.abs(np.array(numbers[0]) - np.array(numbers[1])).max() < 1e-4
+
+
+def test_batches_ranks_and_chunks_give_the_same_file(
+    settings: EvaluateSettings, workspace: Workspace
+) -> None:
+    questions_of_many_lengths(workspace)
+    settings = replace(settings, mode="both", max_new_tokens=5)
+    one = workspace.root / "one.jsonl"
+    run(replace(settings, batch_size="1", answers_file=one))
+    assert len({row["text"] for row in rows_of(one)}) > 6
+    for size in ("3", "16"):
+        path = workspace.root / f"{size}.jsonl"
+        run(replace(settings, batch_size=size, answers_file=path))
+        same_but_for_numbers(path, one)
+    chunks = workspace.root / "chunks.jsonl"
+    for i in range(3):
+        run(chunk(replace(settings, answers_file=chunks), i))
+    same_but_for_numbers(chunks, one)
+    two = workspace.root / "two.jsonl"
+    run(replace(settings, num_gpus=2, answers_file=two))
+    same_but_for_numbers(two, one)
+    assert parts_of(two) == []
+
+
+def test_a_rank_that_fails_says_why_and_keeps_the_answers(
+    settings: EvaluateSettings, workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    picture = workspace.images("eval") / read_questions(workspace.questions)[-1].images[0]
+    data = picture.read_bytes()
+    picture.write_bytes(b"no picture")
+    settings = replace(settings, num_gpus=2, batch_size="1")
+    with pytest.raises(EegToolError, match="A rank stopped with exit code 1"):
+        run(settings)
+    out, err = capfd.readouterr()
+    assert "cannot be read" in out.replace("\n", " ")
+    assert "Traceback" not in out + err
+    kept = sum(len(rows_of(path)) for path in parts_of(workspace.answers))
+    picture.write_bytes(data)
+    run(replace(settings, num_gpus=1))
+    assert len(rows_of(workspace.answers)) == 10
+    assert kept > 0
+    stamp = json.loads(workspace.answers.with_suffix(".run.json").read_text())
+    assert stamp["results"]["asked"] == 10 - kept
+
+
+def test_settings_reach_the_ranks_as_they_are(settings: EvaluateSettings, tmp_path: Path) -> None:
+    changed = replace(settings, model_base="tiny", image_folder=Path("a b"), temperature=0.25)
+    path = tmp_path / "settings.json"
+    rank.write_settings(path, changed)
+    assert rank.read_settings(path) == changed
+
+
+@pytest.mark.parametrize(("asked", "gpus", "ranks"), [(0, 0, 1), (3, 0, 3), (0, 4, 4), (2, 4, 2)])
+def test_ranks(monkeypatch: pytest.MonkeyPatch, asked: int, gpus: int, ranks: int) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert step.count_ranks(asked) == ranks
+
+
+def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(EegToolError, match="--num-gpus 3: this machine has 2"):
+        step.count_ranks(3)
+
+
+def test_deterministic_is_for_the_run_only(
+    settings: EvaluateSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    seen: list[bool] = []
+
+    def look(asker: Asker, some: list[Any], *_: Any) -> list[Told]:
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        return [Told("W") for _ in some]
+
+    monkeypatch.setattr(Asker, "__call__", look)
+    run(replace(settings, deterministic=True, limit=1))
+    run(replace(settings, overwrite=True, limit=1))
+    assert seen == [True, False]
+    assert rows_of(workspace.answers)[0]["metadata"]["deterministic"] is False
+
+
+def test_the_real_model_runs_on_deterministic_algorithms(
+    settings: EvaluateSettings, workspace: Workspace
+) -> None:
+    run(replace(settings, deterministic=True, mode="both", temperature=0.5, top_p=0.9))
+    assert rows_of(workspace.answers)[0]["metadata"]["deterministic"] is True
