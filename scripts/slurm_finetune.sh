@@ -39,7 +39,8 @@ while kill -0 "$training" 2> /dev/null; do # the signal has ended the waiting, n
     wait "$training" || code=$?
 done
 
-if [ "$code" -eq 143 ]; then # stopped with a checkpoint: queue again, and go on there
+# Stopped with a checkpoint: queue again, and go on there. Without one it would queue for ever.
+if [ "$code" -eq 143 ] && ls "$out"/checkpoint-*/whole.json > /dev/null 2>&1; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

@@ -32,6 +32,15 @@ PICTURE_SIZE = 64
 VISION_MODULE = "ab" * 32  # SHA-256 of the weights that are said to have made the features
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one process run what shares costly fixtures: a file, or all that goes on from the same walk."""
+    for item in items:
+        walks = "walk" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("walk" if walks else str(item.path)))
+    # The longest first, so that no process has to wait for another in the end.
+    items.sort(key=lambda item: "e2e" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def workspace_model(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Made once; tests get copies of it.

@@ -33,6 +33,7 @@ def launch(
     *,
     stop_file: Path | None = None,
     patience: float = 60.0,
+    kept_open: Sequence[int] = (),
 ) -> int:
     """Run the command and return its exit code; when this process is stopped, so are all its ranks.
 
@@ -40,6 +41,9 @@ def launch(
     ----------
     command, environment : sequence and mapping of str
         What to run, and where.
+    kept_open : sequence of int
+        Files that stay open in the launcher: a lock on one holds as long as it runs, though this
+        process be killed.
     stop_file : Path or None
         File that asks the ranks to save what they have and to end. It is made at the first signal;
         at the second one, or when patience is over, they are ended. None: at the first one.
@@ -55,7 +59,9 @@ def launch(
     with _raising_stops():
         # In a group of its own, so that Ctrl-C comes here and not to launcher and ranks, which would
         # each print a traceback; SIGTERM and a closed terminal are passed on in the same way.
-        process = subprocess.Popen(command, env=environment, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=environment, start_new_session=True, pass_fds=kept_open
+        )
         try:
             return process.wait()
         except Stopped:

@@ -115,6 +115,8 @@ _FIXED: Final[dict[str, tuple[Any, str]]] = {
     "optim_target_modules": ("", "LoRA is on every linear layer of the language model"),
     "use_cache": (False, "training has no use for it"),
     "local_rank": (-1, "the launcher sets it"),
+    "accelerator_config": ("", "order and shares of the samples are finetune's own"),
+    "dataloader_drop_last": (False, "every sample is trained on in every pass"),
 }
 _NO_EFFECT: Final[dict[str, str]] = {
     "do_train": "finetune trains",
@@ -232,7 +234,7 @@ def training_arguments(
         "gradient_accumulation_steps": settings.gradient_accumulation_steps,
         "learning_rate": settings.learning_rate,
         "weight_decay": settings.weight_decay,
-        "warmup_steps": settings.warmup_ratio,
+        "warmup_steps": further.pop("warmup_steps", settings.warmup_ratio),
         "lr_scheduler_type": settings.lr_scheduler_type,
         "logging_steps": settings.logging_steps,
         "report_to": settings.report_to,

@@ -57,10 +57,11 @@ def run(settings: ExportSettings) -> None:
         If folders, names, licence, disk or hub are not as they must be: before a weight is read; or if
         the merged weights cannot be held in that precision.
     """
+    settings = replace(settings, out=settings.out.resolve())  # '.' cannot be renamed to
     contract, base = _check(settings)
     licence = settings.licence or card.licence_of(contract.base, base.folder)
     shown = card.Card(
-        name=settings.push_to_hub or settings.out.resolve().name,
+        name=settings.push_to_hub or settings.out.name,
         contract=contract,
         lora=read_json(settings.model_path / "adapter_config.json"),
         licence=licence,
@@ -114,6 +115,10 @@ def _check(settings: ExportSettings) -> tuple[Contract, Base]:
             f"--out {out} is not an empty folder.",
             "Choose another one; nothing in it is overwritten.",
         )
+    if out == Path.cwd() or out.is_mount():
+        raise EegToolError(
+            f"--out {out} cannot be replaced while it is in use.", "Give a new folder in it."
+        )
     contract = read_contract(settings.model_path)
     if contract.merged:
         raise EegToolError(
@@ -123,7 +128,7 @@ def _check(settings: ExportSettings) -> tuple[Contract, Base]:
     with torch.device("meta"):
         n_weights = sum(p.numel() for p in EEGVLM(llava_config(base)).parameters())
     needed = n_weights * getattr(torch, settings.dtype).itemsize
-    place = next(p for p in out.resolve().parents if p.is_dir())
+    place = next(p for p in out.parents if p.is_dir())
     free = shutil.disk_usage(place).free
     if free < 1.05 * needed:
         raise EegToolError(

@@ -221,9 +221,13 @@ def count_ranks(num_gpus: int, *, use_deepspeed: bool) -> int:
             raise EegToolError("--num-gpus above 1 needs DeepSpeed.", "Leave out --deepspeed none.")
         return 1
     available = torch.cuda.device_count()
-    if available and num_gpus > available:
+    # Two ranks on one core are slow, but show that it works.
+    limit = available or max(os.cpu_count() or 1, 2)
+    if num_gpus > limit:
         raise EegToolError(
-            f"--num-gpus {num_gpus}: this machine has {available}.", "Ask for fewer."
+            f"--num-gpus {num_gpus}: this machine has {available} GPUs"
+            + ("." if available else f" and {os.cpu_count()} cores."),
+            f"Ask for at most {limit}.",
         )
     return num_gpus or available or 1
 

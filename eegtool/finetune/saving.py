@@ -6,6 +6,7 @@ schedule and random numbers, and last of all ``whole.json``, the list of its fil
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -29,8 +30,11 @@ STATE: Final = "trainer_state.json"
 
 _WHOLE: Final = "whole.json"
 _PREFIX: Final = "checkpoint-"
-_STATES: Final = ("*.pt", "*.pth", "*/*.pt")
-"""Files that PyTorch writes; those in a folder are DeepSpeed's."""
+_STATES: Final = ("*.pt", "*.pth")
+"""Files that PyTorch writes; those in folders are DeepSpeed's."""
+
+_LATEST: Final = "latest"
+"""DeepSpeed's name for the file that names its folder, which it would follow anywhere."""
 
 
 def checkpoints(out: Path) -> list[Path]:
@@ -87,9 +91,22 @@ def find_resume(plan: Plan, ranks: int) -> Path | None:
             f"{checkpoint} was saved by {whole.get('ranks')} ranks; this training has {ranks}.",
             f"Resume with --num-gpus {whole.get('ranks')}.",
         )
+    _check_stays_inside(checkpoint)
     for path in _states(checkpoint):
         check_opens(path)
     return checkpoint
+
+
+def _check_stays_inside(checkpoint: Path) -> None:
+    """Refuse a checkpoint that leads DeepSpeed, which unpickles what it finds, to other files."""
+    latest = checkpoint / _LATEST
+    name = latest.read_text(encoding="utf-8").strip() if latest.exists() else "global_step0"
+    links = [path for path in checkpoint.rglob("*") if path.is_symlink()]
+    if links or not re.fullmatch(r"global_step\d+", name):
+        raise EegToolError(
+            f"{checkpoint} leads out of its folder ({links[0].name if links else _LATEST}).",
+            "It is not as finetune wrote it; remove it, and resume from an older one.",
+        )
 
 
 def save_checkpoint(trainer: Any, plan: Plan, contract: Contract) -> None:
@@ -249,7 +266,7 @@ def check_opens(path: Path) -> None:
 
 
 def _states(checkpoint: Path) -> list[Path]:
-    return sorted(path for pattern in _STATES for path in checkpoint.glob(pattern))
+    return sorted(path for pattern in _STATES for path in checkpoint.rglob(pattern))
 
 
 def _save_states(trainer: Any, checkpoint: Path) -> None:
@@ -265,7 +282,7 @@ def _save_states(trainer: Any, checkpoint: Path) -> None:
             raise errors[0]
         if trainer.is_world_process_zero():
             # Where DeepSpeed looks for what to load; it would write it before a last barrier.
-            (checkpoint / "latest").write_text(name, encoding="utf-8")
+            (checkpoint / _LATEST).write_text(name, encoding="utf-8")
             torch.save(trainer.lr_scheduler.state_dict(), checkpoint / "scheduler.pt")
     else:
         trainer._save_optimizer_and_scheduler(str(checkpoint))

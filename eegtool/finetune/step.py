@@ -12,7 +12,7 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from netrc import NetrcParseError, netrc
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 from urllib.parse import urlsplit
 
 import torch
@@ -57,6 +57,7 @@ from eegtool.model.processor import IGNORED, TEMPLATES
 _TRACKERS: Final = ("none", "tensorboard", "wandb")
 _SAVE_STRATEGIES: Final = ("steps", "epoch", "no")
 _STOP_FILE: Final = ".stop"
+_LOCK_FILE: Final = ".lock"
 
 
 def run(settings: FinetuneSettings) -> None:
@@ -130,13 +131,20 @@ def _train(
         plan_path, ranks, use_deepspeed=use_deepspeed, port=port, hosts=hosts
     )
     environment = _environment(settings, plan, ranks, hosts)
-    stop_file.unlink(missing_ok=True)  # of a run that was killed while it stopped
     made = [path for path in (output_dir, *output_dir.parents) if not path.exists()]
+    lock = _lock(output_dir)
+    stop_file.unlink(missing_ok=True)  # of a run that was killed while it stopped
     plan.write(plan_path)
     if settings.report_to == "wandb":  # which writes elsewhere where there is no folder
         Path(environment["WANDB_DIR"]).mkdir(parents=True, exist_ok=True)
     try:
-        code = launch(command, environment, stop_file=stop_file, patience=settings.stop_patience)
+        code = launch(
+            command,
+            environment,
+            stop_file=stop_file,
+            patience=settings.stop_patience,
+            kept_open=(lock.fileno(),),
+        )
     except Stopped:
         if not _finished(output_dir):  # else it came when all was done
             _tell_stopped(output_dir)
@@ -145,6 +153,8 @@ def _train(
     finally:
         launcher.remove_shared_memory(port)
         stop_file.unlink(missing_ok=True)
+        Path(lock.name).unlink(missing_ok=True)
+        lock.close()
         if not checkpoints(output_dir) and not _finished(output_dir):
             plan_path.unlink(missing_ok=True)
             with suppress(OSError):  # something else is in it
@@ -176,6 +186,26 @@ def _store_module(folder: Path, output_dir: Path) -> None:
         f"[yellow]The vision module is not kept beside the adapter: {escape(why)}. "
         "`eegvlm ask` will need it, or features from elsewhere.[/]"
     )
+
+
+def _lock(output_dir: Path) -> IO[str]:
+    """Refuse a second training in a folder; the ranks of a parent that was killed may still be at work.
+
+    The lock is the open file's, which the launcher inherits, and not this process's.
+    """
+    import fcntl  # not on Windows, where DeepSpeed is not either
+
+    output_dir.mkdir(parents=True, exist_ok=True)
+    lock = (output_dir / _LOCK_FILE).open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise EegToolError(
+            f"A training is running in {output_dir}.",
+            "Wait for it, or end it: where its parent was killed, its ranks may still be at work.",
+        ) from None
+    return lock
 
 
 def _finished(output_dir: Path) -> bool:
@@ -358,7 +388,8 @@ def _check_hardware(settings: FinetuneSettings, arguments: dict[str, Any], stage
 
 def _check_output(output_dir: Path, *, resume: bool) -> None:
     """Refuse to write into a folder that holds anything but a training to go on with."""
-    if not output_dir.exists() or not any(output_dir.iterdir()):
+    inside_it = {path.name for path in output_dir.iterdir()} if output_dir.exists() else set()
+    if not inside_it - {_LOCK_FILE}:
         return
     if _finished(output_dir):
         raise EegToolError(

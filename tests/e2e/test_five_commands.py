@@ -62,7 +62,9 @@ def test_shuffled_features_teach_nothing(walk: Walk) -> None:
     walk.eegvlm("evaluate", *asked, *shuffled)
     found = reported(walk, answers)
     assert found["features"] == "shuffled"
-    assert found["kappa"] <= 0.15
+    # Not 0: a little can be read from the picture through the faint tower (0.15 on these short nights).
+    assert found["kappa"] <= 0.2
+    assert metrics(walk.root / "report")["kappa"] - found["kappa"] >= 0.3
 
 
 def test_a_model_that_learnt_is_lost_with_shuffled_features(walk: Walk) -> None:

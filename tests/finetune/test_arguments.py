@@ -178,9 +178,9 @@ def test_what_has_no_effect_is_reported(name: str, value: Any) -> None:
 
 
 def test_other_arguments_reach_transformers() -> None:
-    made, notes = built(max_grad_norm=0.5, optim="adamw_torch", dataloader_drop_last=True)
+    made, notes = built(max_grad_norm=0.5, optim="adamw_torch", warmup_steps=7)
     assert (made["max_grad_norm"], made["optim"]) == (0.5, "adamw_torch")
-    assert made["dataloader_drop_last"] is True
+    assert made["warmup_steps"] == 7
     assert not notes
     args = TrainingArguments(**made)
     assert (args.max_grad_norm, args.output_dir) == (0.5, "out")

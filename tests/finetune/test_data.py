@@ -62,6 +62,18 @@ def test_without_features_there_are_none(
     assert sorted(batch) == ["attention_mask", "input_ids", "labels", "pixel_values"]
 
 
+def test_lengths_are_those_of_the_tokens(
+    workspace: Workspace, rows: list[Conversation], processor: Processor
+) -> None:
+    """Visual tokens are among them, and words are not tokens."""
+    answers = ("N2", "N2, for its spindles", "REM", "a very long answer with many words in it")
+    told = [replace(row, answer=answer) for row, answer in zip(rows, answers, strict=False)]
+    dataset = dataset_of(workspace, told, processor)
+    counted = [len(dataset[i]["input_ids"]) for i in range(len(told))]
+    assert len(set(counted)) > 2
+    assert list(dataset.lengths()) == counted
+
+
 def test_samples_are_padded_on_the_right(
     workspace: Workspace, rows: list[Conversation], processor: Processor
 ) -> None:

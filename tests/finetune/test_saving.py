@@ -295,6 +295,20 @@ def test_a_checkpoint_runs_no_code(saved: Plan, tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("name", ["a/b", "../elsewhere", "/elsewhere", ""])
+def test_a_checkpoint_leads_nowhere_else(saved: Plan, name: str) -> None:
+    """DeepSpeed would follow the name in this file anywhere."""
+    (Path(saved.output_dir) / "checkpoint-2" / "latest").write_text(name)
+    with pytest.raises(EegToolError, match="leads out of its folder"):
+        saving.find_resume(saved, 1)
+
+
+def test_a_checkpoint_with_links_is_refused(saved: Plan, tmp_path: Path) -> None:
+    (Path(saved.output_dir) / "checkpoint-2" / "global_step2").symlink_to(tmp_path)
+    with pytest.raises(EegToolError, match="leads out of its folder"):
+        saving.find_resume(saved, 1)
+
+
 @pytest.mark.parametrize("where", ["adapter", "optimizer", "state"])
 def test_a_full_disk_leaves_the_last_good_checkpoint(
     plan_of: Planner, monkeypatch: pytest.MonkeyPatch, check_same: Any, where: str

@@ -19,7 +19,13 @@ if [ "$1 $2" = "show hostnames" ]; then printf 'n01\\nn02\\n'; fi
 EEGVLM = """#!/bin/bash
 echo "eegvlm $*" >> calls
 while [ $# -gt 0 ]; do if [ "$1" = --hostfile ]; then cp "$2" hosts; fi; shift; done
-trap 'sleep 0.3; echo saved >> calls; exit 143' TERM
+save() {
+    sleep 0.3
+    if [ -z "$NO_TIME" ]; then mkdir -p "out dir/checkpoint-4"; touch "out dir/checkpoint-4/whole.json"; fi
+    echo stopped >> calls
+    exit 143
+}
+trap save TERM
 touch started
 for i in $(seq "$TICKS"); do sleep 0.05; done
 exit "$CODE"
@@ -42,6 +48,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
         "SLURM_SUBMIT_DIR": str(tmp_path),
         "TICKS": "2",
         "CODE": "0",
+        "NO_TIME": "",
     }
 
 
@@ -65,14 +72,20 @@ def test_it_trains_on_all_machines(slurm: dict[str, str], tmp_path: Path, code: 
     assert not list(tmp_path.glob(".hosts-*"))
 
 
-def test_when_time_is_up_it_saves_and_queues_again(slurm: dict[str, str], tmp_path: Path) -> None:
-    process = start(tmp_path, slurm | {"TICKS": "400"})
+@pytest.mark.parametrize(
+    ("no_time", "queued"), [("", ["scontrol requeue 42"]), ("yes", [])], ids=["saved", "not saved"]
+)
+def test_when_time_is_up_it_saves_and_queues_again(
+    slurm: dict[str, str], tmp_path: Path, no_time: str, queued: list[str]
+) -> None:
+    """Without a checkpoint it would queue for ever."""
+    process = start(tmp_path, slurm | {"TICKS": "400", "NO_TIME": no_time})
     while not (tmp_path / "started").exists():
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 143
-    assert calls(tmp_path)[2:] == ["saved", "scontrol requeue 42"]
+    assert calls(tmp_path)[2:] == ["stopped", *queued]
     assert not list(tmp_path.glob(".hosts-*"))
 
 

@@ -624,6 +624,15 @@ def test_more_gpus_than_there_are_are_refused(
     assert not launched
 
 
+def test_a_second_training_in_the_same_folder_is_refused(
+    settings: FinetuneSettings, output_dir: Path
+) -> None:
+    """The launcher of a parent that was killed keeps its lock, too."""
+    lock = step._lock(output_dir)
+    with lock, pytest.raises(EegToolError, match="A training is running in"):
+        step.run(replace(settings, output_dir=output_dir))
+
+
 def test_packed_weights_are_not_sharded(
     settings: FinetuneSettings, output_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -648,8 +657,8 @@ def test_hosts(
         step.run(replace(settings, hostfile=hosts))
     step.run(replace(settings, hostfile=hosts, deepspeed="zero2"))
     assert str(hosts) in launched[0][1]
-    hosts.write_text("localhost slots=3\n")
-    assert step._ranks(replace(settings, hostfile=hosts, deepspeed="zero2")) == (3, None)
+    hosts.write_text("localhost slots=2\n")
+    assert step._ranks(replace(settings, hostfile=hosts, deepspeed="zero2")) == (2, None)
 
 
 def test_a_dry_run_says_all_and_trains_nothing(
