@@ -165,7 +165,7 @@ def read_config(path: Path, renamed: Mapping[str, str]) -> Values:
         if not all(isinstance(word, str) for word in words) or words in ([], [""]):
             raise EegToolError(
                 f"--config {path}: '{key}' has no value that a flag could have.",
-                "Give one word or number, or a list of them.",
+                "Give one word or number, a list of them, or JSON in quotes.",
             )
         if name in values:
             raise EegToolError(f"--config {path}: '{key}' is given twice.", "Keep one of them.")

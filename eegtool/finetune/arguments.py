@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from enum import Enum
+from importlib.util import find_spec
 from typing import Any, Final, NoReturn
 
 import torch
@@ -119,6 +122,7 @@ _FIXED: Final[dict[str, tuple[Any, str]]] = {
     "dataloader_drop_last": (False, "every sample is trained on in every pass"),
 }
 _NO_EFFECT: Final[dict[str, str]] = {
+    "data_seed": "--seed draws the order of the samples, too",
     "do_train": "finetune trains",
     "disable_tqdm": "the progress bar is its own",
     "use_cpu": "a CPU is used where there is no GPU; CUDA_VISIBLE_DEVICES hides GPUs",
@@ -274,6 +278,8 @@ def _check_foreign(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]
                 notes.append(f"--{name}: {flag.why}")
         elif name in _FIXED:
             fixed, why = _FIXED[name]
+            if isinstance(fixed, dict):
+                value = _from_json(value)
             if value != fixed and (value or fixed):  # None, "" and False all ask for nothing
                 raise _refused(name, value, why)
         elif reason := _no_effect(name):
@@ -283,6 +289,13 @@ def _check_foreign(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]
         else:
             rest[name] = value
     return rest, notes
+
+
+def _from_json(value: Any) -> Any:
+    """Return what a flag that takes a dictionary was given."""
+    with suppress(TypeError, ValueError):
+        return json.loads(value)
+    return value
 
 
 def _no_effect(name: str) -> str:
@@ -335,9 +348,27 @@ def _try(arguments: Mapping[str, Any]) -> None:
     """Let transformers look at the arguments, without touching a GPU or DeepSpeed."""
     tried = {k: v for k, v in arguments.items() if k not in ("bf16", "fp16", "tf32", "deepspeed")}
     try:
-        TrainingArguments(**tried | {"use_cpu": True, "report_to": "none"})
-    except (ValueError, TypeError, ImportError, AssertionError) as error:
+        args = TrainingArguments(**tried | {"use_cpu": True, "report_to": "none"})
+        _build_optimizer(args)
+    except (ValueError, TypeError, ImportError, AssertionError, RuntimeError) as error:
         raise EegToolError(
             f"transformers refuses the training's arguments: {brief(error)}.",
             "Mend the flag it names.",
         ) from error
+
+
+def _build_optimizer(args: TrainingArguments) -> None:
+    """Build optimizer and schedule over a single number: what they lack would else show in the ranks only."""
+    from transformers import Trainer, get_scheduler  # takes seconds, and reading flags does without
+
+    if args.use_liger_kernel and find_spec("liger_kernel") is None:
+        raise ImportError("--use_liger_kernel needs the package liger-kernel")
+    cls, options = Trainer.get_optimizer_cls_and_kwargs(args)
+    optimizer = cls([torch.nn.Parameter(torch.zeros(1))], **options)
+    get_scheduler(
+        args.lr_scheduler_type,
+        optimizer,
+        num_warmup_steps=1,
+        num_training_steps=10,
+        scheduler_specific_kwargs=args.lr_scheduler_kwargs,
+    )

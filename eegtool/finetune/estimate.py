@@ -61,7 +61,7 @@ class Size:
     tokens: int
     """Tokens of the longest sample."""
     labels: int
-    """Trained tokens of a sample, on average, rounded up."""
+    """Trained tokens of that sample."""
     config: LlavaConfig
 
     @property

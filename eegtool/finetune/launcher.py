@@ -108,10 +108,16 @@ def check_deepspeed(path: Path, arguments: Mapping[str, Any], ranks: int) -> int
                 f"{path} has an '{section}' of its own, which would overrule {loses}.",
                 f"Take its '{section}' out, or give the name of a preset: {', '.join(PRESETS)}.",
             )
-    stage = file.get("zero_optimization", {}).get("stage", 0)
-    if stage not in (0, 1, 2, 3):
-        raise EegToolError(f"{path}: there is no ZeRO stage {stage}.", "Stages are 0 to 3.")
-    return int(stage)
+    zero = file.get("zero_optimization")
+    if not isinstance(zero, dict) or zero.get("stage") not in (0, 1, 2, 3):
+        said = (
+            f"stage {zero['stage']}" if isinstance(zero, dict) and "stage" in zero else "no stage"
+        )
+        raise EegToolError(
+            f"{path} names {said} under 'zero_optimization'.",
+            f"Stages are 0 to 3; or give the name of a preset: {', '.join(PRESETS)}.",
+        )
+    return int(zero["stage"])
 
 
 def has_cpp_compiler() -> bool:

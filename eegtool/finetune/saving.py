@@ -89,7 +89,7 @@ def find_resume(plan: Plan, ranks: int) -> Path | None:
     if whole.get("ranks") != ranks:
         raise EegToolError(
             f"{checkpoint} was saved by {whole.get('ranks')} ranks; this training has {ranks}.",
-            f"Resume with --num-gpus {whole.get('ranks')}.",
+            f"Resume with {whole.get('ranks')} in all, by --num-gpus or --hostfile.",
         )
     _check_stays_inside(checkpoint)
     for path in _states(checkpoint):

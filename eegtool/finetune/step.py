@@ -162,11 +162,15 @@ def _train(
                     path.rmdir()
     if code != 0:
         last = last_whole(output_dir)
+        reason = (
+            "The reason stands above."
+            if code == 1
+            else "Where no reason stands above, memory may have run out: lower "
+            "--per-device-train-batch-size."
+        )
         raise EegToolError(
             f"The training stopped with exit code {code}; no adapter was written.",
-            "The reason stands above; where none does, memory may have run out: lower "
-            "--per-device-train-batch-size."
-            + (f" --resume goes on after step {step_of(last)}." if last else ""),
+            reason + (f" --resume goes on after step {step_of(last)}." if last else ""),
         )
     if not _finished(output_dir):  # the ranks were stopped, and not through this process (Slurm)
         _tell_stopped(output_dir)
@@ -368,6 +372,10 @@ def _check_names(settings: FinetuneSettings) -> None:
     check_name("--lr-scheduler-type", settings.lr_scheduler_type, [s.value for s in SchedulerType])
     check_name("--save-strategy", settings.save_strategy, _SAVE_STRATEGIES)
     check_name("--report-to", settings.report_to, _TRACKERS)
+    if not settings.learning_rate or not (settings.max_steps or settings.num_train_epochs):
+        raise EegToolError(
+            "With --learning-rate 0, or no passes at all, nothing is learnt.", "Give more than 0."
+        )
     if settings.report_to != "none" and find_spec(settings.report_to) is None:
         raise EegToolError(
             f"--report-to {settings.report_to} is not installed.", "pip install 'eegvlm[track]'"

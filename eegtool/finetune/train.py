@@ -113,6 +113,7 @@ def _contract(plan: Plan, processor: Processor, table: FeatureTable | None) -> C
         features=plan.features,
         protocol=plan.protocol,
         vision_tower=plan.vision_tower,
+        bits=plan.bits,
         answers=plan.answers,
     )
 

@@ -55,6 +55,8 @@ class Contract:
     """How epochs and pictures were made (channel, filter, style, size, ...), as prepare stamped it."""
     vision_tower: str = ""
     """Name or absolute path of the vision tower: original LLaVA layout only."""
+    bits: int = 16
+    """Of a weight of the base in training; 4 where it was packed. It is asked with 16 bits."""
     merged: bool = False
     """Whether the folder holds base and adapter in one (`eegvlm export`)."""
     answers: dict[str, Any] = field(default_factory=dict)

@@ -202,6 +202,28 @@ def test_what_transformers_refuses_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in caught.value.what
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"optim": "galore_adamw"},
+        {"use_liger_kernel": True},
+    ],
+    ids=lambda flags: next(iter(flags)),
+)
+def test_what_cannot_be_built_is_refused_before_anything_is_launched(flags: dict[str, Any]) -> None:
+    with pytest.raises(EegToolError, match="transformers refuses the training's arguments"):
+        built(**flags)
+
+
+def test_asking_for_what_is_done_anyway_is_no_error() -> None:
+    made, notes = built(gradient_checkpointing_kwargs='{"use_reentrant": false}', data_seed=7)
+    assert "gradient_checkpointing_kwargs" not in made
+    assert "data_seed" not in made
+    assert notes == ["--data_seed: --seed draws the order of the samples, too"]
+    with pytest.raises(EegToolError, match="accelerator_config"):
+        built(accelerator_config='{"dispatch_batches": true}')
+
+
 def test_an_option_of_finetune_is_not_given_twice() -> None:
     with pytest.raises(EegToolError, match="--learning_rate is an option of finetune"):
         built(learning_rate=1.0)

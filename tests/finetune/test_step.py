@@ -633,6 +633,14 @@ def test_a_second_training_in_the_same_folder_is_refused(
         step.run(replace(settings, output_dir=output_dir))
 
 
+@pytest.mark.parametrize("nothing", [{"learning_rate": 0.0}, {"num_train_epochs": 0.0}])
+def test_a_training_that_teaches_nothing_is_refused(
+    settings: FinetuneSettings, output_dir: Path, nothing: dict[str, Any]
+) -> None:
+    with pytest.raises(EegToolError, match="nothing is learnt"):
+        step.make_plan(replace(settings, **nothing), output_dir)
+
+
 def test_packed_weights_are_not_sharded(
     settings: FinetuneSettings, output_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
