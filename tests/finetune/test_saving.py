@@ -273,7 +273,7 @@ def test_a_checkpoint_of_another_training_is_refused(saved: Plan) -> None:
 def test_a_checkpoint_of_more_ranks_is_refused(saved: Plan) -> None:
     with pytest.raises(EegToolError, match=r"saved by 1 ranks; this training has 2") as caught:
         saving.find_resume(saved, 2)
-    assert "--num-gpus 1" in caught.value.fix
+    assert caught.value.fix == "Resume with 1 in all, by --num-gpus or --hostfile."
 
 
 class Evil:
