@@ -55,7 +55,7 @@ class Pictures(Dataset[tuple[torch.Tensor, int, int]]):
         """
         epoch = self.epochs[index]
         pixels, _ = read_picture(epoch, self.folder, self.size)
-        return torch.from_numpy(pixels).permute(2, 0, 1), STAGE_INDEX[epoch.stage], index
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1), STAGE_INDEX[epoch.stage], index
 
 
 def read_picture(epoch: Epoch, folder: Path, size: int | None = None) -> tuple[np.ndarray, bytes]:
@@ -75,7 +75,7 @@ def read_picture(epoch: Epoch, folder: Path, size: int | None = None) -> tuple[n
                     f"{image.width} x {image.height} pixels; prepare.json says {size} x {size}.",
                     _AGAIN,
                 )
-            return np.array(image.convert("RGB")), data
+            return np.asarray(image.convert("RGB")), data
     # What Pillow raises over broken files depends on where they are broken.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise _unreadable(folder, epoch, error) from error
