@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,6 +43,16 @@ while not stop.exists():
 time.sleep(0.2)
 note.write_text("saved")
 """
+
+
+@pytest.fixture(autouse=True)
+def _heeded() -> Iterator[None]:
+    """Heed the signals that are sent here, also where the tests run under nohup or in the background."""
+    heeded = {signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    previous = {number: signal.signal(number, handler) for number, handler in heeded.items()}
+    yield
+    for number, handler in previous.items():
+        signal.signal(number, handler)
 
 
 def is_running(pid: int) -> bool:
