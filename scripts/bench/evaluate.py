@@ -49,7 +49,8 @@ from transformers import GenerationConfig
 from eegtool.core.records import Epoch, Question, write_questions
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, write_json
-from eegtool.evaluate.generate import Decoding, write
+from eegtool.evaluate.decode import Decoding
+from eegtool.evaluate.generate import write
 from eegtool.evaluate.score import encode_choice, probabilities, stage_log_likelihoods
 from eegtool.extract.features import FeatureTable, Sidecar, load_features, write_features
 from eegtool.model.adapters import Contract, add_lora, write_adapter

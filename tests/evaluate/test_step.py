@@ -17,7 +17,7 @@ from eegtool.core.records import Question, read_epochs, read_questions, write_qu
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, write_json
-from eegtool.evaluate import rank
+from eegtool.evaluate import loading, rank
 from eegtool.evaluate.generate import Asker, Told
 from eegtool.evaluate.score import probabilities
 from eegtool.evaluate.step import run
@@ -370,7 +370,7 @@ def test_what_is_complete_is_not_asked_again(
 ) -> None:
     run(settings)
     before = workspace.answers.read_bytes()
-    monkeypatch.setattr(rank, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
+    monkeypatch.setattr(loading, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
     run(settings)
     assert workspace.answers.read_bytes() == before
     assert workspace.answers.with_suffix(".run.json").exists()
@@ -519,13 +519,13 @@ def test_a_model_that_cannot_be_loaded_costs_no_answers(
         raise EegToolError("no room for it")
 
     with monkeypatch.context() as patch:
-        patch.setattr(rank, "load_adapter", fail)
+        patch.setattr(loading, "load_adapter", fail)
         with pytest.raises(EegToolError, match="no room"):
             run(settings)
         assert not workspace.answers.parent.exists()
     run(settings)
     before = workspace.answers.read_bytes()
-    monkeypatch.setattr(rank, "load_adapter", fail)
+    monkeypatch.setattr(loading, "load_adapter", fail)
     with pytest.raises(EegToolError, match="no room"):
         run(replace(settings, overwrite=True))
     assert workspace.answers.read_bytes() == before
@@ -603,7 +603,7 @@ def test_an_unknown_subject_is_refused(
 def test_settings_that_make_no_sense_are_refused(
     settings: EvaluateSettings, monkeypatch: pytest.MonkeyPatch, change: Any, message: str
 ) -> None:
-    monkeypatch.setattr(rank, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
+    monkeypatch.setattr(loading, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
     with pytest.raises(EegToolError, match=message):
         run(replace(settings, **change))
 
@@ -668,7 +668,7 @@ def test_a_calibration_of_other_weights_is_refused_before_the_model_is_loaded(
     with_truth(workspace)
     run(replace(settings, mode="score", calibrate=True))
     another_model(workspace, adapter)
-    monkeypatch.setattr(rank, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
+    monkeypatch.setattr(loading, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
     with pytest.raises(EegToolError, match="belongs to other weights"):
         run(replace(settings, mode="score", answers_file=workspace.root / "b.jsonl"))
 
@@ -774,7 +774,7 @@ def test_what_does_not_fit_is_refused_before_the_model_is_loaded(
     spoil: Spoil,
     message: str,
 ) -> None:
-    monkeypatch.setattr(rank, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
+    monkeypatch.setattr(loading, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
     spoil(workspace, adapter)
     with pytest.raises(EegToolError, match=message):
         run(settings)
