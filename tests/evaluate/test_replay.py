@@ -46,7 +46,7 @@ def test_answers_are_written_again_as_they_were(
     run(again)
     assert workspace.answers.read_bytes() == saved.read_bytes()
     stamp = json.loads(workspace.answers.with_suffix(".run.json").read_text())
-    assert stamp["results"] == {"n": 10, "empty": 0}
+    assert {name: stamp["results"][name] for name in ("n", "empty")} == {"n": 10, "empty": 0}
     assert stamp["inputs"]["answers"] == sha256_of(saved)
     assert stamp["protocol"]["base"] == "tiny"
 
