@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 from PIL import Image
 from rich.bar import Bar
 from rich.console import Group, RenderableType
@@ -24,7 +23,9 @@ from eegtool.core.settings import AskSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, check_same_pictures, read_json
 from eegtool.evaluate.calibration import Calibration, read_calibration
-from eegtool.evaluate.generate import Asker, Decoding, StageAnswers, stage_answers
+from eegtool.evaluate.decode import Decoding
+from eegtool.evaluate.generate import Asker, StageAnswers, stage_answers
+from eegtool.evaluate.loading import load
 from eegtool.evaluate.score import probabilities
 from eegtool.extract.features import load_features, sidecar_path
 from eegtool.extract.stored import STORED, feature_of, is_module
@@ -32,11 +33,8 @@ from eegtool.model.adapters import (
     Contract,
     adapter_sha256,
     contract_base,
-    inner,
-    load_adapter,
     read_contract,
 )
-from eegtool.model.checkpoints import best_dtype
 from eegtool.model.eegvlm import FUSIONS
 
 _BAR: Final = 40
@@ -260,16 +258,8 @@ def _ask(
     trained: bool,
 ) -> tuple[str, np.ndarray]:
     """Load the model; return what it writes about the picture, and the score of each stage's answer."""
-    dtype = best_dtype() if settings.dtype == "auto" else getattr(torch, settings.dtype)
     with console.status("Loading the model ..."):
-        loaded, processor, _ = load_adapter(
-            settings.model_path,
-            base=settings.model_base,
-            dtype=dtype,
-            vision_tower=settings.vision_tower,
-        )
-        model = inner(loaded)
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        model, processor = load(settings.model_path, settings)
     room = answers.max_new_tokens if trained else max(answers.max_new_tokens, _OWN_QUESTION)
     decoding = Decoding(settings.max_new_tokens or room)
     asker = Asker(model, processor, answers, "both", decoding)

@@ -7,8 +7,9 @@ that the model was not trained on and that the report does not count.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from eegtool.core.errors import EegToolError
+from eegtool.core.records import Answer
 from eegtool.core.stages import STAGE_INDEX, STAGES
 from eegtool.core.workspace import read_json, write_json
 from eegtool.evaluate.score import probabilities
@@ -153,6 +155,37 @@ def ece(probabilities: np.ndarray, stages: Sequence[str], bins: int = 15) -> flo
     bin_of = np.clip(np.ceil(np.round(sure * bins, 9)).astype(int) - 1, 0, bins - 1)
     gaps = np.bincount(bin_of, weights=right - sure)
     return float(np.abs(gaps).sum() / len(sure))
+
+
+@dataclass(frozen=True, slots=True)
+class Sureness:
+    """How sure answers are of epochs that no temperature was fitted on, and how often they are right."""
+
+    _scored: array[float] = field(default_factory=lambda: array("d"))
+    """Log-likelihoods, one epoch behind the other."""
+    _temperatures: array[float] = field(default_factory=lambda: array("d"))
+    _stages: list[str] = field(default_factory=list)
+
+    def add(self, row: Answer) -> None:
+        """Look at a row; without log-likelihoods or a true stage it tells nothing."""
+        told = row.metadata.get("log_likelihoods")
+        if not isinstance(told, dict) or set(told) != set(STAGES):
+            return  # somebody else's row, read again
+        if row.label in STAGES and not row.metadata.get("calibrated_on"):
+            self._scored.extend(told[stage] for stage in STAGES)
+            self._temperatures.append(row.metadata.get("calibration_temperature", 1.0))
+            self._stages.append(row.label)
+
+    def figures(self) -> dict[str, float]:
+        """Return the number of epochs and their ECE without and, where there is one, with the temperature."""
+        if not self._stages:
+            return {}
+        scored = np.array(self._scored).reshape(-1, len(STAGES))
+        temperatures = np.array(self._temperatures)[:, None]
+        found = {"n": len(self._stages), "before": ece(probabilities(scored), self._stages)}
+        if (temperatures != 1).any():
+            found["after"] = ece(probabilities(scored / temperatures), self._stages)
+        return found
 
 
 def write_calibration(folder: Path, calibration: Calibration) -> None:

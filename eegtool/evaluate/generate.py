@@ -15,12 +15,12 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Question
 from eegtool.core.settings import AnswerMode
 from eegtool.core.stages import STAGES
+from eegtool.evaluate.decode import Decoding, chooser, decode
 from eegtool.evaluate.score import Choice, behind_reasons, encode_choice, stage_log_likelihoods
 from eegtool.model.adapters import Contract
 from eegtool.model.eegvlm import EEGVLM
@@ -59,22 +59,6 @@ def stage_answers(contract: Contract) -> StageAnswers:
         )
     texts = tuple(stages[stage] for stage in STAGES)
     return StageAnswers(texts, told.get("lead", ""), told.get("max_new_tokens", 8))
-
-
-@dataclass(frozen=True, slots=True)
-class Decoding:
-    """How words are chosen: the likeliest, a beam search, or drawn (temperature above 0)."""
-
-    max_new_tokens: int
-    temperature: float = 0.0
-    top_p: float = 1.0
-    num_beams: int = 1
-    seed: int = 42
-
-    def __str__(self) -> str:
-        if self.temperature:
-            return f"temperature {self.temperature:g}, top_p {self.top_p:g}, seed {self.seed}"
-        return "greedy" if self.num_beams == 1 else f"{self.num_beams} beams"
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,44 +171,23 @@ def write(
     prompts = [encoded[key] for key in keys]
     input_ids = pad(prompts, tokenizer.pad_token_id, "left").to(model.device)
     mask = pad([[1] * len(p) for p in prompts], 0, "left").to(model.device)
-    draws = LogitsProcessorList()
-    if decoding.temperature:
-        draws.append(_Draw(decoding, [q.sample_id for q in questions]))
-    new_tokens = model.generate(
-        inputs_embeds=model.embed(input_ids, pixel_values, high_level_features),
-        attention_mask=mask,
-        max_new_tokens=decoding.max_new_tokens,
-        num_beams=decoding.num_beams,
-        do_sample=False,
-        logits_processor=draws,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
+    embeds = model.embed(input_ids, pixel_values, high_level_features)
+    if decoding.num_beams > 1:
+        new_tokens = model.generate(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            max_new_tokens=decoding.max_new_tokens,
+            num_beams=decoding.num_beams,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    else:
+        choose = chooser(decoding, [q.sample_id for q in questions])
+        n, end = decoding.max_new_tokens, tokenizer.eos_token_id
+        new_tokens = decode(model, embeds, mask, choose, n, end)
     texts: list[str] = tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
     return [text.strip() for text in texts]
-
-
-class _Draw(LogitsProcessor):  # type: ignore[misc]
-    """Draws the next token of each row from random numbers of its own.
-
-    The likeliest token once Gumbel noise is added to the logits is a draw from their softmax
-    (Gumbel 1954). The noise comes from seed and sample id, and from the CPU: an answer is the same
-    in any batch, order or process, and on any device.
-    """
-
-    def __init__(self, decoding: Decoding, sample_ids: Sequence[str]) -> None:
-        self._decoding = decoding
-        self._sources = [np.random.default_rng([decoding.seed, *i.encode()]) for i in sample_ids]
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        logits = scores.float().cpu() / self._decoding.temperature
-        told, order = logits.softmax(-1).sort(dim=-1, descending=True)
-        enough = told.cumsum(-1) - told >= self._decoding.top_p  # what stands before it suffices
-        enough[:, 0] = False
-        logits[torch.zeros_like(enough).scatter(1, order, enough)] = -torch.inf
-        noise = np.stack([source.gumbel(size=logits.shape[1]) for source in self._sources])
-        drawn = (logits + torch.from_numpy(noise)).argmax(-1, keepdim=True).to(scores.device)
-        return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
 
 
 def decoded_ahead(

@@ -26,12 +26,11 @@ from eegtool.core.records import Question, json_line
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.workspace import inside, jsonable, read_json, write_json
 from eegtool.evaluate.generate import Asker, Told, decoded_ahead
+from eegtool.evaluate.loading import load
 from eegtool.evaluate.rows import answered, make_row, versions
 from eegtool.evaluate.shards import Writer, deal
 from eegtool.evaluate.task import Task, asked_template, check, read_batch_size
 from eegtool.extract.features import FeatureTable
-from eegtool.model.adapters import inner, load_adapter
-from eegtool.model.checkpoints import best_dtype
 from eegtool.model.processor import Processor
 
 
@@ -103,20 +102,11 @@ def whole_batches(questions: list[Question], missing: set[str], size: int) -> li
 def _load(task: Task, rank: int) -> tuple[Asker, dict[str, Any]]:
     """Load the model; return it, and how it computes, for the rows."""
     settings = task.settings
-    dtype = best_dtype() if settings.dtype == "auto" else getattr(torch, settings.dtype)
-    loaded, processor, _ = load_adapter(
-        task.model_path,
-        base=settings.model_base,
-        dtype=dtype,
-        attention=settings.attention,
-        vision_tower=settings.vision_tower,
-    )
-    model = inner(loaded)
-    model.to(torch.device("cuda", rank) if torch.cuda.is_available() else "cpu")
+    model, processor = load(task.model_path, settings, rank)
     processor = replace(processor, template=asked_template(settings, task.contract))
     how = {
         "batch_size": 0,  # its place; every row has its own
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": str(model.dtype).removeprefix("torch."),
         "attention": model.model.language_model.config._attn_implementation,
         "deterministic": settings.deterministic,
         "versions": versions(),

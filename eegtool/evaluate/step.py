@@ -23,7 +23,12 @@ from eegtool.core.records import Answer, json_line
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, atomic_path, run_stamp, sha256_of, write_json
-from eegtool.evaluate.calibration import calibrate, read_calibration, write_calibration
+from eegtool.evaluate.calibration import (
+    Sureness,
+    calibrate,
+    read_calibration,
+    write_calibration,
+)
 from eegtool.evaluate.rank import ask, write_settings
 from eegtool.evaluate.replay import replay
 from eegtool.evaluate.rows import answered, read_row, remove, with_probabilities
@@ -190,13 +195,15 @@ def _replay(settings: EvaluateSettings, saved: Path) -> None:
     _stamp(settings, path, hashes, protocol, results)
 
 
-def _write(path: Path, rows: Iterable[Answer]) -> dict[str, int]:
+def _write(path: Path, rows: Iterable[Answer]) -> dict[str, Any]:
     """Write the answers file, whole or not at all; return what there is to count."""
     counts: Counter[str] = Counter()
+    sureness = Sureness()
 
     def lines() -> Iterator[str]:
         for row in rows:
             counts[row.text] += 1
+            sureness.add(row)
             yield json_line(row.to_row())
 
     with atomic_path(path) as tmp, tmp.open("w", encoding="utf-8") as file:
@@ -209,7 +216,11 @@ def _write(path: Path, rows: Iterable[Answer]) -> dict[str, int]:
     console.print(
         f"Answers: [bold]{escape(str(path))}[/] ({n:,} rows{f', {empty:,} empty' if empty else ''})"
     )
-    return {"n": n, "empty": empty}
+    if figures := sureness.figures():
+        told = f"{figures['before']:.3f}"
+        told += f" → {figures['after']:.3f}" if "after" in figures else ", not calibrated"
+        console.print(f"Expected calibration error: {told} ({figures['n']:,} epochs)")
+    return {"n": n, "empty": empty} | ({"ece": figures} if figures else {})
 
 
 def _stamp(

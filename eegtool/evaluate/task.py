@@ -16,7 +16,8 @@ from eegtool.core.registry import check_name, closest
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.workspace import Workspace, check_same_pictures, inside
 from eegtool.evaluate.calibration import Calibration, read_calibration
-from eegtool.evaluate.generate import Decoding, StageAnswers, stage_answers
+from eegtool.evaluate.decode import Decoding
+from eegtool.evaluate.generate import StageAnswers, stage_answers
 from eegtool.evaluate.shards import deal, part_path
 from eegtool.extract.features import FeatureTable, load_features
 from eegtool.model.adapters import Contract, adapter_sha256, contract_base, read_contract

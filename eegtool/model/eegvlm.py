@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
+from torch.nn import ModuleList
 from torch.nn.functional import cross_entropy
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
@@ -62,6 +63,21 @@ class EEGVLM(LlavaForConditionalGeneration):  # type: ignore[misc]
             "ForCausalLM"  # transformers goes by the class name, and does not know ours
         )
 
+    @property
+    def _read_layer(self) -> int:
+        """The layer of the tower whose output is read, from 1; 0 are the embeddings."""
+        n_states = self.config.vision_config.num_hidden_layers + 1
+        return int(self.config.vision_feature_layer % n_states)
+
+    def drop_unread_layers(self) -> None:
+        """Remove what the tower has behind the layer that is read: it costs time and tells nothing.
+
+        Only where the model is asked: it cannot be saved any more.
+        """
+        for module in self.model.vision_tower.modules():
+            if isinstance(module, ModuleList):
+                del module[self._read_layer :]
+
     def embed(
         self,
         input_ids: torch.Tensor,
@@ -93,7 +109,7 @@ class EEGVLM(LlavaForConditionalGeneration):  # type: ignore[misc]
             states = self.model.vision_tower(
                 pixel_values.to(self.dtype), output_hidden_states=True
             ).hidden_states
-        patch_features = states[self.config.vision_feature_layer][:, 1:]  # class token dropped
+        patch_features = states[self._read_layer][:, 1:]  # class token dropped
         low = self.model.multi_modal_projector(patch_features)
         fusion = FUSIONS[self.fusion]
         if fusion.needs_features:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import pytest
 from eegtool.core.records import Question
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.workspace import Workspace
+from eegtool.evaluate import loading
 from eegtool.evaluate.generate import Asker, Told
+from eegtool.model.adapters import adapter_sha256, load_adapter, read_contract
 
 BATCH = 4
 
@@ -28,6 +31,27 @@ def settings(workspace: Workspace, adapter: Path) -> EvaluateSettings:
         max_new_tokens=3,
         num_gpus=1,
     )
+
+
+@pytest.fixture(scope="session")
+def loaded() -> dict[Any, Any]:
+    """Models by what decides them."""
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def _loaded_once(loaded: dict[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep models: nothing that is asked of one changes it, and loading is most of a small run."""
+
+    def load(folder: Path, **how: Any) -> tuple[Any, Any, Any]:
+        contract = read_contract(folder)
+        key = (adapter_sha256(folder), contract.fusion, contract.version, *map(str, how.items()))
+        if key not in loaded:
+            loaded[key] = load_adapter(folder, **how)
+        model, processor, _ = loaded[key]
+        return model, replace(processor, pixel_spec=contract.pixel_spec), contract
+
+    monkeypatch.setattr(loading, "load_adapter", load)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from eegtool.core.records import read_questions
 from eegtool.core.settings import AskSettings, EvaluateSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, read_json, write_json
-from eegtool.evaluate import ask, step
+from eegtool.evaluate import ask, loading, step
 from eegtool.evaluate.calibration import Calibration, write_calibration
 from eegtool.evaluate.generate import StageAnswers
 from eegtool.extract.features import Sidecar, write_features
@@ -87,7 +87,7 @@ def settings(
 @pytest.fixture
 def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make it a fault to load the model."""
-    monkeypatch.setattr(ask, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
+    monkeypatch.setattr(loading, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
 
 
 def answered(settings: AskSettings, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -443,7 +443,7 @@ def test_code_of_ones_own_runs_only_if_it_is_named(
     weights = save_module(model / "vision_module", module, {"code_sha256": code_sha256(name)})
     told(model, features_weights_sha256=weights)
     with monkeypatch.context() as patch:
-        patch.setattr(ask, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
+        patch.setattr(loading, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
         error = refused(settings)
     assert "code of your own" in error.what
     assert f"--backbone {name}" in error.fix

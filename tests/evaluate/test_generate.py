@@ -11,21 +11,22 @@ import torch
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Question, read_questions
+from eegtool.core.settings import EvaluateSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace
+from eegtool.evaluate.decode import Decoding, Draw, decode
 from eegtool.evaluate.generate import (
     Asker,
-    Decoding,
     StageAnswers,
-    _Draw,
     decoded_ahead,
     stage_answers,
     write,
 )
+from eegtool.evaluate.loading import load
 from eegtool.evaluate.score import encode_choice, stage_log_likelihoods
-from eegtool.extract.features import FeatureTable, load_features
+from eegtool.extract.features import load_features
 from eegtool.model.adapters import Contract, inner, load_adapter
-from eegtool.model.processor import PixelSpec
+from eegtool.model.processor import PixelSpec, pad
 
 NEW_TOKENS = 5
 GREEDY = Decoding(NEW_TOKENS)
@@ -39,25 +40,21 @@ def asked(adapter_model: Path) -> tuple[Any, Any]:
     return inner(peft_model), processor
 
 
-@pytest.fixture
-def questions(workspace: Workspace) -> list[Question]:
+@pytest.fixture(scope="module")
+def questions(workspace_model: Workspace) -> list[Question]:
     """Eight questions of very different length."""
-    questions = read_questions(workspace.questions)[:8]
+    questions = read_questions(workspace_model.questions)[:8]
     return [replace(q, text=q.text + " In short?" * (i * 5 % 4)) for i, q in enumerate(questions)]
 
 
-@pytest.fixture
-def features(workspace: Workspace) -> FeatureTable:
-    ids = [question.sample_id for question in read_questions(workspace.questions)]
-    return load_features(workspace.features("eval"), ids)
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def inputs(
-    asked: tuple[Any, Any], questions: list[Question], features: FeatureTable, workspace: Workspace
+    asked: tuple[Any, Any], questions: list[Question], workspace_model: Workspace
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Pictures and features of the questions."""
-    spec, folder = asked[1].pixel_spec, workspace.images("eval")
+    ids = [question.sample_id for question in read_questions(workspace_model.questions)]
+    features = load_features(workspace_model.features("eval"), ids)
+    spec, folder = asked[1].pixel_spec, workspace_model.images("eval")
     pixels = np.stack([spec.pixels(folder / q.images[0]) for q in questions])
     rows = np.stack([features[q.sample_id] for q in questions])
     return torch.from_numpy(pixels), torch.from_numpy(rows)
@@ -78,7 +75,7 @@ def written(
     return texts
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def alone(
     asked: tuple[Any, Any], questions: list[Question], inputs: tuple[torch.Tensor, torch.Tensor]
 ) -> list[str]:
@@ -161,6 +158,74 @@ def test_the_length_is_limited(
     assert max(map(len, alone)) > max(map(len, first))
 
 
+def test_what_has_ended_leaves_the_batch_and_changes_nothing(
+    asked: tuple[Any, Any],
+    questions: list[Question],
+    inputs: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    """Rows come to their end two by two; the batch is made smaller when half of it has ended."""
+    model, processor = asked
+    end = processor.tokenizer.eos_token_id
+    prompts = [processor.encode_prompt(q.text, 2) for q in questions]
+    ids, mask = pad(prompts, 0, "left"), pad([[1] * len(p) for p in prompts], 0, "left")
+    embeds = model.embed(ids, *inputs)
+    sizes: list[int] = []
+
+    def endless(logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return logits.index_fill(1, torch.tensor([end]), -torch.inf).argmax(-1)
+
+    def in_pairs(logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(rows))
+        return endless(logits, rows).masked_fill(rows // 2 < len(sizes), end)
+
+    whole = decode(model, embeds, mask, endless, NEW_TOKENS, end)
+    assert (whole != end).all()
+    assert len(set(map(tuple, whole.tolist()))) == len(questions)
+    found = decode(model, embeds, mask, in_pairs, NEW_TOKENS, end)
+    assert sizes == [8, 8, 4, 2]
+    steps = torch.arange(NEW_TOKENS)
+    expected = whole.masked_fill(steps >= torch.arange(len(questions))[:, None] // 2, end)
+    assert found.tolist() == expected.tolist()
+
+
+def test_the_prompt_is_run_once_and_then_token_by_token(
+    asked: tuple[Any, Any],
+    questions: list[Question],
+    inputs: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    """Without a mask where no row is padded: attention has faster ways then."""
+    calls: list[tuple[int, bool]] = []
+    hook = asked[0].model.language_model.register_forward_pre_hook(
+        lambda _, args, kwargs: calls.append(
+            (kwargs["inputs_embeds"].shape[1], kwargs["attention_mask"] is None)
+        ),
+        with_kwargs=True,
+    )
+    same = [replace(q, text=questions[0].text) for q in questions]
+    for some in (questions, same):
+        write(*asked, some, *inputs, Decoding(3))
+    hook.remove()
+    longest = max(len(asked[1].encode_prompt(q.text, 2)) for q in questions)
+    shortest = len(asked[1].encode_prompt(questions[0].text, 2))
+    assert calls == [(longest, False)] + [(1, False)] * 2 + [(shortest, True)] + [(1, True)] * 2
+
+
+def test_what_the_tower_has_behind_the_layer_that_is_read_tells_nothing(
+    adapter_model: Path, asked: tuple[Any, Any], inputs: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    settings = EvaluateSettings(adapter_model)
+    model, _ = load(adapter_model, settings)
+    n_layers = [
+        len(next(m for m in tower.modules() if isinstance(m, torch.nn.ModuleList)))
+        for tower in (asked[0].model.vision_tower, model.model.vision_tower)
+    ]
+    assert n_layers == [2, 1]
+    ids = torch.full((len(inputs[0]), 32), model.config.image_token_id)
+    with torch.no_grad():
+        embeds = [m.embed(ids, *inputs) for m in (asked[0], model)]
+    assert torch.equal(*embeds)
+
+
 # --- drawing and beams ----------------------------------------------------------------------------
 
 
@@ -199,10 +264,9 @@ def test_a_cold_draw_and_one_from_a_single_word_are_greedy(
 def test_words_are_drawn_as_often_as_they_are_likely(top_p: float) -> None:
     told = torch.tensor([0.5, 0.25, 0.15, 0.1])
     n = 4000
-    draw = _Draw(Decoding(1, 2.0, top_p, seed=3), [str(i) for i in range(n)])
-    scores = draw(torch.empty(0), (2 * told.log()).expand(n, 4))  # the temperature takes the 2 away
-    assert ((scores == 0).sum(1) == 1).all()
-    shares = (scores == 0).float().mean(0)
+    draw = Draw(Decoding(1, 2.0, top_p, seed=3), [str(i) for i in range(n)])
+    drawn = draw((2 * told.log()).expand(n, 4), torch.arange(n))  # the temperature takes the 2 away
+    shares = drawn.bincount(minlength=4) / n
     expected = told if top_p == 1 else torch.tensor([2 / 3, 1 / 3, 0, 0])
     assert (shares - expected).abs().max() < 0.03
 

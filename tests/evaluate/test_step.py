@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from eegtool.core.records import Question, read_epochs, read_questions, write_qu
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, write_json
-from eegtool.evaluate import rank
+from eegtool.evaluate import loading, rank
+from eegtool.evaluate.calibration import ece
 from eegtool.evaluate.generate import Asker, Told
 from eegtool.evaluate.score import probabilities
 from eegtool.evaluate.step import run
@@ -370,7 +372,7 @@ def test_what_is_complete_is_not_asked_again(
 ) -> None:
     run(settings)
     before = workspace.answers.read_bytes()
-    monkeypatch.setattr(rank, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
+    monkeypatch.setattr(loading, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
     run(settings)
     assert workspace.answers.read_bytes() == before
     assert workspace.answers.with_suffix(".run.json").exists()
@@ -519,13 +521,13 @@ def test_a_model_that_cannot_be_loaded_costs_no_answers(
         raise EegToolError("no room for it")
 
     with monkeypatch.context() as patch:
-        patch.setattr(rank, "load_adapter", fail)
+        patch.setattr(loading, "load_adapter", fail)
         with pytest.raises(EegToolError, match="no room"):
             run(settings)
         assert not workspace.answers.parent.exists()
     run(settings)
     before = workspace.answers.read_bytes()
-    monkeypatch.setattr(rank, "load_adapter", fail)
+    monkeypatch.setattr(loading, "load_adapter", fail)
     with pytest.raises(EegToolError, match="no room"):
         run(replace(settings, overwrite=True))
     assert workspace.answers.read_bytes() == before
@@ -603,7 +605,7 @@ def test_an_unknown_subject_is_refused(
 def test_settings_that_make_no_sense_are_refused(
     settings: EvaluateSettings, monkeypatch: pytest.MonkeyPatch, change: Any, message: str
 ) -> None:
-    monkeypatch.setattr(rank, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
+    monkeypatch.setattr(loading, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
     with pytest.raises(EegToolError, match=message):
         run(replace(settings, **change))
 
@@ -643,6 +645,14 @@ def test_a_temperature_is_fitted_kept_and_applied(
     run(settings)  # the rest; the file is of one temperature
     said = capsys.readouterr().out.replace("\n", " ")
     assert "the calibration was fitted on 1 of these subjects (S03)" in said
+    told = json.loads(workspace.answers.with_suffix(".run.json").read_text())["results"]["ece"]
+    others = [row for row in rows_of(workspace.answers) if row["metadata"]["subject"] != "S03"]
+    scores = np.array([scores_of(row["question_id"]).round(6) for row in others])
+    stages = [row["label"] for row in others]
+    wanted = [ece(probabilities(scores, t), stages) for t in (1.0, fitted["temperature"])]
+    assert told == {"n": 3, "before": pytest.approx(wanted[0]), "after": pytest.approx(wanted[1])}
+    shown = f"{wanted[0]:.3f} → {wanted[1]:.3f} (3 epochs)"
+    assert f"Expected calibration error: {shown}" in said
     rows = rows_of(workspace.answers)
     assert len(rows) == 10
     for row in rows:
@@ -652,7 +662,9 @@ def test_a_temperature_is_fitted_kept_and_applied(
         assert np.allclose(list(told["stage_probabilities"].values()), expected, atol=2e-6)
         assert told.get("calibrated_on", False) is (told["subject"] == "S03")
 
+    capsys.readouterr()
     run(replace(settings, no_calibration=True))
+    assert re.search(r"error: 0\.\d{3}, not calibrated\s\(10 epochs\)", capsys.readouterr().out)
     for row in rows_of(workspace.answers):
         assert row["metadata"]["calibration_temperature"] == 1
         assert "calibrated_on" not in row["metadata"]
@@ -668,7 +680,7 @@ def test_a_calibration_of_other_weights_is_refused_before_the_model_is_loaded(
     with_truth(workspace)
     run(replace(settings, mode="score", calibrate=True))
     another_model(workspace, adapter)
-    monkeypatch.setattr(rank, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
+    monkeypatch.setattr(loading, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
     with pytest.raises(EegToolError, match="belongs to other weights"):
         run(replace(settings, mode="score", answers_file=workspace.root / "b.jsonl"))
 
@@ -774,7 +786,7 @@ def test_what_does_not_fit_is_refused_before_the_model_is_loaded(
     spoil: Spoil,
     message: str,
 ) -> None:
-    monkeypatch.setattr(rank, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
+    monkeypatch.setattr(loading, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
     spoil(workspace, adapter)
     with pytest.raises(EegToolError, match=message):
         run(settings)

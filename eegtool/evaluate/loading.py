@@ -1,0 +1,35 @@
+"""The model as it is asked: loaded, on its device, without what no answer needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from eegtool.core.settings import AskSettings, EvaluateSettings
+from eegtool.model.adapters import inner, load_adapter
+from eegtool.model.checkpoints import best_dtype
+from eegtool.model.eegvlm import EEGVLM
+from eegtool.model.processor import Processor
+
+
+def load(
+    model_path: Path, settings: EvaluateSettings | AskSettings, rank: int = 0
+) -> tuple[EEGVLM, Processor]:
+    """Load a model and put it on the GPU of this rank, where there is one.
+
+    Raises
+    ------
+    EegToolError
+        If it cannot be loaded (see `load_adapter`).
+    """
+    loaded, processor, _ = load_adapter(
+        model_path,
+        base=settings.model_base,
+        dtype=best_dtype() if settings.dtype == "auto" else getattr(torch, settings.dtype),
+        attention=getattr(settings, "attention", "auto"),
+        vision_tower=settings.vision_tower,
+    )
+    model = inner(loaded)
+    model.drop_unread_layers()
+    return model.to(torch.device("cuda", rank) if torch.cuda.is_available() else "cpu"), processor
