@@ -21,6 +21,8 @@ LEVELS = {
     "report": 2,
     "cli": 3,
     "demo": 3,
+    "stage": 3,
+    "doctor": 3,
     "__main__": 4,
 }
 # What a room uses of another one, where the level alone would allow more.
@@ -29,6 +31,18 @@ DOORS = {
     "finetune": ("core", "extract.features", "extract.stored", "model"),
     "evaluate": ("core", "extract.features", "extract.stored", "model"),
     "report": ("core",),
+    # stage drives the rooms: what it asks of them goes through these doors.
+    "stage": (
+        "core",
+        "prepare",
+        "extract.features",
+        "extract.stored",
+        "model",
+        "evaluate",
+        "report",
+    ),
+    # doctor must stand when the rooms do not: it asks them late, and takes their failing for an answer.
+    "doctor": ("core", "model.checkpoints", "finetune.launcher"),
 }
 
 

@@ -963,6 +963,140 @@ class ExportSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class StageSettings:
+    """Score new nights: recordings in; hypnograms with certainties and a report out."""
+
+    recordings: Annotated[
+        list[Path],
+        Argument(
+            help="Recordings, or folders of them. Scorings are not looked at.", metavar="PATH"
+        ),
+    ]
+    model_path: Annotated[
+        Path,
+        Option(help="Folder that finetune or export wrote.", rich_help_panel=FILES),
+    ]
+    out: Annotated[
+        Path,
+        Option(help="Folder of the results: one folder for each night.", rich_help_panel=FILES),
+    ] = Path("staged")
+    vision_module: Annotated[
+        Path | None,
+        Option(
+            help="Folder of the vision module, if the model's has none.",
+            show_default="MODEL_PATH/vision_module",
+            rich_help_panel=FILES,
+        ),
+    ] = None
+    backbone: Annotated[
+        str,
+        Option(
+            help="Your own vision module, 'package.module:factory': its code runs only if you name it.",
+            show_default="as the module says",
+            rich_help_panel=FILES,
+        ),
+    ] = ""
+    model_base: Annotated[
+        str | None,
+        Option(help="Base model.", show_default="the one it was trained on", rich_help_panel=FILES),
+    ] = None
+    vision_tower: Annotated[
+        str,
+        Option(
+            help="CLIP's folder or hub name, where the base model comes without (LLaVA's own layout).",
+            show_default="the one it was trained with",
+            rich_help_panel=FILES,
+        ),
+    ] = ""
+    channel: Annotated[
+        list[str],
+        Option(
+            help="Channel of these recordings that stands for the trained one, or a derivation.",
+            show_default="the trained one",
+            rich_help_panel=SIGNAL,
+        ),
+    ] = field(default_factory=list)
+    strict: Strict = False
+    mode: Annotated[
+        Literal["score", "both"],
+        Option(
+            help="'score': the likeliest stage; 'both': the stage that the model writes, too.",
+            rich_help_panel=ASKING,
+        ),
+    ] = "score"
+    explain: Annotated[
+        Literal["none", "uncertain", "all"],
+        Option(help="Of which epochs the model's own words are kept.", rich_help_panel=ASKING),
+    ] = "none"
+    explain_count: Annotated[
+        int,
+        Option(
+            min=1, help="How many are 'uncertain': the least certain ones.", rich_help_panel=ASKING
+        ),
+    ] = 20
+    smooth: Annotated[
+        bool,
+        Option(
+            "--smooth",
+            help="Also give the likeliest sequence of stages, apart from the plain result.",
+            rich_help_panel=ASKING,
+        ),
+    ] = False
+    no_calibration: Annotated[
+        bool,
+        Option(
+            "--no-calibration",
+            help="Leave the model's temperature out.",
+            rich_help_panel=ASKING,
+        ),
+    ] = False
+    jobs: Annotated[
+        int, Option(min=1, help="Recordings drawn at the same time.", rich_help_panel=RUNNING)
+    ] = 1
+    workers: Annotated[
+        int, Option(min=1, help="Threads that decode pictures.", rich_help_panel=RUNNING)
+    ] = 2
+    batch_size: Annotated[
+        str,
+        Option(
+            help="Epochs asked about at the same time; 'auto' halves it when memory runs out.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = "auto"
+    num_gpus: Annotated[
+        int,
+        Option(
+            min=0,
+            help="Ranks on this machine (CPU ranks where there is no GPU).",
+            show_default="all GPUs, or 1",
+            rich_help_panel=RUNNING,
+        ),
+    ] = 0
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Option(help="Precision of the base model.", rich_help_panel=RUNNING),
+    ] = "auto"
+    attention: Annotated[
+        str,
+        Option(
+            help="Attention: 'auto', 'sdpa', 'flash_attention_2', 'eager'.", rich_help_panel=RUNNING
+        ),
+    ] = "auto"
+    json: Json = False
+
+
+@dataclass(frozen=True, slots=True)
+class DoctorSettings:
+    """Say what is installed, what this machine has, and what works here."""
+
+    workspace: Annotated[
+        Path,
+        Option("--workspace", "-w", help="Whose disk to look at.", rich_help_panel=FILES),
+    ] = Path("sleep_data")
+    json: Json = False
+
+
+@dataclass(frozen=True, slots=True)
 class DemoSettings:
     """Simulate a few nights and run all five commands on them, offline, in minutes."""
 
@@ -970,5 +1104,13 @@ class DemoSettings:
         Path,
         Option(help="Folder of the demo's workspace.", rich_help_panel=FILES),
     ] = Path("demo_data")
+    nights_only: Annotated[
+        bool,
+        Option(
+            "--nights-only",
+            help="Only simulate the nights, into OUT/recordings, to try the commands on.",
+            rich_help_panel=FILES,
+        ),
+    ] = False
     features: Features = "real"
     seed: Seed = 42
