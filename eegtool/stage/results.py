@@ -80,15 +80,15 @@ def write_results(
         "hypnogram": f"{name}_hypnogram.csv",
         "events": f"{name}_events.tsv",
         "annotations": f"{name}_hypnogram.edf",
-        "report": "report.html",
-        "metrics": "metrics.json",
+        "report": "report/report.html",
+        "metrics": "report/metrics.json",
     }
     before = _found(folder, made_from, files)
     if before:
         return before
     rows = epoch_rows(prepared, answers, words, needs)
     own = _with_own_protocol(answers, workspace)
-    report.run(ReportSettings(workspace=workspace.root, answers_file=own, out=folder))
+    report.run(ReportSettings(workspace=workspace.root, answers_file=own, out=folder / "report"))
     write_table(folder / files["hypnogram"], rows, smooth=settings.smooth, words=bool(words))
     write_events(folder / files["events"], rows, smooth=settings.smooth)
     write_annotations(

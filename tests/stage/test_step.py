@@ -57,7 +57,8 @@ def test_it_is_what_the_commands_make_one_by_one(
     prepare.run(
         PrepareSettings([simulated], workspace.root, size=64, eval_subjects="SC400", wake_margin=99)
     )
-    extract.run(ExtractSettings(workspace.root, weights=settings.model_path / "vision_module"))
+    module = settings.model_path / "vision_module"
+    extract.run(ExtractSettings(workspace.root, "test_resnet", weights=module))
     evaluate.run(EvaluateSettings(settings.model_path, workspace.root, mode="score", num_gpus=1))
     expected = {a.question_id: a for a in read_answers(workspace.answers)}
     (found,) = staged(settings)["nights"]
