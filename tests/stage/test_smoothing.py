@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ def test_viterbi_finds_the_best_of_all_paths(seed: int) -> None:
     start = np.log(rng.random(k))
 
     def score(path: tuple[int, ...]) -> float:
-        steps = sum(moves[a, b] for a, b in zip(path, path[1:], strict=False))
+        steps = sum(moves[a, b] for a, b in pairwise(path))
         return float(start[path[0]] + steps + sum(seen[t, s] for t, s in enumerate(path)))
 
     best = max(product(range(k), repeat=n), key=score)

@@ -31,6 +31,7 @@ from eegtool.extract.stored import export_night, open_module
 from eegtool.prepare import step as prepare
 from eegtool.prepare.hypnograms import read_hypnogram, stage_per_epoch
 from eegtool.stage import night, step
+from eegtool.stage.results import write_results
 from tests.stage.conftest import PROTOCOL, noise, told
 
 Stage = Callable[[StageSettings], dict[str, Any]]
@@ -170,7 +171,7 @@ def test_a_killed_run_goes_on(
     whole = replace(settings, recordings=[simulated], out=tmp_path / "whole", smooth=True)
     expected = staged(whole)["nights"]
     killed = replace(whole, out=tmp_path / "killed")
-    results = night.write_results
+    results = write_results
     seen: list[str] = []
 
     def until(*arguments: Any) -> Any:
@@ -187,7 +188,12 @@ def test_a_killed_run_goes_on(
     written = first.stat().st_mtime_ns
     asked: list[int] = []
     ask = evaluate._ask
-    monkeypatch.setattr(evaluate, "_ask", lambda task, n: (asked.append(n), ask(task, n)))
+
+    def counted(task: Any, n_missing: int) -> None:
+        asked.append(n_missing)
+        ask(task, n_missing)
+
+    monkeypatch.setattr(evaluate, "_ask", counted)
     assert staged(killed)["nights"] == expected
     assert asked == [10]  # of the third night: the answers to the second one were there
     assert first.stat().st_mtime_ns == written
