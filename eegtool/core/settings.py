@@ -1056,7 +1056,7 @@ class StageSettings:
     mode: Annotated[
         Literal["score", "both"],
         Option(
-            help="'score': the likeliest stage; 'both': the stage that the model writes, too.",
+            help="The likeliest stage ('score'), or the stage that the model writes ('both').",
             rich_help_panel=ASKING,
         ),
     ] = "score"
