@@ -189,9 +189,11 @@ _command(
     cls=SpellingCommand,
 )
 _command("report", settings.ReportSettings, "eegtool.report.step:run", _STEPS)
+_command("stage", settings.StageSettings, "eegtool.stage.step:run", "New nights")
 _command("export", settings.ExportSettings, "eegtool.finetune.export:run", "Share")
 _command("inspect", settings.InspectSettings, "eegtool.prepare.inspection:run", "Look")
 _command("ask", settings.AskSettings, "eegtool.evaluate.ask:run", "Look")
+_command("doctor", settings.DoctorSettings, "eegtool.doctor:run", "Look")
 _command("demo", settings.DemoSettings, "eegtool.demo:run", "Try it")
 
 

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from rich.markup import escape
 from rich.text import Text
 
 from eegtool.core.console import console, progress
@@ -29,6 +30,8 @@ _WAKE_AROUND_SLEEP_MIN: Final = 60.0  # simulated; prepare trims it to its 30 mi
 
 def run(settings: DemoSettings) -> None:
     """Make `settings.out` a workspace with simulated nights and everything the five steps write.
+
+    With ``--nights-only``, no more than the nights.
 
     Raises
     ------
@@ -49,6 +52,9 @@ def run(settings: DemoSettings) -> None:
             recordings, names, settings.seed, margin_min=_WAKE_AROUND_SLEEP_MIN
         ):
             bar.update(task, advance=1, note=path.name)
+    if settings.nights_only:
+        console.print(f"Simulated recordings: [bold]{escape(str(recordings))}[/]", soft_wrap=True)
+        return
     for command in commands(settings, recordings, can_use_deepspeed()):
         console.print(Text(f"\n{typed(command, console.width)}", "bold cyan"), soft_wrap=True)
         code = subprocess.run([sys.executable, "-m", "eegtool", *command], check=False).returncode

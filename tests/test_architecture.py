@@ -21,6 +21,8 @@ LEVELS = {
     "report": 2,
     "cli": 3,
     "demo": 3,
+    "stage": 3,
+    "doctor": 3,
     "__main__": 4,
 }
 # What a room uses of another one, where the level alone would allow more.
@@ -28,7 +30,21 @@ DOORS = {
     # extract.stored: a fine-tuned model carries its vision module, and `ask` computes a feature by it.
     "finetune": ("core", "extract.features", "extract.stored", "model"),
     "evaluate": ("core", "extract.features", "extract.stored", "model"),
-    "report": ("core",),
+    # prepare.claims, prepare.facts: what an answer claims is checked against what was measured.
+    "report": ("core", "prepare.claims", "prepare.facts"),
+    # stage drives the rooms: what it asks of them goes through these doors.
+    "stage": (
+        "core",
+        "prepare",
+        "extract.features",
+        "extract.stored",
+        "extract.module",
+        "model",
+        "evaluate",
+        "report",
+    ),
+    # doctor must stand when the rooms do not: it asks them late, and takes their failing for an answer.
+    "doctor": ("core", "model.checkpoints", "finetune.launcher"),
 }
 
 

@@ -21,7 +21,7 @@ TINY = ["--model_name_or_path", "tiny"]
 TREE: Any = typer.main.get_command(cli.app)
 COMMANDS = [
     *("prepare", "extract", "finetune", "evaluate", "report"),
-    *("export", "inspect", "ask", "demo"),
+    *("stage", "export", "inspect", "ask", "doctor", "demo"),
 ]
 
 
@@ -286,6 +286,7 @@ def test_every_command_has_a_body(name: str) -> None:
     """The targets are text, so that they are imported late: see that they are spelled right."""
     elsewhere = {
         "demo": "eegtool/demo.py",
+        "doctor": "eegtool/doctor.py",
         "inspect": "eegtool/prepare/inspection.py",
         "export": "eegtool/finetune/export.py",
         "ask": "eegtool/evaluate/ask.py",

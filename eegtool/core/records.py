@@ -39,7 +39,7 @@ class Epoch:
     onset_s : float
         Seconds from the first sample of the recording.
     stage : str
-        One of `STAGES`.
+        One of `STAGES`; empty where it is not known, which only the evaluation side may have.
     split : str
         One of `SPLITS`.
     image : str
@@ -63,7 +63,8 @@ class Epoch:
         names = [f.name for f in fields(cls)]
         if set(row) != set(names) or None in row.values():
             raise ValueError(f"the columns must be {', '.join(names)}")
-        if row["stage"] not in STAGES or row["split"] not in SPLITS:
+        known = row["stage"] in STAGES or (row["stage"], row["split"]) == ("", "eval")
+        if not known or row["split"] not in SPLITS:
             raise ValueError(f"stage '{row['stage']}' or split '{row['split']}' is unknown")
         values: dict[str, Any] = dict(row)
         for name, number in (("night", int), ("epoch_index", int), ("onset_s", float)):

@@ -27,6 +27,7 @@ SAVING: Final = "Saving and logging"
 SHARING: Final = "Sharing"
 ASKING: Final = "What is asked"
 DECODING: Final = "Writing answers"
+FIGURES: Final = "Figures"
 
 FeatureSource = Literal["real", "shuffled", "zero"]
 AnswerMode = Literal["generate", "score", "both"]
@@ -898,13 +899,24 @@ class AskSettings:
 
 @dataclass(frozen=True, slots=True)
 class ReportSettings:
-    """Read the stages out of the answers and write tables, metrics and one HTML page."""
+    """Read the stages out of the answers and write figures, tables, hypnograms and one HTML page.
+
+    Of several answers files the report is about the first one; the others are compared with it.
+    """
 
     workspace: Workspace = Path("sleep_data")
+    answers: Annotated[
+        list[Path],
+        Argument(
+            help="Answers to report on; further files are compared with the first.",
+            metavar="[ANSWERS]...",
+            show_default="WORKSPACE/answers/eeg_answers.jsonl",
+        ),
+    ] = field(default_factory=list)
     answers_file: Annotated[
         Path | None,
         Option(
-            help="Answers to report on.",
+            help="The same as a flag, for one file.",
             show_default="WORKSPACE/answers/eeg_answers.jsonl",
             rich_help_panel=FILES,
         ),
@@ -915,6 +927,30 @@ class ReportSettings:
             help="Folder of the report.", show_default="WORKSPACE/report", rich_help_panel=FILES
         ),
     ] = None
+    reader: Annotated[
+        Literal["free", "sentence", "label"],
+        Option(
+            help="What counts as an answer: any clear text, only 'The stage is N2.', only 'N2'.",
+            rich_help_panel=FIGURES,
+        ),
+    ] = "free"
+    draws: Annotated[
+        int,
+        Option(
+            min=0,
+            help="Bootstrap samples behind the intervals; 0 for no intervals.",
+            rich_help_panel=FIGURES,
+        ),
+    ] = 1000
+    hypnograms: Annotated[
+        int,
+        Option(
+            min=-1,
+            help="Recordings that are drawn, about half a second each; -1 for all.",
+            rich_help_panel=FIGURES,
+        ),
+    ] = 20
+    seed: Seed = 42
 
 
 @dataclass(frozen=True, slots=True)
@@ -963,6 +999,140 @@ class ExportSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class StageSettings:
+    """Score new nights: recordings in; hypnograms with certainties and a report out."""
+
+    recordings: Annotated[
+        list[Path],
+        Argument(
+            help="Recordings, or folders of them. Scorings are not looked at.", metavar="PATH"
+        ),
+    ]
+    model_path: Annotated[
+        Path,
+        Option(help="Folder that finetune or export wrote.", rich_help_panel=FILES),
+    ]
+    out: Annotated[
+        Path,
+        Option(help="Folder of the results: one folder for each night.", rich_help_panel=FILES),
+    ] = Path("staged")
+    vision_module: Annotated[
+        Path | None,
+        Option(
+            help="Folder of the vision module, if the model's has none.",
+            show_default="MODEL_PATH/vision_module",
+            rich_help_panel=FILES,
+        ),
+    ] = None
+    backbone: Annotated[
+        str,
+        Option(
+            help="Your own vision module, 'package.module:factory': its code runs only if you name it.",
+            show_default="as the module says",
+            rich_help_panel=FILES,
+        ),
+    ] = ""
+    model_base: Annotated[
+        str | None,
+        Option(help="Base model.", show_default="the one it was trained on", rich_help_panel=FILES),
+    ] = None
+    vision_tower: Annotated[
+        str,
+        Option(
+            help="CLIP's folder or hub name, where the base model comes without (LLaVA's own layout).",
+            show_default="the one it was trained with",
+            rich_help_panel=FILES,
+        ),
+    ] = ""
+    channel: Annotated[
+        list[str],
+        Option(
+            help="Channel of these recordings that stands for the trained one, or a derivation.",
+            show_default="the trained one",
+            rich_help_panel=SIGNAL,
+        ),
+    ] = field(default_factory=list)
+    strict: Strict = False
+    mode: Annotated[
+        Literal["score", "both"],
+        Option(
+            help="The likeliest stage ('score'), or the stage that the model writes ('both').",
+            rich_help_panel=ASKING,
+        ),
+    ] = "score"
+    explain: Annotated[
+        Literal["none", "uncertain", "all"],
+        Option(help="Of which epochs the model's own words are kept.", rich_help_panel=ASKING),
+    ] = "none"
+    explain_count: Annotated[
+        int,
+        Option(
+            min=1, help="How many are 'uncertain': the least certain ones.", rich_help_panel=ASKING
+        ),
+    ] = 20
+    smooth: Annotated[
+        bool,
+        Option(
+            "--smooth",
+            help="Also give the likeliest sequence of stages, apart from the plain result.",
+            rich_help_panel=ASKING,
+        ),
+    ] = False
+    no_calibration: Annotated[
+        bool,
+        Option(
+            "--no-calibration",
+            help="Leave the model's temperature out.",
+            rich_help_panel=ASKING,
+        ),
+    ] = False
+    jobs: Annotated[
+        int, Option(min=1, help="Recordings drawn at the same time.", rich_help_panel=RUNNING)
+    ] = 1
+    workers: Annotated[
+        int, Option(min=1, help="Threads that decode pictures.", rich_help_panel=RUNNING)
+    ] = 2
+    batch_size: Annotated[
+        str,
+        Option(
+            help="Epochs asked about at the same time; 'auto' halves it when memory runs out.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = "auto"
+    num_gpus: Annotated[
+        int,
+        Option(
+            min=0,
+            help="Ranks on this machine (CPU ranks where there is no GPU).",
+            show_default="all GPUs, or 1",
+            rich_help_panel=RUNNING,
+        ),
+    ] = 0
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Option(help="Precision of the base model.", rich_help_panel=RUNNING),
+    ] = "auto"
+    attention: Annotated[
+        str,
+        Option(
+            help="Attention: 'auto', 'sdpa', 'flash_attention_2', 'eager'.", rich_help_panel=RUNNING
+        ),
+    ] = "auto"
+    json: Json = False
+
+
+@dataclass(frozen=True, slots=True)
+class DoctorSettings:
+    """Say what is installed, what this machine has, and what works here."""
+
+    workspace: Annotated[
+        Path,
+        Option("--workspace", "-w", help="Whose disk to look at.", rich_help_panel=FILES),
+    ] = Path("sleep_data")
+    json: Json = False
+
+
+@dataclass(frozen=True, slots=True)
 class DemoSettings:
     """Simulate a few nights and run all five commands on them, offline, in minutes."""
 
@@ -970,5 +1140,13 @@ class DemoSettings:
         Path,
         Option(help="Folder of the demo's workspace.", rich_help_panel=FILES),
     ] = Path("demo_data")
+    nights_only: Annotated[
+        bool,
+        Option(
+            "--nights-only",
+            help="Only simulate the nights, into OUT/recordings, to try the commands on.",
+            rich_help_panel=FILES,
+        ),
+    ] = False
     features: Features = "real"
     seed: Seed = 42

@@ -130,6 +130,16 @@ class Workspace:
             return {}
         return dict(read_json(self.prepare_stamp).get("answers", {}))
 
+    def sequence(self) -> dict[str, Any]:
+        """Return how stages follow each other on the fine-tune side, as prepare stamped it.
+
+        Empty where an earlier version did not: ``transitions``, counts ``[5][5]``, and ``stages``, how
+        many epochs of each stage there are to train on.
+        """
+        if not self.prepare_stamp.exists():
+            return {}
+        return dict(read_json(self.prepare_stamp).get("sequence", {}))
+
     def images(self, split: str) -> Path:
         """Folder of the pictures of one split."""
         return self.root / f"eeg_images_{split}"

@@ -1,7 +1,7 @@
-"""The vision module beside a fine-tuned model: stored there, and asked for the feature of one picture.
+"""The vision module beside a fine-tuned model: stored there, and asked for the features of pictures.
 
-An adapter folder carries the module that made the features it was trained with, so that a picture of
-which no features file knows can be asked about.
+An adapter folder carries the module that made the features it was trained with, so that pictures of
+which no features file knows can be asked about: one, or those of a whole night.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -19,7 +20,11 @@ from rich.markup import escape
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
-from eegtool.core.workspace import read_json, sha256_of
+from eegtool.core.records import read_epochs
+from eegtool.core.workspace import Workspace, read_json, sha256_of
+
+if TYPE_CHECKING:  # timm, behind it, takes seconds to import
+    from eegtool.extract.module import VisionModule
 
 WEIGHTS: Final = "model.safetensors"
 CARD: Final = "card.json"
@@ -78,6 +83,102 @@ def _link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def open_module(folder: Path, backbone: str | None = None) -> tuple[VisionModule, dict[str, Any]]:
+    """Load a stored module, on the CPU, and its card; warn where its code has changed since.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the module is.
+    backbone : str, optional
+        What the user says the module is; needed for code of one's own (see `weights.load_module`).
+
+    Raises
+    ------
+    EegToolError
+        If it cannot be loaded.
+    """
+    # timm, behind these, takes seconds to import; finetune only stores.
+    from eegtool.extract.backbones import code_sha256
+    from eegtool.extract.weights import load_module
+
+    module, card = load_module(folder, backbone=backbone)
+    if card.get("code_sha256", "") != code_sha256(module.name):
+        console.print(
+            f"[bold yellow]warning:[/] the code of '{escape(module.name)}' is not that of the "
+            "training of its weights."
+        )
+    return module, card
+
+
+def export_night(
+    module: VisionModule,
+    card: dict[str, Any],
+    workspace: Workspace,
+    *,
+    batch_size: int = 128,
+    workers: int = 2,
+    advance: Callable[[int], None] = lambda _: None,
+) -> bool:
+    """Write the features of all epochs of a workspace's evaluation side, unless they are there already.
+
+    Pictures are decoded ahead, and memory does not grow with their number (see `export.export`). On a
+    GPU it computes in bfloat16, as `eegvlm extract` does.
+
+    Parameters
+    ----------
+    module, card : VisionModule and dict
+        What `open_module` gave.
+    workspace : Workspace
+        With ``epochs.csv`` and pictures.
+    batch_size, workers : int
+        Pictures at a time, and threads that decode.
+    advance : callable
+        Called with the number of epochs done, after each batch.
+
+    Returns
+    -------
+    bool
+        Whether they were computed now.
+
+    Raises
+    ------
+    EegToolError
+        If a picture cannot be read or a feature is not finite.
+    """
+    from eegtool.extract.backbones import code_sha256
+    from eegtool.extract.data import images_sha256
+    from eegtool.extract.export import export
+    from eegtool.extract.features import Sidecar, unchanged, write_sidecar
+
+    epochs = [epoch for epoch in read_epochs(workspace.epochs) if epoch.split == "eval"]
+    folder, out = workspace.images("eval"), workspace.features("eval")
+    planned = Sidecar(
+        tuple(epoch.sample_id for epoch in epochs),
+        card["backbone"],
+        card["weights_sha256"],
+        images_sha256(epochs, folder, workers),
+        workspace.protocol(),
+        code_sha256=code_sha256(card["backbone"]),
+    )
+    if unchanged(out, planned):
+        return False
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    export(
+        module.to(device),
+        epochs,
+        folder,
+        out,
+        size=module.size,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        advance=advance,
+    )
+    write_sidecar(out, planned)
+    return True
+
+
 @torch.inference_mode()
 def feature_of(folder: Path, picture: np.ndarray, backbone: str | None = None) -> np.ndarray:
     """Let a stored module look at one picture, on the CPU.
@@ -103,16 +204,7 @@ def feature_of(folder: Path, picture: np.ndarray, backbone: str | None = None) -
     EegToolError
         If the module cannot be loaded, or its feature is not finite.
     """
-    # timm, behind these, takes seconds to import; finetune only stores.
-    from eegtool.extract.backbones import code_sha256
-    from eegtool.extract.weights import load_module
-
-    module, card = load_module(folder, backbone=backbone)
-    if card.get("code_sha256", "") != code_sha256(module.name):
-        console.print(
-            f"[bold yellow]warning:[/] the code of '{escape(module.name)}' is not that of the "
-            "training of its weights."
-        )
+    module, _ = open_module(folder, backbone)
     size = module.size
     if size is not None and picture.shape[:2] != (size, size):
         resized = Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC)

@@ -64,6 +64,8 @@ class Plan:
     """Keyword arguments of transformers' TrainingArguments."""
     answers: dict[str, Any] = field(default_factory=dict)
     """How to ask and how an answer reads (see `Contract.answers`)."""
+    sequence: dict[str, Any] = field(default_factory=dict)
+    """How stages follow each other (see `Contract.sequence`)."""
     stop_file: str = ""
     """When this file exists, the ranks save a checkpoint and stop."""
     vision_tower: str = ""

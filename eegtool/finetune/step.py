@@ -188,7 +188,7 @@ def _store_module(folder: Path, output_dir: Path) -> None:
         why = brief(error)
     console.print(
         f"[yellow]The vision module is not kept beside the adapter: {escape(why)}. "
-        "`eegvlm ask` will need it, or features from elsewhere.[/]"
+        "`eegvlm ask` will need it, or features from elsewhere; `eegvlm stage` cannot do without.[/]"
     )
 
 
@@ -342,6 +342,7 @@ def make_plan(settings: FinetuneSettings, output_dir: Path, ranks: int = 1) -> P
         protocol=protocol,
         arguments=arguments,
         answers=workspace.answer_form(),
+        sequence=workspace.sequence(),
         stop_file=str(output_dir.resolve() / _STOP_FILE),
         vision_tower=str(base.vision_tower or ""),
         layout=base.layout,

@@ -115,6 +115,7 @@ def _contract(plan: Plan, processor: Processor, table: FeatureTable | None) -> C
         vision_tower=plan.vision_tower,
         bits=plan.bits,
         answers=plan.answers,
+        sequence=plan.sequence,
     )
 
 

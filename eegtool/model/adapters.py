@@ -63,6 +63,8 @@ class Contract:
     """How to ask and how an answer reads, as prepare stamped it: ``question``, the answer of each stage
     (``stages``), the words before it where reasons come first (``lead``), room for it in tokens
     (``max_new_tokens``)."""
+    sequence: dict[str, Any] = field(default_factory=dict)
+    """How stages follow each other in the nights of the training subjects (see `Workspace.sequence`)."""
 
 
 def add_lora(model: EEGVLM, *, r: int, alpha: int, dropout: float) -> PeftModel:

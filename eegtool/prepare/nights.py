@@ -1,4 +1,4 @@
-"""One recording with its scoring: from files to staged epochs and their pictures, kept across interruptions.
+"""One recording with its scoring, or without: from files to staged epochs and their pictures, kept across interruptions.
 
 The order is fixed: read, notch and band-pass the whole recording, (resample,) cut into epochs on the
 grid of the scoring, trim wake around sleep, drop what has no stage, draw.
@@ -23,7 +23,7 @@ import eegtool
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.records import SPLITS, Epoch
 from eegtool.core.settings import PrepareSettings
-from eegtool.core.stages import DROPPED, EPOCH_S, STAGES
+from eegtool.core.stages import DROPPED, EPOCH_S
 from eegtool.core.workspace import Workspace, read_json, sha256_of, write_json
 from eegtool.prepare.cohorts import PAIRING_FIX, Night
 from eegtool.prepare.facts import Facts, measure
@@ -39,6 +39,7 @@ from eegtool.prepare.signals import (
     resample,
     trim_wake,
     whole_epochs,
+    why_no_eeg,
 )
 
 _DECIDES: Final = (
@@ -58,7 +59,7 @@ class Outline:
 
     night: Night
     stages: tuple[str, ...]
-    """Stage or kind of dropped time of every epoch of the recording."""
+    """Stage or kind of dropped time of every epoch of the recording; empty texts without a scoring."""
     kept: range
     """Epochs that are left when wake is trimmed."""
     first_onset_s: float
@@ -71,7 +72,7 @@ class Outline:
     @property
     def staged(self) -> tuple[tuple[int, str], ...]:
         """Index and stage of every epoch that gets a picture."""
-        return tuple((i, self.stages[i]) for i in self.kept if self.stages[i] in STAGES)
+        return tuple((i, self.stages[i]) for i in self.kept if self.stages[i] not in DROPPED)
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -102,6 +103,8 @@ class Prepared:
         Epochs within the trimmed night that have no stage, by kind.
     inputs : dict of str to str
         SHA-256 of each input file.
+    flagged : tuple of (int, str)
+        Of a recording without a scoring: index of every epoch that holds no EEG, and why.
     pictures_sha256 : str
         Hash over the names and bytes of all pictures.
     simulated : bool
@@ -123,6 +126,7 @@ class Prepared:
     first_onset_s: float = 0.0
     n_trimmed: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
+    flagged: tuple[tuple[int, str], ...] = ()
     inputs: dict[str, str] = field(default_factory=dict)
     pictures_sha256: str = ""
     simulated: bool = False
@@ -163,6 +167,7 @@ class Prepared:
         """Read the form that `to_card` writes."""
         values = {name: card[name] for name in _CARD}
         values["staged"] = tuple((int(i), str(stage)) for i, stage in values["staged"])
+        values["flagged"] = tuple((int(i), str(why)) for i, why in values["flagged"])
         values["notes"] = tuple(values["notes"])
         try:
             values["facts"] = values["facts"] and tuple(
@@ -174,8 +179,8 @@ class Prepared:
 
 
 _CARD: Final = (
-    *("key", "channel", "staged", "first_onset_s", "n_trimmed", "dropped", "inputs"),
-    *("pictures_sha256", "simulated", "notes", "facts"),
+    *("key", "channel", "staged", "first_onset_s", "n_trimmed", "dropped", "flagged"),
+    *("inputs", "pictures_sha256", "simulated", "notes", "facts"),
 )
 
 
@@ -217,6 +222,41 @@ def outline(night: Night, settings: PrepareSettings) -> Outline:
     )
 
 
+def outline_blind(night: Night, settings: PrepareSettings) -> Outline:
+    """Read the header of a recording that is to be staged: every whole epoch, whatever is scored.
+
+    Raises
+    ------
+    EegToolError
+        If it cannot be used, lacks a channel, is sampled too slowly or shorter than one epoch.
+    """
+    header = read_header(night.signal_path, strict=settings.strict)
+    for _, sfreq_hz in find_signals(header, settings.channel):
+        if not sfreq_hz > 2 * settings.high_hz:
+            raise EegToolError(
+                f"{night.signal_path} is sampled at {sfreq_hz:g} Hz; the model was trained on signals "
+                f"with rhythms up to {settings.high_hz:g} Hz.",
+                f"It takes recordings of more than {2 * settings.high_hz:g} Hz.",
+            )
+    n_epochs = whole_epochs(header.duration_s, 1.0)
+    if not n_epochs:
+        raise EegToolError(
+            f"{night.signal_path} lasts {header.duration_s:g} s: shorter than an epoch of {EPOCH_S} s.",
+            "Give a whole recording.",
+        )
+    rest_s = header.duration_s - n_epochs * EPOCH_S
+    note = f"The last {rest_s:.3g} s are no whole epoch." if rest_s > 0.01 else ""
+    return Outline(
+        night=night,
+        stages=("",) * n_epochs,
+        kept=range(n_epochs),
+        first_onset_s=0.0,
+        simulated=header.simulated,
+        files=header.files,
+        notes=(*header.notes, *([note] if note else [])),
+    )
+
+
 def open_easel(root: Path) -> str:
     """Make the folder to draw in, take it over from any other run, and return the name of this run.
 
@@ -236,7 +276,9 @@ def open_easel(root: Path) -> str:
     return run
 
 
-def prepare_night(night: Night, settings: PrepareSettings, run: str) -> Prepared:
+def prepare_night(
+    night: Night, settings: PrepareSettings, run: str, *, blind: bool = False
+) -> Prepared:
     """Make the pictures of one recording in the easel of the workspace, or find them whole.
 
     What an earlier run drew from the same files in the same way is kept where it is.
@@ -250,6 +292,8 @@ def prepare_night(night: Night, settings: PrepareSettings, run: str) -> Prepared
     run : str
         Name that `open_easel` gave. The worker of a killed run may still be at it when the next
         run begins; it stops when it sees that the easel has another owner.
+    blind : bool
+        Draw every epoch that holds EEG, whatever is scored; the others are flagged.
 
     Raises
     ------
@@ -258,23 +302,25 @@ def prepare_night(night: Night, settings: PrepareSettings, run: str) -> Prepared
         the `problem` of the result.
     """
     try:
-        plan = outline(night, settings)
+        plan = (outline_blind if blind else outline)(night, settings)
         inputs = _hashes(plan.files)
-        key = _key(inputs, settings)
+        key = _key(inputs, settings, blind=blind)
         done = _find(plan, key, Workspace(settings.workspace))
         if done and (done.facts is not None or settings.rationale != "measured"):
             return done
         recording = read_recording(night.signal_path, settings.channel, strict=settings.strict)
         signals = [_cleaned(signal, settings) for signal in recording.signals]
         if done is None:
+            flagged = _flagged(recording.signals, plan) if blind else {}
             done = Prepared(
                 night,
                 key=key,
                 channel=", ".join(signal.name for signal in signals),
-                staged=plan.staged,
+                staged=tuple((i, stage) for i, stage in plan.staged if i not in flagged),
                 first_onset_s=plan.first_onset_s,
                 n_trimmed=len(plan.stages) - len(plan.kept),
                 dropped=plan.dropped,
+                flagged=tuple(flagged.items()),
                 inputs=inputs,
                 simulated=plan.simulated,
                 notes=tuple(dict.fromkeys(plan.notes + recording.notes)),
@@ -397,8 +443,33 @@ def _entry(name: str, content: bytes) -> bytes:
     return f"{name} {len(content)}\n".encode() + content
 
 
-def _key(inputs: dict[str, str], settings: PrepareSettings) -> str:
-    decides = {name: getattr(settings, name) for name in _DECIDES}
+def _flagged(signals: Sequence[Signal], plan: Outline) -> dict[int, str]:
+    """Find the epochs in which any of the channels holds no EEG.
+
+    Raises
+    ------
+    EegToolError
+        If none is left.
+    """
+    reasons: dict[int, str] = {}
+    for signal in signals:
+        limits_uv = float(signal.data_uv.min()), float(signal.data_uv.max())
+        for i in plan.kept:
+            epoch_uv = cut_epoch(signal.data_uv, signal.sfreq_hz, plan.first_onset_s + i * EPOCH_S)
+            if why := why_no_eeg(epoch_uv, signal.sfreq_hz, limits_uv):
+                reasons.setdefault(i, f"{signal.name}: {why}" if len(signals) > 1 else why)
+    if len(reasons) == len(plan.kept):
+        counts = ", ".join(f"{n} {why}" for why, n in Counter(reasons.values()).items())
+        raise EegToolError(
+            f"{plan.night.signal_path}: none of its {len(reasons)} epochs holds EEG ({counts}).",
+            "Nothing was connected, or the wrong channel was chosen; choose another with --channel.",
+        )
+    return dict(sorted(reasons.items()))
+
+
+def _key(inputs: dict[str, str], settings: PrepareSettings, *, blind: bool) -> str:
+    decides: dict[str, Any] = {name: getattr(settings, name) for name in _DECIDES}
+    decides |= {"blind": True} if blind else {}
     return hashlib.sha256(json.dumps([_code_sha256(), inputs, decides]).encode()).hexdigest()
 
 

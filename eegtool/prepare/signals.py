@@ -36,6 +36,10 @@ MIN_SFREQ_HZ: Final = 32.0
 
 _WINDOW_S: Final = 4.0
 _MAX_WINDOWS: Final = 1000
+FLAT_UV: Final = 1.0
+"""Peak to peak below which a second of signal shows an electrode that is off, as in MNE's tutorial on
+rejecting epochs (``flat=dict(eeg=1e-6)``, in volts)."""
+
 _STUCK: Final = 0.5  # share of samples at the rails from which on a signal is refused ...
 _CLIPPED: Final = 0.01  # ... and, of these or of flat windows, from which on the user is told
 _NOTCH_QUALITY: Final = 30.0  # 50 Hz: a notch 1.7 Hz wide
@@ -262,6 +266,33 @@ def cut_epoch(data_uv: np.ndarray, sfreq_hz: float, onset_s: float) -> np.ndarra
     if start + n == len(data_uv) + 1:  # both were rounded up, at the very end
         start -= 1
     return data_uv[start : start + n]
+
+
+def why_no_eeg(epoch_uv: np.ndarray, sfreq_hz: float, limits_uv: tuple[float, float]) -> str:
+    """Say why an epoch cannot be staged: its electrode was off, or the amplifier at its limits.
+
+    Parameters
+    ----------
+    epoch_uv : float [n_samples]
+        One epoch, not yet filtered, in µV.
+    sfreq_hz : float
+        Sampling rate.
+    limits_uv : tuple of float
+        Lowest and highest value of the whole recording.
+
+    Returns
+    -------
+    str
+        ``"flat"`` (half of its seconds swing by less than `FLAT_UV`), ``"saturated"`` (more than half
+        of its samples are at the limits) or ``"too large for EEG"``; empty where it can be.
+    """
+    width = round(sfreq_hz)
+    seconds = epoch_uv[: len(epoch_uv) // width * width].reshape(-1, width)
+    if np.mean(np.ptp(seconds, axis=1) < FLAT_UV) >= 0.5:
+        return "flat"
+    if np.mean((epoch_uv <= limits_uv[0]) | (epoch_uv >= limits_uv[1])) > _STUCK:
+        return "saturated"
+    return "too large for EEG" if swing(epoch_uv, sfreq_hz) > PLAUSIBLE_UV[1] else ""
 
 
 def _exact(sfreq_hz: float) -> Fraction:

@@ -11,9 +11,10 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -321,7 +322,7 @@ def _publish(
 
     workspace, template = Workspace(settings.workspace), QUESTION_TEMPLATES[settings.template]
     workspace.prepare_stamp.unlink(missing_ok=True)
-    _move_pictures(workspace, [(p, _side(p.night, split)) for p in used])
+    move_pictures(workspace, [(p, _side(p.night, split)) for p in used])
     write_split(workspace.split, split)
     write_epochs(workspace.epochs, (epoch for epoch in epochs if epoch.sample_id in kept))
     write_conversations(
@@ -334,7 +335,7 @@ def _publish(
     return stamp
 
 
-def _move_pictures(workspace: Workspace, sides: Sequence[tuple[Prepared, str]]) -> None:
+def move_pictures(workspace: Workspace, sides: Sequence[tuple[Prepared, str]]) -> None:
     """Bring every recording's pictures to their side, and take away those of other recordings.
 
     The cards stay in the easel, too: wherever this is interrupted, the next run finds both.
@@ -356,6 +357,26 @@ def _move_pictures(workspace: Workspace, sides: Sequence[tuple[Prepared, str]]) 
     for card in workspace.night("any").parent.glob("*.json"):
         if card.stem not in names and _is_card(card):
             card.unlink()
+
+
+def transitions(nights: Iterable[Sequence[tuple[int, str]]]) -> list[list[int]]:
+    """Count how often each stage is followed by each other one, in the order of `STAGES`.
+
+    Parameters
+    ----------
+    nights : iterable of sequences of (int, str)
+        Index and stage of the epochs of each recording, in order of time. Only epochs that follow
+        each other at once are counted.
+
+    Returns
+    -------
+    list of list of int, [5][5]
+        Rows: the earlier epoch.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    for staged in nights:
+        counts.update((a, b) for (i, a), (j, b) in pairwise(staged) if j == i + 1)
+    return [[counts[one, other] for other in STAGES] for one in STAGES]
 
 
 def _is_card(path: Path) -> bool:
@@ -458,5 +479,10 @@ def _stamp(
     }
     stamp = run_stamp("prepare", settings, inputs=inputs, protocol=protocol, results=results)
     stamp["answers"] = answer_form(QUESTION_TEMPLATES[settings.template])
+    stamp["sequence"] = {
+        # Before balancing: thinned out, hardly an epoch is followed by its neighbour.
+        "transitions": transitions(p.staged for p in used if _side(p.night, split) == "ft"),
+        "stages": [Counter(epoch.stage for epoch in rows["ft"])[stage] for stage in STAGES],
+    }
     del stamp["finished"]  # an interrupted run ends with the bytes of an uninterrupted one
     return stamp

@@ -35,7 +35,7 @@ def test_there_is_one_class_per_command() -> None:
     names = {cls.__name__.removesuffix("Settings").lower() for cls in CLASSES}
     assert names == {
         *("prepare", "extract", "finetune", "evaluate", "report"),
-        *("export", "inspect", "ask", "demo"),
+        *("export", "inspect", "ask", "demo", "stage", "doctor"),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,12 +16,21 @@ from eegtool.core.records import SPLITS
 from eegtool.core.registry import check_name
 from eegtool.core.workspace import Workspace
 from eegtool.prepare.cohorts import generic, isruc, nsrr, sleep_edf
-from eegtool.prepare.cohorts.night import PAIRING_FIX, Found, Night
+from eegtool.prepare.cohorts.night import PAIRING_FIX, Found, Night, safe_name, stem_of
 from eegtool.prepare.cohorts.pairs import PAIRS
 from eegtool.prepare.hypnograms import is_hypnogram
 from eegtool.prepare.recordings import is_recording
 
-__all__ = ["AUTO", "COHORTS", "PAIRING_FIX", "Cohort", "Found", "Night", "find_nights"]
+__all__ = [
+    "AUTO",
+    "COHORTS",
+    "PAIRING_FIX",
+    "Cohort",
+    "Found",
+    "Night",
+    "find_nights",
+    "find_recordings",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +116,81 @@ def find_nights(paths: Sequence[Path], cohort: str = AUTO, subject_pattern: str 
         note = f"Files passed over because {why}: {_listing(left)}."
         return replace(found, notes=(*found.notes, note))
     return found
+
+
+def find_recordings(paths: Sequence[Path]) -> tuple[Night, ...]:
+    """Find recordings that are to be staged blind, whether or not scorings lie beside them.
+
+    A recording is called as its cohort calls it, else as its file; where several in different folders
+    have the same name, each has the folders in front that tell them apart.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Recordings, or folders of them.
+
+    Returns
+    -------
+    tuple of Night
+        In the order of their paths, each file once, without hypnograms.
+
+    Raises
+    ------
+    EegToolError
+        If a path does not exist, there is no recording, or two have the same name in one folder.
+    """
+    files, named = _files(paths)
+    chosen: dict[Path, Path] = {}
+    for path in sorted(named - _continuations(files)):
+        # A file that the user named is judged by what is in it, a folder's by its name, too.
+        if (is_recording(path) and not is_hypnogram(path)) or path in paths:
+            chosen.setdefault(path.resolve(), path)
+    if not chosen:
+        raise EegToolError(
+            f"There is no recording in {_listing(paths)}.", "Give recordings or folders of them."
+        )
+    known = {
+        night.signal_path: night
+        for name, cohort in COHORTS.items()
+        if name != "generic"
+        for night in cohort.pair(files).nights
+    }
+    nights = [known.get(path) or _nameless(path) for path in chosen.values()]
+    nights = [replace(night, hypnogram_path=None, problem="") for night in nights]
+    return _told_apart(nights)
+
+
+def _nameless(path: Path) -> Night:
+    name = safe_name(stem_of(path), path)
+    return Night("generic", name, name, 1, path, None)
+
+
+def _told_apart(nights: Sequence[Night]) -> tuple[Night, ...]:
+    """Put folders before the names that occur more than once, as many as are needed."""
+    named = {night: night.recording for night in nights}
+    folders = {night: night.signal_path.absolute().parent.parts[1:] for night in nights}
+    for n_folders in range(1, max(map(len, folders.values())) + 2):
+        counts = Counter(name.casefold() for name in named.values())
+        doubled = [night for night, name in named.items() if counts[name.casefold()] > 1]
+        if not doubled:
+            break
+        for night in doubled:
+            words = (*folders[night][-n_folders:], night.recording)
+            named[night] = safe_name("-".join(words), night.signal_path)
+    else:
+        listed = " and ".join(str(night.signal_path) for night in doubled[:2])
+        raise EegToolError(
+            f"{listed} have the same name: the results of one would replace the other's.",
+            "Give only one of them, or name them apart.",
+        )
+    return tuple(
+        replace(
+            night,
+            recording=name,
+            subject=name if night.subject == night.recording else night.subject,
+        )
+        for night, name in named.items()
+    )
 
 
 def _files(paths: Sequence[Path]) -> tuple[list[Path], set[Path]]:

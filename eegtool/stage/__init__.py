@@ -1,0 +1,1 @@
+"""stage: recordings in, scored nights out."""

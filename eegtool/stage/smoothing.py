@@ -1,0 +1,136 @@
+"""Smoothing over time: the likeliest sequence of stages, given each epoch's probabilities.
+
+A hidden Markov model (Rabiner 1989, Proceedings of the IEEE 77, 257-286) whose transitions are those of
+the training subjects' nights. A model's probabilities hold how common the stages were in its training,
+and so do the transitions: the former are divided out, so that it counts once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+
+from eegtool.core.errors import EegToolError
+from eegtool.core.stages import STAGES
+
+_ADDED: Final = 1.0
+"""To each count of a transition (Laplace's rule): what no training night showed is rare, not impossible."""
+_LEAST: Final = 1e-12
+"""Of a probability: rounded to nothing, it would forbid a stage whatever its neighbours say."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chain:
+    """What is known of sequences of stages; stages are in the order of `STAGES`.
+
+    Attributes
+    ----------
+    transitions : float64 [5, 5]
+        Probability of the later stage (column), given the earlier one (row).
+    start : float64 [5]
+        Probability of each stage where a stretch begins: how common it is in the training nights.
+    trained : float64 [5]
+        How common each stage was among the epochs the model was trained on.
+    """
+
+    transitions: np.ndarray
+    start: np.ndarray
+    trained: np.ndarray
+
+
+def chain_of(sequence: Mapping[str, Any], where: object) -> Chain:
+    """Read what a checkpoint knows of the order of stages.
+
+    Parameters
+    ----------
+    sequence : mapping
+        ``transitions``, counts ``[5][5]``, and ``stages``, counts ``[5]`` of the trained epochs.
+    where : object
+        Whose it is, for the message.
+
+    Raises
+    ------
+    EegToolError
+        If it knows nothing (it was trained by an earlier version), or not these.
+    """
+    try:
+        transitions = np.array(sequence["transitions"], np.float64)
+        trained = np.array(sequence["stages"], np.float64)
+        whole = transitions.shape == (len(STAGES),) * 2 and trained.shape == (len(STAGES),)
+    except (KeyError, TypeError, ValueError):
+        whole = False
+    if not whole or (transitions < 0).any() or (trained < 0).any():
+        raise EegToolError(
+            f"--smooth: {where} does not say how stages follow each other in the nights it was trained "
+            "on: it is of an earlier version.",
+            "Run `eegvlm prepare` and `eegvlm finetune` again, or leave --smooth out.",
+        )
+    counts = transitions + _ADDED
+    trained = trained + _ADDED
+    return Chain(
+        counts / counts.sum(axis=1, keepdims=True),
+        counts.sum(axis=1) / counts.sum(),
+        trained / trained.sum(),
+    )
+
+
+def smoothed(
+    epoch_indices: Sequence[int], probabilities: np.ndarray, chain: Chain
+) -> tuple[str, ...]:
+    """Return the stage of each epoch in the likeliest sequence.
+
+    Stretches are decoded by themselves: behind epochs that are missing (a gap, an electrode that was
+    off) the sequence begins anew, whatever stood before.
+
+    Parameters
+    ----------
+    epoch_indices : sequence of int
+        Places of the epochs in their recording, rising.
+    probabilities : float [n_epochs, 5]
+        Of each stage, as the model gives them.
+    chain : Chain
+        What is known of sequences.
+    """
+    if not len(epoch_indices):
+        return ()
+    log_likelihood = np.log(np.maximum(probabilities, _LEAST)) - np.log(chain.trained)
+    cuts = [k for k, (i, j) in enumerate(pairwise(epoch_indices), start=1) if j != i + 1]
+    paths = [
+        viterbi(part, np.log(chain.transitions), np.log(chain.start))
+        for part in np.split(log_likelihood, cuts)
+    ]
+    return tuple(STAGES[state] for state in np.concatenate(paths).tolist())
+
+
+def viterbi(log_likelihood: np.ndarray, log_transitions: np.ndarray, log_start: np.ndarray) -> Any:
+    """Find the sequence of states of the highest probability (Viterbi 1967; Rabiner 1989, section III.B).
+
+    Parameters
+    ----------
+    log_likelihood : float64 [n, k]
+        Of what was seen at each time, given each state; up to a constant for each time.
+    log_transitions : float64 [k, k]
+        From the state of the row to that of the column.
+    log_start : float64 [k]
+        Of the first state.
+
+    Returns
+    -------
+    int [n]
+        Of several best sequences, the one whose states come first, seen from its end.
+    """
+    best = log_start + log_likelihood[0]
+    came_from = np.empty(log_likelihood.shape, np.intp)
+    for t in range(1, len(log_likelihood)):
+        ways = best[:, None] + log_transitions
+        came_from[t] = ways.argmax(axis=0)
+        best = ways.max(axis=0) + log_likelihood[t]
+    path = np.empty(len(log_likelihood), np.intp)
+    path[-1] = best.argmax()
+    for t in range(len(path) - 1, 0, -1):
+        path[t - 1] = came_from[t, path[t]]
+    return path

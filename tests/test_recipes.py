@@ -1,0 +1,54 @@
+"""Every eegvlm command of README and scripts is one that the command line takes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from eegtool import cli
+from eegtool.core import flags
+
+ROOT = Path(__file__).parents[1]
+TREE: Any = typer.main.get_command(cli.app)
+SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
+
+
+def commands(path: Path) -> list[list[str]]:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        text = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL))
+    lines = (line.strip() for line in text.replace("\\\n", " ").splitlines())
+    words = [shlex.split(line, comments=True) for line in lines if line.startswith("eegvlm ")]
+    return [w[1:] for w in words]
+
+
+def test_there_are_commands() -> None:
+    assert len(commands(ROOT / "README.md")) > 20
+    recipe = [words[0] for words in commands(ROOT / "scripts" / "cpu_recipe.sh")]
+    chain = ["demo", "prepare", "extract", "finetune", "evaluate", "report", "stage"]
+    assert recipe == chain
+    assert [words[0] for words in commands(ROOT / "scripts" / "paper_recipe.sh")] == chain[1:]
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *SCRIPTS], ids=lambda path: path.name)
+def test_every_command_is_taken(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parser takes it, whatever the shell puts in; files of flags and flags of others are not read."""
+    monkeypatch.setattr(flags, "read_config", lambda *_: flags.Values(model_name_or_path=["tiny"]))
+    monkeypatch.setattr(cli, "load", lambda _: lambda further, own: further)
+    for words in commands(path):
+        # 1 is a number, a share and a name.
+        words = [re.sub(r"\$\{?\w+\}?", "1", word) for word in words if word not in ("$@", "&")]
+        if not {"--version", "--help", "COMMAND"} & set(words):
+            TREE.commands[words[0]].make_context(words[0], words[1:])
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_bash_reads_the_script(path: Path) -> None:
+    done = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
