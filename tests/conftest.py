@@ -32,6 +32,7 @@ PICTURE_SIZE = 64
 VISION_MODULE = "ab" * 32  # SHA-256 of the weights that are said to have made the features
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let one process run what shares costly fixtures: a file, or all that goes on from the same walk."""
     for item in items:
