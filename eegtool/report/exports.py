@@ -9,19 +9,22 @@ import csv
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import groupby
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import edfio
 
 from eegtool.core.stages import EPOCH_S, STAGES
-from eegtool.core.workspace import atomic_path
+from eegtool.core.workspace import atomic_path, write_json
 
 _MISSING: Final = "n/a"
 """What BIDS writes for a value that is not there."""
 
-_EDF_NAMES: Final = {stage: f"Sleep stage {stage}" for stage in STAGES} | {"REM": "Sleep stage R"}
+_AASM_NAMES: Final = {stage: stage for stage in STAGES} | {"REM": "R"}
+
+_EDF_NAMES: Final = {stage: f"Sleep stage {name}" for stage, name in _AASM_NAMES.items()}
 _EDF_UNKNOWN: Final = "Sleep stage ?"
 """The texts that EDF+ (Kemp & Olivan 2003, and its list of standard texts) has for AASM stages."""
 
@@ -46,6 +49,12 @@ class ScoredEpoch:
         Words that the stage was read from, where it was read.
     missing : bool
         Whether nobody has looked at the epoch: it is written only so that there is no gap.
+    why : str
+        Why the epoch was not staged, where that was found out before anybody looked.
+    smoothed : str or None
+        Its stage in the likeliest sequence of stages, where that was sought.
+    words : str
+        What the model wrote about it, where that is wanted.
     """
 
     epoch_index: int
@@ -55,6 +64,9 @@ class ScoredEpoch:
     probabilities: tuple[float, ...] | None = None
     read: str = ""
     missing: bool = False
+    why: str = ""
+    smoothed: str | None = None
+    words: str = ""
 
 
 def safe_name(name: str) -> str:
@@ -63,56 +75,110 @@ def safe_name(name: str) -> str:
 
 
 def write_table(path: Path, epochs: Sequence[ScoredEpoch]) -> None:
-    """Write ``<recording>.csv``: one row per epoch, with certainty and probabilities."""
+    """Write a table with one row per epoch: stage, certainty, probabilities.
+
+    Smoothed stages, reasons for what is not staged and the model's words have a column where there
+    are any.
+    """
+    further = {
+        "stage_smoothed": [epoch.smoothed or "" for epoch in epochs],
+        "unstaged_because": [epoch.why for epoch in epochs],
+        "words": [epoch.words for epoch in epochs],
+    }
+    further = {name: column for name, column in further.items() if any(column)}
     with atomic_path(path) as tmp, tmp.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
             ["epoch_index", "onset_s", "stage", "true", "certainty"]
             + [f"prob_{stage}" for stage in STAGES]
-            + ["read"]
+            + ["read", *further]
         )
-        for epoch in epochs:
-            shares = [f"{p:.6f}" for p in epoch.probabilities or ()]
+        for epoch, *cells in zip(epochs, *further.values(), strict=True):
+            shares = _shares(epoch, "")
             writer.writerow(
                 [
                     epoch.epoch_index,
                     f"{epoch.onset_s:g}" if epoch.onset_s < 1e5 else f"{epoch.onset_s:.3f}",
                     epoch.stage or "",
                     epoch.true or "",
-                    max(shares, default=""),
-                    *(shares or [""] * len(STAGES)),
-                    "missing"
-                    if epoch.missing
-                    else " ".join(epoch.read.split())
-                    if epoch.stage
-                    else "unreadable",
+                    max(shares),
+                    *shares,
+                    _reading(epoch),
+                    *cells,
                 ]
             )
 
 
 def write_events(path: Path, epochs: Sequence[ScoredEpoch]) -> None:
-    """Write ``<recording>_events.tsv`` of BIDS: onset, duration and stage of every epoch.
+    """Write ``events.tsv`` of BIDS, and the ``.json`` beside it that says what its columns are.
 
     Stages are named as the AASM does, with ``R`` for REM; an epoch without one has ``n/a``.
     """
+    told = any(epoch.probabilities for epoch in epochs)
+    smooth = any(epoch.smoothed for epoch in epochs)
+    levels = {name: f"AASM stage {name}" for name in _AASM_NAMES.values()}
+    columns: dict[str, Any] = {
+        "trial_type": {"Description": "Sleep stage, by eegvlm", "Levels": levels}
+    }
+    if told:
+        columns |= {
+            f"prob_{stage}": {"Description": f"Probability of stage {stage}"} for stage in STAGES
+        }
+    if smooth:
+        what = "Sleep stage in the likeliest sequence of stages (Viterbi)"
+        columns["trial_type_smoothed"] = {"Description": what, "Levels": levels}
     with atomic_path(path) as tmp, tmp.open("w", encoding="utf-8", newline="") as file:
-        file.write("onset\tduration\ttrial_type\n")
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerow(["onset", "duration", *columns])
         for epoch in epochs:
-            name = {"REM": "R", None: _MISSING}.get(epoch.stage, epoch.stage)
-            file.write(f"{epoch.onset_s:.3f}\t{EPOCH_S}\t{name}\n")
+            cells = [f"{epoch.onset_s:.3f}", EPOCH_S, _AASM_NAMES.get(epoch.stage or "", _MISSING)]
+            cells += _shares(epoch, _MISSING) * told
+            cells += [_AASM_NAMES.get(epoch.smoothed or "", _MISSING)] * smooth
+            writer.writerow(cells)
+    write_json(path.with_suffix(".json"), columns)
 
 
-def write_annotations(path: Path, epochs: Sequence[ScoredEpoch]) -> None:
-    """Write ``<recording>_hypnogram.edf``: EDF+ with nothing but annotations, one per run of a stage.
+def write_annotations(
+    path: Path, epochs: Sequence[ScoredEpoch], start: datetime | None = None
+) -> None:
+    """Write EDF+ with nothing but annotations, one per run of a stage.
 
     Time that has no stage, between two epochs too, is ``Sleep stage ?``.
+
+    Parameters
+    ----------
+    path : Path
+        The ``.edf`` file.
+    epochs : sequence of ScoredEpoch
+        Of one recording.
+    start : datetime or None
+        Local time of the recording's first sample, by which a viewer lays the two side by side.
     """
+    header: dict[str, Any] = {}
+    if start is not None:
+        header["starttime"] = start.time().replace(microsecond=0)
+        header["recording"] = edfio.Recording(startdate=start.date(), equipment_code="eegvlm")
     annotations = [
         edfio.EdfAnnotation(onset_s, duration_s, _EDF_NAMES.get(stage or "", _EDF_UNKNOWN))
         for stage, onset_s, duration_s in _runs(epochs)
     ]
     with atomic_path(path) as tmp:
-        edfio.Edf([], annotations=annotations).write(tmp)
+        edfio.Edf([], annotations=annotations, **header).write(tmp)
+
+
+def _shares(epoch: ScoredEpoch, missing: str) -> list[str]:
+    if epoch.probabilities is None:
+        return [missing] * len(STAGES)
+    return [f"{p:.6f}" for p in epoch.probabilities]
+
+
+def _reading(epoch: ScoredEpoch) -> str:
+    """Say what the stage was read from, or why there is none."""
+    if epoch.why:
+        return ""
+    if epoch.missing:
+        return "missing"
+    return " ".join(epoch.read.split()) if epoch.stage else "unreadable"
 
 
 def _runs(epochs: Sequence[ScoredEpoch]) -> Iterator[tuple[str | None, float, float]]:

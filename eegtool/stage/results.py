@@ -13,25 +13,20 @@ import numpy as np
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Answer, json_line
 from eegtool.core.settings import ReportSettings, StageSettings
-from eegtool.core.stages import STAGES
+from eegtool.core.stages import EPOCH_S, STAGES
 from eegtool.core.workspace import Workspace, atomic_path, read_json, sha256_of, write_json
 from eegtool.prepare.nights import Prepared
 from eegtool.prepare.recordings import read_header
 from eegtool.report import step as report
 from eegtool.report.answers import read_stage
-from eegtool.stage.formats import (
-    UNSTAGED,
-    EpochRow,
-    statistics,
-    write_annotations,
-    write_events,
-    write_table,
-)
+from eegtool.report.exports import ScoredEpoch, write_annotations, write_events, write_table
+from eegtool.report.sleep import statistics
 from eegtool.stage.needs import Needs
 from eegtool.stage.smoothing import smoothed
 
 _SUMMARY: Final = "night.json"
-_UNREADABLE: Final = "the answer names no stage"
+_UNSTAGED: Final = "?"
+"""By which epochs without a stage are counted."""
 
 
 def certainty(answer: Answer) -> float:
@@ -89,20 +84,20 @@ def write_results(
     rows = epoch_rows(prepared, answers, words, needs)
     own = _with_own_protocol(answers, workspace)
     report.run(ReportSettings(workspace=workspace.root, answers_file=own, out=folder / "report"))
-    write_table(folder / files["hypnogram"], rows, smooth=settings.smooth, words=bool(words))
-    write_events(folder / files["events"], rows, smooth=settings.smooth)
+    write_table(folder / files["hypnogram"], rows)
+    write_events(folder / files["events"], rows)
     write_annotations(
         folder / files["annotations"], rows, read_header(prepared.night.signal_path).start
     )
-    sure = [max(row.probabilities.values()) for row in rows if row.probabilities]
+    sure = [max(row.probabilities) for row in rows if row.probabilities]
     found: dict[str, Any] = {
         "recording": name,
         "source": prepared.night.signal_path.name,
         "channel": prepared.channel,
         "epochs": len(rows),
-        "staged": sum(row.stage != UNSTAGED for row in rows),
+        "staged": sum(row.stage is not None for row in rows),
         "flagged": dict(Counter(row.why for row in rows if row.why)),
-        "stages": dict(Counter(row.stage for row in rows)),
+        "stages": dict(Counter(row.stage or _UNSTAGED for row in rows)),
         "certainty": round(float(np.mean(sure)), 4) if sure else None,
         "statistics": statistics([row.stage for row in rows]),
         "statistics_smoothed": statistics([r.smoothed for r in rows]) if settings.smooth else None,
@@ -116,7 +111,7 @@ def write_results(
 
 def epoch_rows(
     prepared: Prepared, answers: Sequence[Answer], words: Mapping[str, str], needs: Needs
-) -> list[EpochRow]:
+) -> list[ScoredEpoch]:
     """Return a row for every epoch of the recording, staged or not, in order of time.
 
     Raises
@@ -136,20 +131,24 @@ def epoch_rows(
         places = sorted(answer_of)
         shares = np.array([[*_probabilities(answer_of[i]).values()] for i in places])
         sequence = dict(zip(places, smoothed(places, shares, needs.chain), strict=True))
-    rows = [EpochRow(i, UNSTAGED, {}, why) for i, why in prepared.flagged]
+    rows = [_epoch(i, None, missing=True, why=why) for i, why in prepared.flagged]
     for i, answer in answer_of.items():
-        stage = read_stage(answer.text).stage
+        reading = read_stage(answer.text)
         rows.append(
-            EpochRow(
+            _epoch(
                 i,
-                stage or UNSTAGED,
-                _probabilities(answer),
-                "" if stage else _UNREADABLE,
-                sequence.get(i, UNSTAGED),
-                words.get(answer.question_id, ""),
+                reading.stage,
+                probabilities=tuple(_probabilities(answer).values()),
+                read=answer.text[slice(*reading.span)] if reading.span else "",
+                smoothed=sequence.get(i),
+                words=words.get(answer.question_id, ""),
             )
         )
-    return sorted(rows, key=lambda row: row.epoch)
+    return sorted(rows, key=lambda row: row.epoch_index)
+
+
+def _epoch(index: int, stage: str | None, **told: Any) -> ScoredEpoch:
+    return ScoredEpoch(index, float(index * EPOCH_S), stage, **told)
 
 
 def _with_own_protocol(answers: Sequence[Answer], workspace: Workspace) -> Path:

@@ -250,8 +250,8 @@ def _tell(settings: StageSettings, outcomes: Sequence[Outcome]) -> None:
             f"{found['epochs']:,}",
             f"{found['staged']:,}",
             f"{sum(found['flagged'].values()):,}",
-            _hours(shown.get("TST")),
-            "–" if shown.get("SE") is None else f"{shown['SE']:.0f} %",
+            _hours(shown["tst_min"]),
+            "–" if shown["se_percent"] is None else f"{shown['se_percent']:.0f} %",
             "–" if found["certainty"] is None else f"{found['certainty']:.0%}".replace("%", " %"),
         )
     console.print()

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,10 @@ note.write_text("saved")
 @pytest.fixture(autouse=True)
 def _heeded() -> Iterator[None]:
     """Heed the signals that are sent here, also where the tests run under nohup or in the background."""
-    heeded = {signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    heeded: dict[int, Any] = {
+        signal.SIGHUP: signal.SIG_DFL,
+        signal.SIGINT: signal.default_int_handler,
+    }
     previous = {number: signal.signal(number, handler) for number, handler in heeded.items()}
     yield
     for number, handler in previous.items():

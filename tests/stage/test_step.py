@@ -63,13 +63,13 @@ def test_it_is_what_the_commands_make_one_by_one(
     evaluate.run(EvaluateSettings(settings.model_path, workspace.root, mode="score", num_gpus=1))
     expected = {a.question_id: a for a in read_answers(workspace.answers)}
     (found,) = staged(settings)["nights"]
-    rows = {f"SC4001E0-{int(row['epoch']):04d}": row for row in table(settings, "SC4001E0")}
+    rows = {f"SC4001E0-{int(row['epoch_index']):04d}": row for row in table(settings, "SC4001E0")}
     assert rows.keys() == expected.keys()
     assert len(rows) == found["epochs"] == found["staged"] == 10
     for sample_id, answer in expected.items():
         assert rows[sample_id]["stage"] == answer.text
         assert float(rows[sample_id]["onset_s"]) == answer.metadata["onset_s"]
-        shares = [float(rows[sample_id][f"p_{stage}"]) for stage in STAGES]
+        shares = [float(rows[sample_id][f"prob_{stage}"]) for stage in STAGES]
         told = [*answer.metadata["stage_probabilities"].values()]
         np.testing.assert_allclose(shares, told, atol=1e-4)
 
@@ -80,13 +80,19 @@ def test_other_programs_read_what_it_writes(
     (found,) = staged(settings)["nights"]
     rows = table(settings, "SC4001E0")
     annotations = mne.read_annotations(settings.out / found["files"]["annotations"])
-    assert [stage_of(text) for text in annotations.description] == [row["stage"] for row in rows]
-    assert annotations.onset.tolist() == [30.0 * i for i in range(10)]
-    assert set(annotations.duration) == {30.0}
+    assert annotations.onset[0] == 0.0
+    ends = annotations.onset + annotations.duration  # one for each run of a stage, without gaps
+    assert [*annotations.onset[1:], 300.0] == ends.tolist()
+    stages = [
+        stage_of(text)
+        for text, duration_s in zip(annotations.description, annotations.duration, strict=True)
+        for _ in range(round(duration_s / 30))
+    ]
+    assert stages == [row["stage"] for row in rows]
     # MNE lays them onto the recording.
     raw = mne.io.read_raw_edf(simulated / "SC4001E0-PSG.edf", verbose="ERROR")
     raw.set_annotations(annotations)
-    assert len(raw.annotations) == 10
+    assert len(raw.annotations) == len(annotations)
     # BIDS: as MNE takes onsets, durations and labels, and as prepare reads scorings.
     events = settings.out / found["files"]["events"]
     with events.open(encoding="utf-8") as file:
@@ -96,14 +102,15 @@ def test_other_programs_read_what_it_writes(
         [float(e["duration"]) for e in bids],
         [e["trial_type"] for e in bids],
     )
-    assert made.onset.tolist() == annotations.onset.tolist()
-    assert [str(text) for text in made.description] == [row["stage"] for row in rows]
-    assert read_json(events.with_suffix(".json"))["trial_type"]["Levels"].keys() == set(STAGES)
+    assert made.onset.tolist() == [30.0 * i for i in range(10)]
+    assert [text.replace("R", "REM") for text in made.description] == stages
+    levels = read_json(events.with_suffix(".json"))["trial_type"]["Levels"]
+    assert set(levels) == {"W", "N1", "N2", "N3", "R"}
     if {row["stage"] for row in rows} != {"W"}:
         hypnogram = read_hypnogram(events, None, 300)
         assert stage_per_epoch(hypnogram, 10) == [row["stage"] for row in rows]
     assert (settings.out / found["files"]["report"]).read_text(encoding="utf-8").count("SC4001E0")
-    assert found["statistics"]["TIB"] == 5.0
+    assert found["statistics"]["tst_min"] == sum(stage != "W" for stage in stages) / 2
     assert "statistics_smoothed" in found
 
 
@@ -119,21 +126,23 @@ def test_an_electrode_that_was_off_is_flagged_and_not_staged(
     assert (found["epochs"], found["staged"]) == (12, 8)
     assert found["flagged"] == {"flat": 3, "saturated": 1}
     rows = table(settings, "n1")
-    assert [i for i, row in enumerate(rows) if row["stage"] == "?"] == [3, 4, 5, 8]
+    assert [i for i, row in enumerate(rows) if not row["stage"]] == [3, 4, 5, 8]
     for i, row in enumerate(rows):
         bad = i in (3, 4, 5, 8)
         assert row["unstaged_because"] == ("saturated" if i == 8 else "flat" if bad else "")
-        assert (row["stage_smoothed"] == "?") == (row["p_W"] == "") == bad
+        assert (row["stage_smoothed"] == "") == (row["prob_W"] == "") == bad
     events = (settings.out / "n1" / "n1_events.tsv").read_text(encoding="utf-8").splitlines()
     assert [line.split("\t")[2] == "n/a" for line in events[1:]] == [
         i in (3, 4, 5, 8) for i in range(12)
     ]
     annotations = mne.read_annotations(settings.out / "n1" / "n1_hypnogram.edf")
-    assert annotations.description[4] == "Sleep stage ?"
+    off = [i for i, text in enumerate(annotations.description) if text == "Sleep stage ?"]
+    assert [(annotations.onset[i], annotations.duration[i]) for i in off] == [(90, 90), (240, 30)]
     answers = read_answers(settings.out / "n1" / "work" / "answers" / "eeg_answers.jsonl")
     assert len(answers) == 8
-    assert found["statistics"]["UNS"] == 2.0
-    assert found["statistics_smoothed"]["TIB"] == 6.0
+    asleep = sum(row["stage"] not in ("", "W") for row in rows)
+    assert found["statistics"]["tst_min"] == asleep / 2
+    assert found["statistics_smoothed"].keys() == found["statistics"].keys()
 
 
 def test_one_broken_recording_does_not_stop_the_others(
@@ -199,7 +208,7 @@ def test_a_killed_run_goes_on(
     assert first.stat().st_mtime_ns == written
     assert files_of(killed.out) == files_of(whole.out)
     # A third run finds everything.
-    monkeypatch.setattr(rank, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
+    monkeypatch.setattr(rank, "load", lambda *_, **__: pytest.fail("was loaded"))
     assert staged(killed)["nights"] == expected
 
 
