@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 Span = tuple[int, int]
+Reader = Literal["free", "sentence", "label"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ _ALTERNATIVE: Final = re.compile(
 )
 
 
-def read_stage(text: str) -> Reading:
+def read_stage(text: str, reader: Reader = "free") -> Reading:
     """Read the stage that `text` concludes on.
 
     A text that names one stage only, denied mentions aside ("not N3"), says that stage. Where it

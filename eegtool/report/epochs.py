@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, Final
 
-from eegtool.core.errors import EegToolError
-from eegtool.core.records import Answer, check_unique
-from eegtool.core.registry import closest
 from eegtool.core.stages import STAGES
-from eegtool.report.answers import Reading, read_stage
-from eegtool.report.plain import plain_text
+from eegtool.report.answers import Reading
+
+_SUM_TOLERANCE: Final = 0.02
+"""By how much five probabilities may miss 1: two digits each, as others may write them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +31,14 @@ class AnsweredEpoch:
         The answer.
     reading : Reading
         What was read from `text`.
+    onset_s : float or None
+        Seconds from the first sample of the recording; None where the file does not say.
+    night : int or None
+        Number of the night of this subject, from 1; None where the file does not say.
+    question : str
+        What was asked.
+    probabilities : tuple of float, shape (5,), or None
+        Of the stages in the order of `STAGES`; None where the file has none.
     """
 
     sample_id: str
@@ -41,77 +48,54 @@ class AnsweredEpoch:
     true: str | None
     text: str
     reading: Reading
+    onset_s: float | None = None
+    night: int | None = None
+    question: str = ""
+    probabilities: tuple[float, ...] | None = None
 
     @property
     def predicted(self) -> str | None:
         """Stage read from the answer; None where it is unreadable."""
         return self.reading.stage
 
+    @property
+    def certainty(self) -> float | None:
+        """Probability of the likeliest stage; None without probabilities."""
+        return max(self.probabilities) if self.probabilities else None
 
-def answered_epochs(path: Path, answers: Sequence[Answer]) -> list[AnsweredEpoch]:
-    """Read the stage of every answer.
+    @property
+    def right(self) -> bool | None:
+        """Whether the answer is the true stage; None where that is not known."""
+        return None if self.true is None else self.reading.stage == self.true
+
+
+def probabilities_of(told: Any) -> tuple[float, ...] | None:
+    """Read the probabilities of the five stages.
 
     Parameters
     ----------
-    path : Path
-        File of the answers, for messages.
-    answers : sequence of Answer
-        Its rows.
+    told : object
+        ``metadata.stage_probabilities`` of an answer: one number for each stage, by name.
 
     Returns
     -------
-    list of AnsweredEpoch
-        One per answer, in the order of the file.
+    tuple of float, shape (5,)
+        In the order of `STAGES`; None where there are none.
 
     Raises
     ------
-    EegToolError
-        If there is no answer or none with a true stage, an id occurs twice, or a label is no stage.
+    ValueError
+        If a number is missing, not between 0 and 1, or their sum is not 1.
     """
-    if not answers:
-        raise EegToolError(
-            f"{path} holds no answers.", "Run `eegvlm evaluate` first, or give another file."
-        )
-    check_unique(path, [plain_text(answer.question_id) for answer in answers])
-    epochs = [_answered_epoch(path, answer) for answer in answers]
-    if all(epoch.true is None for epoch in epochs):
-        raise EegToolError(
-            f"{path}: none of the {len(epochs)} answers has a label, so nothing can be scored.",
-            "Put the true stage of each epoch into 'label' "
-            "(evaluate copies it from 'category' of the questions file).",
-        )
-    return epochs
-
-
-def _answered_epoch(path: Path, answer: Answer) -> AnsweredEpoch:
-    metadata = answer.metadata
-    text = plain_text(answer.text)
-    sample_id = plain_text(answer.question_id)
-    return AnsweredEpoch(
-        sample_id=sample_id,
-        recording=plain_text(metadata.get("recording")),
-        subject=plain_text(metadata.get("subject")),
-        epoch_index=_index(metadata.get("epoch_index")),
-        true=_true_stage(path, sample_id, plain_text(answer.label).strip()),
-        text=text,
-        reading=read_stage(text),
-    )
-
-
-def _true_stage(path: Path, sample_id: str, label: str) -> str | None:
-    if not label:
+    if told is None:
         return None
-    if label not in STAGES:
-        known = ", ".join(f"'{stage}'" for stage in STAGES)
-        raise EegToolError(
-            f"{path}: the label '{label}' of '{sample_id}' is no sleep stage.",
-            f"Labels are {known}, or empty where not known.{closest(label, STAGES)}",
-        )
-    return label
-
-
-def _index(value: object) -> int | None:
-    """Return an epoch index; None for anything that is not a whole number from 0."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        return None
-    return value
+    if not isinstance(told, dict) or set(told) != set(STAGES):
+        raise ValueError("they are not one number for each stage")
+    numbers = [told[stage] for stage in STAGES]
+    if any(isinstance(p, bool) or not isinstance(p, int | float) for p in numbers):
+        raise ValueError("they are not numbers")
+    if not all(math.isfinite(p) and 0 <= p <= 1 for p in numbers):
+        raise ValueError("one is not between 0 and 1")
+    if abs(sum(numbers) - 1) > _SUM_TOLERANCE:
+        raise ValueError(f"their sum is {sum(numbers):.3g}")
+    return tuple(float(p) for p in numbers)

@@ -119,8 +119,8 @@ class Metrics:
     """
 
     n: int
-    accuracy: float
-    macro_f1: float
+    accuracy: float | None
+    macro_f1: float | None
     kappa: float | None
     macro_f1_stages: tuple[str, ...]
     per_stage: dict[str, StageScore]
@@ -130,7 +130,7 @@ class Metrics:
     unlabelled: int
     most_common_answer: str
     most_common_answer_share: float
-    chance: Chance
+    chance: Chance | None
     per_subject: dict[str, Agreement]
     model_id: str
     features: str | None

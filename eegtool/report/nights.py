@@ -47,6 +47,14 @@ class Night:
 
 
 @dataclass(frozen=True, slots=True)
+class Drawing:
+    """One recording and its hypnogram, an ``<svg>`` element of our own making."""
+
+    night: Night
+    svg: str
+
+
+@dataclass(frozen=True, slots=True)
 class Absence:
     """A recording, or a whole file, that cannot be laid out in time, and why."""
 

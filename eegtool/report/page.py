@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,20 +12,12 @@ from markupsafe import Markup
 from eegtool.core.stages import STAGE_COLOURS
 from eegtool.report.epochs import AnsweredEpoch
 from eegtool.report.metrics import Metrics
-from eegtool.report.nights import Absence, Night
+from eegtool.report.nights import Absence, Drawing
 from eegtool.report.tables import Table
 from eegtool.report.words import counting_sentences, notices, protocol_facts, protocol_sentences
 
 _LONGEST_TEXT: Final = 400
 _MOST_UNREADABLE: Final = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Drawing:
-    """One recording and its hypnogram, an ``<svg>`` element of our own making."""
-
-    night: Night
-    svg: str
 
 
 def render_page(

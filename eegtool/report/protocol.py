@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from eegtool.core.records import Answer
 from eegtool.report.plain import plain_text, plain_value
+
+_HOW: Final = ("adapter_sha256", "mode", "conv_mode", "decoding", "calibration_temperature")
+"""What the rows say beside the protocol about how the answers were got."""
+
+COMPARED_ON: Final = (
+    *("cohort", "simulated", "channel", "low_hz", "high_hz", "notch_hz", "resample_hz"),
+    *("wake_margin_min", "mapping", "split", "split_sha256", "eval_subjects"),
+)
+"""What makes two runs comparable: the signal, the epochs and the subjects. Style, template, base, adapter
+and fusion are what runs are compared for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,35 +28,64 @@ class Run:
     Attributes
     ----------
     model_id : str
-        Model that answered; several names are joined by commas.
+        Model that answered.
     features : str or None
         ``"real"``, ``"shuffled"`` or ``"zero"``; None where no answer says it.
     protocol : dict
         What decides which epochs and pictures there are. A key on which the rows differ holds the
         list of its values.
+    how : dict
+        How the answers were got: adapter, mode, decoding; in the same form.
     """
 
     model_id: str
     features: str | None
     protocol: dict[str, Any]
+    how: dict[str, Any] = field(default_factory=dict)
+
+    def differs_in(self, other: Run) -> tuple[str, ...]:
+        """Name what keeps two runs from being ranked; what either does not say is not compared."""
+        both = [k for k in COMPARED_ON if k in self.protocol and k in other.protocol]
+        return tuple(k for k in both if self.protocol[k] != other.protocol[k])
 
 
-def describe_run(answers: Sequence[Answer]) -> Run:
-    """Gather what the answers say about the run that made them."""
-    metadata = [a.metadata for a in answers]
-    features = {plain_text(m["features"]) for m in metadata if m.get("features") is not None}
-    return Run(
-        model_id=", ".join(sorted({plain_text(a.model_id) for a in answers})),
-        features=", ".join(sorted(features)) or None,
-        protocol=_merged(m["protocol"] for m in metadata if isinstance(m.get("protocol"), dict)),
-    )
+class RunGatherer:
+    """Gathers what the answers say about the run that made them, one by one."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, None] = {}
+        self._features: dict[str, None] = {}
+        self._protocols: dict[str, dict[str, Any]] = {}
+        self._how: dict[str, dict[str, Any]] = {}
+        self._last: dict[str, Any] | None = None
+
+    def add(self, answer: Answer) -> None:
+        """Take note of one answer."""
+        told = answer.metadata
+        self._models[answer.model_id] = None
+        if told.get("features") is not None:
+            self._features[plain_text(told["features"])] = None
+        how = {name: told[name] for name in _HOW if told.get(name) is not None}
+        self._how.setdefault(repr(how), how)
+        protocol = told.get("protocol")
+        # Nearly always there is one protocol for all rows, so rows are compared as wholes first.
+        if isinstance(protocol, dict) and protocol != self._last:
+            self._last = protocol
+            self._protocols.setdefault(json.dumps(protocol, sort_keys=True), protocol)
+
+    def run(self) -> Run:
+        """Return what was gathered."""
+        return Run(
+            model_id=", ".join(sorted(plain_text(name) for name in self._models)),
+            features=", ".join(sorted(self._features)) or None,
+            protocol=_merged(self._protocols.values()),
+            how=_merged(self._how.values()),
+        )
 
 
-def _merged(protocols: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    # Nearly always there is one protocol for all rows, so rows are compared as wholes first.
-    distinct = {json.dumps(p, sort_keys=True): p for p in protocols}
+def _merged(distinct: Iterable[dict[str, Any]]) -> dict[str, Any]:
     values: dict[str, list[Any]] = {}
-    for protocol in distinct.values():
+    for protocol in distinct:
         for key, value in plain_value(protocol).items():
             seen = values.setdefault(key, [])
             if value not in seen:

@@ -10,15 +10,13 @@ from rich.text import Text
 
 from eegtool.core.console import console, progress
 from eegtool.core.errors import EegToolError
-from eegtool.core.records import read_answers
 from eegtool.core.settings import ReportSettings
 from eegtool.core.workspace import Workspace, atomic_path, run_stamp, write_json
-from eegtool.report.epochs import answered_epochs
 from eegtool.report.hypnogram import draw
 from eegtool.report.metrics import Metrics, measure
 from eegtool.report.nights import Night, lay_out
 from eegtool.report.page import Drawing, render_page
-from eegtool.report.protocol import describe_run
+from eegtool.report.sources import read_answer_sets
 from eegtool.report.tables import Table, all_tables, markdown, to_markdown, to_rich
 from eegtool.report.words import counting_sentences, notices, protocol_sentences
 
@@ -40,10 +38,10 @@ def run(settings: ReportSettings) -> None:
     path = settings.answers_file or workspace.answers
     out = settings.out or workspace.report
 
-    answers = read_answers(path)
-    epochs = answered_epochs(path, answers)
+    answers, *_ = read_answer_sets(path)
+    epochs = answers.epochs
     _make_folder(out)
-    metrics = measure(epochs, describe_run(answers))
+    metrics = measure(epochs, answers.run)
     tables = all_tables(metrics)
     _print_report(metrics, tables)
 

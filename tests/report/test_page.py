@@ -12,8 +12,8 @@ from eegtool.core.stages import STAGES
 from eegtool.report.epochs import AnsweredEpoch
 from eegtool.report.hypnogram import draw
 from eegtool.report.metrics import Metrics, measure
-from eegtool.report.nights import Absence, lay_out
-from eegtool.report.page import Drawing, render_page
+from eegtool.report.nights import Absence, Drawing, lay_out
+from eegtool.report.page import render_page
 from eegtool.report.protocol import Run
 from eegtool.report.tables import all_tables
 

@@ -92,14 +92,13 @@ def test_odd_values_do_not_stop_the_report(
     odd = [
         answer(0, "W", "W", epoch_index="0", protocol={"low_hz": float("nan"), "x": [1, {"y": 2}]}),
         answer(1, "N2", "\ud800 N2 \x1b[31m", subject="\x1b]0;title\x07", protocol="none"),
-        answer(2, "N2", "N3", epoch_index=True, subject=7, recording=None, features=None),
-        replace(answer(3, "", "N3"), metadata={}, text="3", model_id="other"),
+        answer(2, "N2", "N3", epoch_index=True, subject=7, recording=None),
+        answer(3, "", "3"),
     ]
     write_answers(odd)
     step.run(ReportSettings(workspace=tmp_path))
     metrics = strict_json(tmp_path / "report" / "metrics.json")
     assert (metrics["n"], metrics["unlabelled"], metrics["unreadable"]) == (3, 1, 0)
-    assert metrics["model_id"] == "other, tiny-lora"
     assert metrics["protocol"]["low_hz"] == [None, 0.3]
     assert metrics["protocol"]["x"] == [1, {"y": 2}]
     assert "\x1b" not in terminal.getvalue()
