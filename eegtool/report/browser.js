@@ -70,7 +70,7 @@
   let wanted = nothing();
   let found = new Int32Array(0); // rows of `data` in the order shown
   let chosen = -1; // row of `data`
-  let place = -1; // its place in `found`, or where it would be
+  let place = -1; // its place in `found`
 
   /* One pass: each epoch that passes all facets is found; one that only a single facet keeps out
      counts for the chips of that facet. */
@@ -142,7 +142,7 @@
     const selected = i === chosen;
     return el("div", {
       id: `row-${k}`, class: `row ${VERDICTS[verdict[i]].replace(" ", "-")}`, role: "option", "data-row": i,
-      "aria-selected": selected, "aria-setsize": found.length, "aria-posinset": k + 1, style: `top:${k * ROW}px`,
+      "aria-selected": String(selected), "aria-setsize": found.length, "aria-posinset": k + 1, style: `top:${k * ROW}px`,
     },
       el("span", { class: "where" }, whereShort(i)),
       stage(scored[i], SCORED.map((s) => (s === "no label" ? "–" : s))),
@@ -171,9 +171,7 @@
   /* The reader chose this epoch: from now on the address names it and a print shows it. */
   function choose(i) {
     if (i < 0) return;
-    const before = place;
     show(i);
-    if (place < 0) place = wanted.order ? before : -1 - found.findLastIndex((row) => row < i) - 1;
     root.classList.add("chosen");
     one(".spoken").textContent = `${title(i)}: ${spoken(i)}`;
     reveal();
@@ -183,8 +181,7 @@
 
   /* Next place in the list; an epoch that is not in it stands between two that are. */
   function step(direction, fits = () => true) {
-    const at = found.indexOf(chosen);
-    let k = at >= 0 ? at : direction > 0 ? insertion() - 1 : insertion();
+    let k = place >= 0 ? place : direction > 0 ? insertion() - 1 : insertion();
     for (k += direction; k >= 0 && k < found.length; k += direction) {
       if (fits(found[k])) return choose(found[k]);
     }
@@ -198,6 +195,26 @@
   function beside(direction) {
     const i = chosen + direction;
     if (i >= 0 && i < n && data.recording[i] === data.recording[chosen] && data.index[i] !== null) choose(i);
+  }
+
+  /* The epoch that is drawn at a place of a hypnogram: all its parts share one axis of time, whose
+     box matplotlib writes as the first clip path. */
+  function rowUnder(svg, clientX) {
+    const { recording, first, count: length } = svg.closest(".night").dataset;
+    const axis = svg.querySelector("clipPath rect");
+    const of = data.recordings.indexOf(recording);
+    if (!axis || of < 0) return -1;
+    const box = svg.getBoundingClientRect();
+    const x = ((clientX - box.left) / box.width) * svg.viewBox.baseVal.width;
+    const share = (x - axis.x.baseVal.value) / axis.width.baseVal.value;
+    if (share < 0 || share >= 1) return -1;
+    const index = Number(first) + Math.floor(share * Number(length));
+    let best = -1;
+    for (let i = data.recording.indexOf(of); i >= 0 && i < n && data.recording[i] === of; i++) {
+      if (best < 0 || Math.abs(data.index[i] - index) < Math.abs(data.index[best] - index)) best = i;
+    }
+    root.scrollIntoView();
+    return best;
   }
 
   function reveal() {
@@ -233,7 +250,7 @@
     const image = el("img", { alt: `Picture of ${title(i)}`, decoding: "async" });
     const caption = el("figcaption");
     const figure = el("figure", { class: "picture" }, image, caption);
-    const link = data.link[i];
+    const link = data.link[i] === 0 ? "" : data.way + data.link[i];
     image.addEventListener("load", () => {
       image.classList.toggle("small", image.naturalWidth < 200);
       figure.dataset.shown = data.size[i] ? "embedded" : "linked";
@@ -295,12 +312,16 @@
     for (let k = Math.max(0, i - AROUND); k <= Math.min(n - 1, i + AROUND); k++) {
       if (data.recording[k] === data.recording[i] && data.index[k] !== null) at.set(data.index[k], k);
     }
+    const of = data.recording[i]; // the rows of a recording lie side by side, in time
+    const first = data.index[data.recording.indexOf(of)];
+    const last = data.index[data.recording.lastIndexOf(of)] ?? Infinity;
     const cells = [];
     for (let d = -AROUND; d <= AROUND; d++) {
       const k = at.get(centre + d);
       const far = Math.abs(d) > 7 ? " far" : "";
       if (k === undefined) {
-        cells.push(el("span", { class: `cell gap${far}`, title: `epoch ${centre + d} is not in the answers` }));
+        const within = centre + d >= first && centre + d <= last;
+        cells.push(el("span", { class: `cell${within ? " gap" : ""}${far}`, title: within ? `epoch ${centre + d} is not in the answers` : null }));
         continue;
       }
       const sure = certainty[k] < 0 ? "" : `, certainty ${certainty[k].toFixed(0)} %`;
@@ -387,6 +408,10 @@
     choose(Number(row.dataset.row));
     if (row.classList.contains("cell")) one(".cell[aria-current]").focus({ preventScroll: true });
   });
+  document.addEventListener("click", (event) => {
+    const svg = event.target.closest(".night svg");
+    if (svg) choose(rowUnder(svg, event.clientX));
+  });
   document.addEventListener("click", (event) => { // the same link twice: the address does not change
     const link = event.target.closest('a[href^="#"]');
     if (link && link.hash === location.hash && link.hash.includes("=")) recall();
@@ -435,11 +460,13 @@
       }
     });
     if (!hasCertainty) for (const name of ["low", "order"]) fields[name].closest("label").remove();
+    one(".head .sure").hidden = !hasCertainty;
     for (const chip of chips) {
       const { facet } = chip.closest("fieldset").dataset;
       const k = FACETS[facet].indexOf(chip.dataset.value);
       if (k >= STAGES.length - (facet === "verdict" ? 2 : 0) && !column[facet].includes(k)) chip.hidden = true;
     }
+    if (matchMedia("(max-width: 50rem)").matches) one(".filters-box").open = false;
     root.hidden = false;
     if (!recall()) {
       refresh({ keep: true });

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -30,7 +31,7 @@ class _Names:
 
 
 def browser_data(
-    epochs: Sequence[AnsweredEpoch], pictures: Pictures, alone: dict[str, str] | None = None
+    epochs: Sequence[AnsweredEpoch], pictures: Pictures, alone: Mapping[str, str]
 ) -> tuple[str, str]:
     """Return what the browser reads: JSON, and the Base64 of the embedded pictures end to end.
 
@@ -40,8 +41,8 @@ def browser_data(
         In any order; the browser shows them recording by recording, in time.
     pictures : Pictures
         Their pictures.
-    alone : dict of str to str, optional
-        Stage that the vision module alone sees in each epoch, by sample id.
+    alone : mapping of str to str
+        Stage that the vision module alone sees in an epoch, by sample id.
 
     Returns
     -------
@@ -56,6 +57,8 @@ def browser_data(
     subjects, recordings, questions, texts = _Names(), _Names(), _Names(), _Names()
     kinds = _Names()
     embedded = [pictures.embedded.get(e.sample_id) for e in ordered]
+    linked = pictures.linked
+    way = os.path.commonprefix(list(linked.values()))
     certain = any(e.probabilities for e in ordered)
     data = {
         "stages": STAGES,
@@ -73,11 +76,10 @@ def browser_data(
         "probabilities": [_per_mille(e) for e in ordered] if certain else [],
         "size": [len(picture[1]) if picture else 0 for picture in embedded],
         "kind": [kinds.number(picture[0]) if picture else 0 for picture in embedded],
-        "link": {
-            i: pictures.linked[e.sample_id]
-            for i, e in enumerate(ordered)
-            if e.sample_id in pictures.linked
-        },
+        "way": way,
+        "link": [
+            linked[e.sample_id].removeprefix(way) if e.sample_id in linked else 0 for e in ordered
+        ],
         "subjects": list(subjects.numbers),
         "recordings": list(recordings.numbers),
         "questions": list(questions.numbers),

@@ -7,14 +7,12 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 from urllib.parse import quote
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.records import read_epochs, read_questions
-from eegtool.core.workspace import Workspace, check_same_pictures, inside
+from eegtool.core.workspace import inside
 from eegtool.report.epochs import AnsweredEpoch
-from eegtool.report.plain import plain_text
 
 PictureMode = Literal["embed", "link", "none"]
 
@@ -23,8 +21,6 @@ BUDGET: Final = 24_000_000
 
 _MOST_CLIMBS: Final = 2
 """How many folders a link may climb: a picture further away does not travel with the page."""
-
-_File = tuple[Path, str]  # image folder, and the path inside it
 
 _STRIDE: Final = 0.6180339887498949  # the golden ratio spreads any number of picks evenly
 _SIGNATURES: Final = {
@@ -55,23 +51,23 @@ class Pictures:
 
 
 def gather(
-    workspace: Workspace,
+    folder: Path | None,
+    images: Mapping[str, str],
     epochs: Sequence[AnsweredEpoch],
-    protocol: Mapping[str, Any],
     out: Path,
-    mode: PictureMode,
+    mode: PictureMode = "embed",
     budget: int = BUDGET,
 ) -> Pictures:
-    """Find the pictures of answered epochs and load as many as the page may hold.
+    """Load as many pictures of the epochs as the page may hold, and link the others.
 
     Parameters
     ----------
-    workspace : Workspace
-        Where the pictures were made.
+    folder : Path or None
+        Image folder; None where there is none.
+    images : mapping of str to str
+        Path of the picture of an epoch inside `folder`, by sample id.
     epochs : sequence of AnsweredEpoch
         Epochs of the page.
-    protocol : mapping
-        What the answers say about how their pictures were drawn.
     out : Path
         Folder of the page.
     mode : str
@@ -82,25 +78,24 @@ def gather(
     Returns
     -------
     Pictures
-        Never an error: a report without pictures is still a report, and says why it has none.
+        What is missing is said, not raised: a report without pictures is still a report.
     """
     if mode == "none":
-        return Pictures()
-    try:
-        check_same_pictures(
-            protocol, workspace.protocol(), "The answers and the workspace's pictures"
-        )
-        files, strays = _files(workspace, {epoch.sample_id for epoch in epochs})
-    except EegToolError as error:
-        return Pictures(notes=(f"No pictures. {plain_text(error.what)}",))
-    notes = [f"{strays:,} left out: the paths leave the image folder."] if strays else []
-    if not files:
+        return Pictures(notes=("Pictures were not asked for.",))
+    wanted = [epoch.sample_id for epoch in epochs if epoch.sample_id in images]
+    staying = {sample_id: images[sample_id] for sample_id in wanted if _stays(images[sample_id])}
+    strays = len(wanted) - len(staying)
+    notes = [f"{strays:,} pictures left out: their paths leave the image folder."] if strays else []
+    if folder is not None:
+        staying = {sample_id: name for sample_id, name in staying.items() if (folder / name).is_file()}
+    if folder is None or not staying:
         return Pictures(notes=("The workspace has no picture of these epochs.", *notes))
-    embedded = _embedded(files, by_worth(epochs), budget) if mode == "embed" else {}
-    rest = {name: file for name, file in files.items() if name not in embedded}
-    linked = _linked(rest, out)
+    order = (epoch.sample_id for epoch in by_worth(epochs) if epoch.sample_id in staying)
+    embedded = _embedded(folder, staying, order, budget) if mode == "embed" else {}
+    rest = {sample_id: name for sample_id, name in staying.items() if sample_id not in embedded}
+    linked = _linked(folder, rest, out)
     if rest:
-        notes.insert(0, _spoken(len(files), len(embedded), len(linked)))
+        notes.insert(0, _spoken(len(staying), len(embedded), len(linked)))
     return Pictures(embedded, linked, tuple(notes))
 
 
@@ -150,36 +145,18 @@ def _in_turn(groups: Iterable[list[AnsweredEpoch]]) -> Iterator[AnsweredEpoch]:
         waiting = still
 
 
-def _files(workspace: Workspace, wanted: set[str]) -> tuple[dict[str, _File], int]:
-    """Return the picture of each epoch that has one, and how many paths leave the image folder."""
-    named: dict[str, _File] = {}
-    if workspace.epochs.exists():
-        named = {
-            e.sample_id: (workspace.images(e.split), e.image) for e in read_epochs(workspace.epochs)
-        }
-    if workspace.questions.exists():  # what was asked counts more than what could be asked
-        asked = (q for q in read_questions(workspace.questions) if q.images)
-        named |= {q.sample_id: (workspace.images("eval"), q.images[0]) for q in asked}
-    named = {sample_id: file for sample_id, file in named.items() if sample_id in wanted}
-    files = {sample_id: file for sample_id, file in named.items() if _stays(file[1])}
-    there = {sample_id: (d, name) for sample_id, (d, name) in files.items() if (d / name).is_file()}
-    return there, len(named) - len(files)
-
-
 def _stays(name: str) -> bool:
     return not (Path(name).is_absolute() or ".." in Path(name).parts)
 
 
 def _embedded(
-    files: Mapping[str, _File], order: Iterable[AnsweredEpoch], budget: int
+    folder: Path, images: Mapping[str, str], order: Iterable[str], budget: int
 ) -> dict[str, tuple[str, str]]:
     """Load pictures until the next one does not fit."""
     found: dict[str, tuple[str, str]] = {}
-    for epoch in order:
-        if epoch.sample_id not in files:
-            continue
+    for sample_id in order:
         try:
-            raw = inside(*files[epoch.sample_id]).read_bytes()
+            raw = inside(folder, images[sample_id]).read_bytes()
         except (EegToolError, OSError):  # a symbolic link to elsewhere, or gone meanwhile
             continue
         media_type = next((m for head, m in _SIGNATURES.items() if raw.startswith(head)), None)
@@ -188,22 +165,18 @@ def _embedded(
         budget -= -(-len(raw) // 3) * 4
         if budget < 0:
             break
-        found[epoch.sample_id] = (media_type, base64.b64encode(raw).decode("ascii"))
+        found[sample_id] = (media_type, base64.b64encode(raw).decode("ascii"))
     return found
 
 
-def _linked(files: Mapping[str, _File], out: Path) -> dict[str, str]:
-    """Return relative addresses of the pictures whose folder is near the page's."""
-    links = {}
-    near: dict[Path, str | None] = {}
-    for sample_id, (folder, name) in files.items():
-        if folder not in near:
-            way = Path(os.path.relpath(folder, out))
-            climbs = way.is_absolute() or way.parts.count("..") > _MOST_CLIMBS
-            near[folder] = None if climbs else way.as_posix()
-        if (start := near[folder]) is not None:
-            links[sample_id] = quote(f"{start}/{Path(name).as_posix()}")
-    return links
+def _linked(folder: Path, images: Mapping[str, str], out: Path) -> dict[str, str]:
+    """Return the relative addresses of pictures, if their folder is near that of the page."""
+    way = Path(os.path.relpath(folder, out))
+    if way.parts.count("..") > _MOST_CLIMBS:
+        return {}
+    return {
+        sample_id: quote((way / name).as_posix()) for sample_id, name in images.items()
+    }
 
 
 def _spoken(total: int, embedded: int, linked: int) -> str:

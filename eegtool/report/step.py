@@ -12,13 +12,14 @@ from eegtool.core.console import console, progress
 from eegtool.core.errors import EegToolError
 from eegtool.core.settings import ReportSettings
 from eegtool.core.workspace import Workspace, atomic_path, run_stamp, write_json
+from eegtool.report.data import ReportData
 from eegtool.report.hypnogram import draw
 from eegtool.report.metrics import Metrics, measure
-from eegtool.report.nights import Night, lay_out
-from eegtool.report.page import Drawing, render_page
+from eegtool.report.nights import Drawing, Night, lay_out
+from eegtool.report.page import render_page
 from eegtool.report.sources import read_answer_sets
 from eegtool.report.tables import Table, all_tables, markdown, to_markdown, to_rich
-from eegtool.report.words import counting_sentences, notices, protocol_sentences
+from eegtool.report.words import counting_sentences, notices, protocol_facts, protocol_sentences
 
 
 def run(settings: ReportSettings) -> None:
@@ -54,14 +55,20 @@ def run(settings: ReportSettings) -> None:
         protocol=metrics.protocol,
         results={**figures, "kappa": metrics.kappa, "unreadable": metrics.unreadable},
     )
-    page = render_page(
-        metrics,
-        tables,
-        _draw_all(nights),
-        absences,
-        [e for e in epochs if e.true is not None and e.predicted is None],
-        stamp,
+    data = ReportData(
+        metrics=metrics,
+        tables=tuple(tables),
+        notices=notices(metrics),
+        protocol=protocol_sentences(metrics),
+        counting=counting_sentences(metrics),
+        facts=protocol_facts(metrics),
+        epochs=epochs,
+        nights=tuple(nights),
+        drawings=tuple(_draw_all(nights)),
+        absences=tuple(absences),
+        stamp=stamp,
     )
+    page = render_page(data, out)
     write_json(out / "metrics.json", metrics.to_row())
     _write_text(out / "tables.md", tables_markdown(metrics, tables))
     _write_text(out / "report.html", page)
