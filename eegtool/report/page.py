@@ -12,13 +12,15 @@ from markupsafe import Markup
 
 from eegtool.core.stages import STAGE_COLOURS
 from eegtool.report.data import ReportData
+from eegtool.report.figures import coverage_figure, reliability_figure
+from eegtool.report.metrics import Metrics
 from eegtool.report.page_data import browser_data
 from eegtool.report.pictures import PictureMode, gather
 
 _HERE: Final = Path(__file__).parent
 _LONGEST_TEXT: Final = 400
 _MOST_UNREADABLE: Final = 20
-_PLACED: Final = ("summary", "stages", "confusion")
+_PLACED: Final = ("summary", "counts", "stages", "confusion", "reliability", "coverage")
 """Tables that have a place of their own on the page; the others follow in their order."""
 
 
@@ -50,6 +52,8 @@ def render_page(data: ReportData, out: Path, pictures: PictureMode = "embed") ->
         data=data,
         metrics=data.metrics,
         tables={table.key: table for table in data.tables},
+        contents=_contents(data),
+        charts=[(key, Markup(svg), label) for key, svg, label in _charts(data.metrics)],  # noqa: S704
         others=[table for table in data.tables if table.key not in _PLACED],
         drawings=[(drawing.night, Markup(drawing.svg)) for drawing in data.drawings],  # noqa: S704
         unreadable=[(epoch, _shortened(epoch.text)) for epoch in unreadable[:_MOST_UNREADABLE]],
@@ -62,6 +66,27 @@ def render_page(data: ReportData, out: Path, pictures: PictureMode = "embed") ->
         script=Markup(script),  # noqa: S704
         script_hash=_hash_for_policy(script),
     )
+
+
+def _contents(data: ReportData) -> list[tuple[str, str]]:
+    """Return the sections that a reader may want to jump to: anchor and name."""
+    tables = [(table.key, table.title) for table in data.tables]
+    return [*tables, ("hypnograms", "Hypnograms"), ("epochs", "Epochs"), ("source", "Source")]
+
+
+def _charts(metrics: Metrics) -> list[tuple[str, str, str]]:
+    """Return the figures that stand for a table: its key, an ``<svg>`` element, and what it shows."""
+    charts = []
+    if metrics.calibration:
+        told = "A model that keeps its promises lies on the diagonal: it is right as often as it is certain."
+        charts.append(("reliability", reliability_figure(metrics.calibration), told))
+    if metrics.coverage:
+        told = (
+            "κ of the epochs that the model keeps, with its 95 % interval. Dashed: κ of all epochs, "
+            "where the human scores as the label does."
+        )
+        charts.append(("coverage", coverage_figure(metrics.coverage), told))
+    return charts
 
 
 def _hash_for_policy(script: str) -> str:

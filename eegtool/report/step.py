@@ -12,13 +12,15 @@ from eegtool.core.console import console, progress
 from eegtool.core.errors import EegToolError
 from eegtool.core.settings import ReportSettings
 from eegtool.core.workspace import Workspace, atomic_path, run_stamp, write_json
+from eegtool.report.contents import agreement_tables
 from eegtool.report.data import ReportData
+from eegtool.report.forms import markdown, to_markdown, to_rich
 from eegtool.report.hypnogram import draw
 from eegtool.report.metrics import Metrics, measure
 from eegtool.report.nights import Drawing, Night, lay_out
 from eegtool.report.page import render_page
 from eegtool.report.sources import read_answer_sets
-from eegtool.report.tables import Table, all_tables, markdown, to_markdown, to_rich
+from eegtool.report.tables import Table
 from eegtool.report.words import counting_sentences, notices, protocol_facts, protocol_sentences
 
 
@@ -43,7 +45,7 @@ def run(settings: ReportSettings) -> None:
     epochs = answers.epochs
     _make_folder(out)
     metrics = measure(epochs, answers.run)
-    tables = all_tables(metrics)
+    tables = agreement_tables(metrics)
     _print_report(metrics, tables)
 
     nights, absences = lay_out(epochs)

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from eegtool.core.stages import STAGES
+from eegtool.report.contents import agreement_tables
 from eegtool.report.epochs import AnsweredEpoch
 from eegtool.report.hypnogram import draw
 from eegtool.report.metrics import Metrics, measure
 from eegtool.report.nights import Absence, Drawing, lay_out
 from eegtool.report.page import render_page
 from eegtool.report.protocol import Run
-from eegtool.report.tables import all_tables
 
 EVIL = "<script>alert('N2')</script>"
 STAMP = {
@@ -63,7 +63,7 @@ def page_of(metrics: Metrics, epochs: list[AnsweredEpoch] | None = None, **other
     nights, absences = lay_out(epochs or [])
     arguments: dict[str, Any] = {
         "metrics": metrics,
-        "tables": all_tables(metrics),
+        "tables": agreement_tables(metrics),
         "drawings": [Drawing(night, draw(night)) for night in nights],
         "absences": absences,
         "unreadable": [e for e in epochs or [] if e.predicted is None],
@@ -104,7 +104,7 @@ def test_headline_stands_beside_chance(metrics: Metrics) -> None:
 
 def test_every_table_cell_is_on_the_page(metrics: Metrics) -> None:
     words = Outline(page_of(metrics)).words
-    for table in all_tables(metrics):
+    for table in agreement_tables(metrics):
         assert table.title in words
         for row in table.rows:
             for cell in row:

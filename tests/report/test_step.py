@@ -116,7 +116,6 @@ def test_one_answer_throughout_is_loud_in_the_terminal(
     ("change", "what", "fix"),
     [
         (lambda rows: [], "holds no answers", "eegvlm evaluate"),
-        (lambda rows: [replace(r, label="") for r in rows], "none of the 3 answers has a label", "'label'"),
         (lambda rows: [*rows, rows[0]], "'SC4031E0-0000' occurs more than once", "remove"),
         (
             lambda rows: [*rows[:2], replace(rows[2], label="n2")],
