@@ -8,7 +8,7 @@ from typing import Final
 from eegtool.report.certainty import Calibration, CoveragePoint
 
 _WIDTH: Final = 360.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 10.0, 10.0, 40.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 18.0, 10.0, 40.0
 _SIDE: Final = _WIDTH - _LEFT - _RIGHT  # the field of the reliability figure is square
 _STRIP: Final = 46.0  # height of the numbers of epochs below it
 
@@ -40,7 +40,9 @@ class _Field:
             parts.append(self.line([(self.x0, tick), (self.x1, tick)], "grid"))
             parts.append(_text(_LEFT - 7, y + 3.5, f"{tick:.1f}".replace("-", "−"), "end"))
         for tick in x_ticks:
-            parts.append(_text(self.x(tick), bottom + 15, f"{tick:.0%}" if percent else f"{tick:g}"))
+            parts.append(
+                _text(self.x(tick), bottom + 15, f"{tick:.0%}" if percent else f"{tick:g}")
+            )
         return "".join(parts)
 
 
@@ -59,7 +61,9 @@ def reliability_figure(calibration: Calibration) -> str:
     """
     field = _Field((0, 1), (0, 1), _SIDE)
     ticks = (0, 0.2, 0.4, 0.6, 0.8, 1)
-    bins = [b for b in calibration.bins if b.n and b.certainty is not None and b.accuracy is not None]
+    bins = [
+        b for b in calibration.bins if b.n and b.certainty is not None and b.accuracy is not None
+    ]
     points = [(b.certainty or 0.0, b.accuracy or 0.0) for b in bins]
     base = _TOP + _SIDE + 24 + _STRIP
     most = max((b.n for b in bins), default=1)
@@ -118,7 +122,10 @@ def coverage_figure(points: Sequence[CoveragePoint]) -> str:
         f'<polygon points="{places}" class="band"/>' if band else "",
         field.line(together, "ideal"),
         field.line(rest, "curve"),
-        *(f'<circle cx="{field.x(x):.1f}" cy="{field.y(y):.1f}" r="3" class="dot"/>' for x, y in rest),
+        *(
+            f'<circle cx="{field.x(x):.1f}" cy="{field.y(y):.1f}" r="3" class="dot"/>'
+            for x, y in rest
+        ),
         _text(_LEFT + _SIDE / 2, bottom + 33, "share of epochs to a human, least certain first"),
         _sideways(_TOP + field.height / 2, "κ"),
     )

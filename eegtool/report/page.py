@@ -20,7 +20,7 @@ from eegtool.report.pictures import PictureMode, gather
 _HERE: Final = Path(__file__).parent
 _LONGEST_TEXT: Final = 400
 _MOST_UNREADABLE: Final = 20
-_PLACED: Final = ("summary", "counts", "stages", "confusion", "reliability", "coverage")
+_PLACED: Final = ("summary", "counts", "stages", "confusion", "reliability", "coverage", "surroundings", "calibration")
 """Tables that have a place of their own on the page; the others follow in their order."""
 
 
@@ -48,7 +48,9 @@ def render_page(data: ReportData, out: Path, pictures: PictureMode = "embed") ->
     script = (_HERE / "browser.js").read_text(encoding="utf-8")
     unreadable = [e for e in data.epochs if e.true is not None and e.predicted is None]
     # What is marked as safe below is our own, or has been made inert.
-    return environment.get_template("page.html.j2").render(
+    return environment.get_template(
+        "page.html.j2"
+    ).render(
         data=data,
         metrics=data.metrics,
         tables={table.key: table for table in data.tables},

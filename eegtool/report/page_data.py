@@ -58,7 +58,7 @@ def browser_data(
     kinds = _Names()
     embedded = [pictures.embedded.get(e.sample_id) for e in ordered]
     linked = pictures.linked
-    way = os.path.commonprefix(list(linked.values()))
+    way = os.path.commonprefix(list(linked.values()))  # noqa: RUF071  of texts, whatever they say
     certain = any(e.probabilities for e in ordered)
     data = {
         "stages": STAGES,

@@ -87,7 +87,9 @@ def gather(
     strays = len(wanted) - len(staying)
     notes = [f"{strays:,} pictures left out: their paths leave the image folder."] if strays else []
     if folder is not None:
-        staying = {sample_id: name for sample_id, name in staying.items() if (folder / name).is_file()}
+        staying = {
+            sample_id: name for sample_id, name in staying.items() if (folder / name).is_file()
+        }
     if folder is None or not staying:
         return Pictures(notes=("The workspace has no picture of these epochs.", *notes))
     order = (epoch.sample_id for epoch in by_worth(epochs) if epoch.sample_id in staying)
@@ -174,9 +176,7 @@ def _linked(folder: Path, images: Mapping[str, str], out: Path) -> dict[str, str
     way = Path(os.path.relpath(folder, out))
     if way.parts.count("..") > _MOST_CLIMBS:
         return {}
-    return {
-        sample_id: quote((way / name).as_posix()) for sample_id, name in images.items()
-    }
+    return {sample_id: quote((way / name).as_posix()) for sample_id, name in images.items()}
 
 
 def _spoken(total: int, embedded: int, linked: int) -> str:
