@@ -103,8 +103,9 @@
     return Object.fromEntries(names.map((f, k) => [f, counts[k]]));
   }
 
-  /* Filter anew and show it; the chosen epoch stays, unless it is not among the found ones. */
-  function refresh({ keep = false } = {}) {
+  /* Filter again and show what is found. The epoch shown stays (`keep`: even if it is not among them),
+     unless all begins `anew`. */
+  function refresh({ keep = false, anew = false } = {}) {
     const counts = filter();
     for (const chip of chips) {
       const { facet } = chip.closest("fieldset").dataset;
@@ -120,8 +121,8 @@
     one(".all").hidden = !filtered && !wanted.order && !wanted.find;
     rowsBox.style.height = `${found.length * ROW}px`;
     place = found.indexOf(chosen);
-    if (place < 0 && !keep) show(found.length ? found[0] : -1);
-    else reveal();
+    if (anew || (place < 0 && !keep)) show(found.length ? found[0] : -1);
+    reveal();
     drawList();
   }
 
@@ -376,8 +377,8 @@
     return true;
   }
 
-  function changed() {
-    refresh();
+  function changed(how) {
+    refresh(how);
     remember();
   }
 
@@ -394,7 +395,7 @@
     const { name, value } = event.target;
     if (name in fields) {
       wanted[name] = value;
-      changed();
+      changed({ anew: name === "order" });
     }
   });
   one(".all").addEventListener("click", () => { wanted = nothing(); changed(); list.focus({ preventScroll: true }); });
@@ -422,7 +423,7 @@
     j: () => step(1), k: () => step(-1), ArrowRight: () => step(1), ArrowLeft: () => step(-1),
     n: () => step(1, isWrong), p: () => step(-1, isWrong), "]": () => beside(1), "[": () => beside(-1),
     x: () => { wanted = nothing(); changed(); },
-    "/": () => { fields.find.focus(); fields.find.select(); }, "?": () => one("dialog").showModal(),
+    "/": () => { one(".filters-box").open = true; fields.find.focus(); fields.find.select(); }, "?": () => one("dialog").showModal(),
   };
   const page = () => Math.max(1, Math.floor(list.clientHeight / ROW) - 1);
   const jump = (k) => { if (found.length) choose(found[Math.min(Math.max(k, 0), found.length - 1)]); };

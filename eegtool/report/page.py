@@ -20,7 +20,16 @@ from eegtool.report.pictures import PictureMode, gather
 _HERE: Final = Path(__file__).parent
 _LONGEST_TEXT: Final = 400
 _MOST_UNREADABLE: Final = 20
-_PLACED: Final = ("summary", "counts", "stages", "confusion", "reliability", "coverage", "surroundings", "calibration")
+_PLACED: Final = (
+    "summary",
+    "counts",
+    "stages",
+    "confusion",
+    "reliability",
+    "coverage",
+    "surroundings",
+    "calibration",
+)
 """Tables that have a place of their own on the page; the others follow in their order."""
 
 
