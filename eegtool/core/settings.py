@@ -915,6 +915,13 @@ class ReportSettings:
             help="Folder of the report.", show_default="WORKSPACE/report", rich_help_panel=FILES
         ),
     ] = None
+    pictures: Annotated[
+        Literal["embed", "link", "none"],
+        Option(
+            help="Pictures of the epochs on the page: inside it (as many as 24 MB hold, the mistakes first; "
+            "the rest linked), only linked, or none.",
+        ),
+    ] = "embed"
 
 
 @dataclass(frozen=True, slots=True)

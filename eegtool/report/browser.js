@@ -465,7 +465,8 @@
     for (const chip of chips) {
       const { facet } = chip.closest("fieldset").dataset;
       const k = FACETS[facet].indexOf(chip.dataset.value);
-      if (k >= STAGES.length - (facet === "verdict" ? 2 : 0) && !column[facet].includes(k)) chip.hidden = true;
+      const optional = facet === "verdict" ? 2 : STAGES.length; // stages stand there even if none is like that
+      if (k >= optional && !column[facet].includes(k)) chip.hidden = true;
     }
     if (matchMedia("(max-width: 50rem)").matches) one(".filters-box").open = false;
     root.hidden = false;

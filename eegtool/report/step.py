@@ -70,7 +70,7 @@ def run(settings: ReportSettings) -> None:
         absences=tuple(absences),
         stamp=stamp,
     )
-    page = render_page(data, out)
+    page = render_page(data, out, settings.pictures)
     write_json(out / "metrics.json", metrics.to_row())
     _write_text(out / "tables.md", tables_markdown(metrics, tables))
     _write_text(out / "report.html", page)
