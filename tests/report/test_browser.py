@@ -359,7 +359,7 @@ def test_linked_pictures_are_shown_from_their_folder(
 ) -> None:
     folder = page.parent.parent / "images"
     images = {epochs[9].sample_id: "9.png"}
-    path = page.parent / "linked"
+    path = folder.parent / "linked"
     reader = Reader(
         chrome, write_page(path, epochs[:20], "link", image_folder=folder, images=images)
     )

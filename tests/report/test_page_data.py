@@ -40,7 +40,7 @@ def test_probabilities_are_per_mille(epoch: Build) -> None:
     assert data["probabilities"] == [[750, 125, 62, 62, 0], 0]
 
 
-@pytest.mark.parametrize("text", ["The stage is N2.", "😴 sleepy: N2", "清醒 𝒩 \u2028 N2"])
+@pytest.mark.parametrize("text", ["The stage is N2.", "😴 sleepy: N2", "睡眠 𝒩 \u2028: N2"])
 def test_spans_count_as_javascript_does(epoch: Build, text: str) -> None:
     reading = read_stage(text)
     assert reading.span
