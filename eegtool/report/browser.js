@@ -399,6 +399,10 @@
     }
   });
   one(".all").addEventListener("click", () => { wanted = nothing(); changed(); list.focus({ preventScroll: true }); });
+  one(".steps").addEventListener("click", (event) => {
+    const button = event.target.closest("[data-step]");
+    if (button) step(Number(button.dataset.step));
+  });
   one(".keys").addEventListener("click", () => one("dialog").showModal());
   let drawing = 0;
   list.addEventListener("scroll", () => { drawing ||= requestAnimationFrame(() => { drawing = 0; drawList(); }); }, { passive: true });

@@ -299,6 +299,10 @@ def test_the_keyboard(reader: Reader, epochs: list[AnsweredEpoch]) -> None:
     for key, place in steps:
         reader.press(key)
         assert reader.chosen == ids[place]
+    reader.click("[data-step='1']")
+    assert reader.chosen == ids[21]
+    reader.click("[data-step='-1']")
+    assert reader.chosen == ids[20]
     reader.press("n")
     later = min(ids.index(w) for w in wrong if ids.index(w) > 20)
     assert reader.chosen == ids[later]
