@@ -27,6 +27,7 @@ SAVING: Final = "Saving and logging"
 SHARING: Final = "Sharing"
 ASKING: Final = "What is asked"
 DECODING: Final = "Writing answers"
+FIGURES: Final = "Figures"
 
 FeatureSource = Literal["real", "shuffled", "zero"]
 AnswerMode = Literal["generate", "score", "both"]
@@ -898,13 +899,24 @@ class AskSettings:
 
 @dataclass(frozen=True, slots=True)
 class ReportSettings:
-    """Read the stages out of the answers and write tables, metrics and one HTML page."""
+    """Read the stages out of the answers and write figures, tables, hypnograms and one HTML page.
+
+    Of several answers files the report is about the first one; the others are compared with it.
+    """
 
     workspace: Workspace = Path("sleep_data")
+    answers: Annotated[
+        list[Path],
+        Argument(
+            help="Answers to report on; further files are compared with the first.",
+            metavar="[ANSWERS]...",
+            show_default="WORKSPACE/answers/eeg_answers.jsonl",
+        ),
+    ] = field(default_factory=list)
     answers_file: Annotated[
         Path | None,
         Option(
-            help="Answers to report on.",
+            help="The same as a flag, for one file.",
             show_default="WORKSPACE/answers/eeg_answers.jsonl",
             rich_help_panel=FILES,
         ),
@@ -915,13 +927,38 @@ class ReportSettings:
             help="Folder of the report.", show_default="WORKSPACE/report", rich_help_panel=FILES
         ),
     ] = None
+    reader: Annotated[
+        Literal["free", "sentence", "label"],
+        Option(
+            help="What counts as an answer: any clear text, only 'The stage is N2.', only 'N2'.",
+            rich_help_panel=FIGURES,
+        ),
+    ] = "free"
+    draws: Annotated[
+        int,
+        Option(
+            min=0,
+            help="Bootstrap samples behind the intervals; 0 for no intervals.",
+            rich_help_panel=FIGURES,
+        ),
+    ] = 1000
+    hypnograms: Annotated[
+        int,
+        Option(
+            min=-1,
+            help="Recordings that are drawn, about half a second each; -1 for all.",
+            rich_help_panel=FIGURES,
+        ),
+    ] = 20
     pictures: Annotated[
         Literal["embed", "link", "none"],
         Option(
             help="Pictures of the epochs on the page: inside it (as many as 24 MB hold, the mistakes first; "
             "the rest linked), only linked, or none.",
+            rich_help_panel=FIGURES,
         ),
     ] = "embed"
+    seed: Seed = 42
 
 
 @dataclass(frozen=True, slots=True)

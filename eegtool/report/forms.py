@@ -12,6 +12,14 @@ from rich.text import Text
 
 from eegtool.report.tables import Cell, Table
 
+_LATEX: Final = {
+    **{c: rf"\{c}" for c in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
+    **{"κ": r"$\kappa$", "−": "$-$", "–": "--", "±": r"$\pm$", "×": r"$\times$", "†": r"$\dagger$"},
+    **{"µ": r"$\mu$", "≥": r"$\geq$", "≤": r"$\leq$", "[": "{[}", "]": "{]}", "…": r"\ldots{}"},
+}
+
 
 def to_rich(table: Table) -> Group:
     """Return `table` for the terminal, with title and note; it fits into 80 columns."""
@@ -44,6 +52,70 @@ def markdown(text: str) -> str:
     text = " ".join(text.split()).replace("\\", "\\\\")
     text = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)  # "<1 %" is no tag
     return re.sub(r"([|`*_\[\]])", r"\\\1", text)
+
+
+def to_csv(tables: Sequence[Table]) -> str:
+    """Return all tables as one CSV file: a line per cell, named by table, row and column."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["table", "row", "column", "value", "detail"])
+    for table in tables:
+        for row in table.rows:
+            for column, cell in zip(table.columns[1:], row[1:], strict=True):
+                writer.writerow(
+                    [
+                        table.key,
+                        _guarded(row[0].text),
+                        _guarded(column),
+                        _guarded(cell.text),
+                        _guarded(cell.detail),
+                    ]
+                )
+    return out.getvalue()
+
+
+def to_latex(tables: Sequence[Table]) -> str:
+    """Return all tables for LaTeX with booktabs, each in a float of its own."""
+    return "\n".join(
+        ["% Needs \\usepackage{booktabs}; κ and − are typeset in math mode.", *map(_latex, tables)]
+    )
+
+
+def _latex(table: Table) -> str:
+    lines = [" & ".join(latex(name) for name in table.columns) + r" \\"]
+    body = []
+    for row in table.rows:
+        body.append(" & ".join(latex(cell.text) for cell in row) + r" \\")
+        if any(cell.detail for cell in row):
+            details = [rf"{{\scriptsize {latex(c.detail)}}}" if c.detail else "" for c in row]
+            body.append(" & ".join(details) + r" \\")
+    parts = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{latex(table.title)}}}",
+        rf"\label{{tab:{table.key}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
+        r"\toprule",
+        *lines,
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+        *([rf"\par\smallskip{{\footnotesize {latex(table.note)}}}"] if table.note else []),
+        r"\end{table}",
+        "",
+    ]
+    return "\n".join(parts)
+
+
+def latex(text: str) -> str:
+    """Return `text` so that LaTeX shows it as it is."""
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+
+
+def _guarded(text: str) -> str:
+    """Keep a spreadsheet from taking a name out of a file for a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") and not text[1:2].isdigit() else text
 
 
 def _rich_cell(cell: Cell, *, first: bool) -> Padding:

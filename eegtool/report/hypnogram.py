@@ -1,54 +1,83 @@
-"""One recording drawn as an inline SVG: true hypnogram, errors, predicted hypnogram, on one time axis."""
+"""One recording drawn: true hypnogram, errors, predicted hypnogram, probabilities, on one time axis."""
 
 from __future__ import annotations
 
 import io
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any, Final
 
 import matplotlib as mpl
+import numpy as np
 import yasa
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
-from eegtool.core.stages import EPOCH_S, STAGE_COLOURS
+from eegtool.core.stages import EPOCH_S, STAGE_COLOURS, STAGES
 from eegtool.report.nights import Night
 
 _DAY: Final = 24 * 3600  # matplotlib counts dates in days, and so does the time axis here
 _UNSCORED: Final = "unscored"
 _ROWS: Final = ("N3", "N2", "N1", "REM", "W", _UNSCORED)  # yasa's order, from below
+_MOST_COLUMNS: Final = 300  # of probabilities: three pixels each on the page
 _TICKS_S: Final = (60, 300, 600, 1800, 3600, 7200, 14400)
 
 # The page is read light and dark: what is drawn in these colours takes the page's own (CSS) ones.
-_INK: Final = "#010101"
-_FAINT: Final = "#020202"
-_WRONG: Final = "#030303"
+_INK: Final = "#1d2126"
+_FAINT: Final = "#9aa0a7"
+_WRONG: Final = "#b3261d"
 _ON_THE_PAGE: Final = {
     _INK: "currentColor",
-    _FAINT: "var(--faint, #9aa0a8)",
-    _WRONG: "var(--wrong, #b3261e)",
+    _FAINT: f"var(--faint, {_FAINT})",
+    _WRONG: f"var(--wrong, {_WRONG})",
     **{colour: f"var(--{stage}, {colour})" for stage, colour in STAGE_COLOURS.items()},
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One recording, drawn once and saved in three forms.
+
+    Attributes
+    ----------
+    inline : str
+        An ``<svg>`` element in the colours of the page, without any text from files.
+    svg : str
+        A file of its own.
+    png : bytes
+        The same as pixels.
+    """
+
+    inline: str
+    svg: str
+    png: bytes
+
+
 def draw(night: Night) -> str:
-    """Draw one recording.
+    """Draw one recording as an element of the page; see `picture`."""
+    return picture(night).inline
+
+
+def picture(night: Night, *, png: bool = False) -> Picture:
+    """Draw one recording: true hypnogram, errors, predicted hypnogram and, if known, probabilities.
 
     Parameters
     ----------
     night : Night
         Its stages.
+    png : bool
+        Whether pixels are wanted, too.
 
     Returns
     -------
-    str
-        An ``<svg>`` element without any text from files; the same for the same night, always. Time
-        is in hours and minutes from the first sample of the recording.
+    Picture
+        The same for the same night, always. Time is in hours and minutes from the first sample of the
+        recording. Without labels there are neither true stages nor errors.
     """
     style: dict[Any, Any] = {
         "svg.fonttype": "none",
@@ -61,22 +90,39 @@ def draw(night: Night) -> str:
     with mpl.rc_context():
         mpl.rcdefaults()  # the same picture whatever this user's matplotlibrc says
         mpl.rcParams.update(style)
-        layout = ConstrainedLayoutEngine(h_pad=0.02, hspace=0.02)
-        figure = Figure(figsize=(10, 3.5), layout=layout)
-        top, strip, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(6, 0.8, 6))
-        gaps = None in night.true or None in night.predicted
-        for axes, name, stages in (
-            (top, "true", night.true),
-            (bottom, "predicted", night.predicted),
-        ):
-            _draw_stages(axes, name, stages, night.first_epoch, gaps)
-        _draw_errors(strip, night)
-        _draw_time(bottom, len(night.true))
-        svg = io.StringIO()
+        figure = _figure(night)
+        svg, pixels = io.StringIO(), io.BytesIO()
         figure.savefig(
             svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
         )
-    return _inlined(svg.getvalue())
+        if png:
+            figure.savefig(
+                pixels, format="png", dpi=120, facecolor="white", metadata={"Software": None}
+            )
+    return Picture(_inlined(svg.getvalue()), svg.getvalue(), pixels.getvalue())
+
+
+def _figure(night: Night) -> Figure:
+    rows = [("predicted", 6.0)]
+    if night.labelled:
+        rows = [("true", 6.0), ("errors", 0.8), *rows]
+    if night.has_probabilities:
+        rows.append(("probability", 3.0))
+    heights = [height for _, height in rows]
+    layout = ConstrainedLayoutEngine(h_pad=0.02, hspace=0.02)
+    figure = Figure(figsize=(10, 0.65 + 0.224 * sum(heights)), layout=layout)
+    axes = figure.subplots(len(rows), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
+    gaps = None in night.predicted or (bool(night.labelled) and None in night.true)
+    for (name, _), one in zip(rows, axes, strict=True):
+        if name == "errors":
+            _draw_errors(one, night)
+        elif name == "probability":
+            _draw_probabilities(one, night)
+        else:
+            stages = night.true if name == "true" else night.predicted
+            _draw_stages(one, name, stages, night.first_epoch, gaps)
+    _draw_time(axes[-1], len(night.true))
+    return figure
 
 
 def _draw_stages(
@@ -104,6 +150,30 @@ def _draw_errors(axes: Axes, night: Night) -> None:
     _draw_runs(axes, night.wrong, night.first_epoch, 0, color=_WRONG, linewidth=9)
     axes.set_yticks([0], ["errors"])
     axes.set_ylim(-1, 1)
+    _quieten(axes)
+
+
+def _draw_probabilities(axes: Axes, night: Night) -> None:
+    """Stack the probabilities of the stages, deepest sleep at the bottom; long nights in means of epochs."""
+    rows = np.array([(e and e.probabilities) or (0.0,) * len(STAGES) for e in night.epochs])
+    step = -(-len(rows) // _MOST_COLUMNS)
+    starts = np.arange(0, len(rows), step)
+    means = np.add.reduceat(rows, starts) / np.diff([*starts, len(rows)])[:, None]
+    edges = (night.first_epoch + np.array([*starts, len(rows)])) * EPOCH_S / _DAY
+    bottom = np.zeros(len(means))
+    for stage in ("N3", "N2", "N1", "REM", "W"):
+        top = bottom + means[:, STAGES.index(stage)]
+        axes.fill_between(
+            np.repeat(edges, 2)[1:-1],
+            np.repeat(bottom, 2),
+            np.repeat(top, 2),
+            color=STAGE_COLOURS[stage],
+            linewidth=0,
+        )
+        bottom = top
+    axes.set_ylim(0, 1)
+    axes.set_yticks([0, 1])
+    axes.set_ylabel("probability", fontsize=10, color=_INK)
     _quieten(axes)
 
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from eegtool.core.stages import EPOCH_S
 from eegtool.report.epochs import AnsweredEpoch
+from eegtool.report.exports import ScoredEpoch
 
 _MAX_DAYS: Final = 14
 """Longest recording laid out: an index beyond it is a slip, not sleep."""
@@ -29,6 +30,8 @@ class Night:
         Labelled epochs that were not answered rightly, unreadable answers among them.
     answered, labelled : int
         How many of the epochs have an answer, and how many of these a label.
+    epochs : tuple of (AnsweredEpoch or None), shape (n_epochs,)
+        The epochs themselves; None where one has no row.
     """
 
     recording: str
@@ -39,6 +42,12 @@ class Night:
     wrong: tuple[bool, ...]
     answered: int
     labelled: int
+    epochs: tuple[AnsweredEpoch | None, ...] = ()
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether any of the epochs has probabilities."""
+        return any(e is not None and e.probabilities is not None for e in self.epochs)
 
     @property
     def missing(self) -> int:
@@ -118,4 +127,31 @@ def _night(recording: str, places: dict[int, AnsweredEpoch]) -> Night:
         wrong=tuple(e is not None and e.true is not None and e.true != e.predicted for e in row),
         answered=len(places),
         labelled=sum(e.true is not None for e in places.values()),
+        epochs=tuple(row),
     )
+
+
+def scored_epochs(night: Night) -> list[ScoredEpoch]:
+    """Return a night as its exports have it: every epoch from the first to the last, gaps without a stage."""
+    known = next(e for e in night.epochs if e is not None)
+    shift_s = 0.0  # recordings whose grid does not begin with the first sample
+    if known.onset_s is not None and known.epoch_index is not None:
+        shift_s = known.onset_s - known.epoch_index * EPOCH_S
+    found = []
+    for index, epoch in enumerate(night.epochs, start=night.first_epoch):
+        onset_s = index * EPOCH_S + shift_s
+        if epoch is None:
+            found.append(ScoredEpoch(index, onset_s, None, missing=True))
+            continue
+        span = epoch.reading.span
+        found.append(
+            ScoredEpoch(
+                epoch_index=index,
+                onset_s=onset_s if epoch.onset_s is None else epoch.onset_s,
+                stage=epoch.predicted,
+                true=epoch.true,
+                probabilities=epoch.probabilities,
+                read=epoch.text[slice(*span)] if span else "",
+            )
+        )
+    return found

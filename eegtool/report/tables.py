@@ -69,7 +69,20 @@ def cell(value: float | None, interval: tuple[float, float] | None = None) -> Ce
 
 def span(interval: tuple[float, float] | None) -> str:
     """Return an interval as text; nothing where there is none."""
-    return f"{figure(interval[0])} to {figure(interval[1])}" if interval else ""
+    if interval is None:
+        return ""
+    low, high = (figure(end) for end in interval)
+    return f"{low} to {high}" if low.startswith("−") else f"{low}–{high}"
+
+
+def signed(value: float | None) -> str:
+    """Return a difference with its sign."""
+    return NOTHING if value is None else f"{value:+.3f}".replace("-", "−")
+
+
+def signed_span(interval: tuple[float, float] | None) -> str:
+    """Return an interval of a difference as text; nothing where there is none."""
+    return f"{signed(interval[0])} to {signed(interval[1])}" if interval else ""
 
 
 def text_row(texts: Sequence[str]) -> tuple[Cell, ...]:

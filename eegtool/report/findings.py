@@ -1,0 +1,53 @@
+"""What a report finds beside the figures of its run: comparisons, sleep, faithfulness, what is missing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from eegtool.core.workspace import jsonable
+from eegtool.report.compare import Comparison
+from eegtool.report.faithfulness import Faithfulness
+from eegtool.report.joins import Kept
+from eegtool.report.sleep import Deviation, NightStatistics
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """The rest of ``metrics.json``.
+
+    Attributes
+    ----------
+    name : str
+        What the run goes by in comparisons.
+    comparisons : tuple of Comparison
+        Other runs, and the vision module alone, beside this one.
+    sleep_statistics : tuple of NightStatistics
+        Of each recording that can be laid out in time.
+    sleep_deviations : dict of str to Deviation
+        Bias and limits of agreement by statistic; empty without labels.
+    faithfulness : Faithfulness or None
+        None where nothing was measured or claimed.
+    kept : Kept or None
+        What prepare kept and dropped of these recordings; None where the workspace does not know.
+    missing : tuple of str or None
+        Questions without an answer; None where there are no questions to compare with.
+    broken_line : str
+        What is wrong with the last line of the answers file.
+    odd_probabilities : tuple of str
+        Answers whose probabilities are none.
+    """
+
+    name: str = ""
+    comparisons: tuple[Comparison, ...] = ()
+    sleep_statistics: tuple[NightStatistics, ...] = ()
+    sleep_deviations: dict[str, Deviation] | None = None
+    faithfulness: Faithfulness | None = None
+    kept: Kept | None = None
+    missing: tuple[str, ...] | None = None
+    broken_line: str = ""
+    odd_probabilities: tuple[str, ...] = ()
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the form of ``metrics.json``."""
+        return dict(jsonable(asdict(self)))
