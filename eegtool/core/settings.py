@@ -950,6 +950,14 @@ class ReportSettings:
             rich_help_panel=FIGURES,
         ),
     ] = 20
+    pictures: Annotated[
+        Literal["embed", "link", "none"],
+        Option(
+            help="Pictures of the epochs on the page: inside it (as many as 24 MB hold, the mistakes first; "
+            "the rest linked), only linked, or none.",
+            rich_help_panel=FIGURES,
+        ),
+    ] = "embed"
     seed: Seed = 42
 
 
