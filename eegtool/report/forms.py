@@ -118,7 +118,8 @@ def latex(text: str) -> str:
 
 
 def _guarded(text: str) -> str:
-    """Keep a spreadsheet from taking a name out of a file for a formula."""
+    """Write minus as programs read it, and keep a spreadsheet from taking a name for a formula."""
+    text = text.replace("−", "-")
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") and not text[1:2].isdigit() else text
 
 

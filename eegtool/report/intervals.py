@@ -115,7 +115,8 @@ class Bootstrap:
     def sums(self, cells: NDArray[np.intp], n_cells: int, values: Floats) -> Floats:
         """Sum values per subject and cell: shape (units, n_cells)."""
         flat = self._index * n_cells + cells
-        return np.bincount(flat, values, self.basis.units * n_cells).reshape(-1, n_cells)
+        summed = np.bincount(flat, values, self.basis.units * n_cells).astype(np.float64)
+        return summed.reshape(-1, n_cells)
 
     def draw(self, per_unit: Floats) -> Floats | None:
         """Return the sums over each bootstrap sample.
