@@ -899,7 +899,7 @@ class AskSettings:
 
 @dataclass(frozen=True, slots=True)
 class ReportSettings:
-    """Read the stages out of the answers and write figures, tables, hypnograms and one HTML page."""
+    """Read the stages out of the answers and write figures, tables, hypnograms and one page."""
 
     workspace: Workspace = Path("sleep_data")
     answers: Annotated[
