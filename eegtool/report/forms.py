@@ -80,9 +80,7 @@ def to_csv(tables: Sequence[Table]) -> str:
 
 def to_latex(tables: Sequence[Table]) -> str:
     """Return all tables for LaTeX with booktabs, each in a float of its own."""
-    return "\n".join(
-        ["% Needs \\usepackage{booktabs}; κ and − are typeset in math mode.", *map(_latex, tables)]
-    )
+    return "\n".join(["% Needs \\usepackage{booktabs}; no other package.", *map(_latex, tables)])
 
 
 def _latex(table: Table) -> str:
