@@ -899,10 +899,7 @@ class AskSettings:
 
 @dataclass(frozen=True, slots=True)
 class ReportSettings:
-    """Read the stages out of the answers and write figures, tables, hypnograms and one HTML page.
-
-    Of several answers files the report is about the first one; the others are compared with it.
-    """
+    """Read the stages out of the answers and write figures, tables, hypnograms and one page."""
 
     workspace: Workspace = Path("sleep_data")
     answers: Annotated[
@@ -950,6 +947,14 @@ class ReportSettings:
             rich_help_panel=FIGURES,
         ),
     ] = 20
+    pictures: Annotated[
+        Literal["embed", "link", "none"],
+        Option(
+            help="Pictures of the epochs on the page: inside it (as many as 24 MB hold, the mistakes first; "
+            "the rest linked), only linked, or none.",
+            rich_help_panel=FIGURES,
+        ),
+    ] = "embed"
     seed: Seed = 42
 
 

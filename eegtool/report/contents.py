@@ -149,7 +149,7 @@ def confusion_table(metrics: Metrics) -> Table:
 
 def surroundings_table(metrics: Metrics) -> Table:
     """Return the figures at changes of stage and in between."""
-    names = {"transition": "At a change of stage", "stable": "Between equal epochs"}
+    names = {"transition": "At a change", "stable": "In between"}
     return Table(
         "surroundings",
         "Transitions and stable sleep",

@@ -80,9 +80,7 @@ def to_csv(tables: Sequence[Table]) -> str:
 
 def to_latex(tables: Sequence[Table]) -> str:
     """Return all tables for LaTeX with booktabs, each in a float of its own."""
-    return "\n".join(
-        ["% Needs \\usepackage{booktabs}; κ and − are typeset in math mode.", *map(_latex, tables)]
-    )
+    return "\n".join(["% Needs \\usepackage{booktabs}; no other package.", *map(_latex, tables)])
 
 
 def _latex(table: Table) -> str:
@@ -118,7 +116,8 @@ def latex(text: str) -> str:
 
 
 def _guarded(text: str) -> str:
-    """Keep a spreadsheet from taking a name out of a file for a formula."""
+    """Write minus as programs read it, and keep a spreadsheet from taking a name for a formula."""
+    text = text.replace("−", "-")
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") and not text[1:2].isdigit() else text
 
 

@@ -228,6 +228,8 @@ def _inlined(svg: str) -> str:
     svg = re.sub(r"<defs>\s*<style.*?</defs>\s*", "", svg, flags=re.DOTALL)  # would style the page
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # would occur once per figure
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
+    # Hundredths of a point are more than a screen shows, and half as many bytes.
+    svg = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", svg)
     for drawn, shown in _ON_THE_PAGE.items():
         svg = svg.replace(drawn, shown)
     return svg.strip()

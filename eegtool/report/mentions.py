@@ -36,7 +36,7 @@ _NUMBERED: Final = {
     **{"一": "N1", "二": "N2", "三": "N3", "四": "N3", "Ⅰ": "N1", "Ⅱ": "N2", "Ⅲ": "N3", "Ⅳ": "N3"},
 }
 
-LINK: Final = r"""["'*\s]*(?:(?:is|was|:|=|：|为|是)["'*(\[\s]*)?"""
+LINK: Final = r"""["'*\s]{0,9}(?:(?:is|was|:|=|：|为|是)["'*(\[\s]{0,9})?"""
 FLAGS: Final = re.IGNORECASE | re.ASCII | re.VERBOSE
 # re.ASCII: a Chinese letter is then no part of a word, so that "N2期" has the word "N2" in it.
 
@@ -51,7 +51,7 @@ _MENTION: Final = re.compile(
       | (?P<S1> S1 ) | (?P<S2> S2 ) | (?P<S3> S[34] )
       | (?P<DEEP> deep(?:est)?\s+(?:non-?rem\s+|nrem\s+)?sleep | slow[-\ ]waves?\s+sleep | delta\s+sleep | SWS )
       | (?<!non-)(?<!non\ )(?P<REM> REM | rapid[-\ ]eye[-\ ]movements?\s+(?:sleep|stage) )
-      | (?:(?:stage|phase|n-?rem|non-?rem)[-\s]*)+ {LINK}
+      | (?:(?:stage|phase|n-?rem|non-?rem)[-\s]{{0,3}}){{1,3}} {LINK}
             (?P<number> (?:3|iii|three)\s*(?:/|-|and|or)\s*(?:4|iv|four)
               | (?:[0-4]|iv|i{{1,3}}|one|two|three|four)(?!\s*(?:/|-|and|or|to)\s*(?:\d|i+v?\b)) )
       | (?:stage|phase|answer|label|class)(?!\w) {LINK} (?P<letter> [wr] )

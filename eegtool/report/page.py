@@ -2,72 +2,107 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import base64
+import hashlib
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from eegtool.core.stages import STAGE_COLOURS
-from eegtool.report.epochs import AnsweredEpoch
+from eegtool.report.data import ReportData
+from eegtool.report.figures import coverage_figure, reliability_figure
 from eegtool.report.metrics import Metrics
-from eegtool.report.nights import Absence, Drawing
-from eegtool.report.tables import Table
-from eegtool.report.words import counting_sentences, notices, protocol_facts, protocol_sentences
+from eegtool.report.page_data import browser_data
+from eegtool.report.pictures import PictureMode, gather
 
+_HERE: Final = Path(__file__).parent
 _LONGEST_TEXT: Final = 400
 _MOST_UNREADABLE: Final = 20
+_PLACED: Final = (
+    "summary",
+    "counts",
+    "stages",
+    "confusion",
+    "reliability",
+    "coverage",
+    "surroundings",
+    "calibration",
+)
+"""Tables that have a place of their own on the page; the others follow in their order."""
 
 
-def render_page(
-    metrics: Metrics,
-    tables: Sequence[Table],
-    drawings: Sequence[Drawing],
-    absences: Sequence[Absence],
-    unreadable: Sequence[AnsweredEpoch],
-    stamp: Mapping[str, Any],
-) -> str:
+def render_page(data: ReportData, out: Path, pictures: PictureMode = "embed") -> str:
     """Return the whole page as HTML.
 
     Parameters
     ----------
-    metrics : Metrics
-        Figures of the run.
-    tables : sequence of Table
-        Their tables.
-    drawings : sequence of Drawing
-        Recordings that could be laid out in time.
-    absences : sequence of Absence
-        Those that could not, and why.
-    unreadable : sequence of AnsweredEpoch
-        Epochs whose answer could not be read; the first twenty are listed.
-    stamp : mapping
-        Run stamp of this report (see `eegtool.core.workspace.run_stamp`).
+    data : ReportData
+        What it shows.
+    out : Path
+        Folder in which it will lie: pictures that are not inside the page are linked from there.
+    pictures : str
+        Whether it carries pictures of epochs: ``"embed"``, ``"link"`` or ``"none"``.
     """
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(_HERE),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    shown = gather(data.image_folder, data.images, data.epochs, out, pictures)
+    island, base64_text = browser_data(data.epochs, shown, data.module_stages)
+    script = (_HERE / "browser.js").read_text(encoding="utf-8")
+    unreadable = [e for e in data.epochs if e.true is not None and e.predicted is None]
+    # What is marked as safe below is our own, or has been made inert.
     return environment.get_template(
         "page.html.j2"
     ).render(
-        metrics=metrics,
-        tables={table.key: table for table in tables},
-        drawings=[(drawing.night, Markup(drawing.svg)) for drawing in drawings],  # noqa: S704  drawn here, holds no foreign text
-        absences=absences,
+        data=data,
+        metrics=data.metrics,
+        tables={table.key: table for table in data.tables},
+        contents=_contents(data),
+        charts=[(key, Markup(svg), label) for key, svg, label in _charts(data.metrics)],  # noqa: S704
+        others=[table for table in data.tables if table.key not in _PLACED],
+        drawings=[(drawing.night, Markup(drawing.svg)) for drawing in data.drawings],  # noqa: S704
         unreadable=[(epoch, _shortened(epoch.text)) for epoch in unreadable[:_MOST_UNREADABLE]],
         n_unreadable=len(unreadable),
-        notices=notices(metrics),
-        protocol=protocol_sentences(metrics),
-        facts=protocol_facts(metrics),
-        counting=counting_sentences(metrics),
         colours=STAGE_COLOURS,
-        stamp=stamp,
+        picture_notes=shown.notes,
+        linked=bool(shown.linked),
+        island=Markup(island),  # noqa: S704
+        base64=Markup(base64_text),  # noqa: S704
+        script=Markup(script),  # noqa: S704
+        script_hash=_hash_for_policy(script),
     )
+
+
+def _contents(data: ReportData) -> list[tuple[str, str]]:
+    """Return the sections that a reader may want to jump to: anchor and name."""
+    tables = [(table.key, table.title) for table in data.tables]
+    return [*tables, ("hypnograms", "Hypnograms"), ("epochs", "Epochs"), ("source", "Source")]
+
+
+def _charts(metrics: Metrics) -> list[tuple[str, str, str]]:
+    """Return the figures that stand for a table: its key, an ``<svg>`` element, and what it shows."""
+    charts = []
+    if metrics.calibration:
+        told = "A model that keeps its promises lies on the diagonal: it is right as often as it is certain."
+        charts.append(("reliability", reliability_figure(metrics.calibration), told))
+    if metrics.coverage:
+        told = (
+            "κ of the epochs that the model keeps, with its 95 % interval. Dashed: κ of all epochs, "
+            "where the human scores as the label does."
+        )
+        charts.append(("coverage", coverage_figure(metrics.coverage), told))
+    return charts
+
+
+def _hash_for_policy(script: str) -> str:
+    """Return what a Content-Security-Policy calls a script by, so that no other one may run."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def _shortened(text: str) -> str:

@@ -69,7 +69,7 @@ def run(settings: ReportSettings) -> None:
     _write_text(out / "tables.md", tables_markdown(data))
     _write_text(out / "tables.csv", to_csv(data.tables))
     _write_text(out / "tables.tex", to_latex(data.tables))
-    _write_text(out / "report.html", _page(data))
+    _write_text(out / "report.html", render_page(data, out, settings.pictures))
     write_json(out / "report.json", dict(data.stamp))
     console.print(Text.assemble("Report  ", (str(out / "report.html"), "bold")), soft_wrap=True)
 
@@ -164,17 +164,6 @@ def _stamp(settings: ReportSettings, paths: Sequence[Path], metrics: Metrics) ->
         inputs=dict(zip(names, paths, strict=True)),
         protocol=metrics.protocol,
         results={**figures, "kappa": metrics.kappa, "unreadable": metrics.unreadable},
-    )
-
-
-def _page(data: ReportData) -> str:
-    return render_page(
-        data.metrics,
-        data.tables,
-        data.drawings,
-        data.absences,
-        [e for e in data.epochs if e.true is not None and e.predicted is None],
-        data.stamp,
     )
 
 

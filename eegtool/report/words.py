@@ -79,7 +79,7 @@ def protocol_facts(
 def counting_sentences(metrics: Metrics) -> tuple[str, ...]:
     """Say how unreadable answers and epochs without a label were counted."""
     unreadable = (
-        f"{counted(metrics.unreadable, metrics.n)} of the answers name no stage, or several without "
+        f"{counted(metrics.unreadable, metrics.n or metrics.answered)} of the answers name no stage, or several without "
         "a conclusion. They count as wrong in every figure and form an answer of their own in κ and "
         "in the confusion matrix; none is dropped."
         if metrics.unreadable

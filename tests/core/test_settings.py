@@ -13,8 +13,8 @@ CLASSES = [
     for value in vars(settings).values()
     if isinstance(value, type) and is_dataclass(value) and value.__module__ == settings.__name__
 ]
-ARGUMENTS = {"recordings", "files", "image", "question"}
-REQUIRED = ARGUMENTS - {"question"} | {"model_name_or_path", "model_path", "out"}
+ARGUMENTS = {"recordings", "files", "image", "question", "answers"}
+REQUIRED = ARGUMENTS - {"question", "answers"} | {"model_name_or_path", "model_path", "out"}
 GATHERED = {"further"}  # out of the rest of the command line: no option
 FIELDS = [(cls, field) for cls in CLASSES for field in fields(cls) if field.name not in GATHERED]
 

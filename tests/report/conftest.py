@@ -56,12 +56,16 @@ def answer() -> Callable[..., Answer]:
 @pytest.fixture
 def epoch() -> Callable[..., AnsweredEpoch]:
     def build(index: int, true: str | None, predicted: str | None, **other: Any) -> AnsweredEpoch:
-        fields: dict[str, Any] = {"recording": "SC4031E0", "subject": "SC403", "text": ""}
+        fields: dict[str, Any] = {
+            "sample_id": f"e{index}",
+            "recording": "SC4031E0",
+            "subject": "SC403",
+            "text": "",
+            "reading": Reading(predicted, None),
+        }
         return AnsweredEpoch(
-            sample_id=f"e{index}",
             epoch_index=index,
             true=true,
-            reading=Reading(predicted, None),
             **fields | other,
         )
 

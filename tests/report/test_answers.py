@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import json
+import time
+from pathlib import Path
+
 import pytest
 
 from eegtool.core.stages import STAGES
-from eegtool.report.answers import UNREADABLE, read_stage
+from eegtool.report.answers import UNREADABLE, Reader, read_stage
 
 READ = [
     # labels
@@ -105,3 +109,54 @@ def test_reads_every_stage_in_any_case(stage: str, sentence: str) -> None:
 def test_a_conclusion_is_found_at_the_end_of_a_long_text() -> None:
     text = "N1 and N3 were considered. " * 2000 + "The stage is N2."
     assert read_stage(text).span == (len(text) - 3, len(text) - 1)
+
+
+CASES = json.loads(Path(__file__).with_name("answers.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("text", "stage", "words"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
+)
+def test_real_looking_answers(text: str, stage: str | None, words: str | None) -> None:
+    reading = read_stage(text)
+    assert reading.stage == stage
+    assert (text[slice(*reading.span)] if reading.span else None) == words
+
+
+def test_there_are_enough_cases() -> None:
+    assert len(CASES) >= 60
+    assert len({case[0] for case in CASES}) == len(CASES)
+
+
+@pytest.mark.parametrize(
+    ("reader", "text", "stage"),
+    [
+        ("label", "N2", "N2"),
+        ("label", " REM\n", "REM"),
+        ("label", "n2", None),
+        ("label", "N2.", None),
+        ("label", "The stage is N2.", None),
+        ("sentence", "The stage is N2.", "N2"),
+        ("sentence", "Spindles. No N3. The stage is n2", "N2"),
+        ("sentence", "N3", "N3"),
+        ("sentence", "This is N2.", None),
+        ("sentence", "The stage is N2. Or N3.", None),
+    ],
+)
+def test_stricter_readers(reader: Reader, text: str, stage: str | None) -> None:
+    reading = read_stage(text, reader)
+    assert reading.stage == stage
+    assert (reading.span is None) == (stage is None)
+
+
+def test_hostile_texts_are_read_in_no_time() -> None:
+    for text in (
+        "no " * 5000 + "N3",
+        "stage " * 5000,
+        "{" * 5000,
+        "N2 or " * 3000,
+        "不是" * 5000 + "N3",
+    ):
+        start = time.perf_counter()
+        read_stage(text)
+        assert time.perf_counter() - start < 5

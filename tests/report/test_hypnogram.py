@@ -78,7 +78,7 @@ def test_errors_are_marked_where_they_are(night_of: NightOf) -> None:
     (left, right, _), (last_left, last_right, _) = bars(svg, "var(--wrong, ")
     n3_left, n3_right, _ = bars(svg, "var(--N3, ")[0]
     assert (left, right) == (n3_left, n3_right)
-    assert last_right - last_left == pytest.approx((right - left) / 10, abs=1e-3)
+    assert last_right - last_left == pytest.approx((right - left) / 10, abs=0.02)
     assert bars(draw(night_of([("W", "W")] * 9)), "var(--wrong, ") == []
 
 

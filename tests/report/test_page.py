@@ -1,21 +1,27 @@
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from eegtool.core.stages import STAGES
 from eegtool.report.contents import agreement_tables
+from eegtool.report.data import ReportData
 from eegtool.report.epochs import AnsweredEpoch
 from eegtool.report.hypnogram import draw
 from eegtool.report.metrics import Metrics, measure
 from eegtool.report.nights import Absence, Drawing, lay_out
 from eegtool.report.page import render_page
 from eegtool.report.protocol import Run
+from eegtool.report.words import counting_sentences, notices, protocol_facts, protocol_sentences
 
 EVIL = "<script>alert('N2')</script>"
 STAMP = {
@@ -36,6 +42,8 @@ class Outline(HTMLParser):
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str]] = []
         self.words = ""
+        self.scripts: dict[str, str] = {}  # by id; the one that runs has none
+        self._script = ""
         self._open: list[str] = []
         self.feed(page)
         self.close()
@@ -44,6 +52,10 @@ class Outline(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.attributes += [(name, value or "") for name, value in attrs]
+        if tag == "script":
+            self._script = dict(attrs).get("id") or ""
+            assert self._script not in self.scripts
+            self.scripts[self._script] = ""
         if tag not in VOID:
             self._open.append(tag)
 
@@ -55,21 +67,28 @@ class Outline(HTMLParser):
         assert self._open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self._open:
+        if "script" in self._open:
+            self.scripts[self._script] += data
+        elif "style" not in self._open:
             self.words += data
 
 
-def page_of(metrics: Metrics, epochs: list[AnsweredEpoch] | None = None, **other: Any) -> str:
-    nights, absences = lay_out(epochs or [])
-    arguments: dict[str, Any] = {
+def page_of(metrics: Metrics, epochs: Sequence[AnsweredEpoch] = (), **other: Any) -> str:
+    nights, absences = lay_out(epochs)
+    fields: dict[str, Any] = {
         "metrics": metrics,
-        "tables": agreement_tables(metrics),
-        "drawings": [Drawing(night, draw(night)) for night in nights],
-        "absences": absences,
-        "unreadable": [e for e in epochs or [] if e.predicted is None],
+        "tables": tuple(agreement_tables(metrics)),
+        "notices": notices(metrics),
+        "protocol": protocol_sentences(metrics),
+        "counting": counting_sentences(metrics),
+        "facts": protocol_facts(metrics),
+        "epochs": tuple(epochs),
+        "nights": tuple(nights),
+        "drawings": tuple(Drawing(night, draw(night)) for night in nights),
+        "absences": tuple(absences),
         "stamp": STAMP,
     }
-    return render_page(**arguments | other)
+    return render_page(ReportData(**fields | other), Path("report"))
 
 
 @pytest.fixture
@@ -82,7 +101,7 @@ def test_page_is_well_formed_and_asks_for_nothing(
 ) -> None:
     page = page_of(metrics, [epoch(i, s, s) for i, s in enumerate(STAGES)])
     outline = Outline(page)
-    assert not {"script", "link", "img", "iframe", "object"} & set(outline.tags)
+    assert not {"link", "iframe", "object", "base"} & set(outline.tags)
     addresses = [v for n, v in outline.attributes if n in ("src", "href", "xlink:href", "action")]
     assert all(address.startswith("#") for address in addresses)
     assert not any(name.startswith("on") for name, _ in outline.attributes)
@@ -92,14 +111,39 @@ def test_page_is_well_formed_and_asks_for_nothing(
     assert "@media print" in page
 
 
+def test_only_the_script_of_the_page_may_run(metrics: Metrics) -> None:
+    outline = Outline(page_of(metrics))
+    assert set(outline.scripts) == {"", "epoch-data", "epoch-pictures"}
+    types = [value for name, value in outline.attributes if name == "type"]
+    assert {"application/json", "text/plain"} <= set(types)
+    assert "</" not in outline.scripts[""]
+    digest = base64.b64encode(hashlib.sha256(outline.scripts[""].encode()).digest()).decode()
+    (policy,) = (v for n, v in outline.attributes if n == "content" and "default-src" in v)
+    assert policy == (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
 def test_headline_stands_beside_chance(metrics: Metrics) -> None:
+    assert metrics.chance
     words = " ".join(Outline(page_of(metrics)).words.split())
-    assert f"Accuracy{metrics.accuracy:.3f}chance" in words
+    assert f"Accuracy{metrics.accuracy:.3f}" in words
     assert f"chance {metrics.chance.accuracy:.3f} (always N2)" in words
     assert "Macro-F1" in words
     assert "Cohen's κ" in words
     for heading in ("Per stage", "Confusion matrix", "Per subject", "Hypnograms"):
         assert heading in words
+
+
+def test_without_labels_there_is_still_a_page(
+    metrics_of: Callable[..., Metrics], epoch: Callable[..., AnsweredEpoch]
+) -> None:
+    epochs = [epoch(i, None, "N2") for i in range(3)]
+    words = Outline(page_of(metrics_of([(None, "N2")] * 3), epochs)).words
+    assert "Epochs answered" in words
+    assert "Confusion matrix" not in words
+    assert "chance" not in words
 
 
 def test_every_table_cell_is_on_the_page(metrics: Metrics) -> None:
@@ -123,10 +167,18 @@ def test_texts_of_models_and_files_are_escaped(
     metrics = metrics_of([("N2", None)] * 3, run, subject=EVIL)
     stamp = {**STAMP, "inputs": {EVIL: EVIL}, "git_commit": EVIL, "versions": {EVIL: EVIL}}
     page = page_of(metrics, epochs, stamp=stamp, absences=[Absence(EVIL, EVIL)])
-    assert "<script" not in page.lower()
     outline = Outline(page)
-    assert "script" not in outline.tags
+    assert len(re.findall("<script", page, re.IGNORECASE)) == len(outline.scripts) == 3
     assert EVIL in outline.words
+    data = json.loads(outline.scripts["epoch-data"])
+    assert data["id"] == [EVIL] * 3
+    assert data["texts"] == [[EVIL]]
+
+
+def test_cells_of_the_confusion_matrix_lead_to_their_epochs(metrics: Metrics) -> None:
+    links = {v for n, v in Outline(page_of(metrics)).attributes if n == "href" and "=" in v}
+    own = {f"#true={stage}&answer={stage}" for stage in STAGES}
+    assert links == own | {"#true=N2&answer=N3", "#true=N2&answer=unreadable"}
 
 
 def test_protocol_is_told_in_plain_words(metrics: Metrics) -> None:

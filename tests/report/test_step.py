@@ -15,6 +15,7 @@ from eegtool.core.records import Answer
 from eegtool.core.settings import ReportSettings
 from eegtool.report import step
 
+PROTOCOL = {"channel": "EEG Fpz-Cz", "style": "spectrogram"}
 AnswerOf = Callable[..., Answer]
 WriteAnswers = Callable[[Sequence[Answer]], Path]
 
@@ -53,8 +54,14 @@ def test_writes_the_whole_report(
     assert {p.name for p in out.iterdir()} == {
         "metrics.json",
         "tables.md",
+        "tables.csv",
+        "tables.tex",
         "report.html",
         "report.json",
+        "hypnograms",
+    }
+    assert {p.name for p in (out / "hypnograms").iterdir()} == {
+        f"SC4031E0{end}" for end in (".csv", ".svg", ".png", "_events.tsv", "_hypnogram.edf")
     }
     metrics = strict_json(out / "metrics.json")
     assert (metrics["n"], metrics["accuracy"]) == (4, 0.5)
@@ -110,6 +117,92 @@ def test_one_answer_throughout_is_loud_in_the_terminal(
     write_answers([answer(i, "W" if i % 2 else "N2", "N2") for i in range(6)])
     step.run(ReportSettings(workspace=tmp_path))
     assert "100 % of the answers are 'N2'." in terminal.getvalue()
+
+
+def test_two_files_are_compared_and_other_protocols_not_ranked(
+    tmp_path: Path, answer: AnswerOf, write_answers: WriteAnswers, terminal: io.StringIO
+) -> None:
+    first = write_answers([answer(i, "N2", "N2") for i in range(6)])
+    paths = [first]
+    for name, channel in (("shuffled", "EEG Fpz-Cz"), ("foreign", "EEG Pz-Oz")):
+        rows = [answer(i, "N2", "N3", protocol=PROTOCOL | {"channel": channel}) for i in range(6)]
+        path = first.with_name(f"{name}.jsonl")
+        path.write_text("".join(json.dumps(a.to_row()) + "\n" for a in rows), encoding="utf-8")
+        paths.append(path)
+    step.run(ReportSettings(tmp_path, answers=paths, hypnograms=0))
+    metrics = strict_json(tmp_path / "report" / "metrics.json")
+    one, two = metrics["comparisons"]
+    assert one["differences"]["accuracy"]["value"] == -1.0
+    assert one["mcnemar"] == {"only_first_right": 6, "only_other_right": 0, "p": 0.03125}
+    assert (two["differs_in"], two["differences"], two["mcnemar"]) == (["channel"], {}, None)
+    said = " ".join(terminal.getvalue().replace("│", " ").split())
+    assert "shuffled beside eeg_answers" in said
+    assert "foreign was made under another protocol than eeg_answers (channel): shown, not" in said
+    assert "1 further recording not drawn" in said
+    assert not list((tmp_path / "report" / "hypnograms").glob("*.png"))
+    inputs = strict_json(tmp_path / "report" / "report.json")["inputs"]
+    assert list(inputs) == ["answers", "answers 2", "answers 3"]
+
+
+def test_answers_without_labels_have_hypnograms_and_statistics_only(
+    tmp_path: Path, answer: AnswerOf, write_answers: WriteAnswers, terminal: io.StringIO
+) -> None:
+    write_answers([answer(i, "", "N2" if i else "?") for i in range(8)])
+    step.run(ReportSettings(workspace=tmp_path))
+    metrics = strict_json(tmp_path / "report" / "metrics.json")
+    assert (metrics["n"], metrics["answered"], metrics["kappa"]) == (0, 8, None)
+    assert metrics["sleep_statistics"][0]["predicted"]["tst_min"] == 3.5
+    said = terminal.getvalue()
+    assert "No epoch has a true stage" in said
+    assert "Agreement with the scoring" not in said
+    assert "Sleep statistics of each night" in said
+    assert (tmp_path / "report" / "hypnograms" / "SC4031E0.png").exists()
+
+
+def test_what_is_wrong_with_the_file_is_loud(
+    tmp_path: Path, answer: AnswerOf, write_answers: WriteAnswers, terminal: io.StringIO
+) -> None:
+    rows = [answer(i, "N2", "<script>alert(1)</script>\x1b[31m N2") for i in range(3)]
+    path = write_answers([*rows, replace(rows[0], model_id="other")])
+    with path.open("a") as file:
+        file.write('{"question_id": "SC4')
+    step.run(ReportSettings(workspace=tmp_path))
+    said = " ".join(terminal.getvalue().replace("│", " ").split())
+    assert "2 models have answered in this file" in said
+    assert "The last line of the answers file is broken and left out (line 5" in said
+    assert "\x1b" not in said
+    table = (tmp_path / "report" / "tables.md").read_text(encoding="utf-8")
+    assert "<script" not in table
+
+
+def test_a_stricter_reader_reads_less(
+    tmp_path: Path, answer: AnswerOf, write_answers: WriteAnswers, terminal: io.StringIO
+) -> None:
+    write_answers([answer(0, "N2", "N2"), answer(1, "N2", "This is N2.")])
+    step.run(ReportSettings(workspace=tmp_path, reader="label", draws=0))
+    metrics = strict_json(tmp_path / "report" / "metrics.json")
+    assert (metrics["unreadable"], metrics["accuracy"]) == (1, 0.5)
+    assert "No intervals: --draws 0." in terminal.getvalue()
+
+
+def test_answers_given_twice_are_refused(tmp_path: Path) -> None:
+    settings = ReportSettings(tmp_path, answers=[tmp_path / "a"], answers_file=tmp_path / "b")
+    with pytest.raises(EegToolError, match="given twice"):
+        step.run(settings)
+
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_the_readme_explains_every_key_of_the_metrics(
+    tmp_path: Path, answer: AnswerOf, write_answers: WriteAnswers, terminal: io.StringIO
+) -> None:
+    write_answers([answer(0, "N2", "N2")])
+    step.run(ReportSettings(workspace=tmp_path, hypnograms=0))
+    keys = set(strict_json(tmp_path / "report" / "metrics.json"))
+    text = README.read_text(encoding="utf-8")
+    section = text[text.index("### metrics.json") :].split("\n#", 1)[0]
+    assert {key for key in keys if f"`{key}`" not in section} == set()
 
 
 @pytest.mark.parametrize(

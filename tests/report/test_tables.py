@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import csv
 import io
+import re
 from collections.abc import Callable
 
 import pytest
@@ -8,9 +10,11 @@ from rich.console import Console
 
 from eegtool.core.stages import STAGES
 from eegtool.report.contents import agreement_tables
-from eegtool.report.forms import markdown, to_markdown, to_rich
+from eegtool.report.finding_tables import all_tables, literature_table
+from eegtool.report.findings import Findings
+from eegtool.report.forms import latex, markdown, to_csv, to_latex, to_markdown, to_rich
 from eegtool.report.metrics import Metrics
-from eegtool.report.tables import figure, percent
+from eegtool.report.tables import Cell, Table, figure, percent, signed, span
 
 PAIRS = [(s, s) for s in STAGES] * 2000 + [("N1", "REM"), ("N2", None), ("W", "N1")] * 700
 
@@ -59,6 +63,7 @@ def test_chance_stands_beside_each_headline_figure(metrics: Metrics) -> None:
     summary = agreement_tables(metrics)[0]
     assert summary.columns[1:] == ("Model", "Always W", "At random", "Gained")
     accuracy, macro_f1, kappa = summary.rows[:3]
+    assert metrics.chance is not None
     assert accuracy[1].text == figure(metrics.accuracy)
     assert accuracy[2].text == figure(metrics.chance.accuracy)
     assert accuracy[3].text == figure(metrics.chance.random_accuracy)
@@ -114,3 +119,56 @@ def test_percent(share: float, shown: str) -> None:
 @pytest.mark.parametrize(("value", "shown"), [(None, "–"), (0.12345, "0.123"), (-0.2, "−0.200")])
 def test_figure(value: float | None, shown: str) -> None:
     assert figure(value) == shown
+
+
+def test_csv_holds_every_cell(metrics: Metrics) -> None:
+    tables = all_tables(metrics, Findings())
+    rows = list(csv.DictReader(io.StringIO(to_csv(tables))))
+    assert len(rows) == sum(len(t.rows) * (len(t.columns) - 1) for t in tables)
+    found = {(r["table"], r["row"], r["column"]): r["value"] for r in rows}
+    assert found["summary", "Cohen's κ", "Model"] == figure(metrics.kappa)
+    assert found["confusion", "N1", "unreadable"] == "0"
+
+
+def test_names_of_files_are_no_formulas_in_a_spreadsheet() -> None:
+    table = Table(
+        "t", "T", ("", "x"), ((Cell("=cmd|' /C calc'!A0"), Cell("−0.5", "+0.1 to +0.2")),)
+    )
+    (row,) = csv.DictReader(io.StringIO(to_csv([table])))
+    assert row["row"].startswith("'=")
+    assert (row["value"], row["detail"]) == ("-0.5", "+0.1 to +0.2")
+
+
+def test_latex_is_escaped_and_balanced(metrics_of: Callable[..., Metrics]) -> None:
+    name = r"A_1 & 50% {x} #$~^\input"
+    text = to_latex(all_tables(metrics_of(PAIRS[:9], subject=name), Findings()))
+    assert latex(name) == (
+        r"A\_1 \& 50\% \{x\} \#\$\textasciitilde{}\textasciicircum{}\textbackslash{}input"
+    )
+    assert latex(name) in text
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == text.count(r"\toprule")
+    bare = re.sub(r"\\[{}]", "", text)
+    assert bare.count("{") == bare.count("}")
+    assert not re.findall(r"[κ−–±†µ]", text.split("\n", 1)[1])
+    for block in text.split(r"\begin{tabular}")[1:]:
+        columns = len(re.match(r"\{(l?r*)\}", block)[1])  # type: ignore[index]
+        body = block[: block.index(r"\bottomrule")]
+        lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+        assert {len(re.findall(r"(?<!\\)&", line)) + 1 for line in lines} == {columns}
+
+
+def test_published_figures_say_that_they_are_not_ours() -> None:
+    table = literature_table()
+    assert "not measured here" in table.title
+    assert len(table.rows) >= 15
+    works = [row[0].text for row in table.rows]
+    assert "SleePyCo" in works
+    assert "DeepSleepNet †" in works
+    assert all(row[0].detail.count(";") == 2 for row in table.rows)
+
+
+def test_spans_and_differences_are_unmistakable() -> None:
+    assert span((0.1, 0.2)) == "0.100–0.200"
+    assert span((-0.1, 0.2)) == "−0.100 to 0.200"
+    assert span(None) == ""
+    assert (signed(0.1), signed(-0.1), signed(None)) == ("+0.100", "−0.100", "–")

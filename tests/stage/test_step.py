@@ -284,7 +284,7 @@ def test_another_channel_and_another_rate(
     (found,) = staged(new)["nights"]
     assert found["channel"] == "F1"
     shares = [
-        np.array([[float(row[f"p_{s}"]) for s in STAGES] for row in rows])
+        np.array([[float(row[f"prob_{s}"]) for s in STAGES] for row in rows])
         for rows in (table(settings, "SC4001E0"), table(new, "other"))
     ]
     assert np.abs(shares[0] - shares[1]).mean() < 0.05
@@ -293,7 +293,7 @@ def test_another_channel_and_another_rate(
 def test_the_least_certain_epochs_are_explained(settings: StageSettings, staged: Stage) -> None:
     staged(replace(settings, explain="uncertain", explain_count=3))
     rows = table(settings, "SC4001E0")
-    sure = [max(float(row[f"p_{stage}"]) for stage in STAGES) for row in rows]
+    sure = [max(float(row[f"prob_{stage}"]) for stage in STAGES) for row in rows]
     words = settings.out / "SC4001E0" / "work" / "answers" / "words.jsonl"
     least = sorted(range(10), key=sure.__getitem__)[:3]
     assert sorted(a.metadata["epoch_index"] for a in read_answers(words)) == sorted(least)
