@@ -28,7 +28,8 @@ DOORS = {
     # extract.stored: a fine-tuned model carries its vision module, and `ask` computes a feature by it.
     "finetune": ("core", "extract.features", "extract.stored", "model"),
     "evaluate": ("core", "extract.features", "extract.stored", "model"),
-    "report": ("core",),
+    # prepare.claims, prepare.facts: what an answer claims is checked against what was measured.
+    "report": ("core", "prepare.claims", "prepare.facts"),
 }
 
 

@@ -899,10 +899,7 @@ class AskSettings:
 
 @dataclass(frozen=True, slots=True)
 class ReportSettings:
-    """Read the stages out of the answers and write figures, tables, hypnograms and one HTML page.
-
-    Of several answers files the report is about the first one; the others are compared with it.
-    """
+    """Read the stages out of the answers and write figures, tables, hypnograms and one HTML page."""
 
     workspace: Workspace = Path("sleep_data")
     answers: Annotated[

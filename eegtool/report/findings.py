@@ -36,6 +36,12 @@ class Findings:
         What is wrong with the last line of the answers file.
     odd_probabilities : tuple of str
         Answers whose probabilities are none.
+    models_in_file : int
+        Models that have answered in the file; each is a run of its own.
+    problems : tuple of str
+        Files of the workspace that could not be used, and why.
+    not_drawn : int
+        Recordings that are not drawn, for ``--hypnograms``.
     """
 
     name: str = ""
@@ -47,6 +53,9 @@ class Findings:
     missing: tuple[str, ...] | None = None
     broken_line: str = ""
     odd_probabilities: tuple[str, ...] = ()
+    models_in_file: int = 1
+    problems: tuple[str, ...] = ()
+    not_drawn: int = 0
 
     def to_row(self) -> dict[str, Any]:
         """Return the form of ``metrics.json``."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
+from collections.abc import Sequence
+from typing import Final
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -114,7 +118,8 @@ def latex(text: str) -> str:
 
 
 def _guarded(text: str) -> str:
-    """Keep a spreadsheet from taking a name out of a file for a formula."""
+    """Write minus as programs read it, and keep a spreadsheet from taking a name for a formula."""
+    text = text.replace("−", "-")
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") and not text[1:2].isdigit() else text
 
 

@@ -106,12 +106,17 @@ class Bootstrap:
         """Count cells per subject: shape (units, n_cells); a negative cell counts nowhere."""
         counted = cells >= 0
         flat = self._index[counted] * n_cells + cells[counted]
-        return np.bincount(flat, minlength=self.basis.units * n_cells).reshape(-1, n_cells) * 1.0
+        return (
+            np.bincount(flat, minlength=self.basis.units * n_cells)
+            .reshape(-1, n_cells)
+            .astype(np.float64)
+        )
 
     def sums(self, cells: NDArray[np.intp], n_cells: int, values: Floats) -> Floats:
         """Sum values per subject and cell: shape (units, n_cells)."""
         flat = self._index * n_cells + cells
-        return np.bincount(flat, values, self.basis.units * n_cells).reshape(-1, n_cells)
+        summed = np.bincount(flat, values, self.basis.units * n_cells).astype(np.float64)
+        return summed.reshape(-1, n_cells)
 
     def draw(self, per_unit: Floats) -> Floats | None:
         """Return the sums over each bootstrap sample.

@@ -1,8 +1,9 @@
-"""``eegvlm report``: answers in; figures, tables and one page out."""
+"""``eegvlm report``: answers in; figures, tables, hypnograms and one page out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.panel import Panel
@@ -12,16 +13,26 @@ from eegtool.core.console import console, progress
 from eegtool.core.errors import EegToolError
 from eegtool.core.settings import ReportSettings
 from eegtool.core.workspace import Workspace, atomic_path, run_stamp, write_json
-from eegtool.report.contents import agreement_tables
+from eegtool.report import exports
+from eegtool.report.compare import Comparison, as_answers, compare
 from eegtool.report.data import ReportData
-from eegtool.report.forms import markdown, to_markdown, to_rich
-from eegtool.report.hypnogram import draw
+from eegtool.report.faithfulness import faithfulness
+from eegtool.report.finding_tables import all_tables
+from eegtool.report.findings import Findings
+from eegtool.report.forms import markdown, to_csv, to_latex, to_markdown, to_rich
+from eegtool.report.hypnogram import picture
+from eegtool.report.intervals import Sampling
+from eegtool.report.joins import Known, look_up
 from eegtool.report.metrics import Metrics, measure
-from eegtool.report.nights import Drawing, Night, lay_out
+from eegtool.report.nights import Absence, Drawing, Night, lay_out, scored_epochs
 from eegtool.report.page import render_page
-from eegtool.report.sources import read_answer_sets
-from eegtool.report.tables import Table
+from eegtool.report.sleep import deviations, night_statistics
+from eegtool.report.sources import AnswerSet, named_apart, read_answer_sets
 from eegtool.report.words import counting_sentences, notices, protocol_facts, protocol_sentences
+
+_MODULE = "vision module alone"
+_IN_THE_TERMINAL = 30
+"""Rows of a table that are printed; files and page have all of them."""
 
 
 def run(settings: ReportSettings) -> None:
@@ -38,76 +49,172 @@ def run(settings: ReportSettings) -> None:
         If the answers cannot be read or scored, or the folder cannot be written.
     """
     workspace = Workspace(settings.workspace)
-    path = settings.answers_file or workspace.answers
+    paths = _paths(settings, workspace)
+    sets = named_apart([s for path in paths for s in read_answer_sets(path, settings.reader)])
+    first, sampling = sets[0], Sampling(settings.draws, settings.seed)
+    known = look_up(workspace, first.epochs)
+    nights, absences = lay_out(first.epochs)
+    metrics = measure(first.epochs, first.run, sampling)
+    findings = _find(sets, known, nights, sampling)
+    drawn = nights if settings.hypnograms < 0 else nights[: settings.hypnograms]
+    findings = replace(findings, not_drawn=len(nights) - len(drawn))
+
     out = settings.out or workspace.report
-
-    answers, *_ = read_answer_sets(path)
-    epochs = answers.epochs
     _make_folder(out)
-    metrics = measure(epochs, answers.run)
-    tables = agreement_tables(metrics)
-    _print_report(metrics, tables)
-
-    nights, absences = lay_out(epochs)
-    figures = {"n": metrics.n, "accuracy": metrics.accuracy, "macro_f1": metrics.macro_f1}
-    stamp = run_stamp(
-        "report",
-        settings,
-        inputs={"answers": path},
-        protocol=metrics.protocol,
-        results={**figures, "kappa": metrics.kappa, "unreadable": metrics.unreadable},
-    )
-    data = ReportData(
-        metrics=metrics,
-        tables=tuple(tables),
-        notices=notices(metrics),
-        protocol=protocol_sentences(metrics),
-        counting=counting_sentences(metrics),
-        facts=protocol_facts(metrics),
-        epochs=epochs,
-        nights=tuple(nights),
-        drawings=tuple(_draw_all(nights)),
-        absences=tuple(absences),
-        stamp=stamp,
-    )
-    page = render_page(data, out, settings.pictures)
-    write_json(out / "metrics.json", metrics.to_row())
-    _write_text(out / "tables.md", tables_markdown(metrics, tables))
-    _write_text(out / "report.html", page)
-    write_json(out / "report.json", stamp)
+    drawings = _export_nights(nights, len(drawn), out / "hypnograms")
+    data = _gather(metrics, findings, known, first, (nights, absences, drawings), workspace)
+    data = replace(data, stamp=_stamp(settings, paths, metrics))
+    _print_report(data)
+    write_json(out / "metrics.json", {**metrics.to_row(), **findings.to_row()})
+    _write_text(out / "tables.md", tables_markdown(data))
+    _write_text(out / "tables.csv", to_csv(data.tables))
+    _write_text(out / "tables.tex", to_latex(data.tables))
+    _write_text(out / "report.html", render_page(data, out, settings.pictures))
+    write_json(out / "report.json", dict(data.stamp))
     console.print(Text.assemble("Report  ", (str(out / "report.html"), "bold")), soft_wrap=True)
 
 
-def tables_markdown(metrics: Metrics, tables: Sequence[Table]) -> str:
+def tables_markdown(data: ReportData) -> str:
     """Return ``tables.md``: the tables with the sentences that belong to them."""
-    said = [notice.text for notice in notices(metrics)]
-    said += [*protocol_sentences(metrics), *counting_sentences(metrics)]
+    said = [notice.text for notice in data.notices]
+    said += [*data.protocol, *data.counting]
     heads = ["# Sleep staging report", *(markdown(sentence) for sentence in said)]
-    return "\n\n".join([*heads, *(to_markdown(table).strip() for table in tables)]) + "\n"
+    return "\n\n".join([*heads, *(to_markdown(table).strip() for table in data.tables)]) + "\n"
 
 
-def _print_report(metrics: Metrics, tables: Sequence[Table]) -> None:
+def _paths(settings: ReportSettings, workspace: Workspace) -> list[Path]:
+    if settings.answers and settings.answers_file:
+        raise EegToolError(
+            "Answers are given twice, as files and by --answers-file.", "Give all of them as files."
+        )
+    return list(settings.answers) or [settings.answers_file or workspace.answers]
+
+
+def _find(
+    sets: Sequence[AnswerSet], known: Known, nights: Sequence[Night], sampling: Sampling
+) -> Findings:
+    first = sets[0]
+    statistics = night_statistics(nights)
+    return Findings(
+        name=first.name,
+        comparisons=tuple(_comparisons(sets, known, sampling)),
+        sleep_statistics=tuple(statistics),
+        sleep_deviations=deviations(statistics),
+        faithfulness=faithfulness(first.epochs, known.facts, sampling),
+        kept=known.kept,
+        missing=known.missing,
+        broken_line=first.broken_line,
+        odd_probabilities=first.odd_probabilities,
+        models_in_file=first.siblings,
+        problems=known.problems,
+    )
+
+
+def _comparisons(sets: Sequence[AnswerSet], known: Known, sampling: Sampling) -> list[Comparison]:
+    first, others = sets[0], sets[1:]
+    found = []
+    if known.module_stages and any(epoch.true for epoch in first.epochs):
+        module = as_answers(first.epochs, known.module_stages)
+        found.append(compare((first.name, first.epochs), (_MODULE, module), sampling))
+    for other in others:
+        found.append(
+            compare(
+                (first.name, first.epochs),
+                (other.name, other.epochs),
+                sampling,
+                first.run.differs_in(other.run),
+            )
+        )
+    return found
+
+
+def _gather(
+    metrics: Metrics,
+    findings: Findings,
+    known: Known,
+    first: AnswerSet,
+    laid_out: tuple[list[Night], list[Absence], list[Drawing]],
+    workspace: Workspace,
+) -> ReportData:
+    nights, absences, drawings = laid_out
+    return ReportData(
+        metrics=metrics,
+        tables=all_tables(metrics, findings),
+        notices=notices(metrics, findings),
+        protocol=protocol_sentences(metrics, findings),
+        counting=counting_sentences(metrics),
+        facts=protocol_facts(metrics, findings),
+        epochs=first.epochs,
+        nights=tuple(nights),
+        drawings=tuple(drawings),
+        absences=tuple(absences),
+        stamp={},
+        image_folder=workspace.images("eval") if known.images else None,
+        images=known.images,
+        module_stages=known.module_stages,
+    )
+
+
+def _stamp(settings: ReportSettings, paths: Sequence[Path], metrics: Metrics) -> dict[str, object]:
+    figures = {"n": metrics.n, "accuracy": metrics.accuracy, "macro_f1": metrics.macro_f1}
+    names = ["answers", *(f"answers {i}" for i in range(2, len(paths) + 1))]
+    return run_stamp(
+        "report",
+        settings,
+        inputs=dict(zip(names, paths, strict=True)),
+        protocol=metrics.protocol,
+        results={**figures, "kappa": metrics.kappa, "unreadable": metrics.unreadable},
+    )
+
+
+def _print_report(data: ReportData) -> None:
     console.print()
-    for sentence in protocol_sentences(metrics):
+    for sentence in data.protocol:
         console.print(Text(sentence, style="dim"))
-    for notice in notices(metrics):
+    for notice in data.notices:
         style = "bold red" if notice.level == "warning" else "yellow"
         console.print(Panel(Text(notice.text), border_style=style))
-    for table in tables:
+    for table in data.tables:
+        if table.key == "literature":  # in the files and on the page
+            continue
         console.print()
+        left = len(table.rows) - _IN_THE_TERMINAL
+        if left > 0:
+            table = replace(
+                table,
+                rows=table.rows[:_IN_THE_TERMINAL],
+                note=f"{left:,} further rows in tables.csv. {table.note}".strip(),
+            )
         console.print(to_rich(table))
     console.print()
-    for sentence in counting_sentences(metrics):
+    for sentence in data.counting:
         console.print(Text(sentence))
     console.print()
 
 
-def _draw_all(nights: Sequence[Night]) -> list[Drawing]:
+def _export_nights(nights: Sequence[Night], n_drawn: int, folder: Path) -> list[Drawing]:
+    """Write every recording for other programs, and draw the first ones."""
+    names: dict[str, int] = {}
+    drawings = []
+    if nights:
+        _make_folder(folder)
     with progress("recordings") as bar:
-        task = bar.add_task("Drawing", total=len(nights), note="")
-        drawings = []
-        for night in nights:
-            drawings.append(Drawing(night, draw(night)))
+        task = bar.add_task("Hypnograms", total=len(nights), note="")
+        for i, night in enumerate(nights):
+            name = exports.safe_name(night.recording)
+            names[name] = names.get(name, 0) + 1
+            if names[name] > 1:
+                name = f"{name}-{names[name]}"
+            epochs = scored_epochs(night)
+            exports.write_table(folder / f"{name}.csv", epochs)
+            exports.write_events(folder / f"{name}_events.tsv", epochs)
+            exports.write_annotations(folder / f"{name}_hypnogram.edf", epochs)
+            if i < n_drawn:
+                drawn = picture(night, png=True)
+                _write_text(folder / f"{name}.svg", drawn.svg)
+                with atomic_path(folder / f"{name}.png") as tmp:
+                    tmp.write_bytes(drawn.png)
+                drawings.append(Drawing(night, drawn.inline))
             bar.advance(task)
     return drawings
 

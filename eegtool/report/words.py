@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from eegtool.report.findings import Findings
+from eegtool.report.intervals import FEWEST, Basis, block_minutes
 from eegtool.report.metrics import UNREADABLE, Metrics
 from eegtool.report.tables import counted, percent
 
 _NOT_RECORDED: Final = "not recorded"
+_SHOWN_IDS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,7 @@ class Notice:
     text: str
 
 
-def protocol_sentences(metrics: Metrics) -> tuple[str, ...]:
+def protocol_sentences(metrics: Metrics, findings: Findings | None = None) -> tuple[str, ...]:
     """Say in plain language what was measured on what, and what the answers do not record."""
     p = metrics.protocol
     low, high = _shown(p.get("low_hz")), _shown(p.get("high_hz"))
@@ -41,13 +44,36 @@ def protocol_sentences(metrics: Metrics) -> tuple[str, ...]:
         f"Question: picture style {_shown(p.get('style'))}, template {_shown(p.get('template'))}.",
         f"Model: {metrics.model_id or 'unnamed'}; base model {_shown(p.get('base'))}, "
         f"fusion {_shown(p.get('fusion'))}, high-level features {_shown(metrics.features)}.",
-        f"Figures are pooled over {_plural(metrics.n, 'epoch')}{of_subjects}, not averaged over nights.",
+        f"Figures are pooled over {_plural(metrics.n, 'epoch')}{of_subjects}, not averaged over nights."
+        if metrics.n
+        else f"{_plural(metrics.answered, 'epoch')} answered, none with a true stage.",
+        *_kept_sentences(findings),
     )
 
 
-def protocol_facts(metrics: Metrics) -> tuple[tuple[str, str], ...]:
+def _kept_sentences(findings: Findings | None) -> tuple[str, ...]:
+    if findings is None or findings.kept is None:
+        return ()
+    kept = findings.kept
+    dropped = ", ".join(f"{n:,} {kind}" for kind, n in sorted(kept.dropped.items()) if n) or "none"
+    return (
+        f"Epochs of {_plural(kept.recordings, 'recording')}: {kept.kept:,} kept; dropped: {dropped}; "
+        f"{kept.trimmed:,} cut off as wake far from sleep.",
+    )
+
+
+def protocol_facts(
+    metrics: Metrics, findings: Findings | None = None
+) -> tuple[tuple[str, str], ...]:
     """Return the protocol as it was recorded, name by name."""
-    return tuple((name, _shown(value)) for name, value in metrics.protocol.items())
+    told = {**metrics.protocol, **metrics.how, "features": metrics.features}
+    facts = [(name, _shown(value)) for name, value in told.items()]
+    facts.append(("unit", "pooled over epochs" if metrics.n else "none scored"))
+    if findings and findings.kept:
+        facts.append(("epochs kept", f"{findings.kept.kept:,}"))
+        facts.append(("epochs trimmed as wake", f"{findings.kept.trimmed:,}"))
+        facts += [(f"epochs dropped: {k}", f"{n:,}") for k, n in findings.kept.dropped.items()]
+    return tuple(facts)
 
 
 def counting_sentences(metrics: Metrics) -> tuple[str, ...]:
@@ -63,12 +89,35 @@ def counting_sentences(metrics: Metrics) -> tuple[str, ...]:
         f"{_plural(metrics.unlabelled, 'epoch')} without a true stage "
         f"{'is' if metrics.unlabelled == 1 else 'are'} left out of the figures."
     )
-    return (unreadable, unlabelled) if metrics.unlabelled else (unreadable,)
+    intervals = (interval_sentence(metrics.intervals.basis),) if metrics.n else ()
+    if not metrics.n:
+        unreadable = (
+            f"{counted(metrics.unreadable, metrics.answered)} of the answers name no stage."
+        )
+        unlabelled = "No epoch has a true stage: there are sleep statistics and hypnograms only."
+    return (unreadable, *((unlabelled,) if metrics.unlabelled else ()), *intervals)
 
 
-def notices(metrics: Metrics) -> tuple[Notice, ...]:
+def interval_sentence(basis: Basis) -> str:
+    """Say what the intervals rest on, or why there are none."""
+    if basis.unit == "subjects":
+        return (
+            f"Intervals: 95 %, bootstrap over {basis.units} subjects ({basis.draws:,} draws, seed "
+            f"{basis.seed}), its standard error times Student's t."
+        )
+    if basis.unit == "blocks":
+        return (
+            f"Intervals: 95 %, bootstrap over {basis.units} blocks of {block_minutes()} min, since there "
+            f"are fewer than {FEWEST} subjects: they hold for these subjects, and say nothing about the next."
+        )
+    if not basis.draws:
+        return "No intervals: --draws 0."
+    return f"No intervals: fewer than {FEWEST} subjects, and fewer than {FEWEST} blocks of {block_minutes()} min."
+
+
+def notices(metrics: Metrics, findings: Findings | None = None) -> tuple[Notice, ...]:
     """Return what must stand above the figures."""
-    found = []
+    found = [*_of_the_file(findings)] if findings else []
     if metrics.one_sided:
         same = metrics.most_common_answer
         answers = same if same == UNREADABLE else f"'{same}'"
@@ -90,6 +139,56 @@ def notices(metrics: Metrics) -> tuple[Notice, ...]:
             Notice("note", f"{some} simulated recordings: no figure here is about a real night.")
         )
     return tuple(found)
+
+
+def _of_the_file(findings: Findings) -> list[Notice]:
+    """Return what was wrong with the answers file, the workspace or the comparison."""
+    texts = []
+    if findings.models_in_file > 1:
+        texts.append(
+            f"{findings.models_in_file} models have answered in this file. They are kept apart: the figures "
+            f"are those of {findings.name}, the others are compared with it."
+        )
+    if findings.broken_line:
+        texts.append(
+            f"The last line of the answers file is broken and left out ({findings.broken_line}). All "
+            "others are used."
+        )
+    if findings.missing:
+        shown = ", ".join(findings.missing[:_SHOWN_IDS])
+        more = ", ... (all in metrics.json)" if len(findings.missing) > _SHOWN_IDS else ""
+        texts.append(
+            f"{_plural(len(findings.missing), 'question')} of the workspace "
+            f"{'has' if len(findings.missing) == 1 else 'have'} no answer here: {shown}{more}. "
+            "They are in no figure."
+        )
+    if findings.odd_probabilities:
+        n = len(findings.odd_probabilities)
+        texts.append(
+            f"The probabilities of {_plural(n, 'answer')} are left out; the first: "
+            f"{findings.odd_probabilities[0]}."
+        )
+    for comparison in findings.comparisons:
+        if comparison.differs_in:
+            texts.append(
+                f"{comparison.other} was made under another protocol than {comparison.first} "
+                f"({', '.join(comparison.differs_in)}): shown, not ranked."
+            )
+        elif not comparison.n:
+            texts.append(
+                f"{comparison.other} and {comparison.first} have no labelled epoch in common."
+            )
+    texts += findings.problems
+    found = [Notice("warning", text) for text in texts]
+    if findings.not_drawn:
+        found.append(
+            Notice(
+                "note",
+                f"{_plural(findings.not_drawn, 'further recording')} not drawn; --hypnograms -1 draws all. "
+                "Tables and exports have every one.",
+            )
+        )
+    return found
 
 
 def _shown(value: Any) -> str:

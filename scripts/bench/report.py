@@ -2,6 +2,9 @@
 
 size        `eegvlm report` as a process of its own over generated answers with probabilities, with 1,000
             draws: seconds and the largest memory.
+coverage    Studies are simulated in which subjects differ in their sleep and in how well they are read; how often
+            does the 95 % interval hold the figure of the whole population? Beside it, the plain percentile
+            interval of the same draws.
 
 The answers are generated: stages wander as in a real night, each subject is read more or less well, and the
 answers are those of a template, with a few that nobody can read.
@@ -14,15 +17,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from eegtool.core.records import Answer, json_line
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import atomic_path
+from eegtool.report.answers import Reading
+from eegtool.report.epochs import AnsweredEpoch
+from eegtool.report.intervals import Bootstrap, Sampling
+from eegtool.report.scores import BOUNDS, FIGURES
 
 # Rows: from stage, columns: to stage (W, N1, N2, N3, REM); about as in Sleep-EDF.
 STEPS = np.array(
@@ -125,17 +139,118 @@ def write(path: Path, rows: int, subjects: int, seed: int = 0) -> None:
         file.writelines(json_line(row) for row in answers(rows, subjects, seed))
 
 
+def size(rows: int, subjects: int, seed: int) -> dict[str, float]:
+    """Run the report as a process and return its seconds and its largest memory in MB."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "answers.jsonl"
+        write(file, rows, subjects, seed)
+        command = [
+            sys.executable,
+            "-m",
+            "eegtool",
+            "report",
+            str(file),
+            "--out",
+            f"{folder}/report",
+        ]
+        start = time.perf_counter()
+        process = subprocess.Popen([*command, "-w", folder], stdout=subprocess.DEVNULL)
+        _, status, used = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        if status:
+            raise SystemExit(f"report ended with {status}")
+        page_mb = (Path(folder) / "report" / "report.html").stat().st_size / 1e6
+        return {
+            "seconds": round(seconds, 1),
+            "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
+            "peak_mb": round(used.ru_maxrss / 1024),
+            "page_mb": round(page_mb, 1),
+        }
+
+
+BASE = np.array(
+    [
+        [0.90, 0.05, 0.02, 0.00, 0.02, 0.01],
+        [0.20, 0.40, 0.25, 0.00, 0.14, 0.01],
+        [0.02, 0.05, 0.85, 0.05, 0.02, 0.01],
+        [0.00, 0.00, 0.12, 0.87, 0.00, 0.01],
+        [0.03, 0.06, 0.05, 0.00, 0.85, 0.01],
+    ]
+)
+SHARES = np.array([0.25, 0.07, 0.42, 0.10, 0.16])
+
+
+def population(subjects: int, alike: float, rng: np.random.Generator) -> np.ndarray:
+    """Return the expected confusion matrix of each subject, shape (subjects, 5, 6); sums are 1."""
+    base = (BASE + 1e-3) / (BASE + 1e-3).sum(1, keepdims=True)
+    rows = np.stack([rng.dirichlet(row * alike, subjects) for row in base], axis=1)
+    return rng.dirichlet(SHARES * 25, subjects)[:, :, None] * rows
+
+
+def coverage(
+    subjects: int, alike: float, studies: int, seed: int
+) -> dict[str, tuple[float, float]]:
+    """Return how often our interval and the percentile interval hold the true value, by figure."""
+    rng = np.random.default_rng(seed)
+    expected = population(200_000, alike, rng).sum(0)
+    truth = {name: float(figure(expected)) for name, figure in FIGURES.items()}
+    one_each = [
+        AnsweredEpoch(f"e{s}", "", f"S{s:03d}", None, "W", "", Reading("W", None))
+        for s in range(subjects)
+    ]
+    held = {name: np.zeros(2) for name in FIGURES}
+    for study in range(studies):
+        chances = population(subjects, alike, rng).reshape(subjects, -1)
+        lengths = rng.integers(700, 1100, subjects)
+        drawn = [rng.multinomial(n, p / p.sum()) for n, p in zip(lengths, chances, strict=True)]
+        counts = np.array(drawn, float).reshape(subjects, 5, 6)
+        bootstrap = Bootstrap(one_each, Sampling(1000, study))
+        draws = bootstrap.draw(counts)
+        for name, figure in FIGURES.items():
+            values = figure(draws)
+            ours = bootstrap.interval(
+                values, float(figure(counts.sum(0))), BOUNDS.get(name, (0.0, 1.0))
+            )
+            plain = np.quantile(values, [0.025, 0.975])
+            held[name] += [low <= truth[name] <= high for low, high in (ours, plain)]
+    return {name: tuple((n / studies).round(3).tolist()) for name, n in held.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--write", type=Path, metavar="FILE", help="only write such answers")
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--subjects", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--studies", type=int, default=1000, help="simulated; 0 for none")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.write:
         write(options.write, options.rows, options.subjects, options.seed)
         print(json.dumps({"rows": options.rows, "subjects": options.subjects}))
+        return
+    console = Console()
+    result: dict[str, Any] = {"size": size(options.rows, options.subjects, options.seed)}
+    table = Table(title=f"{options.rows:,} answers of {options.subjects} subjects, 1,000 draws")
+    for name in result["size"]:
+        table.add_column(name)
+    table.add_row(*map(str, result["size"].values()))
+    console.print(table)
+    table = Table(title="Coverage of 95 % intervals: ours (percentile)")
+    for name in ("subjects", "alike", *FIGURES):
+        table.add_column(name)
+    result["coverage"] = []
+    for alike in (30.0, 8.0) if options.studies else ():
+        for subjects in (6, 10, 20, 40):
+            held = coverage(subjects, alike, options.studies, options.seed)
+            result["coverage"].append({"subjects": subjects, "alike": alike, **held})
+            table.add_row(
+                str(subjects), f"{alike:g}", *(f"{a:.3f} ({b:.3f})" for a, b in held.values())
+            )
+    if result["coverage"]:
+        console.print(table)
+    if options.json:
+        print(json.dumps(result))
 
 
 if __name__ == "__main__":

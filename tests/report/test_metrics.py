@@ -38,6 +38,7 @@ def test_hand_worked_case(metrics_of: MetricsOf) -> None:
     assert m.macro_f1 == pytest.approx((6 / 7 + 0.5 + 0.5) / 3)
     # Cohen: observed 0.6; by chance 0.4*0.3 (W) + 0.4*0.4 (N2) + 0.2*0.2 (N3) + 0*0.1 = 0.32
     assert m.kappa == pytest.approx((0.6 - 0.32) / (1 - 0.32))
+    assert m.chance is not None
     assert m.chance.random_accuracy == pytest.approx(0.32)
     # W and N2 tie as commonest; the first in the order of the stages is taken.
     assert (m.chance.stage, m.chance.accuracy, m.chance.kappa) == ("W", 0.4, 0.0)
@@ -75,6 +76,7 @@ def test_equals_scikit_learn_called_directly(epoch: Callable[..., AnsweredEpoch]
     assert [list(row) for row in m.confusion] == sk.confusion_matrix(
         true, said, labels=list(ANSWERS)
     )[:5].tolist()
+    assert m.chance is not None
     assert m.chance.macro_f1 == pytest.approx(
         sk.f1_score(true, ["N2"] * 600, labels=list(STAGES), average="macro", zero_division=0)
     )

@@ -59,6 +59,7 @@ def test_chance_stands_beside_each_headline_figure(metrics: Metrics) -> None:
     summary = agreement_tables(metrics)[0]
     assert summary.columns[1:] == ("Model", "Always W", "At random", "Gained")
     accuracy, macro_f1, kappa = summary.rows[:3]
+    assert metrics.chance is not None
     assert accuracy[1].text == figure(metrics.accuracy)
     assert accuracy[2].text == figure(metrics.chance.accuracy)
     assert accuracy[3].text == figure(metrics.chance.random_accuracy)
