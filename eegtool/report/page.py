@@ -89,7 +89,9 @@ def render_page(data: ReportData, out: Path, pictures: PictureMode = "embed") ->
 def _contents(data: ReportData) -> list[tuple[str, str]]:
     """Return the sections that a reader may want to jump to: anchor and name."""
     tables = [(table.key, table.title) for table in data.tables]
-    return [*tables, ("hypnograms", "Hypnograms"), ("epochs", "Epochs"), ("source", "Source")]
+    last = [entry for entry in tables if entry[0] == "literature"]
+    shown = [("hypnograms", "Hypnograms"), ("epochs", "Epochs")]
+    return [*(entry for entry in tables if entry not in last), *shown, *last, ("source", "Source")]
 
 
 def _charts(metrics: Metrics) -> list[tuple[str, str, str]]:
