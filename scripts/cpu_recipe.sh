@@ -10,6 +10,9 @@ DEEPSPEED="${DEEPSPEED:-zero2}"         # 'none' where there is no C++ compiler
 JOBS="${JOBS:-2}"
 SEED="${SEED:-42}"
 
+# Where `make demo` has set everything up and nothing else is installed, that is what runs.
+command -v eegvlm >/dev/null || PATH="$(dirname "$0")/../.venv/bin:$PATH"
+
 # Seven simulated nights, as a lab would have them on its disk: recordings, and hypnograms beside them.
 eegvlm demo --nights-only --out "$OUT/simulated" --seed "$SEED"
 mkdir -p "$OUT/new"
