@@ -55,7 +55,7 @@ _MENTION: Final = re.compile(
             (?P<number> (?:3|iii|three)\s*(?:/|-|and|or)\s*(?:4|iv|four)
               | (?:[0-4]|iv|i{{1,3}}|one|two|three|four)(?!\s*(?:/|-|and|or|to)\s*(?:\d|i+v?\b)) )
       | (?:stage|phase|answer|label|class)(?!\w) {LINK} (?P<letter> [wr] )
-      | [:,]\s* (?P<last> (?-i:[WR]) ) (?=\s*\.?\s*$)
+      | (?<=[:,]\ ) (?P<last> (?-i:[WR]) ) (?=\s*\.?\s*$)
     )(?!\w)
     |
     (?P<WAKE_ZH> 清醒 | 觉醒 | 醒着 )
