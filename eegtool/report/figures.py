@@ -41,7 +41,7 @@ class _Field:
             parts.append(_text(_LEFT - 7, y + 3.5, f"{tick:.1f}".replace("-", "−"), "end"))
         for tick in x_ticks:
             parts.append(
-                _text(self.x(tick), bottom + 15, f"{tick:.0%}" if percent else f"{tick:g}")
+                _text(self.x(tick), bottom + 15, f"{100 * tick:.0f} %" if percent else f"{tick:g}")
             )
         return "".join(parts)
 

@@ -20,6 +20,7 @@ from eegtool.report.pictures import PictureMode, gather
 _HERE: Final = Path(__file__).parent
 _LONGEST_TEXT: Final = 400
 _MOST_UNREADABLE: Final = 20
+_COMPARISON: Final = "comparison"
 _PLACED: Final = (
     "summary",
     "counts",
@@ -29,6 +30,7 @@ _PLACED: Final = (
     "coverage",
     "surroundings",
     "calibration",
+    "literature",
 )
 """Tables that have a place of their own on the page; the others follow in their order."""
 
@@ -65,7 +67,12 @@ def render_page(data: ReportData, out: Path, pictures: PictureMode = "embed") ->
         tables={table.key: table for table in data.tables},
         contents=_contents(data),
         charts=[(key, Markup(svg), label) for key, svg, label in _charts(data.metrics)],  # noqa: S704
-        others=[table for table in data.tables if table.key not in _PLACED],
+        comparisons=[table for table in data.tables if table.key.startswith(_COMPARISON)],
+        others=[
+            table
+            for table in data.tables
+            if table.key not in _PLACED and not table.key.startswith(_COMPARISON)
+        ],
         drawings=[(drawing.night, Markup(drawing.svg)) for drawing in data.drawings],  # noqa: S704
         unreadable=[(epoch, _shortened(epoch.text)) for epoch in unreadable[:_MOST_UNREADABLE]],
         n_unreadable=len(unreadable),
@@ -82,7 +89,9 @@ def render_page(data: ReportData, out: Path, pictures: PictureMode = "embed") ->
 def _contents(data: ReportData) -> list[tuple[str, str]]:
     """Return the sections that a reader may want to jump to: anchor and name."""
     tables = [(table.key, table.title) for table in data.tables]
-    return [*tables, ("hypnograms", "Hypnograms"), ("epochs", "Epochs"), ("source", "Source")]
+    last = [entry for entry in tables if entry[0] == "literature"]
+    shown = [("hypnograms", "Hypnograms"), ("epochs", "Epochs")]
+    return [*(entry for entry in tables if entry not in last), *shown, *last, ("source", "Source")]
 
 
 def _charts(metrics: Metrics) -> list[tuple[str, str, str]]:

@@ -29,7 +29,7 @@ from rich.table import Table
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
-from eegtool.core.records import Question, write_questions
+from eegtool.core.records import Epoch, write_epochs
 from eegtool.core.settings import ReportSettings
 from eegtool.core.workspace import Workspace
 from eegtool.report.step import run
@@ -61,7 +61,7 @@ return (performance.now() - began) / 20
 
 
 def make_workspace(root: Path, rows: int, subjects: int) -> Workspace:
-    """Write answers, questions and pictures."""
+    """Write answers, a table of epochs and pictures."""
     workspace = Workspace(root)
     workspace.answers.parent.mkdir(parents=True)
     generator.write(workspace.answers, rows, subjects)
@@ -71,12 +71,21 @@ def make_workspace(root: Path, rows: int, subjects: int) -> Workspace:
     for i in range(DRAWN):
         noise = rng.integers(0, 96, (336, 225), dtype=np.uint8)
         Image.fromarray(np.pad(noise, ((0, 0), (0, 111)))).save(folder / f"{i}.png")
-    ids = [row["question_id"] for row in generator.answers(rows, subjects, 0)]
-    write_questions(
-        workspace.questions,
-        [Question(name, (f"{i % DRAWN}.png",), "Which stage?") for i, name in enumerate(ids)],
-    )
+    rows_written = (json.loads(line) for line in workspace.answers.open(encoding="utf-8"))
+    write_epochs(workspace.epochs, [epoch(i, row) for i, row in enumerate(rows_written)])
     return workspace
+
+
+def epoch(i: int, row: dict[str, Any]) -> Epoch:
+    names = ("recording", "subject", "night", "epoch_index", "onset_s")
+    return Epoch(
+        sample_id=row["question_id"],
+        cohort="generated",
+        stage=row["label"],
+        split="eval",
+        image=f"{i % DRAWN}.png",
+        **{name: row["metadata"][name] for name in names},
+    )
 
 
 def open_page(chrome: Chrome, page: Path, runs: int) -> dict[str, Any]:
