@@ -46,6 +46,8 @@ _CONCLUDED: Final = re.compile(
       | (?:scored?|classif(?:y|ied)|staged|labell?ed|label|call|identified)\s+(?:(?:this|it|the)\s+(?:(?:epoch|segment|picture|period)\s+)?)?(?:as\s+)?(?:an?\s+)?
       | \b(?:therefore|thus|hence|so|overall|finally|accordingly|consequently|actually|correction|rather|wait|sorry)\b
       | \bin\s+(?:conclusion|summary) | \b(?:i|we)\s+(?:conclude|choose|pick|go\ with|would\ say)
+      | (?<!if\ )(?<!whether\ )(?<!that\ )\b(?:this|it|epoch|eeg|patient|subject|sleeper|segment|recording)
+          (?:\s+(?:is|was|corresponds\s+to|represents)|['’]s)\b
       | (?:->|=>|→|⇒) | \\boxed\{ | <(?:final_?)?(?:answer|stage)>
       | (?:因此|所以|故|综上(?:所述)?|总之|结论|答案|判断|判定|判读|判|分期|阶段|诊断|应|属于|而是|归类)
     )
@@ -68,6 +70,11 @@ _ALTERNATIVE: Final = re.compile(
     ["'*)\]\s]*(?:sleep|睡眠|期|\s)*(?:[,/-]|(?:or|and|to|versus|vs\.?)\b|或者?|、|还是|与|和|到)
     [\s"'*(\[]*(?:(?:or|and|maybe|perhaps|possibly|sleep|stage|可能)\s+)*["'*(\[]*
     """,
+    FLAGS,
+)
+_OPENS: Final = re.compile(r"""[\s"'*(\[#`]*(?:(?:sleep|stage|睡眠)\s*)*""", FLAGS)
+_SENTENCE_ENDS: Final = re.compile(
+    r"""["'*)\]`]*(?:\s*(?:sleep|睡眠|期))*(?:\s*[(（][^)）]*[)）])?["'*)\]`]*(?:[.;。；](?!\d)|\s*\n)""",
     FLAGS,
 )
 _LAST_SENTENCE: Final = re.compile(r"(?:[^.!?\n。！？；]|\.(?=\d))+[.!?。！？\W]*$")
@@ -157,17 +164,27 @@ def _concluded(text: str) -> Reading:
             if _is_choice(text, mentions[i : i + 2]):
                 return UNREADABLE
             return Reading(mentions[i].stage, mentions[i].span)
-    return _closing(text, mentions)
+    return _closing(text, mentions) or _opening(text, mentions) or UNREADABLE
 
 
-def _closing(text: str, mentions: list[Mention]) -> Reading:
+def _opening(text: str, mentions: list[Mention]) -> Reading | None:
+    """Read a first sentence that is nothing but a label, with the reasons behind it."""
+    if not mentions:
+        return None
+    first = mentions[0]
+    if _OPENS.fullmatch(text, 0, first.span[0]) and _SENTENCE_ENDS.match(text, first.span[1]):
+        return Reading(first.stage, first.span)
+    return None
+
+
+def _closing(text: str, mentions: list[Mention]) -> Reading | None:
     """Read a last sentence that sums up ("Overall, N2 fits best") and names one stage."""
     last = _LAST_SENTENCE.search(text, max(0, len(text) - 400))
     if last and _CLOSING.match(last[0]):
         named = [m for m in mentions if m.span[0] >= last.start()]
         if len({m.stage for m in named}) == 1:
             return Reading(named[-1].stage, named[-1].span)
-    return UNREADABLE
+    return None
 
 
 def _concludes(text: str, mention: Mention) -> bool:

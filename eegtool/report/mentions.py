@@ -55,6 +55,7 @@ _MENTION: Final = re.compile(
             (?P<number> (?:3|iii|three)\s*(?:/|-|and|or)\s*(?:4|iv|four)
               | (?:[0-4]|iv|i{{1,3}}|one|two|three|four)(?!\s*(?:/|-|and|or|to)\s*(?:\d|i+v?\b)) )
       | (?:stage|phase|answer|label|class)(?!\w) {LINK} (?P<letter> [wr] )
+      | (?<=[:,]\ ) (?P<last> (?-i:[WR]) ) (?=\s*\.?\s*$)
     )(?!\w)
     |
     (?P<WAKE_ZH> 清醒 | 觉醒 | 醒着 )
@@ -89,7 +90,9 @@ _DENIED: Final = re.compile(
     )
     \s+ (?:{_BETWEEN}\s+){{0,8}} ["'*(\[]* (?:stage\s+|sleep\s+|phase\s+)* ["'*(\[]* $
     |
-    (?: 不是 | 并非 | 而非 | 不属于 | 不像 | 不符合 | 不考虑 | 不支持 | 不为 | 不足以 | 没有 | 未见 | 未达到? | 排除 | 缺乏 | 无 | 非 )
+    \b(?:alternatives?|alternatively|second\ choice|runner-up|next\ best|less\ likely) (?:\s+(?:is|are))? \s*[:=,]?\s* (?:stage\s+)*["'*(\[]*$
+    |
+    (?: 备选[：:]? | 不是 | 并非 | 而非 | 不属于 | 不像 | 不符合 | 不考虑 | 不支持 | 不为 | 不足以 | 没有 | 未见 | 未达到? | 排除 | 缺乏 | 无 | 非 )
     (?: 明显的? | 典型的? | 任何 | 判为 | 诊断 | 为 | 处于 | 睡眠 | 第 | 达到 | \s )* $
     """,
     FLAGS,
@@ -100,7 +103,7 @@ _DENIED_BEHIND: Final = re.compile(
     (?: (?:is|are|was|were|can|could|may|seems?|does|do)\s*(?:be\s+)?
           (?:not\b|n['’]t\b|unlikely|improbable|absent|missing|excluded|ruled\ out|less\ likely|out\ of)
       | (?:is|are|was|does|do|ca|could|wo|would)n['’]t\b | cannot\b | would\b(?!\s+be\ (?:my|the)\b)
-      | unlikely\b )
+      | unlikely\b | (?:is\s+)?excluded\b | ruled\ out\b )
     | \s*期?(?:睡眠)?(?:的?(?:可能性?|特征|证据|表现))?(?:不大|不足|较?小|不明显|可(?:以)?排除|被排除|不符|不成立)
     """,
     FLAGS,
@@ -138,7 +141,7 @@ def mentions_in(text: str) -> list[Mention]:
 
 
 def _stage_of(kind: str, word: str) -> str | None:
-    if kind == "letter":
+    if kind in ("letter", "last"):
         return LETTERED[word.lower()]
     if kind in ("number", "number_zh"):
         first = re.match(r"[a-z]+|.", word.lower())
