@@ -11,7 +11,7 @@ demo: $(VENV)/.ready
 
 # As many processes as there are cores, each with one thread: small models gain nothing from several.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
