@@ -12,7 +12,7 @@ from typing import Any
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Epoch, read_epochs, read_questions
 from eegtool.core.stages import STAGES
-from eegtool.core.workspace import Workspace, read_json
+from eegtool.core.workspace import Workspace, check_same_pictures, read_json
 from eegtool.prepare.facts import Facts
 from eegtool.report.epochs import AnsweredEpoch
 
@@ -63,14 +63,34 @@ class Known:
     problems: tuple[str, ...] = ()
 
 
-def look_up(workspace: Workspace, epochs: Sequence[AnsweredEpoch]) -> Known:
+def look_up(
+    workspace: Workspace,
+    epochs: Sequence[AnsweredEpoch],
+    protocol: Mapping[str, Any] | None = None,
+) -> Known:
     """Gather what the workspace knows of the epochs.
 
     Nothing of it is needed for a report: a file that cannot be used is told as a problem. A workspace
     that knows none of the epochs has nothing to say.
+
+    Parameters
+    ----------
+    workspace : Workspace
+        Where to look.
+    epochs : sequence of AnsweredEpoch
+        What was answered.
+    protocol : mapping, optional
+        How the answered pictures were made, as the answers say. Where the workspace's were drawn
+        otherwise, these are not what the model saw, and are left out with all that was made of them.
     """
     ids = {epoch.sample_id for epoch in epochs}
     problems: list[str] = []
+    try:
+        check_same_pictures(
+            protocol or {}, workspace.protocol(), f"The answers and {workspace.root}"
+        )
+    except EegToolError as error:
+        return Known(problems=(error.what,))
     table: list[Epoch] = []
     if workspace.epochs.exists():
         try:
@@ -160,7 +180,9 @@ def _facts(
             continue
         card = read_json(path)
         try:
-            for (index, _), row in zip(card["staged"], card.get("facts") or (), strict=False):
+            if not card.get("facts"):
+                continue
+            for (index, _), row in zip(card["staged"], card["facts"], strict=True):
                 if sample_id := ids.get((recording, index)):
                     found[sample_id] = Facts.from_row(row)
         except (KeyError, TypeError, ValueError) as error:

@@ -52,7 +52,7 @@ def run(settings: ReportSettings) -> None:
     paths = _paths(settings, workspace)
     sets = named_apart([s for path in paths for s in read_answer_sets(path, settings.reader)])
     first, sampling = sets[0], Sampling(settings.draws, settings.seed)
-    known = look_up(workspace, first.epochs)
+    known = look_up(workspace, first.epochs, first.run.protocol)
     nights, absences = lay_out(first.epochs)
     metrics = measure(first.epochs, first.run, sampling)
     findings = _find(sets, known, nights, sampling)

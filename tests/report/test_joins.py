@@ -48,6 +48,16 @@ def write_module(path: Path, rows: list[tuple[str, str, str]]) -> None:
         csv.writer(file).writerows([("sample_id", "stage", "predicted"), *rows])
 
 
+def test_pictures_that_were_drawn_otherwise_are_not_what_the_model_saw(
+    workspace: Workspace, answered: list[AnsweredEpoch]
+) -> None:
+    assert look_up(workspace, answered, {"style": "spectrogram", "size": 64}).images
+    known = look_up(workspace, answered, {"style": "waveform", "size": 64})
+    assert (known.images, known.module_stages, known.facts) == ({}, {}, {})
+    (problem,) = known.problems
+    assert "style waveform and spectrogram" in problem
+
+
 def test_pictures_and_missing_questions(
     workspace: Workspace, answered: list[AnsweredEpoch]
 ) -> None:
