@@ -61,7 +61,8 @@ def test_writes_the_whole_report(
         "hypnograms",
     }
     assert {p.name for p in (out / "hypnograms").iterdir()} == {
-        f"SC4031E0{end}" for end in (".csv", ".svg", ".png", "_events.tsv", "_hypnogram.edf")
+        f"SC4031E0{end}"
+        for end in (".csv", ".svg", ".png", "_events.tsv", "_events.json", "_hypnogram.edf")
     }
     metrics = strict_json(out / "metrics.json")
     assert (metrics["n"], metrics["accuracy"]) == (4, 0.5)
