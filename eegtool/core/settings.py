@@ -88,6 +88,62 @@ Further = Annotated[
 ]
 """Not an option: the command line collects it (see `eegtool.core.flags`)."""
 
+TrainingRanks = Annotated[
+    int,
+    Option(
+        min=0,
+        help="Ranks on this machine (CPU ranks where there is no GPU).",
+        show_default="all GPUs, or 1",
+        rich_help_panel=HARDWARE,
+    ),
+]
+ModelBase = Annotated[
+    str | None,
+    Option(help="Base model.", show_default="the one it was trained on", rich_help_panel=FILES),
+]
+VisionTower = Annotated[
+    str,
+    Option(
+        help="CLIP's folder or hub name, where the base model comes without (LLaVA's own layout).",
+        show_default="the one it was trained with",
+        rich_help_panel=FILES,
+    ),
+]
+AskingRanks = Annotated[
+    int,
+    Option(
+        min=0,
+        help="Ranks on this machine (CPU ranks where there is no GPU).",
+        show_default="all GPUs, or 1",
+        rich_help_panel=RUNNING,
+    ),
+]
+Precision = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    Option(help="Precision of the base model.", rich_help_panel=RUNNING),
+]
+Attention = Annotated[
+    str,
+    Option(
+        help="Attention: 'auto', 'sdpa', 'flash_attention_2', 'eager'.", rich_help_panel=RUNNING
+    ),
+]
+ModelFolder = Annotated[
+    Path, Option(help="Folder that finetune or export wrote.", rich_help_panel=FILES)
+]
+OwnModule = Annotated[
+    str,
+    Option(
+        help="Your own vision module, 'package.module:factory': its code runs only if you name it.",
+        show_default="as the module says",
+        rich_help_panel=FILES,
+    ),
+]
+NoCalibration = Annotated[
+    bool,
+    Option("--no-calibration", help="Leave the model's temperature out.", rich_help_panel=ASKING),
+]
+
 
 @dataclass(frozen=True, slots=True)
 class PrepareSettings:
@@ -385,15 +441,7 @@ class ExtractSettings:
     log: Annotated[str, Option(help="Log to 'csv' or 'tensorboard'.", rich_help_panel=TRAINING)] = (
         "csv"
     )
-    num_gpus: Annotated[
-        int,
-        Option(
-            min=0,
-            help="Ranks on this machine (CPU ranks where there is no GPU).",
-            show_default="all GPUs, or 1",
-            rich_help_panel=HARDWARE,
-        ),
-    ] = 0
+    num_gpus: TrainingRanks = 0
     workers: Annotated[
         int,
         Option(
@@ -539,15 +587,7 @@ class FinetuneSettings:
             rich_help_panel=HARDWARE,
         ),
     ] = "zero2"
-    num_gpus: Annotated[
-        int,
-        Option(
-            min=0,
-            help="Ranks on this machine (CPU ranks where there is no GPU).",
-            show_default="all GPUs, or 1",
-            rich_help_panel=HARDWARE,
-        ),
-    ] = 0
+    num_gpus: TrainingRanks = 0
     hostfile: Annotated[
         Path | None,
         Option(
@@ -639,18 +679,8 @@ class EvaluateSettings:
         ),
     ] = None
     workspace: Workspace = Path("sleep_data")
-    model_base: Annotated[
-        str | None,
-        Option(help="Base model.", show_default="the one it was trained on", rich_help_panel=FILES),
-    ] = None
-    vision_tower: Annotated[
-        str,
-        Option(
-            help="CLIP's folder or hub name, where the base model comes without (LLaVA's own layout).",
-            show_default="the one it was trained with",
-            rich_help_panel=FILES,
-        ),
-    ] = ""
+    model_base: ModelBase = None
+    vision_tower: VisionTower = ""
     question_file: Annotated[
         Path | None,
         Option(help="Questions.", show_default="WORKSPACE/eeg_eval.jsonl", rich_help_panel=FILES),
@@ -781,15 +811,7 @@ class EvaluateSettings:
             rich_help_panel=RUNNING,
         ),
     ] = "auto"
-    num_gpus: Annotated[
-        int,
-        Option(
-            min=0,
-            help="Ranks on this machine (CPU ranks where there is no GPU).",
-            show_default="all GPUs, or 1",
-            rich_help_panel=RUNNING,
-        ),
-    ] = 0
+    num_gpus: AskingRanks = 0
     num_chunks: Annotated[
         int,
         Option(
@@ -801,16 +823,8 @@ class EvaluateSettings:
     chunk_idx: Annotated[
         int, Option(min=0, help="Which of these parts this is, from 0.", rich_help_panel=RUNNING)
     ] = 0
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"],
-        Option(help="Precision of the base model.", rich_help_panel=RUNNING),
-    ] = "auto"
-    attention: Annotated[
-        str,
-        Option(
-            help="Attention: 'auto', 'sdpa', 'flash_attention_2', 'eager'.", rich_help_panel=RUNNING
-        ),
-    ] = "auto"
+    dtype: Precision = "auto"
+    attention: Attention = "auto"
     deterministic: Annotated[
         bool,
         Option(
@@ -826,10 +840,7 @@ class AskSettings:
     """Ask the fine-tuned model about one picture, and see how likely each stage is."""
 
     image: Annotated[Path, Argument(help="Picture of one epoch.", metavar="IMAGE")]
-    model_path: Annotated[
-        Path,
-        Option(help="Folder that finetune or export wrote.", rich_help_panel=FILES),
-    ]
+    model_path: ModelFolder
     question: Annotated[
         str,
         Argument(
@@ -853,26 +864,9 @@ class AskSettings:
             rich_help_panel=FILES,
         ),
     ] = None
-    backbone: Annotated[
-        str,
-        Option(
-            help="Your own vision module, 'package.module:factory': its code runs only if you name it.",
-            show_default="as the module says",
-            rich_help_panel=FILES,
-        ),
-    ] = ""
-    model_base: Annotated[
-        str | None,
-        Option(help="Base model.", show_default="the one it was trained on", rich_help_panel=FILES),
-    ] = None
-    vision_tower: Annotated[
-        str,
-        Option(
-            help="CLIP's folder or hub name, where the base model comes without (LLaVA's own layout).",
-            show_default="the one it was trained with",
-            rich_help_panel=FILES,
-        ),
-    ] = ""
+    backbone: OwnModule = ""
+    model_base: ModelBase = None
+    vision_tower: VisionTower = ""
     max_new_tokens: Annotated[
         int,
         Option(
@@ -882,18 +876,8 @@ class AskSettings:
             rich_help_panel=ASKING,
         ),
     ] = 0
-    no_calibration: Annotated[
-        bool,
-        Option(
-            "--no-calibration",
-            help="Leave the model's temperature out.",
-            rich_help_panel=ASKING,
-        ),
-    ] = False
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"],
-        Option(help="Precision of the base model.", rich_help_panel=RUNNING),
-    ] = "auto"
+    no_calibration: NoCalibration = False
+    dtype: Precision = "auto"
     json: Json = False
 
 
@@ -966,18 +950,8 @@ class ExportSettings:
         Path, Option(help="Adapter folder that finetune wrote.", rich_help_panel=FILES)
     ]
     out: Annotated[Path, Option(help="Folder of the merged model.", rich_help_panel=FILES)]
-    model_base: Annotated[
-        str | None,
-        Option(help="Base model.", show_default="the one it was trained on", rich_help_panel=FILES),
-    ] = None
-    vision_tower: Annotated[
-        str,
-        Option(
-            help="CLIP's folder or hub name, where the base model comes without (LLaVA's own layout).",
-            show_default="the one it was trained with",
-            rich_help_panel=FILES,
-        ),
-    ] = ""
+    model_base: ModelBase = None
+    vision_tower: VisionTower = ""
     dtype: Annotated[
         Literal["bfloat16", "float16", "float32"], Option(help="Precision of the weights.")
     ] = "bfloat16"
@@ -1013,10 +987,7 @@ class StageSettings:
             help="Recordings, or folders of them. Scorings are not looked at.", metavar="PATH"
         ),
     ]
-    model_path: Annotated[
-        Path,
-        Option(help="Folder that finetune or export wrote.", rich_help_panel=FILES),
-    ]
+    model_path: ModelFolder
     out: Annotated[
         Path,
         Option(help="Folder of the results: one folder for each night.", rich_help_panel=FILES),
@@ -1029,26 +1000,9 @@ class StageSettings:
             rich_help_panel=FILES,
         ),
     ] = None
-    backbone: Annotated[
-        str,
-        Option(
-            help="Your own vision module, 'package.module:factory': its code runs only if you name it.",
-            show_default="as the module says",
-            rich_help_panel=FILES,
-        ),
-    ] = ""
-    model_base: Annotated[
-        str | None,
-        Option(help="Base model.", show_default="the one it was trained on", rich_help_panel=FILES),
-    ] = None
-    vision_tower: Annotated[
-        str,
-        Option(
-            help="CLIP's folder or hub name, where the base model comes without (LLaVA's own layout).",
-            show_default="the one it was trained with",
-            rich_help_panel=FILES,
-        ),
-    ] = ""
+    backbone: OwnModule = ""
+    model_base: ModelBase = None
+    vision_tower: VisionTower = ""
     channel: Annotated[
         list[str],
         Option(
@@ -1083,14 +1037,7 @@ class StageSettings:
             rich_help_panel=ASKING,
         ),
     ] = False
-    no_calibration: Annotated[
-        bool,
-        Option(
-            "--no-calibration",
-            help="Leave the model's temperature out.",
-            rich_help_panel=ASKING,
-        ),
-    ] = False
+    no_calibration: NoCalibration = False
     jobs: Annotated[
         int, Option(min=1, help="Recordings drawn at the same time.", rich_help_panel=RUNNING)
     ] = 1
@@ -1104,25 +1051,9 @@ class StageSettings:
             rich_help_panel=RUNNING,
         ),
     ] = "auto"
-    num_gpus: Annotated[
-        int,
-        Option(
-            min=0,
-            help="Ranks on this machine (CPU ranks where there is no GPU).",
-            show_default="all GPUs, or 1",
-            rich_help_panel=RUNNING,
-        ),
-    ] = 0
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"],
-        Option(help="Precision of the base model.", rich_help_panel=RUNNING),
-    ] = "auto"
-    attention: Annotated[
-        str,
-        Option(
-            help="Attention: 'auto', 'sdpa', 'flash_attention_2', 'eager'.", rich_help_panel=RUNNING
-        ),
-    ] = "auto"
+    num_gpus: AskingRanks = 0
+    dtype: Precision = "auto"
+    attention: Attention = "auto"
     json: Json = False
 
 
