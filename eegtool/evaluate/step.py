@@ -172,7 +172,7 @@ def _calibrate(task: Task, lines: Mapping[str, bytes]) -> tuple[Task, dict[str, 
     write_calibration(task.model_path, fitted)
     console.print(
         f"Calibration: temperature [bold]{fitted.temperature:.3f}[/] from {fitted.n:,} epochs of "
-        f"{len(fitted.subjects)} subjects; ECE {fitted.ece_before:.3f} → {fitted.ece_after:.3f}, "
+        f"{len(fitted.subjects)} subject{'s' * (len(fitted.subjects) != 1)}; ECE {fitted.ece_before:.3f} → {fitted.ece_after:.3f}, "
         f"NLL {fitted.nll_before:.3f} → {fitted.nll_after:.3f}"
     )
     calibration = read_calibration(task.model_path, task.identity["adapter_sha256"])
