@@ -93,6 +93,8 @@ def counting_sentences(metrics: Metrics) -> tuple[str, ...]:
     if not metrics.n:
         unreadable = (
             f"{counted(metrics.unreadable, metrics.answered)} of the answers name no stage."
+            if metrics.unreadable
+            else "Every answer could be read."
         )
         unlabelled = "No epoch has a true stage: there are sleep statistics and hypnograms only."
     return (unreadable, *((unlabelled,) if metrics.unlabelled else ()), *intervals)
