@@ -83,7 +83,8 @@ class TimmEncoder(nn.Module):
 
     def __init__(self, name: str, *, pretrained: bool, size: int | None) -> None:
         super().__init__()
-        self.model = timm.create_model(name, pretrained=pretrained, num_classes=0)
+        model = timm.create_model(name, pretrained=pretrained, num_classes=0)
+        self.model = model.to(memory_format=torch.channels_last)  # as the pixels are
         self.side = _fit(self.model, name, size)
         config = timm.data.resolve_model_data_config(self.model)
         for key in ("mean", "std"):
@@ -94,7 +95,7 @@ class TimmEncoder(nn.Module):
 
     def pixels(self, pictures: Tensor) -> Tensor:
         """Return normalised float pixels, resized where the model takes but one size."""
-        pixels = (pictures.float() / 255 - self.mean) / self.std
+        pixels = (pictures.float() / 255).sub_(self.mean).div_(self.std)
         if self.side is not None and pixels.shape[-2:] != (self.side, self.side):
             pixels = interpolate(pixels, (self.side, self.side), mode="bilinear", antialias=True)
         return pixels.contiguous(memory_format=torch.channels_last)

@@ -7,9 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import torch
@@ -21,9 +19,6 @@ from eegtool.core.stages import STAGES
 from eegtool.core.workspace import atomic_path
 from eegtool.extract.data import read_picture
 from eegtool.extract.features import RowWriter, sidecar_path
-
-_AHEAD: Final = 2
-"""Batches that are decoded while one is in the module: one ready, one in the making."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,43 +107,45 @@ def _batches(
 ) -> Iterator[tuple[np.ndarray, list[str]]]:
     """Yield uint8 ``[B, H, W, 3]`` and the SHA-256 of each file, batch by batch in order.
 
-    Each thread fills its own part of a batch, so that there are as few hand-overs as threads.
+    A batch is one thread's work, and as many are in the making as the module has had to wait for. So
+    one thread decodes where that is quicker than the module, which on a CPU wants the cores itself,
+    and all of them do where it is slower.
     """
     if not epochs:
         return
     shape = read_picture(epochs[0], folder, size)[0].shape
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-    ahead: deque[tuple[np.ndarray, list[Future[list[str]]]]] = deque()
+    ahead: deque[Future[tuple[np.ndarray, list[str]]]] = deque()
     starts = iter(range(0, len(epochs), batch_size))
 
     def ask() -> None:
-        if (start := next(starts, None)) is None:
-            return
-        some = epochs[start : start + batch_size]
-        pictures = np.empty((len(some), *shape), np.uint8)
-        bounds = np.linspace(0, len(some), threads + 1).astype(int).tolist()
-        parts = [pool.submit(_fill, pictures[a:b], some[a:b], folder) for a, b in pairwise(bounds)]
-        ahead.append((pictures, parts))
+        if (start := next(starts, None)) is not None:
+            ahead.append(pool.submit(_decode, epochs[start : start + batch_size], folder, shape))
 
     try:
-        for _ in range(_AHEAD):
-            ask()
+        ask()
         while ahead:
-            pictures, parts = ahead.popleft()
-            digests = [digest for part in parts for digest in part.result()]
+            future = ahead.popleft()
+            late = not future.done()
+            batch = future.result()
             ask()
-            yield pictures, digests
+            if late and len(ahead) <= threads:
+                ask()
+            yield batch
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _fill(pictures: np.ndarray, epochs: Sequence[Epoch], folder: Path) -> list[str]:
-    """Decode into `pictures`; return the SHA-256 of each file."""
+def _decode(
+    epochs: Sequence[Epoch], folder: Path, shape: tuple[int, ...]
+) -> tuple[np.ndarray, list[str]]:
+    """Return the pictures of a batch, uint8 ``[B, H, W, 3]``, and the SHA-256 of each file."""
+    pictures = np.empty((len(epochs), *shape), np.uint8)
     digests = []
     for i, epoch in enumerate(epochs):
         picture, data = read_picture(epoch, folder)
-        if picture.shape != pictures.shape[1:]:
-            sizes = [f"{s[1]}x{s[0]}" for s in (picture.shape, pictures.shape[1:])]
+        if picture.shape != shape:
+            sizes = [f"{s[1]}x{s[0]}" for s in (picture.shape, shape)]
             raise EegToolError(
                 f"The picture {folder / epoch.image} of epoch '{epoch.sample_id}' has {sizes[0]} "
                 f"pixels, those before it {sizes[1]}.",
@@ -156,4 +153,4 @@ def _fill(pictures: np.ndarray, epochs: Sequence[Epoch], folder: Path) -> list[s
             )
         pictures[i] = picture
         digests.append(hashlib.sha256(data).hexdigest())
-    return digests
+    return pictures, digests

@@ -100,6 +100,13 @@ def test_inside_refuses_to_leave_the_folder(tmp_path: Path, name: str) -> None:
     assert f"'{name}' leaves the image folder {folder}" in raised.value.what
 
 
+def test_inside_follows_links_that_stay(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "pictures")
+    assert inside(tmp_path, "link/a.png") == tmp_path / "link/a.png"
+    assert inside(tmp_path / "link", "a.png") == tmp_path / "link/a.png"
+
+
 def test_json_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     write_json(path, {"unit": "µV", "n": [1, 2]})
