@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from eegtool.cli import app
+from eegtool.core.workspace import Workspace
 from eegtool.prepare.simulate import load_twin, write_night
 
 TRAIN_NIGHTS = ("SC4001E0", "SC4012E0", "SC4021E0", "SC4041E0")
@@ -29,14 +31,21 @@ class Walk:
     root: Path
 
     def eegvlm(self, *arguments: str, code: int = 0, workspace: Path | None = None) -> str:
-        """Run a command and return what it printed; it must end with `code`."""
-        command = [sys.executable, "-m", "eegtool", *arguments]
-        if arguments[0] != "prepare":
-            command += ["--workspace", str(workspace or self.root)]
-        environment = os.environ | {"COLUMNS": "200"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        """Run a command in this process, where torch is loaded already, and return what it printed.
+
+        It must end with `code`.
+        """
+        command = (*arguments, "--workspace", str(workspace or self.root))
+        done = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert done.exit_code == code, done.output
+        return done.output
+
+
+def as_typed(*arguments: str) -> None:
+    """Run a command as a user does, in a process of its own."""
+    command = [sys.executable, "-m", "eegtool", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="session")
@@ -46,11 +55,11 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
     recordings = root / "recordings"
     for name in TRAIN_NIGHTS + EVAL_NIGHTS:
         write_night(load_twin(name).condensed(EPOCHS_PER_STAGE), recordings, seed=7)
-    walk = Walk(root / "workspace")
-    walk.eegvlm("prepare", str(recordings), "--workspace", str(walk.root), *PREPARE)
-    walk.eegvlm("extract", "--train-epochs", "6")
-    adapter = str(walk.root / "checkpoints" / "real")
-    walk.eegvlm("finetune", *FINETUNE, "--output-dir", adapter)
-    walk.eegvlm("evaluate", "--model-path", adapter)
-    walk.eegvlm("report")
-    return walk
+    workspace = Workspace(root / "workspace")
+    adapter, here = str(workspace.checkpoints / "real"), ("--workspace", str(workspace.root))
+    as_typed("prepare", str(recordings), *here, *PREPARE)
+    as_typed("extract", *here, "--train-epochs", "6")
+    as_typed("finetune", *here, *FINETUNE, "--output-dir", adapter)
+    as_typed("evaluate", *here, "--model-path", adapter)
+    as_typed("report", *here)
+    return Walk(workspace.root)
