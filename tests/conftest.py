@@ -149,7 +149,9 @@ def adapter_model(tiny: Path, contract: Contract, tmp_path_factory: pytest.TempP
 
     model, _ = load_base(tiny, fusion="add", version="v1", dtype=torch.float32)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)  # whatever ran before: some draws round a thousand times worse than most
+        torch.manual_seed(
+            3
+        )  # whatever ran before: some draws round a thousand times worse than most
         peft_model = add_lora(model, r=4, alpha=8, dropout=0.1)
     generator = torch.Generator().manual_seed(3)
     state = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -17,7 +18,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from eegtool.cli import app
 from eegtool.core.records import read_questions, write_questions
 from eegtool.core.workspace import Workspace
 from eegtool.evaluate.shards import parts_of, whole_lines
@@ -36,7 +39,7 @@ eegvlm evaluate \
 N = 60
 
 
-def eegvlm(folder: Path, words: Sequence[str], code: int = 0) -> str:
+def as_typed(folder: Path, words: Sequence[str], code: int = 0) -> str:
     command = [sys.executable, "-m", "eegtool", *words]
     environment = os.environ | {"COLUMNS": "300", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -44,6 +47,14 @@ def eegvlm(folder: Path, words: Sequence[str], code: int = 0) -> str:
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def eegvlm(folder: Path, words: Sequence[str]) -> str:
+    """Run a command in this process, where torch is loaded already."""
+    with contextlib.chdir(folder):
+        done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return " ".join(done.output.split())
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -65,7 +76,7 @@ def home(workspace: Workspace, adapter: Path, tiny: Path, tmp_path: Path) -> Pat
 def test_the_recipes_command_runs_as_pasted(home: Path) -> None:
     program, *words = shlex.split(SEED.replace("\\\n", " "))
     assert program == "eegvlm"
-    said = eegvlm(home, words)
+    said = as_typed(home, words)
     assert "(10 rows)" in said
     plain = rows_of(home / "sleep_data/answers/eeg_answers.jsonl")
     questions = read_questions(home / "sleep_data/eeg_eval.jsonl")
@@ -85,7 +96,7 @@ def test_the_recipes_command_runs_as_pasted(home: Path) -> None:
 
 
 def test_a_misspelt_flag_is_named(home: Path) -> None:
-    said = eegvlm(home, ["evaluate", "--model-path", "x", "--num_beems", "2"], code=2)
+    said = as_typed(home, ["evaluate", "--model-path", "x", "--num_beems", "2"], code=2)
     assert "--num_beems: no such flag; did you mean --num-beams?" in " ".join(said.split())
 
 

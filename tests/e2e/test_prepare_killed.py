@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from eegtool.cli import app
 from eegtool.prepare.simulate import load_twin, write_night
 
 NIGHTS = ("SC4001E0", "SC4012E0", "SC4021E0", "SC4031E0")
@@ -28,12 +30,16 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def command(nights: Path, workspace: Path, *options: str) -> list[str]:
+    how = ("--style", "hybrid", "--template", "cot", "--rationale", "measured", *options)
+    return ["prepare", str(nights), "-w", str(workspace), *how]
+
+
 def start(nights: Path, workspace: Path, *options: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "eegtool", "prepare", str(nights), "-w", str(workspace)]
-    command += ["--style", "hybrid", "--template", "cot", "--rationale", "measured", *options]
+    program = [sys.executable, "-m", "eegtool", *command(nights, workspace, *options)]
     with log_of(workspace).open("w") as log:
         return subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            program, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
 
 
@@ -42,7 +48,9 @@ def log_of(workspace: Path) -> Path:
 
 
 def run(nights: Path, workspace: Path, *options: str) -> None:
-    finish(start(nights, workspace, *options), workspace)
+    """Run it to its end, in this process, where yasa is loaded already."""
+    done = CliRunner().invoke(app, command(nights, workspace, *options), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
 
 
 def finish(process: subprocess.Popen[bytes], workspace: Path) -> None:
@@ -139,7 +147,7 @@ def cluster() -> Iterator[tuple[str, Callable[[], list[int]]]]:
 def test_a_dask_worker_is_killed(nights: Path, tmp_path: Path) -> None:
     workspace = tmp_path / "workspace"
     with cluster() as (address, workers):
-        run(nights, workspace, "--scheduler", address)
+        finish(start(nights, workspace, "--scheduler", address), workspace)
         expected = files(workspace)
         workspace.rename(tmp_path / "undisturbed")
         process = start(nights, workspace, "--scheduler", address)

@@ -40,16 +40,18 @@ def needs(package: str) -> pytest.MarkDecorator:
 
 def losses(workspace: Workspace, tracker: str, home: Path) -> list[float]:
     """Train with a tracker, away from this user's settings, and return the losses we logged ourselves."""
-    command = [sys.executable, "-m", "eegtool", *FINETUNE, "--report-to", tracker]
-    command += ["--workspace", str(workspace.root)]
+    command = [*FINETUNE, "--report-to", tracker, "--workspace", str(workspace.root)]
     ours = ("WANDB_", "TENSORBOARD_", "NETRC")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
-    environment |= {"HOME": str(home), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=environment, cwd=home, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert ("logged offline" in done.stdout) == (tracker == "wandb")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ:
+            if name.startswith(ours):
+                patch.delenv(name)
+        patch.setenv("HOME", str(home))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.chdir(home)
+        done = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert ("logged offline" in done.output) == (tracker == "wandb")
     log = json.loads((workspace.checkpoints / "eegvlm" / "training_log.json").read_text())["log"]
     found = [row["loss"] for row in log if "loss" in row]
     assert len(found) == STEPS
