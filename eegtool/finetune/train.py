@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -156,6 +157,8 @@ def main() -> None:
     parser.add_argument("plan", type=Path)
     if not torch.cuda.is_available():  # else it warns that there is a CUDA without a GPU
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    # DeepSpeed calls torch by names that torch 2.14 deprecates: ten warnings per rank.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     try:
         run(Plan.read(parser.parse_args().plan))
     except EegToolError as error:

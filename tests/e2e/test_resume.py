@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from eegtool.cli import app
 from eegtool.core.workspace import Workspace, read_json
 from eegtool.finetune import train
 from eegtool.finetune.plan import Plan
@@ -36,15 +38,18 @@ OPTIONS = (
 )
 
 
+def command(out: Path, workspace: Workspace, *options: str) -> list[str]:
+    where = ("--workspace", str(workspace.root), "--output-dir", str(out))
+    return ["finetune", *OPTIONS, *options, *where]
+
+
 class Training:
     """``eegvlm finetune`` in a process of its own."""
 
     def __init__(self, out: Path, workspace: Workspace, *options: str) -> None:
         self.out = out
-        command = [sys.executable, "-m", "eegtool", "finetune", *OPTIONS, *options]
-        command += ["--workspace", str(workspace.root), "--output-dir", str(out)]
         self.process = subprocess.Popen(
-            command,
+            [sys.executable, "-m", "eegtool", *command(out, workspace, *options)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -117,6 +122,7 @@ def train_uninterrupted(plan: Plan) -> None:
 def test_it_goes_on_as_if_nothing_had_been(
     workspace: Workspace,
     tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
     options: tuple[str, ...],
     steps: int,
     ends: Sequence[Callable[[Training, int], None]],
@@ -131,9 +137,13 @@ def test_it_goes_on_as_if_nothing_had_been(
         done.append(reached(out))
         assert not (out / "eegvlm.json").exists()
     assert done == sorted(set(done))
-    code, output = Training(out, workspace, *options, "--resume").end()
-    assert code == 0, output
-    assert f"Going on after step {done[-1]}" in output
+    last = CliRunner().invoke(
+        app, command(out, workspace, *options, "--resume"), catch_exceptions=False
+    )
+    assert last.exit_code == 0, last.output
+    said = capfd.readouterr()  # of the ranks
+    assert f"Going on after step {done[-1]}" in said.out
+    assert "Warning" not in said.err
     train_uninterrupted(replace(Plan.read(out / "plan.json"), output_dir=str(whole)))
     logs = [read_json(path / "training_log.json")["log"] for path in (out, whole)]
     found, expected = ([row["loss"] for row in log if "loss" in row] for log in logs)
