@@ -67,7 +67,7 @@ def export(
     batch_size : int
         Pictures at a time.
     workers : int
-        Threads that decode; there is always at least one.
+        Threads that decode, at most; there is always one. A batch more than there are threads may wait.
     device : torch.device
         Where it runs. CUDA computes in bfloat16; the features are float32 everywhere.
     advance : callable

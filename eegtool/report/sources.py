@@ -107,8 +107,10 @@ def read_answer_sets(path: Path, reader: Reader = "free") -> list[AnswerSet]:
         if odd:
             gathering.odd.append(f"'{epoch.sample_id}': {odd}")
     if not found:
+        but = f" but a broken one, {broken}" if broken else ""
         raise EegToolError(
-            f"{path} holds no answers.", "Run `eegvlm evaluate` first, or give another file."
+            f"{path} holds no answers{but}.",
+            "Run `eegvlm evaluate` first, or give another file.",
         )
     sets = [
         AnswerSet(

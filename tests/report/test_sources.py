@@ -46,6 +46,9 @@ def test_a_broken_last_line_costs_only_itself(
     path.write_bytes(lines[0] + lines[1][:cut] + b"\n" + lines[2])
     with pytest.raises(EegToolError, match="line 2"):
         read_answer_sets(path)
+    path.write_bytes(lines[0][:cut])
+    with pytest.raises(EegToolError, match="holds no answers but a broken one, line 1: "):
+        read_answer_sets(path)
 
 
 def test_several_models_in_one_file_never_meet(
