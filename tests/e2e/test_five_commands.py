@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from eegtool.core.records import read_answers, read_conversations, read_epochs, read_questions
+from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace
+from eegtool.model.adapters import read_contract
 from tests.e2e.conftest import FINETUNE, Walk
 
 
@@ -44,6 +48,21 @@ def test_ids_are_equal_in_equal_order_from_table_to_answers(walk: Walk) -> None:
         assert rows.shape == (len(ids[side]), 1, 1024)
         assert rows.dtype == np.float32
         assert np.isfinite(rows).all()
+
+
+def test_the_adapter_knows_how_stages_follow_each_other(walk: Walk) -> None:
+    """As they do in the nights that were trained on, and in no other."""
+    workspace = Workspace(walk.root)
+    told = read_contract(workspace.checkpoints / "real").sequence
+    trained = [e for e in read_epochs(workspace.epochs) if e.split == "ft"]
+    assert told["stages"] == [sum(e.stage == stage for e in trained) for stage in STAGES]
+    pairs = Counter(
+        (a.stage, b.stage)
+        for a, b in pairwise(trained)
+        if a.recording == b.recording and b.epoch_index == a.epoch_index + 1
+    )
+    assert told["transitions"] == [[pairs[a, b] for b in STAGES] for a in STAGES]
+    assert pairs.total() > 400
 
 
 def test_the_model_learnt_to_stage_subjects_it_never_saw(walk: Walk) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -144,6 +145,19 @@ def test_the_vision_module_goes_along(settings: ExportSettings, damaged: bool) -
     if not damaged:
         assert files_below(merged) == ["card.json", "model.safetensors"]
         assert sha256_of(merged / "model.safetensors") == weights
+
+
+def test_all_that_staging_needs_goes_along(settings: ExportSettings) -> None:
+    path = settings.model_path / "eegvlm.json"
+    told = {
+        "sequence": {"transitions": np.eye(5, dtype=int).tolist(), "stages": [5, 4, 3, 2, 1]},
+        "answers": {"stages": {"W": "Wake"}, "lead": "", "max_new_tokens": 9},
+        "protocol": {"channel": "EEG Fpz-Cz", "style": "hybrid"},
+    }
+    write_json(path, read_json(path) | told)
+    export.run(settings)
+    found = read_contract(settings.out)
+    assert {name: getattr(found, name) for name in told} == told
 
 
 def test_the_folder_needs_no_base_and_explains_itself(merged: Path) -> None:
