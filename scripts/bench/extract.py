@@ -6,8 +6,8 @@ training    A step of transformers' Trainer as extract sets it up, against a bar
             module; pictures in memory. CPU time, which other programs do not lengthen.
 memory      Largest memory of a process that exports N pictures, and 4 N.
 
-The rivals take turns. For training the best of each counts, for export the median over all rounds of what
-the one reaches of the other within a round.
+The rivals take turns; what counts is the median over all rounds of what the one reaches of the other
+within a round.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def _now() -> float:
     return time.perf_counter() if torch.cuda.is_available() else time.process_time()
 
 
-def _fastest(times: list[float]) -> float:
-    return min(b - a for a, b in zip(times[SKIPPED:], times[SKIPPED + 1 :], strict=False))
+def _median_step(times: list[float]) -> float:
+    return float(np.median(np.diff(times[SKIPPED:])))
 
 
 def _bare(module: VisionModule, data: InMemory, batch: int, plan: TrainPlan) -> float:
@@ -107,7 +107,7 @@ def _bare(module: VisionModule, data: InMemory, batch: int, plan: TrainPlan) -> 
         if cuda:
             torch.cuda.synchronize()
         times.append(_now())
-    return _fastest(times)
+    return _median_step(times)
 
 
 def _ours(module: VisionModule, data: InMemory, plan: TrainPlan) -> float:
@@ -115,7 +115,7 @@ def _ours(module: VisionModule, data: InMemory, plan: TrainPlan) -> float:
     args.save_strategy = args.save_strategy.__class__("no")
     watch = Stopwatch(plan)
     StageTrainer(plan, module, args, (data, InMemory(0, 8)), watch).train()
-    return _fastest(watch.times)
+    return _median_step(watch.times)
 
 
 def training_step(
@@ -125,21 +125,20 @@ def training_step(
     batch: int = 32,
     style: str = "spectrogram",
     steps: int = 8,
-    rounds: int = 3,
+    rounds: int = 9,
 ) -> dict[str, float]:
-    """Measure the fastest step of each way, in turns, on the same module and pictures in memory.
+    """Measure the steps of each way, in turns, on the same module and pictures in memory.
 
     Returns
     -------
     dict
         Images/s of ``bare``, ``trainer`` and ``trainer_augmented``, and what the last two reach of the
-        first: ``ratio``, ``ratio_augmented``.
+        first: ``ratio``, ``ratio_augmented``; medians over the rounds.
     """
     data = InMemory(steps * batch, size)
     module = VisionModule(backbone, size=size)
     if torch.cuda.is_available():
         module.cuda()
-    best = {"bare": float("inf"), "trainer": float("inf"), "trainer_augmented": float("inf")}
     with tempfile.TemporaryDirectory() as out:
         common: dict[str, Any] = {
             "epochs": "",
@@ -156,16 +155,20 @@ def training_step(
         fields = Augmentation.__dataclass_fields__
         how = {name: getattr(Augmentation(), name) for name in fields}
         augmented = TrainPlan(**common, augmentation=how)
-        for _ in range(rounds):
-            for name, seconds in (
-                ("bare", _bare(module, data, batch, plain)),
-                ("trainer", _ours(module, data, plain)),
-                ("trainer_augmented", _ours(module, data, augmented)),
-            ):
-                best[name] = min(best[name], seconds)
-    figures = {name: round(batch / seconds, 1) for name, seconds in best.items()}
-    figures["ratio"] = round(best["bare"] / best["trainer"], 3)
-    figures["ratio_augmented"] = round(best["bare"] / best["trainer_augmented"], 3)
+        steps_s = np.array(
+            [
+                (
+                    _bare(module, data, batch, plain),
+                    _ours(module, data, plain),
+                    _ours(module, data, augmented),
+                )
+                for _ in range(rounds)
+            ]
+        )
+    names = ("bare", "trainer", "trainer_augmented")
+    figures = dict(zip(names, (batch / np.median(steps_s, 0)).round(1).tolist(), strict=True))
+    reached = np.median(steps_s[:, :1] / steps_s[:, 1:], 0).round(3).tolist()
+    figures["ratio"], figures["ratio_augmented"] = reached
     return figures
 
 

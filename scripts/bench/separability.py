@@ -94,7 +94,7 @@ def separability(
 
 def _probe() -> Pipeline:
     # C = 0.01: 1,024 strongly correlated features, which little ridge over-fits.
-    return make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=300))
+    return make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=3000))
 
 
 def probed(name: str, workspace: Workspace, folds: int, options: argparse.Namespace) -> Row:
