@@ -9,9 +9,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from eegtool.core.console import console
+from eegtool.core.errors import EegToolError
 
 _PATIENCE_S: Final = 5.0
 _STOPS: Final = [
@@ -25,6 +26,47 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
         self.signum = signum
+
+
+def count_ranks(num_gpus: int) -> int:
+    """Return how many ranks to start: as asked, else one per GPU, else one.
+
+    Raises
+    ------
+    EegToolError
+        If there are not so many GPUs.
+    """
+    import torch  # takes seconds
+
+    available = torch.cuda.device_count()
+    if available and num_gpus > available:
+        raise EegToolError(
+            f"--num-gpus {num_gpus}: this machine has {available}.", "Ask for fewer."
+        )
+    return num_gpus or available or 1
+
+
+def is_first_rank() -> bool:
+    """Say whether this process is the only one or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def open_locked(path: Path) -> IO[str] | None:
+    """Open a file that is locked for all others until it is closed; None if it is locked already.
+
+    The lock is the open file's and not this process's: a launcher that inherits it (`launch`,
+    ``kept_open``) holds it as long as it runs, though its parent be killed.
+    """
+    import fcntl  # not on Windows, where neither DeepSpeed nor several ranks are
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock
 
 
 def launch(

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.markup import escape
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
-from eegtool.core.launching import launch
+from eegtool.core.launching import count_ranks, launch
 from eegtool.core.records import Answer, json_line
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.stages import STAGES
@@ -105,22 +104,6 @@ def _ask(task: Task, n_missing: int) -> None:
             f"A rank stopped with exit code {code}.",
             "The reason stands above. What was answered is kept: run again to go on.",
         )
-
-
-def count_ranks(num_gpus: int) -> int:
-    """Return how many ranks to start: as asked, else one per GPU, else one.
-
-    Raises
-    ------
-    EegToolError
-        If there are not so many GPUs.
-    """
-    available = torch.cuda.device_count()
-    if available and num_gpus > available:
-        raise EegToolError(
-            f"--num-gpus {num_gpus}: this machine has {available}.", "Ask for fewer."
-        )
-    return num_gpus or available or 1
 
 
 def _all_there(task: Task, lines: Mapping[str, bytes]) -> bool:

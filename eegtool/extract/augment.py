@@ -20,6 +20,7 @@ from eegtool.core.stages import EPOCH_S
 # How prepare lays pictures out (eegtool.prepare.images: spec, curve, wrapped, hybrid, spectrogram).
 # This room may not look into that one; tests/extract/test_augment.py holds both to each other.
 _PAPER: Final = 255
+_MARKS: Final = ((160, 172, 194), (222, 120, 92))
 _GOAL_HZ: Final = 30.0
 _MIN_ROW_PX: Final = 18
 _ANCHORS: Final = (
@@ -178,6 +179,8 @@ def _move_curves(
 ) -> torch.Tensor:
     """Scale curves around the middles of their rows and move them in time, from row to row.
 
+    Scale marks stay where they are, on the paper under the curve.
+
     Parameters
     ----------
     part : uint8 [B, 3, height, width]
@@ -187,6 +190,9 @@ def _move_curves(
     """
     height, width = part.shape[2:]
     device = part.device
+    colours = torch.tensor(_MARKS, dtype=torch.uint8, device=device)[:, None, :, None, None]
+    is_mark = (part == colours).all(2).any(0)[:, None]
+    curve = part.masked_fill(is_mark, _PAPER)
     row_borders = torch.arange(n_rows + 1, device=device) * height // n_rows
     middles = (2 * torch.arange(n_rows, device=device) + 1) * height / (2 * n_rows)
     y = torch.arange(height, device=device)
@@ -200,7 +206,7 @@ def _move_curves(
     share = (from_y - above)[:, None]
     above = above.long()
     top, bottom = row_borders[from_row], row_borders[from_row + 1]
-    flat, x = part.reshape(*part.shape[:2], -1), columns - from_row * width
+    flat, x = curve.reshape(*part.shape[:2], -1), columns - from_row * width
 
     def pixels(y: torch.Tensor) -> torch.Tensor:
         """Return what is at these heights: in another row than the own one, paper."""
@@ -208,7 +214,9 @@ def _move_curves(
         found = flat.gather(2, place.expand(-1, flat.shape[1], -1)).view(part.shape)
         return found.masked_fill_(((y < top) | (y >= bottom))[:, None], _PAPER).float()
 
-    return torch.lerp(pixels(above), pixels(above + 1), share).round_().to(torch.uint8)
+    moved = torch.lerp(pixels(above), pixels(above + 1), share).round_().to(torch.uint8)
+    is_paper = (moved == _PAPER).all(1, keepdim=True)
+    return torch.where(is_mark & is_paper, part, moved)
 
 
 def _move_power(

@@ -7,15 +7,17 @@ models, so all of them come by the same door.
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import import_module
+from importlib.util import resolve_name
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Protocol, cast
@@ -153,9 +155,10 @@ def create(name: str, *, pretrained: bool, size: int | None = None) -> Encoder:
 
 
 def code_sha256(name: str) -> str:
-    """Return a hash of the file an own encoder is defined in; empty for timm's and ours.
+    """Return a hash of the code of an own encoder; empty for timm's and ours.
 
-    Features that were made by other code are not those of today's, whatever the weights say.
+    Features that were made by other code are not those of today's, whatever the weights say. Its code
+    is the file that was named and all that it imports from its own package or from beside that.
 
     Raises
     ------
@@ -164,21 +167,69 @@ def code_sha256(name: str) -> str:
     """
     if ":" not in name:
         return ""
-    file = _imported(name.partition(":")[0]).__file__
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+    digest = hashlib.sha256()
+    for own, source in sorted(_sources(_imported(name.partition(":")[0])).items()):
+        digest.update(f"{own} {hashlib.sha256(source).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _sources(module: ModuleType) -> dict[str, bytes]:
+    """Return the source of a module, and of each it imports that belongs to the same project, by name."""
+    file = Path(getattr(module, "__file__", None) or "")
+    if file.suffix != ".py":  # compiled; what it imports cannot be read
+        return {module.__name__: file.read_bytes()} if file.is_file() else {}
+    place = file.parent if file.name == "__init__.py" else file.with_suffix("")
+    root = place.parents[module.__name__.count(".")]
+    top = module.__name__.partition(".")[0]
+    installed = root.name in ("site-packages", "dist-packages")  # among the packages of others
+    found: dict[str, bytes] = {}
+    todo = [module.__name__]
+    while todo:
+        name = todo.pop()
+        path = root.joinpath(*name.split("."))
+        package = (path / "__init__.py").is_file()
+        file = path / "__init__.py" if package else path.with_suffix(".py")
+        foreign = not name or (installed and name.partition(".")[0] != top)
+        if foreign or name in found or not file.is_file():
+            continue
+        found[name] = file.read_bytes()
+        parent = name.rpartition(".")[0]
+        with suppress(SyntaxError, ImportError):  # of a file that nobody has imported yet
+            todo += [parent, *_imports(found[name], name if package else parent)]
+    return found
+
+
+def _imports(source: bytes, package: str) -> Iterator[str]:
+    """Yield the names of modules that a source imports, and some that are not modules but in them."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = resolve_name("." * node.level + (node.module or ""), package)
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
 def feature_width(name: str, encoder: Encoder, size: int | None = None) -> int:
-    """Let an encoder see two pictures of noise and return the width of its feature vector.
+    """Let an encoder see a few pictures of noise and return the width of its feature vector.
+
+    One of your own also sees a single picture, which may be left over for the last batch.
 
     Raises
     ------
     EegToolError
-        If it fails, or gives anything but finite float32 ``[2, width]``.
+        If it fails, or gives anything but finite float32 ``[B, width]``.
     """
     side = size or _TINY
     noise = torch.Generator().manual_seed(0)
-    pictures = torch.randint(0, 256, (2, 3, side, side), generator=noise, dtype=torch.uint8)
+    pictures = torch.randint(0, 256, (3, 3, side, side), generator=noise, dtype=torch.uint8)
+    counts = (2, 3, 1) if ":" in name else (2,)
+    width, *_ = [_width(name, encoder, pictures[:n]) for n in counts]
+    return width
+
+
+def _width(name: str, encoder: Encoder, pictures: Tensor) -> int:
+    n, side = len(pictures), pictures.shape[-1]
     try:
         # What comes of a seed must not depend on this trial.
         with _evaluating(encoder), torch.random.fork_rng(devices=[]):
@@ -191,7 +242,7 @@ def feature_width(name: str, encoder: Encoder, size: int | None = None) -> int:
     if not isinstance(pooled, Tensor):
         gave = type(pooled).__name__
     elif (
-        pooled.dtype != torch.float32 or pooled.ndim != 2 or len(pooled) != 2 or not pooled.numel()
+        pooled.dtype != torch.float32 or pooled.ndim != 2 or len(pooled) != n or not pooled.numel()
     ):
         gave = f"{str(pooled.dtype).removeprefix('torch.')} {list(pooled.shape)}"
     elif not pooled.isfinite().all():
@@ -199,7 +250,7 @@ def feature_width(name: str, encoder: Encoder, size: int | None = None) -> int:
     else:
         return pooled.shape[1]
     raise EegToolError(
-        f"--backbone: '{name}' gives {gave} for 2 pictures, not a feature vector of each.",
+        f"--backbone: '{name}' gives {gave} for {n} picture{'s' * (n > 1)}, not a feature vector of each.",
         "Its method pool must return a finite float32 tensor [B, width].",
     )
 
@@ -290,10 +341,11 @@ def _from_factory(name: str) -> Encoder:
     """Import and call ``package.module:factory``; refuse what is no `Encoder`."""
     module_name, _, attribute = name.partition(":")
     module = _imported(module_name)
+    file = getattr(module, "__file__", None)
     if not callable(getattr(module, attribute, None)):
         raise EegToolError(
-            f"--backbone: '{module_name}' ({module.__file__}) has no '{attribute}' that can be "
-            f"called.{closest(attribute, vars(module))}",
+            f"--backbone: '{module_name}'{f' ({file})' if file else ''} has no '{attribute}' that "
+            f"can be called.{closest(attribute, vars(module))}",
             "Give it as 'package.module:factory'.",
         )
     try:

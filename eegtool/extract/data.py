@@ -24,7 +24,7 @@ _AGAIN: Final = "Run `eegvlm prepare` again."
 _AT_ONCE: Final = 4096  # pictures that wait for a thread to hash them
 
 
-class Pictures(Dataset[tuple[torch.Tensor, int, int]]):
+class Pictures(Dataset[tuple[torch.Tensor, int]]):
     """Pictures of epochs, decoded when asked for.
 
     Parameters
@@ -45,8 +45,8 @@ class Pictures(Dataset[tuple[torch.Tensor, int, int]]):
     def __len__(self) -> int:
         return len(self.epochs)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int, int]:
-        """Return the picture (uint8 ``[3, H, W]``, RGB), the index of its stage, and `index`.
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        """Return the picture (uint8 ``[3, H, W]``, RGB) and the index of its stage.
 
         Raises
         ------
@@ -55,7 +55,7 @@ class Pictures(Dataset[tuple[torch.Tensor, int, int]]):
         """
         epoch = self.epochs[index]
         pixels, _ = read_picture(epoch, self.folder, self.size)
-        return torch.from_numpy(pixels.copy()).permute(2, 0, 1), STAGE_INDEX[epoch.stage], index
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1), STAGE_INDEX[epoch.stage]
 
 
 def read_picture(epoch: Epoch, folder: Path, size: int | None = None) -> tuple[np.ndarray, bytes]:
@@ -67,15 +67,22 @@ def read_picture(epoch: Epoch, folder: Path, size: int | None = None) -> tuple[n
         If it cannot be read or has not `size` pixels a side, naming file and epoch.
     """
     data = _read(folder, epoch)
+    with _opened(data, epoch, folder, size) as image:
+        return np.asarray(image.convert("RGB")), data
+
+
+@contextmanager
+def _opened(data: bytes, epoch: Epoch, folder: Path, size: int | None) -> Iterator[Image.Image]:
+    """Open a picture, not yet decoded, that has the right size; say of which epoch it is if it cannot be."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if size is not None and image.size != (size, size):  # before it is decoded
+            if size is not None and image.size != (size, size):
                 raise EegToolError(
                     f"The picture {folder / epoch.image} of epoch '{epoch.sample_id}' has "
                     f"{image.width} x {image.height} pixels; prepare.json says {size} x {size}.",
                     _AGAIN,
                 )
-            return np.asarray(image.convert("RGB")), data
+            yield image
     # What Pillow raises over broken files depends on where they are broken.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise _unreadable(folder, epoch, error) from error
@@ -97,8 +104,13 @@ def errors_of_workers() -> Iterator[None]:
         raise EegToolError(what, fix) from None
 
 
-def images_sha256(epochs: Sequence[Epoch], folder: Path, workers: int) -> str:
+def images_sha256(
+    epochs: Sequence[Epoch], folder: Path, workers: int, size: int | None = None
+) -> str:
     """Hash the names and bytes of pictures in the order of `epochs`, by `workers` threads (at least one).
+
+    Each is also held to `size` and to the checksums in it: what is cut off should not be found after
+    hours of training.
 
     Returns
     -------
@@ -108,11 +120,14 @@ def images_sha256(epochs: Sequence[Epoch], folder: Path, workers: int) -> str:
     Raises
     ------
     EegToolError
-        If a picture cannot be read.
+        If a picture cannot be read or has not `size` pixels a side, naming file and epoch.
     """
 
     def line(epoch: Epoch) -> bytes:
-        return f"{epoch.image} {hashlib.sha256(_read(folder, epoch)).hexdigest()}\n".encode()
+        data = _read(folder, epoch)
+        with _opened(data, epoch, folder, size) as image:
+            image.verify()
+        return f"{epoch.image} {hashlib.sha256(data).hexdigest()}\n".encode()
 
     manifest = hashlib.sha256()
     with ThreadPoolExecutor(max(workers, 1)) as pool:

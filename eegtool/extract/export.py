@@ -19,6 +19,7 @@ from eegtool.core.stages import STAGES
 from eegtool.core.workspace import atomic_path
 from eegtool.extract.data import read_picture
 from eegtool.extract.features import RowWriter, sidecar_path
+from eegtool.extract.module import best_dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def export(
     workers : int
         Threads that decode, at most; there is always one. A batch more than there are threads may wait.
     device : torch.device
-        Where it runs. CUDA computes in bfloat16; the features are float32 everywhere.
+        Where it runs; CUDA computes as in training (`best_dtype`). The features are float32 everywhere.
     advance : callable
         Called with the number of epochs done, after each batch.
 
@@ -80,7 +81,7 @@ def export(
         finite; the epoch is named.
     """
     module.eval()
-    cuda = device.type == "cuda"
+    cuda, dtype = device.type == "cuda", best_dtype()
     probabilities = np.empty((len(epochs), len(STAGES)), np.float32)
     manifest, done = hashlib.sha256(), 0
     with atomic_path(out) as tmp:
@@ -90,7 +91,7 @@ def export(
                 batch = torch.from_numpy(pictures).permute(0, 3, 1, 2)  # channels last in memory
                 if cuda:
                     batch = batch.pin_memory().to(device, non_blocking=True)
-                with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
+                with torch.autocast(device.type, dtype, enabled=cuda):
                     rows, logits = module(batch)
                 writer.write(rows.float().cpu().numpy(), [epoch.sample_id for epoch in some])
                 probabilities[done : done + len(some)] = logits.float().softmax(1).cpu().numpy()

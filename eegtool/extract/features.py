@@ -508,6 +508,8 @@ def _read_sidecar(path: Path) -> Sidecar:
             ),
         }
         sidecar = Sidecar(**raw | lists)
+        if not all(isinstance(text, str) for text in (*sidecar.sample_ids, sidecar.row_checks)):
+            raise ValueError("'sample_ids' and 'row_checks' must be text")
         if sidecar.fold and len(sidecar.fold) != len(sidecar.sample_ids):
             raise ValueError("'fold' does not cover its sample ids")
     except (KeyError, TypeError, ValueError) as error:

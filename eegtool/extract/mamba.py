@@ -8,6 +8,7 @@ import torch
 from timm.layers import build_sincos2d_pos_embed
 from torch import Tensor, nn
 from torch.nn.functional import pad, silu, softplus
+from torch.utils.checkpoint import checkpoint
 from transformers import MambaConfig
 from transformers.models.mamba.modeling_mamba import MambaMixer
 
@@ -21,6 +22,11 @@ LARGEST_PATCH: Final = 16
 
 GRID: Final = 8
 """Small pictures get smaller patches, so that there are at least this many in a row."""
+
+
+KEPT_STEPS: Final = 64
+"""Of longer sequences a block's states are computed again for its gradient: kept, those of 32 pictures
+of 336 x 336 px, 441 patches each, would take some 10 GB."""
 
 
 class Scan(MambaMixer):  # type: ignore[misc]
@@ -83,6 +89,12 @@ class TwoWayBlock(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return float ``[B, T, D]`` for float tokens ``[B, T, D]``."""
+        if torch.is_grad_enabled() and tokens.shape[1] > KEPT_STEPS:
+            out: Tensor = checkpoint(self._read, tokens, use_reentrant=False)
+            return out
+        return self._read(tokens)
+
+    def _read(self, tokens: Tensor) -> Tensor:
         normed = self.norm(tokens)
         out: Tensor = tokens + self.forwards(normed) + self.backwards(normed.flip(1)).flip(1)
         return out

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from eegtool.core.stages import STAGES
 from eegtool.extract import backbones
 from eegtool.extract.features import FEATURE_DIM
+
+
+def best_dtype() -> torch.dtype:
+    """Return the precision to compute in: float32 on a CPU, else bfloat16, on old GPUs float16."""
+    if not torch.cuda.is_available():
+        return torch.float32
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if native else torch.float16
 
 
 class VisionModule(nn.Module):

@@ -6,23 +6,22 @@ What is there already and was made from the same pictures with the same settings
 from __future__ import annotations
 
 import csv
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from rich.markup import escape
 from rich.table import Table
 from sklearn.metrics import f1_score
 
 from eegtool.core.console import console, progress
 from eegtool.core.errors import EegToolError
+from eegtool.core.launching import is_first_rank, open_locked
 from eegtool.core.records import (
     SPLITS,
     Conversation,
@@ -84,29 +83,31 @@ def run(settings: ExtractSettings) -> None:
     workspace = Workspace(settings.workspace)
     if not workspace.root.is_dir():
         raise missing(workspace.root)
-    with _alone(workspace):
-        if settings.import_features or settings.ids:
+    with _alone(workspace) as lock:
+        if not (settings.import_features or settings.ids):
+            _extract(settings, workspace, lock)
+        elif is_first_rank():
             _import(settings, workspace)
-        else:
-            _extract(settings, workspace)
 
 
-def _extract(settings: ExtractSettings, workspace: Workspace) -> None:
+def _extract(settings: ExtractSettings, workspace: Workspace, lock: IO[str] | None) -> None:
     check_name("--imbalance", settings.imbalance, IMBALANCE)
     check_name("--log", settings.log, LOGS)
     protocol = _protocol(workspace)
     sides = _sides(workspace)
     if not settings.weights:  # else it would be found wanting after all pictures were read
-        VisionModule(settings.backbone, size=protocol.get("size"))
+        _tell_resizing(VisionModule(settings.backbone, size=protocol.get("size")))
     pictures = {
-        split: images_sha256(epochs, workspace.images(split), settings.workers)
+        split: images_sha256(
+            epochs, workspace.images(split), settings.workers, protocol.get("size")
+        )
         for split, epochs in sides.items()
     }
-    side = FineTuneSide(settings, workspace, sides["ft"], protocol, pictures["ft"])
+    side = FineTuneSide(settings, workspace, sides["ft"], protocol, pictures["ft"], lock)
     held_out = dealt(side)
     module, card = reference_module(side, frozenset(epoch.subject for epoch in sides["eval"]))
     folds = fold_modules(side, held_out, card)
-    if not _is_first_rank():
+    if not is_first_rank():
         return
     sidecars = {
         split: Sidecar(
@@ -121,14 +122,16 @@ def _extract(settings: ExtractSettings, workspace: Workspace) -> None:
     }
     predictions = workspace.vision_module / _PREDICTIONS
     fold_weights = tuple(fold_card["weights_sha256"] for _, fold_card in folds)
-    if predictions.exists() and all(
+    said = _stages_said(predictions, sides["eval"])
+    if said is not None and all(
         unchanged(workspace.features(split), sidecars[split], fold_weights if split == "ft" else ())
         for split in SPLITS
     ):
         console.print("The features are those of these pictures and weights already.")
     else:
         _export(module, card, sides, side, sidecars, folds)
-    evaluation = _evaluation(predictions, sides["eval"])
+        said = _stages_said(predictions, sides["eval"])
+    evaluation = _evaluation(said or [], sides["eval"])
     results = {
         "weights_sha256": card["weights_sha256"],
         "history": card.get("training", {}).get("history", []),
@@ -141,23 +144,29 @@ def _extract(settings: ExtractSettings, workspace: Workspace) -> None:
 
 
 @contextmanager
-def _alone(workspace: Workspace) -> Iterator[None]:
+def _alone(workspace: Workspace) -> Iterator[IO[str] | None]:
     """Refuse a second run in the same workspace: they would take away each other's files."""
-    if not _is_first_rank():
-        yield
+    if not is_first_rank():
+        yield None
         return
-    try:
-        with FileLock(workspace.root / ".extract.lock", timeout=0):
-            yield
-    except Timeout:
+    lock = open_locked(workspace.root / ".extract.lock")
+    if lock is None:
         raise EegToolError(
             f"Another `eegvlm extract` is running in {workspace.root}.",
-            "Wait for it, or work in another workspace.",
-        ) from None
+            "Wait for it, end what a killed one left at work, or take another workspace.",
+        )
+    with lock:
+        yield lock
 
 
-def _is_first_rank() -> bool:
-    return os.environ.get("RANK", "0") == "0"
+def _tell_resizing(module: VisionModule) -> None:
+    """Say so where pictures are not seen as they were drawn."""
+    side = getattr(module.backbone, "side", None)
+    if side and is_first_rank():
+        console.print(
+            f"[bold]{escape(module.name)}[/] cannot take pictures of {module.size} px: it sees them "
+            f"resized to {side} px."
+        )
 
 
 def _protocol(workspace: Workspace) -> dict[str, Any]:
@@ -308,12 +317,27 @@ def _write_predictions(path: Path, epochs: Sequence[Epoch], probabilities: np.nd
             writer.writerow([epoch.sample_id, epoch.stage, STAGES[int(row.argmax())], *numbers])
 
 
-def _evaluation(path: Path, epochs: Sequence[Epoch]) -> dict[str, Any]:
-    """Score what `_write_predictions` wrote against the stages of today's table, joined by id."""
-    with path.open(encoding="utf-8", newline="") as file:
-        said = {row["sample_id"]: row["predicted"] for row in csv.DictReader(file)}
-    true = np.array([STAGE_INDEX[epoch.stage] for epoch in epochs])
-    predicted = np.array([STAGE_INDEX[said[epoch.sample_id]] for epoch in epochs])
+def _stages_said(path: Path, epochs: Sequence[Epoch]) -> list[str] | None:
+    """Return the stage that `_write_predictions` wrote of each epoch, joined by id; None if one is missing."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            said = {row["sample_id"]: row["predicted"] for row in csv.DictReader(file)}
+    except (OSError, KeyError, ValueError, csv.Error):  # not there, or no longer what was written
+        return None
+    stages = [said.get(epoch.sample_id, "") for epoch in epochs]
+    return stages if set(stages) <= set(STAGES) else None
+
+
+def _evaluation(said: Sequence[str], epochs: Sequence[Epoch]) -> dict[str, Any] | None:
+    """Score the stages of the module against those of today's table; None if nobody scored the nights."""
+    scored = [
+        (epoch.stage, stage) for epoch, stage in zip(epochs, said, strict=True) if epoch.stage
+    ]
+    if not scored:
+        return None
+    true, predicted = (
+        np.array([STAGE_INDEX[s] for s in side]) for side in zip(*scored, strict=True)
+    )
     per_stage = f1_score(
         true, predicted, labels=range(len(STAGES)), average=None, zero_division=0.0
     )
@@ -322,11 +346,16 @@ def _evaluation(path: Path, epochs: Sequence[Epoch]) -> dict[str, Any]:
     return asdict(score(true, predicted)) | {"f1": f1}
 
 
-def _print_evaluation(evaluation: dict[str, Any]) -> None:
+def _print_evaluation(evaluation: dict[str, Any] | None) -> None:
+    if evaluation is None:
+        console.print(
+            "No epoch of the evaluation subjects has a stage to score the module against."
+        )
+        return
+    kappa = "–" if evaluation["kappa"] is None else f"{evaluation['kappa']:.3f}"
     console.print(
         f"The vision module alone, on {evaluation['n']:,} epochs of the evaluation subjects: "
-        f"accuracy {evaluation['accuracy']:.3f}, macro-F1 {evaluation['macro_f1']:.3f}, "
-        f"κ {evaluation['kappa']:.3f}"
+        f"accuracy {evaluation['accuracy']:.3f}, macro-F1 {evaluation['macro_f1']:.3f}, κ {kappa}"
     )
     f1 = (f"{s} {v:.2f}" for s, v in evaluation["f1"].items() if v is not None)
     console.print(f"F1 per stage: {'  '.join(f1)}")

@@ -68,7 +68,7 @@ def store_module(folder: Path, out: Path, weights_sha256: str) -> bool:
         for name in (WEIGHTS, CARD):
             if not (folder / name).is_file():
                 return False
-            _link_or_copy(folder / name, made / name)
+            link_or_copy(folder / name, made / name)
         # As copied: it may have been trained anew while it was.
         if not is_module(made, weights_sha256) or sha256_of(made / WEIGHTS) != weights_sha256:
             return False
@@ -76,7 +76,8 @@ def store_module(folder: Path, out: Path, weights_sha256: str) -> bool:
     return True
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` a file like `source`: the same one where the disk can do so."""
     try:
         os.link(source.resolve(), target)
     except OSError:  # another disk, or one that knows no links
@@ -157,7 +158,7 @@ def export_night(
         tuple(epoch.sample_id for epoch in epochs),
         card["backbone"],
         card["weights_sha256"],
-        images_sha256(epochs, folder, workers),
+        images_sha256(epochs, folder, workers, module.size),
         workspace.protocol(),
         code_sha256=code_sha256(card["backbone"]),
     )

@@ -9,22 +9,29 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from rich.markup import escape
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
-from eegtool.core.launching import launch
+from eegtool.core.launching import count_ranks, is_first_rank, launch
 from eegtool.core.records import Epoch
 from eegtool.core.settings import ExtractSettings
-from eegtool.core.workspace import Workspace, check_same_pictures, jsonable, read_json
+from eegtool.core.workspace import (
+    Workspace,
+    atomic_path,
+    check_same_pictures,
+    jsonable,
+    read_json,
+)
 from eegtool.extract.augment import Augmentation
 from eegtool.extract.backbones import code_sha256
 from eegtool.extract.folds import check_can_align, fold_subjects
 from eegtool.extract.module import VisionModule
 from eegtool.extract.plan import TrainPlan
+from eegtool.extract.stored import CARD, WEIGHTS, is_module, link_or_copy
 from eegtool.extract.training import split_validation, train_module
 from eegtool.extract.weights import load_module
 
@@ -41,6 +48,8 @@ class FineTuneSide:
     """Of the fine-tune side."""
     protocol: dict[str, Any]
     images_sha256: str
+    lock: IO[str] | None = None
+    """Of the workspace; launched ranks hold it, too."""
 
 
 def reference_module(
@@ -66,20 +75,34 @@ def reference_module(
             "Train without them: leave out --weights, or prepare another split.",
         )
     if not seen:
-        console.print(
+        _say(
             "[yellow]warning:[/] the card beside the weights does not say whom they were trained "
             "on; nobody of the evaluation side may be among them."
         )
     both = f"The weights in {settings.weights} and {side.workspace.root}"
     check_same_pictures(card.get("protocol", {}), side.protocol, both)
     if card.get("code_sha256", "") != code_sha256(settings.backbone):
-        console.print(
+        _say(
             f"[yellow]warning:[/] the code of '{escape(settings.backbone)}' is not that of the "
             "training of these weights."
         )
-    where = escape(str(settings.weights))
-    console.print(f"Using the weights in {where}, without training.")
+    if is_first_rank():
+        _keep(settings.weights, side.workspace.vision_module, card)
+    _say(f"Using the weights in {escape(str(settings.weights))}, without training.")
     return module, card
+
+
+def _keep(weights: Path, folder: Path, card: Card) -> None:
+    """Put a given module where a trained one would be: finetune looks for it there."""
+    if is_module(folder, card["weights_sha256"]) and (folder / WEIGHTS).exists():
+        return
+    if (folder / WEIGHTS).exists():
+        console.print("[yellow]It takes the place of the module that was trained here before.[/]")
+    file = weights / WEIGHTS if weights.is_dir() else weights
+    # If it is killed between the two, the card does not fit: loading will say so.
+    with atomic_path(folder / CARD) as new_card, atomic_path(folder / WEIGHTS) as new_weights:
+        link_or_copy(file.with_name(CARD), new_card)
+        link_or_copy(file, new_weights)
 
 
 def dealt(side: FineTuneSide) -> list[tuple[str, ...]]:
@@ -155,23 +178,20 @@ def trained(side: FineTuneSide, subjects: Sequence[str], where: str) -> tuple[Vi
         try:
             found = load_module(out, backbone=settings.backbone)
         except EegToolError as error:
-            console.print(f"[yellow]warning:[/] {escape(error.what)} It is trained anew.")
+            _say(f"[yellow]warning:[/] {escape(error.what)} It is trained anew.")
         else:
-            console.print(f"{whose}{name} is trained already.")
+            _say(f"{whose}{name} is trained already.")
             return found
     validating = escape(", ".join(val_subjects)) or "nobody"
-    console.print(
+    _say(
         f"Training [bold]{name}[/] ({whose}{len(train):,} epochs), "
         f"validating on {validating} ({len(val):,} epochs)"
     )
-    ranks = settings.num_gpus or torch.cuda.device_count() or 1
-    if (
-        int(os.environ.get("WORLD_SIZE", "1")) > 1
-    ):  # torchrun started this command, on several nodes
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun started this command
         train_module(plan)
         torch.distributed.barrier()  # the first rank writes the module
-    elif ranks > 1:
-        _launch(plan, ranks)
+    elif (ranks := count_ranks(settings.num_gpus)) > 1:
+        _launch(plan, ranks, side.lock)
     else:
         train_module(plan)
     return load_module(out, backbone=settings.backbone)
@@ -194,21 +214,32 @@ def _is_trained(out: Path, plan: TrainPlan) -> bool:
         *("backbone", "code_sha256", "train_subjects", "val_subjects"),
         *("images_sha256", "stages_sha256", "protocol"),
     )
-    settings = card.get("settings", {})
+    settings = card.get("settings")
     return (
-        bool(settings)
+        isinstance(settings, dict)
+        and bool(settings)
         and all(card.get(name) == told[name] for name in names)
-        and all(told[name] == value for name, value in settings.items())
+        and settings.items() <= told.items()
     )
 
 
-def _launch(plan: TrainPlan, ranks: int) -> None:
-    """Train in several processes, one per GPU."""
+def _say(text: str) -> None:
+    """Print what all ranks know once."""
+    if is_first_rank():
+        console.print(text)
+
+
+def _launch(plan: TrainPlan, ranks: int, lock: IO[str] | None) -> None:
+    """Train in several processes, one per GPU, which hold the lock though this one be killed."""
     with tempfile.TemporaryDirectory(prefix="eegvlm-") as tmp:
         path = Path(tmp) / "plan.json"
         plan.write(path)
         module = [sys.executable, "-m", "eegtool.extract.train"]
-        code = launch([*module, "--ranks", str(ranks), str(path)], _environment(ranks))
+        code = launch(
+            [*module, "--ranks", str(ranks), str(path)],
+            _environment(ranks),
+            kept_open=() if lock is None else (lock.fileno(),),
+        )
     if code != 0:
         raise EegToolError(
             f"The training stopped with exit code {code}.", "The reason stands above."

@@ -26,7 +26,7 @@ from eegtool.core.stages import STAGE_INDEX, STAGES
 from eegtool.core.workspace import atomic_path
 from eegtool.extract.augment import Augmentation, augment, count_channels
 from eegtool.extract.data import Pictures
-from eegtool.extract.module import VisionModule
+from eegtool.extract.module import VisionModule, best_dtype
 from eegtool.extract.plan import TrainPlan
 
 _EVAL_BATCH: Final = 128
@@ -40,16 +40,17 @@ class Scores:
     n: int
     accuracy: float
     macro_f1: float
-    kappa: float
+    kappa: float | None
+    """None where it is 0/0: one and the same stage everywhere."""
 
 
 def score(true: np.ndarray, predicted: np.ndarray) -> Scores:
     """Score stage indices; macro-F1 is over the stages that occur in `true`."""
     present = np.unique(true)
     macro_f1 = f1_score(true, predicted, labels=present, average="macro", zero_division=0)
-    constant = len(np.union1d(present, predicted)) < 2  # κ is 0/0 there
-    kappa = 1.0 if constant else cohen_kappa_score(true, predicted)
-    return Scores(len(true), float(accuracy_score(true, predicted)), float(macro_f1), float(kappa))
+    undefined = len(np.union1d(present, predicted)) < 2
+    kappa = None if undefined else float(cohen_kappa_score(true, predicted))
+    return Scores(len(true), float(accuracy_score(true, predicted)), float(macro_f1), kappa)
 
 
 def stage_indices(epochs: Sequence[Epoch]) -> np.ndarray:
@@ -140,7 +141,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
             data_collator=collate,
             compute_metrics=_metrics if len(val) else None,
             preprocess_logits_for_metrics=lambda logits, _: logits.argmax(-1),
-            callbacks=[bar, *_tensorboard(plan)],
+            callbacks=[bar, *(_tensorboard(plan) if args.process_index == 0 else [])],
         )
         self.remove_callback(PrinterCallback)  # the bar shows the loss
         self.bar = bar
@@ -306,17 +307,9 @@ def arguments(plan: TrainPlan, n_train: int, *, with_validation: bool) -> Traini
     return args
 
 
-def best_dtype() -> torch.dtype:
-    """Return the precision to compute in: float32 on a CPU, else bfloat16, on old GPUs float16."""
-    if not torch.cuda.is_available():
-        return torch.float32
-    native = torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if native else torch.float16
-
-
-def collate(rows: Sequence[tuple[torch.Tensor, int, int]]) -> dict[str, torch.Tensor]:
+def collate(rows: Sequence[tuple[torch.Tensor, int]]) -> dict[str, torch.Tensor]:
     """Bring rows of `Pictures` into the batch that the Trainer hands on."""
-    pictures, stages, _ = zip(*rows, strict=True)
+    pictures, stages = zip(*rows, strict=True)
     return {"pictures": torch.stack(pictures), "labels": torch.tensor(stages)}
 
 

@@ -28,18 +28,17 @@ from eegtool.core.registry import check_name
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import read_json
 from eegtool.extract.data import Pictures, errors_of_workers
-from eegtool.extract.module import VisionModule
+from eegtool.extract.module import VisionModule, best_dtype
 from eegtool.extract.plan import IMBALANCE, LOGS, TrainPlan, TrainResult
 from eegtool.extract.trainer import (
     Monitor,
     StageTrainer,
     arguments,
-    best_dtype,
     best_pass,
     history_of,
     ran_out,
 )
-from eegtool.extract.weights import save_module
+from eegtool.extract.weights import save_module, tensors_of
 
 _STATE: Final = "trainer_state.json"  # transformers' name; the last file of a checkpoint
 
@@ -87,6 +86,11 @@ def train_module(plan: TrainPlan) -> TrainResult:
             f"{len(train)} epochs of {', '.join(plan.train_subjects)} are too few to train on; "
             f"{ranks} processes need {2 * ranks}.",
             "Prepare more nights.",
+        )
+    if plan.batch_size < 2 * ranks:
+        raise EegToolError(
+            f"--batch-size {plan.batch_size} is too small for {ranks} processes: each needs 2 pictures.",
+            f"Give --batch-size {2 * ranks} or more, or a smaller --num-gpus.",
         )
     args = arguments(plan, len(train), with_validation=bool(val))
     with args.main_process_first(local=True):  # who fetches pretrained weights
@@ -183,7 +187,7 @@ def _fingerprint(
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
     for epoch in (*train, *val):
         digest.update(repr(epoch).encode())
-    for name, tensor in module.state_dict().items():
+    for name, tensor in tensors_of(module).items():
         digest.update(name.encode())
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).cpu().numpy().data)
     return digest.hexdigest()

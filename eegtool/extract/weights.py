@@ -42,7 +42,7 @@ def save_module(folder: Path, module: VisionModule, card: Mapping[str, Any]) -> 
         If the module keeps something in its state that is no tensor.
     """
     # Cloned: tensors that share memory in somebody's own module may not do so in the file.
-    state = {k: v.detach().cpu().contiguous().clone() for k, v in _tensors(module).items()}
+    state = {k: v.detach().cpu().contiguous().clone() for k, v in tensors_of(module).items()}
     # One entry only: safetensors writes several in no fixed order, and the hash would be another.
     data = save(state, {"backbone": module.name})
     digest = hashlib.sha256(data).hexdigest()
@@ -100,12 +100,19 @@ def load_module(path: Path, *, backbone: str | None = None) -> tuple[VisionModul
             f"If you trust it, say so: --backbone {name}.",
         )
     module = VisionModule(name, size=size)
-    _check_fits(file, name, _tensors(module), state)
+    _check_fits(file, name, tensors_of(module), state)
     module.load_state_dict(state)
     return module.eval(), card
 
 
-def _tensors(module: VisionModule) -> dict[str, torch.Tensor]:
+def tensors_of(module: VisionModule) -> dict[str, torch.Tensor]:
+    """Return the state of a module; refuse one that holds what is no tensor.
+
+    Raises
+    ------
+    EegToolError
+        It names what that is.
+    """
     state = module.state_dict()
     foreign = [key for key, value in state.items() if not isinstance(value, torch.Tensor)]
     if foreign:

@@ -21,7 +21,7 @@ from transformers import SchedulerType
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError, brief
-from eegtool.core.launching import Stopped, launch
+from eegtool.core.launching import Stopped, launch, open_locked
 from eegtool.core.records import Conversation, check_unique, read_conversations
 from eegtool.core.registry import check_name
 from eegtool.core.settings import FinetuneSettings
@@ -193,22 +193,13 @@ def _store_module(folder: Path, output_dir: Path) -> None:
 
 
 def _lock(output_dir: Path) -> IO[str]:
-    """Refuse a second training in a folder; the ranks of a parent that was killed may still be at work.
-
-    The lock is the open file's, which the launcher inherits, and not this process's.
-    """
-    import fcntl  # not on Windows, where DeepSpeed is not either
-
-    output_dir.mkdir(parents=True, exist_ok=True)
-    lock = (output_dir / _LOCK_FILE).open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
+    """Refuse a second training in a folder; the ranks of a parent that was killed may still be at work."""
+    lock = open_locked(output_dir / _LOCK_FILE)
+    if lock is None:
         raise EegToolError(
             f"A training is running in {output_dir}.",
             "Wait for it, or end it: where its parent was killed, its ranks may still be at work.",
-        ) from None
+        )
     return lock
 
 

@@ -57,8 +57,8 @@ class InMemory(Pictures):
         shape = (n, 3, size, size)
         self.tensors = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int, int]:
-        return self.tensors[index], index % 5, index
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.tensors[index], index % 5
 
 
 class Stopwatch(Monitor):
@@ -272,7 +272,7 @@ def _peak(n: int, size: int, backbone: str) -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def peak_memory(n: int, size: int = 64, backbone: str = "test_resnet") -> dict[int, float]:
+def peak_memory(n: int, size: int = 64, backbone: str = "resnet18") -> dict[int, float]:
     """Return the peak memory in MiB of exporting `n` and 4 `n` pictures, each in a fresh process."""
     found = {}
     for count in (n, 4 * n):
@@ -314,7 +314,7 @@ def main() -> None:
             "training_augmented_vs_bare_loop": step["ratio_augmented"],
         }
     if "memory" in options.only:
-        few, many = peak_memory(options.pictures, options.size).values()
+        few, many = peak_memory(options.pictures, options.size, options.backbone).values()
         figures |= {"peak_mb": many, "peak_mb_vs_quarter": many / few}
     table = Table(title=f"{options.backbone}, {options.size} × {options.size} pixels")
     for name in ("figure", "measured", "goal", ""):

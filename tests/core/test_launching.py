@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from eegtool.core import launching
+from eegtool.core.errors import EegToolError
 
 on_linux = pytest.mark.skipif(
     not Path("/proc/self/stat").exists(), reason="asks Linux which programs run"
@@ -150,3 +153,37 @@ def test_what_the_user_ignores_stays_ignored(monkeypatch: pytest.MonkeyPatch) ->
         assert launching.launch([sys.executable, "-c", program], dict(os.environ)) == 0
     finally:
         signal.signal(signal.SIGHUP, previous)
+
+
+@pytest.mark.parametrize(("asked", "gpus", "ranks"), [(0, 0, 1), (3, 0, 3), (0, 4, 4), (2, 4, 2)])
+def test_ranks(monkeypatch: pytest.MonkeyPatch, asked: int, gpus: int, ranks: int) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert launching.count_ranks(asked) == ranks
+
+
+def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(EegToolError, match="--num-gpus 3: this machine has 2"):
+        launching.count_ranks(3)
+
+
+@on_linux
+def test_launched_programs_hold_a_lock_though_their_parent_is_gone(tmp_path: Path) -> None:
+    path, program = (
+        tmp_path / "below" / ".lock",
+        "import time; print('here', flush=True); time.sleep(60)",
+    )
+    lock = launching.open_locked(path)
+    assert lock is not None
+    assert launching.open_locked(path) is None
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, pass_fds=(lock.fileno(),)
+    ) as left:
+        assert left.stdout is not None
+        assert left.stdout.readline() == b"here\n"
+        lock.close()
+        assert launching.open_locked(path) is None
+        left.kill()
+    again = launching.open_locked(path)
+    assert again is not None
+    again.close()

@@ -313,18 +313,6 @@ def test_settings_reach_the_ranks_as_they_are(settings: EvaluateSettings, tmp_pa
     assert rank.read_settings(path) == changed
 
 
-@pytest.mark.parametrize(("asked", "gpus", "ranks"), [(0, 0, 1), (3, 0, 3), (0, 4, 4), (2, 4, 2)])
-def test_ranks(monkeypatch: pytest.MonkeyPatch, asked: int, gpus: int, ranks: int) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    assert step.count_ranks(asked) == ranks
-
-
-def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(EegToolError, match="--num-gpus 3: this machine has 2"):
-        step.count_ranks(3)
-
-
 def test_deterministic_is_for_the_run_only(
     settings: EvaluateSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,6 +149,31 @@ def test_marks_of_a_spectrogram_keep_their_colour() -> None:
     assert (changed[:, :, marks] == picture[:, marks]).all()
 
 
+@pytest.mark.parametrize("style", ["waveform", "wrapped", "hybrid"])
+def test_marks_of_a_curve_stay_where_they_are_drawn(style: str) -> None:
+    """What is changed under marks is what is changed without them."""
+    quiet = 0.2 * signal()
+    pictures = [draw(style, quiet, size=336, marks=marks) for marks in (False, True)]
+    ticks, bars = (
+        (pictures[1] == torch.tensor(colour)[:, None, None]).all(0)
+        for colour in ([160, 172, 194], [222, 120, 92])
+    )
+    assert ticks.any()
+    assert bars[:, :2].any()
+    assert not bars[:, 2:].any()
+    curve = strips(style, 336, 1)[0]
+    plain, marked = (
+        changed_alone(style, picture, Augmentation(2, 1, 0), 16)[:, :, : curve.bottom]
+        for picture in pictures
+    )
+    differing = (plain != marked).any(1)
+    assert not (differing & ~(ticks | bars)[: curve.bottom]).any()
+    kept = (marked == pictures[1][:, : curve.bottom]).all(1)
+    over = (plain != 255).any(1)  # where the curve is now
+    assert (kept | over)[:, bars[: curve.bottom]].all()
+    assert float(over[:, bars[: curve.bottom]].float().mean()) < 0.5
+
+
 @pytest.mark.parametrize("style", STYLES)
 def test_only_who_asks_gets_flips(style: str) -> None:
     original = draw(style, signal())

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from eegtool.core.errors import EegToolError
 from eegtool.extract import backbones
-from eegtool.extract.backbones import TimmEncoder, create, feature_width, list_backbones
+from eegtool.extract.backbones import (
+    TimmEncoder,
+    code_sha256,
+    create,
+    feature_width,
+    list_backbones,
+)
 from eegtool.extract.module import VisionModule
 
 README = Path(__file__).parents[2] / "README.md"
@@ -263,6 +269,14 @@ class Whole(Mine):
     def pool(self, features):
         return features.mean((2, 3)).long()
 
+class Lonely(Mine):
+    def pool(self, features):
+        return features.mean((2, 3)).squeeze(0)
+
+class Two(Mine):
+    def pool(self, features):
+        return features.mean((2, 3))[:2]
+
 class Broken(Mine):
     def features(self, pixels):
         return pixels @ torch.zeros(3, 3)
@@ -319,6 +333,9 @@ def test_the_trial_leaves_modes_and_the_random_numbers_as_they_were(own: Path) -
         ("lab.encoders:Plain", "gives the Plain, not a vision module"),
         ("lab.encoders:Broken", "fails on pictures of 64 x 64 px: RuntimeError"),
         ("lab.encoders:Flat", "gives float32 [6] for 2 pictures"),
+        ("lab.encoders:Lonely", "gives float32 [3] for 1 picture, not a feature vector"),
+        ("lab.encoders:Two", "gives float32 [2, 3] for 3 pictures"),
+        ("builtins:nope", "'builtins' has no 'nope' that can be called."),
         ("lab.encoders:Map", "gives float32 [2, 3, 64, 64] for 2 pictures"),
         ("lab.encoders:Whole", "gives int64 [2, 3] for 2 pictures"),
         ("lab.encoders:Pair", "gives tuple for 2 pictures"),
@@ -329,6 +346,34 @@ def test_what_is_wrong_with_your_own_module_is_said(own: Path, name: str, what: 
     assert what in error.what
     assert error.what.startswith("--backbone: ")
     assert error.fix
+
+
+def test_code_is_all_that_it_imports_from_its_own_project(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = {
+        "net.py": "import torch\nimport parts.blocks as blocks\nfrom constants import WIDTH",
+        "parts/__init__.py": "",
+        "parts/blocks.py": "from . import deep\nfrom .deep import Deep",
+        "parts/deep.py": "class Deep: pass\n\ndef late():\n    import lazily",
+        "constants.py": "WIDTH = 3",
+        "lazily.py": "def broken(:",
+        "unrelated.py": "",
+    }
+    for name, source in sources.items():
+        (here / name).parent.mkdir(exist_ok=True)
+        (here / name).write_text(source)
+    first = code_sha256("net:any")
+    assert len(first) == 64
+    for name in sources:
+        (here / name).write_text(sources[name] + "\n# changed")
+        assert (code_sha256("net:any") == first) == (name == "unrelated.py"), name
+        (here / name).write_text(sources[name])
+    assert code_sha256("net:any") == first
+    assert code_sha256("resnet18") == ""
+    for name in list(sys.modules):
+        if name.partition(".")[0] in ("net", "parts", "constants"):
+            monkeypatch.delitem(sys.modules, name)
 
 
 @pytest.mark.parametrize(

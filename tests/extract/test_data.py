@@ -22,13 +22,13 @@ def side(epochs: list[Epoch]) -> list[Epoch]:
     return [epoch for epoch in epochs if epoch.split == "ft"]
 
 
-def test_picture_stage_and_index(workspace: Workspace, side: list[Epoch]) -> None:
+def test_picture_and_stage(workspace: Workspace, side: list[Epoch]) -> None:
     folder = workspace.images("ft")
-    picture, stage, index = Pictures(side, folder, 64)[7]
+    picture, stage = Pictures(side, folder, 64)[7]
     assert (picture.dtype, picture.shape) == (torch.uint8, (3, 64, 64))
     with Image.open(folder / side[7].image) as image:
         np.testing.assert_array_equal(picture.permute(1, 2, 0).numpy(), np.array(image))
-    assert (STAGES[stage], index) == (side[7].stage, 7)
+    assert STAGES[stage] == side[7].stage
 
 
 def test_palette_becomes_colours(workspace: Workspace, side: list[Epoch]) -> None:

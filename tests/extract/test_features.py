@@ -215,6 +215,9 @@ def test_epoch_that_was_dropped_with_its_row_is_named(path: Path) -> None:
             "has checksums of 1 rows for",
         ),
         (json.dumps(asdict(sidecar_of(IDS)) | {"folds": [{}]}), "is not a features sidecar"),
+        (json.dumps(asdict(sidecar_of(IDS)) | {"sample_ids": [1, 2]}), "must be text"),
+        (json.dumps(asdict(sidecar_of(IDS)) | {"sample_ids": [["a"], ["b"]]}), "must be text"),
+        (json.dumps(asdict(sidecar_of(IDS)) | {"row_checks": 5}), "must be text"),
     ],
     ids=[
         "no JSON",
@@ -224,6 +227,9 @@ def test_epoch_that_was_dropped_with_its_row_is_named(path: Path) -> None:
         "too few folds",
         "too few checks",
         "no fold",
+        "numbers as ids",
+        "lists as ids",
+        "a number as checks",
     ],
 )
 def test_broken_sidecar_is_an_error_of_the_user(path: Path, text: str, message: str) -> None:

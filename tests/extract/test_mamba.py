@@ -57,6 +57,27 @@ def test_the_scan_gives_what_transformers_mixer_gives() -> None:
     torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
 
 
+def test_long_sequences_are_computed_again_and_learn_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    block, tokens = TwoWayBlock(CONFIG, 0), drawn(2, 9, 12)
+    gradients, kept = [], []
+    for longest in (9, 8):
+        monkeypatch.setattr(mamba, "KEPT_STEPS", longest)
+        block.zero_grad()
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, sizes=sizes: sizes.append(t.numel()) or t,  # type: ignore[misc]
+            lambda t: t,
+        ):
+            out = block(tokens)
+        kept.append(sum(sizes))
+        out.square().sum().backward()
+        gradients.append([p.grad for p in block.parameters()])
+    torch.testing.assert_close(*gradients)
+    assert kept[1] < 0.1 * kept[0]
+
+
 def seen_by(block: nn.Module, place: int, length: int) -> list[int]:
     """Return the tokens on which the block's output at `place` depends."""
     tokens = drawn(1, length, 12).requires_grad_()

@@ -39,6 +39,7 @@ from eegtool.extract import trained as trained_room
 from eegtool.extract.features import load_features
 from eegtool.extract.module import VisionModule
 from eegtool.extract.step import run
+from eegtool.extract.weights import load_module, save_module
 
 
 def settings_of(workspace: Workspace) -> ExtractSettings:
@@ -149,6 +150,18 @@ def spoil_a_picture(workspace: Workspace) -> None:
     (workspace.images("ft") / "S01E0-0004.png").write_text("no picture")
 
 
+def cut_off_a_picture_of_the_evaluation(workspace: Workspace) -> None:
+    path = workspace.images("eval") / "S03E0-0004.png"
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def draw_another_size(workspace: Workspace) -> None:
+    for path in workspace.images("eval").iterdir():
+        with Image.open(path) as image:
+            larger = image.resize((72, 72))
+        larger.save(path)
+
+
 def lose_a_question(workspace: Workspace) -> None:
     write_questions(workspace.questions, read_questions(workspace.questions)[1:])
 
@@ -208,18 +221,13 @@ def have_somebody_on_both_sides(workspace: Workspace) -> None:
     )
 
 
-def draw_another_size(workspace: Workspace) -> None:
-    for path in workspace.images("eval").iterdir():
-        with Image.open(path) as image:
-            larger = image.resize((72, 72))
-        larger.save(path)
-
-
 BAD: dict[Callable[[Workspace], None], str] = {
     forget_how_pictures_were_made: "prepare.json does not say how the pictures were made",
     have_somebody_on_both_sides: "epochs.csv has subjects on both sides: S01",
     lose_a_picture: "S03E0-0004.png of epoch 'S03E0-0004' does not exist",
     spoil_a_picture: "S01E0-0004.png of epoch 'S01E0-0004' cannot be read",
+    cut_off_a_picture_of_the_evaluation: "S03E0-0004.png of epoch 'S03E0-0004' cannot be read",
+    draw_another_size: "of epoch 'S03E0-0000' has 72 x 72 pixels; prepare.json says 64 x 64",
     lose_a_question: r"1 only in epochs.csv \(S03E0-0000\)",
     lose_an_epoch: r"1 only in eeg_ft.json \(S01E0-0000\)",
     ask_twice: "eeg_eval.jsonl: the id 'S03E0-0003' occurs more than once",
@@ -234,8 +242,12 @@ BAD: dict[Callable[[Workspace], None], str] = {
 
 @pytest.mark.parametrize(("spoil", "message"), BAD.items(), ids=[f.__name__ for f in BAD])
 def test_a_workspace_that_is_not_whole_is_refused(
-    workspace: Workspace, spoil: Callable[[Workspace], None], message: str
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[Workspace], None],
+    message: str,
 ) -> None:
+    monkeypatch.setattr(trained_room, "train_module", lambda _: pytest.fail("trained first"))
     spoil(workspace)
     with pytest.raises(EegToolError, match=message):
         run(settings_of(workspace))
@@ -331,6 +343,9 @@ def test_given_weights_are_used_without_training(
     run(replace(settings_of(workspace), weights=exported.vision_module))
     for split in ("ft", "eval"):
         assert workspace.features(split).read_bytes() == exported.features(split).read_bytes()
+    for name in ("card.json", "model.safetensors"):  # where finetune looks for them
+        kept = (workspace.vision_module / name).read_bytes()
+        assert kept == (exported.vision_module / name).read_bytes()
     with pytest.raises(EegToolError, match="weights of 'test_resnet', not of 'resnet18'"):
         run(replace(settings_of(workspace), weights=exported.vision_module, backbone="resnet18"))
 
@@ -455,9 +470,14 @@ class Mean(torch.nn.Module):
     def pool(self, features): return features
 """
     monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "lab_of_means"
+    package.mkdir()
+    (package / "__init__.py").write_text("from lab_of_means.mean import Mean")
+    (package / "unused.py").write_text("")
     for name, text in (("1", code), ("1", code), ("2", code.replace("/ 255", "/ 128"))):
-        (tmp_path / "lab_of_means.py").write_text(text)
-        monkeypatch.delitem(sys.modules, "lab_of_means", raising=False)
+        (package / "mean.py").write_text(text)
+        for module in ("lab_of_means", "lab_of_means.mean"):
+            monkeypatch.delitem(sys.modules, module, raising=False)
         importlib.invalidate_caches()
         run(replace(settings_of(workspace), backbone="lab_of_means:Mean"))
         said = capsys.readouterr().out
@@ -474,6 +494,91 @@ def test_a_second_run_in_the_same_workspace_is_refused(workspace: Workspace) -> 
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "Another `eegvlm extract` is running in" in done.stderr
+
+
+def test_given_weights_take_the_place_of_trained_ones(
+    trained: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = json.loads((trained.vision_module / "card.json").read_text())
+    save_module(tmp_path / "other", VisionModule("test_resnet", size=64), card)
+    run(replace(settings_of(trained), weights=tmp_path / "other" / "model.safetensors"))
+    assert "takes the place of the module that was trained here" in capsys.readouterr().out
+    other = sha256_of(tmp_path / "other" / "model.safetensors")
+    _, card = load_module(trained.vision_module)
+    assert card["weights_sha256"] == stamp_of(trained)["results"]["weights_sha256"] == other
+
+
+def test_nights_that_nobody_scored_are_exported_and_not_scored(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    epochs = read_epochs(workspace.epochs)
+    first = next(e for e in epochs if e.split == "eval")
+    write_epochs(workspace.epochs, [replace(e, stage="") if e is first else e for e in epochs])
+    run(settings_of(workspace))
+    assert stamp_of(workspace)["results"]["evaluation"]["n"] == 9
+    write_epochs(
+        workspace.epochs, [replace(e, stage="") if e.split == "eval" else e for e in epochs]
+    )
+    run(settings_of(workspace))
+    assert stamp_of(workspace)["results"]["evaluation"] is None
+    assert "No epoch of the evaluation subjects has a stage" in capsys.readouterr().out
+    assert len(np.load(workspace.features("eval"))) == 10
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text.replace("sample_id", "epoch"),
+        lambda text: text[: len(text) // 2],
+        lambda text: text.replace(",REM,", ",R,"),
+        lambda text: "",
+    ],
+    ids=["another head", "cut off", "no stage", "empty"],
+)
+def test_stages_of_the_module_that_were_spoilt_are_written_again(
+    trained: Workspace, spoil: Callable[[str], str]
+) -> None:
+    path = trained.vision_module / "eval_stages.csv"
+    before = path.read_text()
+    path.write_text(spoil(before))
+    assert path.read_text() != before
+    run(settings_of(trained))
+    assert path.read_text() == before
+
+
+def test_a_card_of_another_version_is_trained_anew(
+    trained: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = json.loads((trained.vision_module / "card.json").read_text())
+    card["settings"]["dropout"] = 0.1
+    write_json(trained.vision_module / "card.json", card)
+    run(settings_of(trained))
+    assert "Training" in capsys.readouterr().out
+
+
+def test_a_batch_that_leaves_a_rank_one_picture_is_refused(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(EegToolError, match="--batch-size 3 is too small for 2 processes"):
+        run(replace(settings_of(workspace), batch_size=3))
+
+
+def test_more_ranks_than_gpus_are_refused(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(EegToolError, match="--num-gpus 3: this machine has 2"):
+        run(replace(settings_of(workspace), num_gpus=3))
+
+
+def test_it_is_said_where_pictures_are_resized(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step, "images_sha256", lambda *_: sys.exit(9))
+    with pytest.raises(SystemExit, match="9"):
+        run(replace(settings_of(workspace), backbone="xcit_nano_12_p16_224"))
+    assert "it sees them resized to 224 px" in " ".join(capsys.readouterr().out.split())
 
 
 def test_imported_features_take_the_place_of_the_modules_report(
@@ -518,7 +623,12 @@ def test_backbones_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert row.split()[-1].isdigit()
 
 
-def test_two_ranks_train_one_module(workspace: Workspace) -> None:
+def test_two_ranks_train_one_module(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
     run(replace(settings_of(workspace), num_gpus=2))
-    assert json.loads((workspace.vision_module / "card.json").read_text())["training"]["ranks"] == 2
+    module, card = load_module(workspace.vision_module)
+    assert card["training"]["ranks"] == 2
     assert stamp_of(workspace)["results"]["evaluation"]["n"] == 10
+    assert "Going on" not in capfd.readouterr().out
+    assert all(value.isfinite().all() for value in module.state_dict().values())

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from eegtool.core.records import read_epochs
 from eegtool.core.workspace import Workspace
 from eegtool.extract import train
 from eegtool.extract.augment import Augmentation
+from eegtool.extract.features import load_features
 from eegtool.extract.plan import TrainPlan, TrainResult
 from eegtool.extract.weights import load_module
 
@@ -33,32 +35,38 @@ def plan_of(
     )
 
 
-def test_two_ranks_leave_one_module(workspace: Workspace, tmp_path: Path) -> None:
-    """Two processes on the CPU, started by torchrun as on several GPUs."""
-    plan = plan_of(workspace, tmp_path / "out")
-    plan.write(tmp_path / "plan.json")
+def test_torchrun_starts_the_command_itself(workspace: Workspace) -> None:
+    """As on several nodes; here both ranks are on the CPU of one."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    ranks = ["--nproc-per-node", "2", "-m", "eegtool.extract.train", str(tmp_path / "plan.json")]
+    command = ["-m", "eegtool", "extract", "--workspace", str(workspace.root)]
+    command += ["--backbone", "test_resnet", "--train-epochs", "2", "--batch-size", "4"]
     done = subprocess.run(
-        [*launcher, *ranks],
+        [*launcher, "--nproc-per-node", "2", *command],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Training") == 1
-    module, card = load_module(tmp_path / "out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for once in ("Training test_resnet", "The vision module alone"):
+        assert done.stdout.count(once) == 1
+    module, card = load_module(workspace.vision_module)
     result = TrainResult.of_card(card)
     assert (result.ranks, len(result.history)) == (2, 2)
     assert (result.n_train, result.n_val) == (10, 10)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+    assert all(value.isfinite().all() for value in module.state_dict().values())
+    assert sorted(path.name for path in workspace.vision_module.iterdir()) == [
         "card.json",
+        "eval_stages.csv",
         "log.csv",
         "model.safetensors",
+        "run.json",
     ]
-    assert all(value.isfinite().all() for value in module.state_dict().values())
+    for split in ("ft", "eval"):
+        ids = tuple(e.sample_id for e in read_epochs(workspace.epochs) if e.split == split)
+        table = load_features(workspace.features(split), ids)
+        assert table.weights_sha256 == card["weights_sha256"]
 
 
 def test_a_rank_says_what_is_wrong_and_ends_with_1(

@@ -98,11 +98,11 @@ def test_class_weights(epochs: list[Epoch], stages: str, expected: list[float]) 
         ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4], 1.0, 1.0, 1.0),
         ([0, 1], [1, 0], 0.0, 0.0, -1.0),
         ([0, 0], [0, 2], 0.5, 2 / 3, 0.0),  # stage 2 never occurs: it is in no mean
-        ([2, 2], [2, 2], 1.0, 1.0, 1.0),  # κ alone would be 0/0
+        ([2, 2], [2, 2], 1.0, 1.0, None),  # κ would be 0/0
     ],
 )
 def test_score(
-    true: list[int], predicted: list[int], accuracy: float, macro_f1: float, kappa: float
+    true: list[int], predicted: list[int], accuracy: float, macro_f1: float, kappa: float | None
 ) -> None:
     scores = score(np.array(true), np.array(predicted))
     assert scores.n == len(true)
