@@ -25,8 +25,8 @@ GRID: Final = 8
 
 
 KEPT_STEPS: Final = 64
-"""Of longer sequences a block's states are computed again for its gradient: kept, those of 32 pictures
-of 336 x 336 px, 441 patches each, would take some 10 GB."""
+"""The states of longer sequences are computed again for the gradient: kept, those of 32 pictures of
+336 x 336 px, 441 patches each, would take 8 GB."""
 
 
 class Scan(MambaMixer):  # type: ignore[misc]
@@ -89,15 +89,16 @@ class TwoWayBlock(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return float ``[B, T, D]`` for float tokens ``[B, T, D]``."""
-        if torch.is_grad_enabled() and tokens.shape[1] > KEPT_STEPS:
-            out: Tensor = checkpoint(self._read, tokens, use_reentrant=False)
-            return out
-        return self._read(tokens)
-
-    def _read(self, tokens: Tensor) -> Tensor:
         normed = self.norm(tokens)
-        out: Tensor = tokens + self.forwards(normed) + self.backwards(normed.flip(1)).flip(1)
+        there, back = _read(self.forwards, normed), _read(self.backwards, normed.flip(1))
+        return tokens + there + back.flip(1)
+
+
+def _read(scan: Scan, tokens: Tensor) -> Tensor:
+    if torch.is_grad_enabled() and tokens.shape[1] > KEPT_STEPS:
+        out: Tensor = checkpoint(scan, tokens, use_reentrant=False)
         return out
+    return scan(tokens)
 
 
 class VisionMamba(nn.Module):
