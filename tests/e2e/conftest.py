@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,13 +39,6 @@ class Walk:
         return done.output
 
 
-def as_typed(*arguments: str) -> None:
-    """Run a command as a user does, in a process of its own."""
-    command = [sys.executable, "-m", "eegtool", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 @pytest.fixture(scope="session")
 def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
     """Simulate, prepare, extract, finetune, evaluate and report once for all tests."""
@@ -56,10 +47,10 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
     for name in TRAIN_NIGHTS + EVAL_NIGHTS:
         write_night(load_twin(name).condensed(EPOCHS_PER_STAGE), recordings, seed=7)
     workspace = Workspace(root / "workspace")
-    adapter, here = str(workspace.checkpoints / "real"), ("--workspace", str(workspace.root))
-    as_typed("prepare", str(recordings), *here, *PREPARE)
-    as_typed("extract", *here, "--train-epochs", "6")
-    as_typed("finetune", *here, *FINETUNE, "--output-dir", adapter)
-    as_typed("evaluate", *here, "--model-path", adapter)
-    as_typed("report", *here)
-    return Walk(workspace.root)
+    adapter, walk = str(workspace.checkpoints / "real"), Walk(workspace.root)
+    walk.eegvlm("prepare", str(recordings), *PREPARE)
+    walk.eegvlm("extract", "--train-epochs", "6")
+    walk.eegvlm("finetune", *FINETUNE, "--output-dir", adapter)
+    walk.eegvlm("evaluate", "--model-path", adapter)
+    walk.eegvlm("report")
+    return walk
