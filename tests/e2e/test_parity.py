@@ -397,9 +397,11 @@ def test_two_ranks_of_zero3(case: Case, expected: Any) -> None:
         pytest.skip("DeepSpeed needs a C++ compiler on a CPU")
     # Of our launcher only the environment: which GPUs, how many threads.
     command = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "2"]
-    command += ["--master_port", str(free_port()), __file__, str(case.root)]
+    port = free_port()
+    command += ["--master_port", str(port), __file__, str(case.root)]
     environment = launcher.environment(2) | {"PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    launcher.remove_shared_memory(port)
     assert done.returncode == 0, done.stdout + done.stderr
     found: dict[str, torch.Tensor] = {}
     for number, share in enumerate(SHARES):

@@ -85,5 +85,6 @@ def run_ranks(plan: Plan, ranks: int, *, use_deepspeed: bool, code: int = 0) -> 
         command = [sys.executable, *torchrun, "-m", "eegtool.finetune.train", str(path)]
     environment = launcher.environment(ranks) | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    launcher.remove_shared_memory(port)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
