@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -621,6 +622,19 @@ def test_backbones_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     run(ExtractSettings(list_backbones="test_resnet*"))
     (row,) = [line for line in capsys.readouterr().out.splitlines() if "test_resnet" in line]
     assert row.split()[-1].isdigit()
+
+
+def test_ranks_hold_the_lock_of_the_workspace(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def launch(*_: Any, kept_open: tuple[int, ...]) -> int:
+        (number,) = kept_open
+        assert os.fstat(number).st_ino == (workspace.root / ".extract.lock").stat().st_ino
+        return 7
+
+    monkeypatch.setattr(trained_room, "launch", launch)
+    with pytest.raises(EegToolError, match="stopped with exit code 7"):
+        run(replace(settings_of(workspace), num_gpus=2))
 
 
 def test_two_ranks_train_one_module(
