@@ -68,7 +68,7 @@ def store_module(folder: Path, out: Path, weights_sha256: str) -> bool:
         for name in (WEIGHTS, CARD):
             if not (folder / name).is_file():
                 return False
-            link_or_copy(folder / name, made / name)
+            _link_or_copy(folder / name, made / name)
         # As copied: it may have been trained anew while it was.
         if not is_module(made, weights_sha256) or sha256_of(made / WEIGHTS) != weights_sha256:
             return False
@@ -76,8 +76,7 @@ def store_module(folder: Path, out: Path, weights_sha256: str) -> bool:
     return True
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Make `target` a file like `source`: the same one where the disk can do so."""
+def _link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source.resolve(), target)
     except OSError:  # another disk, or one that knows no links

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ from eegtool.extract.backbones import code_sha256
 from eegtool.extract.folds import check_can_align, fold_subjects
 from eegtool.extract.module import VisionModule
 from eegtool.extract.plan import TrainPlan
-from eegtool.extract.stored import CARD, WEIGHTS, is_module, link_or_copy
+from eegtool.extract.stored import CARD, WEIGHTS, is_module
 from eegtool.extract.training import split_validation, train_module
 from eegtool.extract.weights import load_module
 
@@ -97,12 +98,14 @@ def _keep(weights: Path, folder: Path, card: Card) -> None:
     if is_module(folder, card["weights_sha256"]) and (folder / WEIGHTS).exists():
         return
     if (folder / WEIGHTS).exists():
-        console.print("[yellow]It takes the place of the module that was trained here before.[/]")
+        console.print(
+            "[yellow]The given module takes the place of the one that was trained here before.[/]"
+        )
     file = weights / WEIGHTS if weights.is_dir() else weights
     # If it is killed between the two, the card does not fit: loading will say so.
     with atomic_path(folder / CARD) as new_card, atomic_path(folder / WEIGHTS) as new_weights:
-        link_or_copy(file.with_name(CARD), new_card)
-        link_or_copy(file, new_weights)
+        shutil.copyfile(file.with_name(CARD), new_card)
+        shutil.copyfile(file, new_weights)
 
 
 def dealt(side: FineTuneSide) -> list[tuple[str, ...]]:

@@ -503,7 +503,7 @@ def test_given_weights_take_the_place_of_trained_ones(
     card = json.loads((trained.vision_module / "card.json").read_text())
     save_module(tmp_path / "other", VisionModule("test_resnet", size=64), card)
     run(replace(settings_of(trained), weights=tmp_path / "other" / "model.safetensors"))
-    assert "takes the place of the module that was trained here" in capsys.readouterr().out
+    assert "takes the place of the one that was trained here" in capsys.readouterr().out
     other = sha256_of(tmp_path / "other" / "model.safetensors")
     _, card = load_module(trained.vision_module)
     assert card["weights_sha256"] == stamp_of(trained)["results"]["weights_sha256"] == other

@@ -122,14 +122,14 @@ def test_where_the_weights_are_not_known_none_are_stored(folder: Path, out: Path
 def test_a_module_that_is_replaced_meanwhile_is_not_stored(
     folder: Path, out: Path, weights: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = stored.link_or_copy
+    plain = stored._link_or_copy
 
     def copy_and_train(source: Path, target: Path) -> None:
         plain(source, target)
         if source.name == "model.safetensors":
             save_module(folder, built(seed=8), {})
 
-    monkeypatch.setattr(stored, "link_or_copy", copy_and_train)
+    monkeypatch.setattr(stored, "_link_or_copy", copy_and_train)
     assert not store_module(folder, out, weights)
     assert below(out) == []
 
@@ -141,7 +141,7 @@ def test_a_full_disk_leaves_nothing_behind(
         target.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(stored, "link_or_copy", fill)
+    monkeypatch.setattr(stored, "_link_or_copy", fill)
     with pytest.raises(OSError, match="No space left"):
         store_module(folder, out, weights)
     assert below(out) == []

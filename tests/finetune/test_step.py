@@ -378,7 +378,7 @@ def test_a_vision_module_that_cannot_be_kept_is_told_and_the_adapter_stays(
 ) -> None:
     weights = vision_module(workspace) if fault != "none" else "ab" * 32
     if fault == "disk":
-        monkeypatch.setattr("eegtool.extract.stored.link_or_copy", unlinked)
+        monkeypatch.setattr("eegtool.extract.stored._link_or_copy", unlinked)
 
     def launch(command: list[str], environment: dict[str, str], **_: Any) -> int:
         finish(Plan.read(Path(command[-1])), "cd" * 32 if fault == "other" else weights)
