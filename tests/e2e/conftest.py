@@ -16,10 +16,11 @@ TRAIN_NIGHTS = ("SC4001E0", "SC4012E0", "SC4021E0", "SC4041E0")
 EVAL_NIGHTS = ("SC4051E0", "SC4061E0")
 EPOCHS_PER_STAGE = 30
 
+EXTRACT = ["--backbone", "test_resnet", "--train-epochs", "16"]  # timm's smallest
 PREPARE = ["--style", "spectrogram", "--size", "64", "--eval-subjects", "SC405,SC406"]
 LORA = ["--model-name-or-path", "tiny", "--lora-r", "16", "--lora-alpha", "32"]
 LORA += ["--learning-rate", "2e-3", "--lora-dropout", "0"]
-FINETUNE = [*LORA, "--max-steps", "100", "--deepspeed", "zero2"]
+FINETUNE = [*LORA, "--max-steps", "60", "--deepspeed", "zero2"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
     workspace = Workspace(root / "workspace")
     adapter, walk = str(workspace.checkpoints / "real"), Walk(workspace.root)
     walk.eegvlm("prepare", str(recordings), *PREPARE)
-    walk.eegvlm("extract", "--train-epochs", "6")
+    walk.eegvlm("extract", *EXTRACT)
     walk.eegvlm("finetune", *FINETUNE, "--output-dir", adapter)
     walk.eegvlm("evaluate", "--model-path", adapter)
     walk.eegvlm("report")
