@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eegtool.core.console import console
 from eegtool.core.records import (
     Epoch,
     read_epochs,
@@ -99,6 +100,13 @@ def workspace(workspace_model: Workspace, tmp_path: Path) -> Workspace:
 def epochs(workspace: Workspace) -> list[Epoch]:
     """Return the epochs of the workspace, in the order of the table."""
     return read_epochs(workspace.epochs)
+
+
+@pytest.fixture(autouse=True)
+def _console() -> Iterator[None]:
+    """Let the console write to standard output again after a command with ``--json``."""
+    yield
+    console.stderr = False
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from eegtool import doctor
-from eegtool.core.console import console
 from eegtool.core.settings import DoctorSettings
 from tests.test_cli import COMMANDS
 
@@ -68,10 +67,7 @@ def test_nothing_tells_who_and_where_one_is(
     monkeypatch.setattr(doctor, "probe", lambda names: probe(["raises"], machine=False))
     row: Any = doctor.Package("raises", "", "", "1.0", True)
     monkeypatch.setattr(doctor, "packages", lambda: iter([row]))
-    try:
-        doctor.run(DoctorSettings(tmp_path, json=True))
-    finally:
-        console.stderr = False
+    doctor.run(DoctorSettings(tmp_path, json=True))
     out = capsys.readouterr().out
     assert json.loads(out)["packages"][0]["problem"] == "ImportError: no …/libfoo.so here"
     doctor.run(DoctorSettings(tmp_path))

@@ -6,7 +6,6 @@ import json
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,10 +38,8 @@ ASKED = QUESTION_TEMPLATES["stage"].question
 
 
 @pytest.fixture(autouse=True)
-def _console(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    yield
-    console.stderr = False
 
 
 @pytest.fixture(scope="module")

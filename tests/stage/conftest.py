@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from eegtool.core.console import console
 from eegtool.core.settings import StageSettings
 from eegtool.core.workspace import read_json, write_json
 from eegtool.extract.module import VisionModule
@@ -49,10 +48,8 @@ SEQUENCE = {
 
 
 @pytest.fixture(autouse=True)
-def _console(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    yield
-    console.stderr = False
 
 
 def told(model: Path, **change: Any) -> None:
