@@ -114,7 +114,7 @@ def train_uninterrupted(plan: Plan) -> None:
 @pytest.mark.parametrize(
     ("options", "steps", "ends"),
     [
-        (("--deepspeed", "none"), 25, (kill, terminate)),
+        (("--deepspeed", "none"), 40, (kill, terminate)),
         (("--deepspeed", "zero3", "--num-gpus", "2"), 10, (interrupt,)),
     ],
     ids=["one rank", "two ZeRO-3 ranks"],
