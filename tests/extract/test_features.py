@@ -90,7 +90,7 @@ UNREADABLE: dict[str, Callable[[Path], object]] = {
     "does not exist": Path.unlink,
     "cannot be read": lambda path: path.write_bytes(b""),
     "cannot be read: mmap": lambda path: path.write_bytes(path.read_bytes()[:-100]),
-    "cannot be read: .*objects": lambda path: np.save(path, np.array([{}]), allow_pickle=True),
+    "cannot be read: .*objects": lambda path: np.save(path, np.array([{}])),
     "cannot be read: the magic string": npz,
 }
 
