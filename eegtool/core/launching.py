@@ -28,17 +28,14 @@ class Stopped(KeyboardInterrupt):
         self.signum = signum
 
 
-def count_ranks(num_gpus: int) -> int:
-    """Return how many ranks to start: as asked, else one per GPU, else one.
+def count_ranks(num_gpus: int, available: int) -> int:
+    """Return how many ranks to start: as asked, else one per GPU that is available, else one.
 
     Raises
     ------
     EegToolError
         If there are not so many GPUs.
     """
-    import torch  # takes seconds
-
-    available = torch.cuda.device_count()
     if available and num_gpus > available:
         raise EegToolError(
             f"--num-gpus {num_gpus}: this machine has {available}.", "Ask for fewer."

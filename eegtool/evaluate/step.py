@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.markup import escape
 
 from eegtool.core.console import console
@@ -88,7 +89,7 @@ def _finish(task: Task, n_missing: int, seconds: float) -> None:
 
 def _ask(task: Task, n_missing: int) -> None:
     """Ask here, or start as many ranks as are wanted."""
-    ranks = min(count_ranks(task.settings.num_gpus), n_missing)
+    ranks = min(count_ranks(task.settings.num_gpus, torch.cuda.device_count()), n_missing)
     if ranks == 1:
         ask(task)
         return

@@ -123,15 +123,14 @@ def _extract(settings: ExtractSettings, workspace: Workspace, lock: IO[str] | No
     predictions = workspace.vision_module / _PREDICTIONS
     fold_weights = tuple(fold_card["weights_sha256"] for _, fold_card in folds)
     said = _stages_said(predictions, sides["eval"])
-    if said is not None and all(
+    if said and all(
         unchanged(workspace.features(split), sidecars[split], fold_weights if split == "ft" else ())
         for split in SPLITS
     ):
         console.print("The features are those of these pictures and weights already.")
     else:
-        _export(module, card, sides, side, sidecars, folds)
-        said = _stages_said(predictions, sides["eval"])
-    evaluation = _evaluation(said or [], sides["eval"])
+        said = _export(module, card, sides, side, sidecars, folds)
+    evaluation = _evaluation(said, sides["eval"])
     results = {
         "weights_sha256": card["weights_sha256"],
         "history": card.get("training", {}).get("history", []),
@@ -229,8 +228,14 @@ def _export(
     side: FineTuneSide,
     sidecars: dict[str, Sidecar],
     folds: Sequence[tuple[tuple[str, ...], Card]],
-) -> None:
-    """Write the features of both sides and the module's own stages of the evaluation side: all or none."""
+) -> list[str]:
+    """Write the features of both sides and the module's own stages of the evaluation side: all or none.
+
+    Returns
+    -------
+    list of str
+        Those stages, in the order of the side.
+    """
     settings, workspace = side.settings, side.workspace
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module.to(device)
@@ -275,7 +280,8 @@ def _export(
         probabilities = rows_of("eval", made["eval"])
         for split in SPLITS:
             write_sidecar(made[split], sidecars[split])
-        _write_predictions(easel / _PREDICTIONS, sides["eval"], probabilities)
+        said = [STAGES[i] for i in probabilities.argmax(1)]
+        _write_predictions(easel / _PREDICTIONS, sides["eval"], said, probabilities)
         # All is there: only now goes what was there before, and the predictions come back last.
         predictions = workspace.vision_module / _PREDICTIONS
         for old in (predictions, predictions.with_name(_STAMP)):
@@ -286,6 +292,7 @@ def _export(
             made[split].replace(features)
             sidecar_path(made[split]).replace(sidecar_path(features))
         (easel / _PREDICTIONS).replace(predictions)
+    return said
 
 
 @contextmanager
@@ -307,25 +314,27 @@ def _fold_modules(
         yield Fold(held_out, trained_on, module.to(device), card["weights_sha256"])
 
 
-def _write_predictions(path: Path, epochs: Sequence[Epoch], probabilities: np.ndarray) -> None:
+def _write_predictions(
+    path: Path, epochs: Sequence[Epoch], said: Sequence[str], probabilities: np.ndarray
+) -> None:
     """Write what the module alone says of each evaluation epoch."""
     with atomic_path(path) as tmp, tmp.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["sample_id", "stage", "predicted", *(f"p_{stage}" for stage in STAGES)])
-        for epoch, row in zip(epochs, probabilities, strict=True):
+        for epoch, stage, row in zip(epochs, said, probabilities, strict=True):
             numbers = [f"{p:.6f}" for p in row]
-            writer.writerow([epoch.sample_id, epoch.stage, STAGES[int(row.argmax())], *numbers])
+            writer.writerow([epoch.sample_id, epoch.stage, stage, *numbers])
 
 
-def _stages_said(path: Path, epochs: Sequence[Epoch]) -> list[str] | None:
-    """Return the stage that `_write_predictions` wrote of each epoch, joined by id; None if one is missing."""
+def _stages_said(path: Path, epochs: Sequence[Epoch]) -> list[str]:
+    """Return the stage that `_write_predictions` wrote of each epoch, joined by id; none if one is missing."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             said = {row["sample_id"]: row["predicted"] for row in csv.DictReader(file)}
     except (OSError, KeyError, ValueError, csv.Error):  # not there, or no longer what was written
-        return None
+        return []
     stages = [said.get(epoch.sample_id, "") for epoch in epochs]
-    return stages if set(stages) <= set(STAGES) else None
+    return stages if set(stages) <= set(STAGES) else []
 
 
 def _evaluation(said: Sequence[str], epochs: Sequence[Epoch]) -> dict[str, Any] | None:

@@ -193,7 +193,7 @@ def trained(side: FineTuneSide, subjects: Sequence[str], where: str) -> tuple[Vi
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun started this command
         train_module(plan)
         torch.distributed.barrier()  # the first rank writes the module
-    elif (ranks := count_ranks(settings.num_gpus)) > 1:
+    elif (ranks := count_ranks(settings.num_gpus, torch.cuda.device_count())) > 1:
         _launch(plan, ranks, side.lock)
     else:
         train_module(plan)

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from filelock import FileLock, Timeout
 from joblib import Parallel, delayed
 from rich.markup import escape
 from rich.table import Table
@@ -22,6 +21,7 @@ from rich.text import Text
 
 from eegtool.core.console import console, progress
 from eegtool.core.errors import EegToolError
+from eegtool.core.launching import open_locked
 from eegtool.core.registry import check_name
 from eegtool.core.settings import StageSettings
 from eegtool.core.workspace import jsonable, read_json, run_stamp, write_json
@@ -125,16 +125,15 @@ def _own(settings: StageSettings, needs: Needs) -> Iterator[None]:
             f"{out} is not empty and no folder of `eegvlm stage`.",
             "Name another one with --out; nothing in it is overwritten.",
         )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with FileLock(out / ".stage.lock", timeout=0):
-            if not (out / _STAMP).exists():
-                write_json(out / _STAMP, {"step": "stage", "status": "begun", **identity})
-            yield
-    except Timeout:
+    lock = open_locked(out / ".stage.lock")
+    if lock is None:
         raise EegToolError(
             f"Another `eegvlm stage` is running in {out}.", "Wait for it, or name another --out."
-        ) from None
+        )
+    with lock:
+        if not (out / _STAMP).exists():
+            write_json(out / _STAMP, {"step": "stage", "status": "begun", **identity})
+        yield
 
 
 def _brief(value: Any) -> str:

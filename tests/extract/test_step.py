@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score
 
 from eegtool.core.errors import EegToolError
+from eegtool.core.launching import open_locked
 from eegtool.core.records import (
     Conversation,
     Epoch,
@@ -487,7 +487,9 @@ class Mean(torch.nn.Module):
 
 
 def test_a_second_run_in_the_same_workspace_is_refused(workspace: Workspace) -> None:
-    with FileLock(workspace.root / ".extract.lock"):
+    lock = open_locked(workspace.root / ".extract.lock")
+    assert lock is not None
+    with lock:
         code = (
             "import sys; from eegtool.cli import main; sys.argv = ['eegvlm', *sys.argv[1:]]; main()"
         )
