@@ -67,10 +67,21 @@ class Contract:
     """How stages follow each other in the nights of the training subjects (see `Workspace.sequence`)."""
 
 
-def add_lora(model: EEGVLM, *, r: int, alpha: int, dropout: float) -> PeftModel:
+def add_lora(
+    model: EEGVLM, *, r: int, alpha: int, dropout: float, dtype: torch.dtype = torch.float32
+) -> PeftModel:
     """Put LoRA on every linear layer of the language model, and open the projector for training.
 
     The layers are found by type below the language model; the vision tower is never touched.
+
+    Parameters
+    ----------
+    model : EEGVLM
+        The base model; LoRA is put into it.
+    r, alpha, dropout : int, int, float
+        See `peft.LoraConfig`.
+    dtype : torch.dtype
+        Precision of all that is trained, LoRA and projector alike, whatever the base has.
     """
     language = model.model.language_model
     prefix = next(name for name, module in model.named_modules() if module is language)
@@ -84,9 +95,12 @@ def add_lora(model: EEGVLM, *, r: int, alpha: int, dropout: float) -> PeftModel:
         target_modules=rf"{re.escape(prefix)}\..*\.({'|'.join(leaves)})",
     )
     with quiet():
-        peft_model = get_peft_model(model, config)
+        peft_model = get_peft_model(model, config, autocast_adapter_dtype=False)
     for parameter in model.model.multi_modal_projector.parameters():
         parameter.requires_grad_(True)
+    for parameter in peft_model.parameters():
+        if parameter.requires_grad and parameter.dtype != dtype:
+            parameter.data = parameter.data.to(dtype)
     tower = {id(p) for p in model.model.vision_tower.parameters()}
     if any(id(p) in tower for p in peft_model.parameters() if p.requires_grad):
         raise RuntimeError("LoRA reached the vision tower, which must stay frozen.")

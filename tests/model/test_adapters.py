@@ -110,9 +110,9 @@ def test_lora_in_the_tower_is_refused(tiny: Path, monkeypatch: pytest.MonkeyPatc
     """As when a release of peft finds other layers by the same pattern."""
     model, _ = load_base(Base(tiny), fusion="add", version="v1", dtype=torch.float32)
 
-    def everywhere(model: Any, config: Any) -> Any:
+    def everywhere(model: Any, config: Any, **options: Any) -> Any:
         config.target_modules = "all-linear"
-        return get_peft_model(model, config)
+        return get_peft_model(model, config, **options)
 
     monkeypatch.setattr(adapters, "get_peft_model", everywhere)
     with pytest.raises(RuntimeError, match="LoRA reached the vision tower"):
