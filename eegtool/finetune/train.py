@@ -107,6 +107,7 @@ def build_model(plan: Plan, args: TrainingArguments) -> tuple[PeftModel, Process
         dtype=dtype,
         attention=plan.attention,
         bits=plan.bits,
+        device=args.device,
     )
     model.config.text_config.use_cache = False  # the Trainer sets the outer one only
     if plan.arguments.get("use_liger_kernel"):
