@@ -18,7 +18,8 @@ from rich.text import Text
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError, brief
-from eegtool.core.records import IMAGE_TOKEN, Question
+from eegtool.core.forms import IMAGE_TOKEN
+from eegtool.core.records import Question
 from eegtool.core.settings import AskSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, check_same_pictures, read_json

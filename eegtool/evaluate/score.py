@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch.nn.functional import linear, log_softmax
 
-from eegtool.core.records import IMAGE_TOKEN
+from eegtool.core.forms import IMAGE_TOKEN
 from eegtool.model.eegvlm import EEGVLM
 from eegtool.model.processor import Processor, pad
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from eegtool.core.errors import EegToolError
+from eegtool.core.forms import Forms
 from eegtool.core.records import Conversation, Epoch
 from eegtool.core.stages import STAGES
 from eegtool.prepare.facts import Facts
@@ -43,7 +44,7 @@ def test_the_true_stage_is_only_in_the_answer(name: str, stage: str) -> None:
     other = epoch(STAGES[STAGES.index(stage) - 1])
     assert sample.question == conversation(other, template).question == asked.text
     row = sample.to_row()
-    assert Conversation.from_row(row) == sample
+    assert Conversation.from_row(row, Forms()) == sample
     answer = row["conversations"].pop()["value"]
     assert answer == sample.answer
     assert row == conversation(other, template).to_row() | {"conversations": row["conversations"]}
