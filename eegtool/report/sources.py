@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from eegtool.core.answers import Reader, Reading, read_stage
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Answer, check_unique
 from eegtool.core.registry import closest
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import missing
-from eegtool.report.answers import Reader, Reading, read_stage
 from eegtool.report.epochs import AnsweredEpoch, probabilities_of
 from eegtool.report.plain import plain_text
 from eegtool.report.protocol import Run, RunGatherer
@@ -70,7 +70,7 @@ def read_answer_sets(path: Path, reader: Reader = "free") -> list[AnswerSet]:
     path : Path
         The file.
     reader : str
-        How stages are read; see `eegtool.report.answers.read_stage`.
+        How stages are read; see `eegtool.core.answers.read_stage`.
 
     Returns
     -------

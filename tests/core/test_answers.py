@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from eegtool.core.answers import UNREADABLE, Reader, read_stage
 from eegtool.core.stages import STAGES
-from eegtool.report.answers import UNREADABLE, Reader, read_stage
 
 READ = [
     # labels

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from eegtool.core.mentions import FLAGS, LETTERED, Mention, Span, mentions_in
 from eegtool.core.stages import STAGES
-from eegtool.report.mentions import FLAGS, LETTERED, Mention, Span, mentions_in
 
 Reader = Literal["free", "sentence", "label"]
 
