@@ -92,9 +92,9 @@ class Conversation:
         return (self.system, self.question, self.answer, self.later)
 
     @property
-    def last_answer(self) -> str:
-        """The answer of the last turn, which is where a verdict stands."""
-        return self.later[-1][1] if self.later else self.answer
+    def turns(self) -> tuple[tuple[str, str], ...]:
+        """Each question with its answer."""
+        return ((self.question, self.answer), *self.later)
 
     def to_row(self) -> dict[str, Any]:
         """Return the row in LLaVA's form, with one ``<image>`` per image before the question."""
