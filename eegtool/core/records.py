@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from eegtool.core.errors import EegToolError
+from eegtool.core.parsing import parse_json
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import atomic_path, missing
 
@@ -217,10 +218,7 @@ def read_conversations(path: Path) -> list[Conversation]:
         If the file is missing, is not a JSON list, or a row is not a conversation (it is named).
     """
     with _open(path) as file:
-        try:
-            rows = json.load(file)
-        except json.JSONDecodeError as error:
-            raise _broken(path, f"line {error.lineno}", error) from error
+        rows = parse_json(file.read(), path)
     if not isinstance(rows, list):
         raise _broken(path, "top level", ValueError("not a JSON list"))
     numbered = ((f"row {number}", row) for number, row in enumerate(rows, start=1))
@@ -277,11 +275,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise _broken(path, f"line {number}", error) from error
-            yield f"line {number}", row
+            yield f"line {number}", parse_json(line, path, number)
 
 
 def _parse(
