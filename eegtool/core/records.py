@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 from eegtool.core import forms
 from eegtool.core.errors import EegToolError
 from eegtool.core.forms import IMAGE_TOKEN, Forms
+from eegtool.core.parsing import parse_json
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import atomic_path, missing
 
@@ -299,21 +300,13 @@ def _rows(path: Path, taken: Forms, *, usual: str) -> Iterator[tuple[str, Any]]:
         text = file.read()
     if text.lstrip()[:1] == "[":
         taken["list"] += usual != "list"
-        try:
-            rows = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise _broken(path, f"line {error.lineno}", error) from error
+        rows = parse_json(text, path)
         yield from ((f"row {number}", row) for number, row in enumerate(rows, start=1))
         return
     for number, line in enumerate(io.StringIO(text, newline=""), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise _broken(path, f"line {number}", error) from error
-        taken["lines"] += usual != "lines"
-        yield f"line {number}", row
+        if line.strip():
+            taken["lines"] += usual != "lines"
+            yield f"line {number}", parse_json(line, path, number)
 
 
 def _parse(
