@@ -124,12 +124,6 @@ class Workspace:
             )
         return {}
 
-    def answer_form(self) -> dict[str, Any]:
-        """Return how to ask and how an answer reads, as prepare stamped it; empty where it did not."""
-        if not self.prepare_stamp.exists():
-            return {}
-        return dict(read_json(self.prepare_stamp).get("answers", {}))
-
     def sequence(self) -> dict[str, Any]:
         """Return how stages follow each other on the fine-tune side, as prepare stamped it.
 

@@ -21,6 +21,7 @@ from transformers import SchedulerType
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError, brief
+from eegtool.core.forms import Forms, sentences
 from eegtool.core.launching import Stopped, launch, open_locked
 from eegtool.core.records import Conversation, check_unique, read_conversations
 from eegtool.core.registry import check_name
@@ -42,6 +43,7 @@ from eegtool.finetune.data import encode, trained_share
 from eegtool.finetune.hardware import Hardware
 from eegtool.finetune.plan import PLAN_FILE, Plan, differences
 from eegtool.finetune.saving import checkpoints, last_whole, step_of
+from eegtool.model.answer_form import AnswerForm, form_of
 from eegtool.model.checkpoints import (
     KNOWN_BASES,
     Base,
@@ -87,6 +89,13 @@ def run(settings: FinetuneSettings) -> None:
         f"{'GPU' if _hardware(hosts).gpu else 'CPU'} rank{'s' * (ranks > 1)}: "
         f"{size.samples} samples, {steps} steps"
     )
+    form = AnswerForm.from_contract(plan.answers)
+    console.print(f"  {form.sentence()}", markup=False)
+    if not form.stages:
+        console.print(
+            "[yellow]  The answers have no form in common: `evaluate` will read stages out of what the "
+            "model writes, and cannot score them (--mode score).[/]"
+        )
     if settings.dry_run:
         _tell(settings, plan, size, ranks, hosts, free)
         return
@@ -329,7 +338,9 @@ def make_plan(
     if settings.vision_tower and base.layout == "hf":
         notes.append("--vision_tower: the base model brings its own")
     processor = load_processor(base, fusion=settings.fusion, version=settings.version)
-    rows = read_conversations(data_path)
+    taken = Forms()
+    rows = read_conversations(data_path, taken)
+    notes += [f"{data_path.name}: {sentence}" for sentence in sentences(taken)]
     if not rows:
         raise EegToolError(f"{data_path} has no samples.", "Run `eegvlm prepare` again.")
     check_unique(data_path, [row.sample_id for row in rows])
@@ -363,7 +374,7 @@ def make_plan(
         trained_share=share,
         protocol=protocol,
         arguments=arguments,
-        answers=workspace.answer_form(),
+        answers=asdict(form_of(rows, processor.count_tokens)),
         sequence=workspace.sequence(),
         environment=_environment(settings, output_dir.resolve(), ranks, hosts),
         stop_file=str(output_dir.resolve() / _STOP_FILE),

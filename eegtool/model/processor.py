@@ -146,6 +146,10 @@ class Processor:
         expanded = self._expanded(pairs, n_images)
         return Encoded(tuple(i for i, _ in expanded), tuple(label for _, label in expanded))
 
+    def count_tokens(self, answer: str) -> int:
+        """Count the tokens of an answer, its end included."""
+        return len(self._tokens(f" {answer}", first=False)) + 1
+
     def _turn(self, prompt: str, answer: str, *, first: bool) -> list[tuple[int, int]]:
         """Return the tokens of one turn, end token included, each with its label."""
         tokens = self._tokens(f"{prompt} {answer}", first=first)
