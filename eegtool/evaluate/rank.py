@@ -25,7 +25,7 @@ from eegtool.core.errors import EegToolError, brief
 from eegtool.core.records import Question, json_line
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.workspace import inside, jsonable, read_json, write_json
-from eegtool.evaluate.generate import Asker, Told, decoded_ahead
+from eegtool.evaluate.generate import Asker, Reply, decoded_ahead
 from eegtool.evaluate.loading import load
 from eegtool.evaluate.rows import answered, make_row, versions
 from eegtool.evaluate.shards import Writer, deal
@@ -107,6 +107,7 @@ def _load(task: Task, rank: int) -> tuple[Asker, dict[str, Any]]:
     how = {
         "batch_size": 0,  # its place; every row has its own
         "dtype": str(model.dtype).removeprefix("torch."),
+        "merged": settings.merge or task.contract.merged,
         "attention": model.model.language_model.config._attn_implementation,
         "deterministic": settings.deterministic,
         "versions": versions(),
@@ -116,7 +117,7 @@ def _load(task: Task, rank: int) -> tuple[Asker, dict[str, Any]]:
 
 def _told(
     task: Task, asker: Asker, questions: list[Question], size: int, *, may_halve: bool
-) -> Iterator[tuple[list[Question], list[Told], int]]:
+) -> Iterator[tuple[list[Question], list[Reply], int]]:
     """Yield batches, what the model says about them, and the batch size.
 
     When memory runs out, the batch that did not fit is asked again in halves, and so are all others.
@@ -160,7 +161,7 @@ def _rows(features: FeatureTable | None, batch: Sequence[Question]) -> np.ndarra
 
 def _try(
     asker: Asker, batch: list[Question], pixels: np.ndarray, features: np.ndarray | None
-) -> tuple[list[Told] | None, str]:
+) -> tuple[list[Reply] | None, str]:
     """Ask; return None and the reason if memory ran out.
 
     The exception ends here: as long as it lives, so do the tensors of all frames it went through.

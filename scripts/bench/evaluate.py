@@ -62,7 +62,7 @@ from eegtool.core.settings import AnswerMode
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, write_json
 from eegtool.evaluate.decode import Decoding
-from eegtool.evaluate.generate import Asker, StageAnswers, Told
+from eegtool.evaluate.generate import Asker, Reply, StageAnswers
 from eegtool.evaluate.score import probabilities
 from eegtool.extract.features import FeatureTable, Sidecar, load_features, write_features
 from eegtool.model.adapters import Contract, add_lora, write_adapter
@@ -240,7 +240,7 @@ class Scene:
         told = self.ask(asked, "score", 1)
         return probabilities(np.stack([t.log_likelihood for t in told]))
 
-    def ask(self, asked: Sequence[Question], mode: AnswerMode, n_tokens: int) -> list[Told]:
+    def ask(self, asked: Sequence[Question], mode: AnswerMode, n_tokens: int) -> list[Reply]:
         answers = StageAnswers(STAGES, "", n_tokens)
         asker = Asker(self.model, self.processor, answers, mode, Decoding(n_tokens))
         return asker(asked, self.pixels(asked), self.rows(asked))
