@@ -88,6 +88,11 @@ class Asker:
     decoding: Decoding
     _choices: dict[tuple[str, int], Choice] = field(default_factory=dict)
 
+    @property
+    def writes(self) -> bool:
+        """Whether the model writes anything, be it only reasons before a score."""
+        return self.mode != "score" or bool(self.answers.lead)
+
     def __call__(
         self, questions: Sequence[Question], pixels: np.ndarray, features: np.ndarray | None
     ) -> list[Reply]:
@@ -118,7 +123,7 @@ class Asker:
             for row, reply in zip(rows, scored, strict=True):
                 replies[row] = reply
 
-        if self.mode == "score" and not self.answers.lead:
+        if not self.writes:
             score(range(len(questions)), [""] * len(questions))
             return replies
         written = None if self.mode == "generate" else score

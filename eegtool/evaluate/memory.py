@@ -11,8 +11,10 @@ from eegtool.model.eegvlm import EEGVLM
 
 LARGEST_BATCH: Final = 64
 _SHARE: Final = 0.9
-"""Of the free memory that is counted on; the rest is for fragments and the workspaces of kernels."""
+"""Of the free memory that is counted on; the rest is for fragments and what a batch takes as a whole."""
 _MULTIPLE: Final = 8
+_PACKED: Final = 32
+"""Tokens of five packed answers, generously."""
 
 
 def first_batch_size(
@@ -67,7 +69,7 @@ def bytes_per_question(
 
         keys and values   e · 2 L (T + N) H d          kept where an answer is written
         a layer           e · T (6 D + 5 I)            one at a time, without gradients
-        logits            8 · (N if scored, else 1) V  in float32, before and after the softmax
+        logits            8 · V, 32 times if scored    in float32, before and after the softmax
 
     Of a layer there are, at the same time, its input, the states it is added to and their norm in float32; and of
     the MLP both halves, the sum of base and LoRA and what it is made of. The vision tower runs before and
@@ -87,8 +89,10 @@ def bytes_per_question(
         Whether the model writes an answer, and whether stages are scored.
     """
     text = config.text_config
-    heads = text.num_key_value_heads * (text.head_dim or text.hidden_size // text.num_attention_heads)
+    heads = text.num_key_value_heads * (
+        text.head_dim or text.hidden_size // text.num_attention_heads
+    )
     cache = 2 * text.num_hidden_layers * (n_tokens + n_new_tokens) * heads if writes else 0
     layer = n_tokens * (6 * text.hidden_size + 5 * text.intermediate_size)
-    logits = 8 * (n_new_tokens if scores else 1) * text.vocab_size
+    logits = 8 * text.vocab_size * (_PACKED if scores else 1)
     return int(dtype.itemsize * (cache + layer) + logits)

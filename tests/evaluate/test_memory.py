@@ -73,10 +73,13 @@ def test_what_is_free_says_how_many_questions_fit(
 def test_only_on_a_gpu_memory_is_looked_at(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     """Free memory as it is after the model was loaded, what PyTorch keeps in reserve included."""
     looked: list[Any] = []
+
+    def look(where: torch.device) -> tuple[int, int]:
+        looked.append(where)
+        return 53 * GB, 80 * GB
+
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: looked.append("emptied"))
-    monkeypatch.setattr(
-        torch.cuda, "mem_get_info", lambda where: (looked.append(where), (53 * GB, 80 * GB))[1]
-    )
+    monkeypatch.setattr(torch.cuda, "mem_get_info", look)
     where = torch.device(device)
     model: Any = SimpleNamespace(device=where, config=llava_13b(), dtype=torch.bfloat16)
     found = first_batch_size(model, n_tokens=PROMPT, n_new_tokens=8, writes=True, scores=True)
