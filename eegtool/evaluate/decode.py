@@ -100,7 +100,7 @@ def decode(
     eos_token_id : int
         The token that ends it.
     leave : callable, optional
-        Told once of every row, when it leaves; its keys and values are kept until then.
+        Called once about every row, when it leaves the batch.
 
     Returns
     -------

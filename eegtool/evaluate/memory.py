@@ -18,11 +18,12 @@ _PACKED: Final = 32
 
 
 def first_batch_size(
-    model: EEGVLM, *, n_tokens: int, n_new_tokens: int, writes: bool, scores: bool
+    model: EEGVLM, *, n_tokens: int, n_new_tokens: int, n_beams: int, writes: bool, scores: bool
 ) -> int:
     """Return where ``--batch-size auto`` begins: on a CPU with `LARGEST_BATCH`.
 
-    See `questions_that_fit`; the model must be loaded, for its weights to be counted.
+    See `questions_that_fit` and `bytes_per_question`; each beam takes as much as a question. The model
+    must be on its device, or its weights are taken for free memory.
     """
     if model.device.type != "cuda":
         return LARGEST_BATCH
@@ -36,7 +37,7 @@ def first_batch_size(
         writes=writes,
         scores=scores,
     )
-    return questions_that_fit(free, per_question)
+    return questions_that_fit(free, n_beams * per_question)
 
 
 def questions_that_fit(free_bytes: int, bytes_per_question: int) -> int:

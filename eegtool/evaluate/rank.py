@@ -98,6 +98,7 @@ def _first_batch_size(asker: Asker, longest: Question) -> int:
         asker.model,
         n_tokens=len(asker.processor.encode_prompt(longest.text, len(longest.images))),
         n_new_tokens=asker.decoding.max_new_tokens,
+        n_beams=asker.decoding.num_beams,
         writes=asker.writes,
         scores=asker.mode != "generate",
     )

@@ -69,8 +69,12 @@ def test_what_is_free_says_how_many_questions_fit(
     assert questions_that_fit(free_gb * GB, needed(writes)) == expected
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_only_on_a_gpu_memory_is_looked_at(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+@pytest.mark.parametrize(
+    ("device", "n_beams", "expected"), [("cpu", 1, 64), ("cuda", 1, 32), ("cuda", 3, 8)]
+)
+def test_only_on_a_gpu_memory_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch, device: str, n_beams: int, expected: int
+) -> None:
     """Free memory as it is after the model was loaded, what PyTorch keeps in reserve included."""
     looked: list[Any] = []
 
@@ -82,8 +86,9 @@ def test_only_on_a_gpu_memory_is_looked_at(monkeypatch: pytest.MonkeyPatch, devi
     monkeypatch.setattr(torch.cuda, "mem_get_info", look)
     where = torch.device(device)
     model: Any = SimpleNamespace(device=where, config=llava_13b(), dtype=torch.bfloat16)
-    found = first_batch_size(model, n_tokens=PROMPT, n_new_tokens=8, writes=True, scores=True)
-    assert (found, looked) == ((64, []) if device == "cpu" else (32, ["emptied", where]))
+    size = {"n_tokens": PROMPT, "n_new_tokens": 8, "n_beams": n_beams}
+    assert first_batch_size(model, **size, writes=True, scores=True) == expected
+    assert looked == ([] if device == "cpu" else ["emptied", where])
 
 
 @pytest.mark.parametrize(("mode", "writes"), [("score", False), ("both", True)])
@@ -105,7 +110,7 @@ def test_auto_begins_with_what_fits(
     assert batches == [3, 3, 3, 1]
     (how,) = asked
     assert 50 < how.pop("n_tokens") < 200
-    assert how == {"n_new_tokens": 3, "writes": writes, "scores": True}
+    assert how == {"n_new_tokens": 3, "n_beams": 1, "writes": writes, "scores": True}
 
 
 def test_a_number_is_taken_as_it_is(
