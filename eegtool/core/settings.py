@@ -122,6 +122,14 @@ Precision = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
     Option(help="Precision of the base model.", rich_help_panel=RUNNING),
 ]
+Merge = Annotated[
+    bool,
+    Option(
+        "--merge",
+        help="Add LoRA to the base's weights: faster, but rounded to their precision.",
+        rich_help_panel=RUNNING,
+    ),
+]
 Attention = Annotated[
     str,
     Option(
@@ -830,6 +838,7 @@ class EvaluateSettings:
         int, Option(min=0, help="Which of these parts this is, from 0.", rich_help_panel=RUNNING)
     ] = 0
     dtype: Precision = "auto"
+    merge: Merge = False
     attention: Attention = "auto"
     deterministic: Annotated[
         bool,
@@ -884,6 +893,7 @@ class AskSettings:
     ] = 0
     no_calibration: NoCalibration = False
     dtype: Precision = "auto"
+    merge: Merge = False
     json: Json = False
 
 
@@ -1059,6 +1069,7 @@ class StageSettings:
     ] = "auto"
     num_gpus: AskingRanks = 0
     dtype: Precision = "auto"
+    merge: Merge = False
     attention: Attention = "auto"
     json: Json = False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from rich.markup import escape
 
@@ -24,9 +24,6 @@ from eegtool.model.adapters import Contract, adapter_sha256, contract_base, read
 from eegtool.model.checkpoints import ATTENTIONS
 from eegtool.model.eegvlm import FUSIONS
 from eegtool.model.processor import TEMPLATES, ConversationTemplate, picture_of
-
-_FIRST_BATCH: Final = 64
-"""Where ``--batch-size auto`` begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +191,8 @@ def protocol_of(contract: Contract) -> dict[str, Any]:
     return contract.protocol | model
 
 
-def read_batch_size(text: str) -> tuple[int, bool]:
-    """Return where to begin, and whether it may be halved.
+def read_batch_size(text: str) -> int | None:
+    """Return how many questions are asked at a time; None for ``auto``.
 
     Raises
     ------
@@ -203,13 +200,13 @@ def read_batch_size(text: str) -> tuple[int, bool]:
         If it is neither a number nor ``auto``.
     """
     if text == "auto":
-        return _FIRST_BATCH, True
+        return None
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise EegToolError(
             f"--batch-size '{text}' is neither 'auto' nor a whole number from 1.",
             "Leave it out, or give a number.",
         )
-    return int(text), False
+    return int(text)
 
 
 def _check_settings(settings: EvaluateSettings) -> None:

@@ -20,7 +20,7 @@ from eegtool.core.records import read_questions, write_questions
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.workspace import Workspace, atomic_path
 from eegtool.evaluate import rank, step
-from eegtool.evaluate.generate import Asker, Told
+from eegtool.evaluate.generate import Asker, Reply
 from eegtool.evaluate.shards import Writer, deal, part_path, parts_of, whole_lines
 from eegtool.evaluate.step import run
 from tests.evaluate.conftest import rows_of
@@ -197,17 +197,17 @@ def test_two_chunks_that_end_at_the_same_moment(
         raise FileNotFoundError(path)
 
     monkeypatch.setattr(step, "atomic_path", overtaken)
-    monkeypatch.setattr(Asker, "__call__", lambda _, some, *__: [Told("N2") for _ in some])
+    monkeypatch.setattr(Asker, "__call__", lambda _, some, *__: [Reply("N2") for _ in some])
     run(chunk(settings, 1, 2))
 
 
 def test_answers_that_vanish_are_not_passed_over(
     settings: EvaluateSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lose(asker: Asker, some: list[Any], *_: Any) -> list[Told]:
+    def lose(asker: Asker, some: list[Any], *_: Any) -> list[Reply]:
         for path in parts_of(workspace.answers):
             path.unlink()
-        return [Told("W") for _ in some]
+        return [Reply("W") for _ in some]
 
     monkeypatch.setattr(Asker, "__call__", lose)
     with pytest.raises(EegToolError, match="answers vanished"):
@@ -319,9 +319,9 @@ def test_deterministic_is_for_the_run_only(
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     seen: list[bool] = []
 
-    def look(asker: Asker, some: list[Any], *_: Any) -> list[Told]:
+    def look(asker: Asker, some: list[Any], *_: Any) -> list[Reply]:
         seen.append(torch.are_deterministic_algorithms_enabled())
-        return [Told("W") for _ in some]
+        return [Reply("W") for _ in some]
 
     monkeypatch.setattr(Asker, "__call__", look)
     run(replace(settings, deterministic=True, limit=1))

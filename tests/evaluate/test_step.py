@@ -20,7 +20,7 @@ from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, write_json
 from eegtool.evaluate import loading, rank
 from eegtool.evaluate.calibration import ece
-from eegtool.evaluate.generate import Asker, Told
+from eegtool.evaluate.generate import Asker, Reply
 from eegtool.evaluate.score import probabilities
 from eegtool.evaluate.step import run
 from tests.evaluate.conftest import BATCH, rows_of, scores_of
@@ -75,7 +75,7 @@ def test_the_model_is_asked_and_not_trained(
 ) -> None:
     seen: list[tuple[bool, torch.dtype, bool]] = []
 
-    def look(asker: Asker, *others: Any) -> list[Told]:
+    def look(asker: Asker, *others: Any) -> list[Reply]:
         model = asker.model
         lora = any("lora_" in name for name, _ in model.named_parameters())
         seen.append((any(m.training for m in model.modules()), model.dtype, lora))
@@ -115,9 +115,9 @@ def test_the_longest_question_is_asked_first(
     )
     order: list[int] = []
 
-    def say(asker: Asker, asked: Sequence[Question], *_: Any) -> list[Told]:
+    def say(asker: Asker, asked: Sequence[Question], *_: Any) -> list[Reply]:
         order.extend(q.text.count("Well") for q in asked)
-        return [Told(q.sample_id) for q in asked]
+        return [Reply(q.sample_id) for q in asked]
 
     monkeypatch.setattr(Asker, "__call__", say)
     run(settings)
@@ -210,14 +210,14 @@ def test_another_template_is_what_the_model_sees(
 # --- memory ---------------------------------------------------------------------------------------
 
 
-def fit(most: int, sizes: list[int]) -> Callable[..., list[Told]]:
+def fit(most: int, sizes: list[int]) -> Callable[..., list[Reply]]:
     """Return a model that has room for so many questions."""
 
-    def say(asker: Asker, questions: Sequence[Question], *_: Any) -> list[Told]:
+    def say(asker: Asker, questions: Sequence[Question], *_: Any) -> list[Reply]:
         sizes.append(len(questions))
         if len(questions) > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
-        return [Told(q.sample_id) for q in questions]
+        return [Reply(q.sample_id) for q in questions]
 
     return say
 
@@ -347,11 +347,11 @@ def test_a_run_that_was_stopped_is_gone_on_with(
     stamp.write_text("of the run before")
     asked: list[str] = []
 
-    def stop(asker: Asker, questions: Sequence[Question], *_: Any) -> list[Told]:
+    def stop(asker: Asker, questions: Sequence[Question], *_: Any) -> list[Reply]:
         if len(asked) == BATCH:
             raise KeyboardInterrupt
         asked.extend(q.sample_id for q in questions)
-        return [Told("W") for _ in questions]
+        return [Reply("W") for _ in questions]
 
     monkeypatch.setattr(Asker, "__call__", stop)
     with pytest.raises(KeyboardInterrupt):
@@ -359,7 +359,7 @@ def test_a_run_that_was_stopped_is_gone_on_with(
     assert [row["question_id"] for row in rows_of(part(workspace))] == asked
     assert not stamp.exists()
     assert not workspace.answers.exists()
-    monkeypatch.setattr(Asker, "__call__", lambda _, some, *__: [Told("N2") for _ in some])
+    monkeypatch.setattr(Asker, "__call__", lambda _, some, *__: [Reply("N2") for _ in some])
     run(settings)
     rows = rows_of(workspace.answers)
     assert [row["text"] for row in rows] == ["W"] * BATCH + ["N2"] * (10 - BATCH)
@@ -812,7 +812,7 @@ def test_a_model_that_says_one_thing_only_is_pointed_out(
     warned: bool,
 ) -> None:
     texts = iter(["[/W]"] * n_same + ["N2"] * 10)
-    monkeypatch.setattr(Asker, "__call__", lambda *args: [Told(next(texts)) for _ in args[1]])
+    monkeypatch.setattr(Asker, "__call__", lambda *args: [Reply(next(texts)) for _ in args[1]])
     run(settings)
     assert ("100% of the answers are '[/W]'" in capsys.readouterr().out) is warned
 
