@@ -630,8 +630,14 @@ class FinetuneSettings:
         ),
     ] = False
     dataloader_num_workers: Annotated[
-        int, Option(min=0, help="Processes that decode pictures.", rich_help_panel=HARDWARE)
-    ] = 0
+        int | None,
+        Option(
+            min=0,
+            help="Processes of each rank that decode pictures.",
+            show_default="up to 4 beside a GPU, else 0",
+            rich_help_panel=HARDWARE,
+        ),
+    ] = None
     save_strategy: Annotated[
         str, Option(help="Checkpoints: 'steps', 'epoch', 'no'.", rich_help_panel=SAVING)
     ] = "steps"

@@ -23,13 +23,17 @@ def load(
     EegToolError
         If it cannot be loaded (see `load_adapter`).
     """
+    device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # what libraries allocate by themselves belongs there, too
     loaded, processor, _ = load_adapter(
         model_path,
         base=settings.model_base,
         dtype=best_dtype() if settings.dtype == "auto" else getattr(torch, settings.dtype),
         attention=getattr(settings, "attention", "auto"),
         vision_tower=settings.vision_tower,
+        device=device,
     )
     model = inner(loaded)
     model.drop_unread_layers()
-    return model.to(torch.device("cuda", rank) if torch.cuda.is_available() else "cpu"), processor
+    return model.to(device), processor

@@ -22,7 +22,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.flags import FlagError, Values, truth
 from eegtool.core.settings import FinetuneSettings
-from eegtool.model.checkpoints import best_dtype
+from eegtool.finetune.hardware import Hardware
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,10 @@ LLAVA: Final[dict[str, Foreign]] = {
     "no_cuda": _switch(False, "GPUs are hidden by CUDA_VISIBLE_DEVICES"),
 }
 
+_NO_COMPILER: Final = (
+    "its graphs break at the picture tokens and at ZeRO's hooks, and batches of other lengths are "
+    "compiled again"
+)
 _NO_EVALUATION: Final = "nothing is evaluated during training; see `eegvlm evaluate`"
 _NO_UPLOAD: Final = "`eegvlm export --push-to-hub` uploads"
 
@@ -119,6 +123,13 @@ _FIXED: Final[dict[str, tuple[Any, str]]] = {
     "use_cache": (False, "training has no use for it"),
     "local_rank": (-1, "the launcher sets it"),
     "accelerator_config": ("", "order and shares of the samples are finetune's own"),
+    **dict.fromkeys(
+        ("torch_compile", "torch_compile_backend", "torch_compile_mode"), ("", _NO_COMPILER)
+    ),
+    "liger_kernel_config": (
+        None,
+        "--use_liger_kernel takes RMSNorm, RoPE and SwiGLU; the loss is ours",
+    ),
     "dataloader_drop_last": (False, "every sample is trained on in every pass"),
 }
 _NO_EFFECT: Final[dict[str, str]] = {
@@ -212,16 +223,30 @@ def _jsonable(value: Any) -> Any:
 
 
 def training_arguments(
-    settings: FinetuneSettings, *, output_dir: str, deepspeed: str | None
+    settings: FinetuneSettings,
+    *,
+    output_dir: str,
+    hardware: Hardware,
 ) -> tuple[dict[str, Any], list[str]]:
     """Return transformers' keywords for this training.
+
+    DeepSpeed's settings are missing, and what only a rank can see, such as whether it is on a CPU.
+
+    Parameters
+    ----------
+    settings : FinetuneSettings
+        What was asked for.
+    output_dir : str
+        Absolute path.
+    hardware : Hardware
+        Where the training will run.
 
     Returns
     -------
     arguments : dict
         Keywords of `TrainingArguments`.
     notes : list of str
-        What was asked for and has no effect here, a sentence each.
+        What was asked for and has no effect here, or a price, a sentence each.
 
     Raises
     ------
@@ -229,7 +254,9 @@ def training_arguments(
         If a flag asks for what this training does not do, or transformers refuses the arguments.
     """
     further, notes = _check_foreign(settings.further)
-    dtype, tf32, spoken = precision(further)
+    dtype, tf32, spoken = precision(further, hardware)
+    if further.get("use_liger_kernel"):
+        _check_liger(hardware)
     arguments: dict[str, Any] = {
         "output_dir": output_dir,
         "num_train_epochs": settings.num_train_epochs,
@@ -242,12 +269,10 @@ def training_arguments(
         "lr_scheduler_type": settings.lr_scheduler_type,
         "logging_steps": settings.logging_steps,
         "report_to": settings.report_to,
-        "dataloader_num_workers": settings.dataloader_num_workers,
-        "deepspeed": deepspeed,
+        "deepspeed": None,
         "seed": settings.seed,
         "bf16": dtype == torch.bfloat16,
         "fp16": dtype == torch.float16,
-        "use_cpu": not torch.cuda.is_available(),
         "save_strategy": settings.save_strategy,
         "save_steps": settings.save_steps,
         "save_total_limit": settings.save_total_limit,
@@ -257,6 +282,8 @@ def training_arguments(
     }
     if tf32 is not None:
         arguments["tf32"] = tf32
+    if settings.dataloader_num_workers is not None:
+        arguments["dataloader_num_workers"] = settings.dataloader_num_workers
     twice = sorted(arguments.keys() & further.keys())
     if twice:
         raise EegToolError(f"--{twice[0]} is an option of finetune, and cannot be given twice.")
@@ -307,37 +334,53 @@ def _refused(name: str, value: Any, why: str) -> EegToolError:
     return EegToolError(f"--{name} {value} cannot be done: {why}.", "Leave it out.")
 
 
-def precision(further: dict[str, Any]) -> tuple[torch.dtype, bool | None, list[str]]:
-    """Take --bf16, --fp16 and --tf32 out of the flags and say what they come to on this hardware.
+def precision(
+    further: dict[str, Any], hardware: Hardware
+) -> tuple[torch.dtype, bool | None, list[str]]:
+    """Take --bf16, --fp16 and --tf32 out of the flags and say what they come to on some hardware.
 
     Returns
     -------
     dtype : torch.dtype
-        What is asked for where this hardware has it, else the best it has; float32 where both are
-        switched off.
+        What is asked for where PyTorch can do it; where nothing is, the best that the hardware has;
+        float32 where that is switched off.
     tf32 : bool or None
         None: as PyTorch does by itself.
     notes : list of str
-        What was asked for in vain.
+        What was asked for in vain, or at a price.
     """
     bf16, fp16, tf32 = (further.pop(name, None) for name in ("bf16", "fp16", "tf32"))
     if bf16 and fp16:
         raise EegToolError("--bf16 and --fp16 exclude each other.", "Give one of them, or none.")
-    best = best_dtype()
-    notes = []
-    cuda = torch.cuda.is_available()
-    lacking = "there is no GPU here" if not cuda else "this GPU has none"
-    if bf16 and best != torch.bfloat16:
-        notes.append(f"--bf16: {lacking}; the training runs in {_word(best)}")
-    if fp16 and not cuda:
-        notes.append(f"--fp16: {lacking}; the training runs in {_word(best)}")
-    if tf32 and not cuda:
-        notes.append(f"--tf32: {lacking}")
+    best, notes = hardware.best, []
     unwanted = {torch.bfloat16: bf16 is False, torch.float16: fp16 is False}
     dtype = torch.float32 if unwanted.get(best) or (bf16 is False and fp16 is False) else best
-    if fp16 and cuda:
+    if bf16 and hardware.bf16:
+        dtype = torch.bfloat16
+        if best != dtype:
+            what = "this GPU has none of its own" if hardware.gpu else "there is no GPU here"
+            notes.append(f"--bf16: the training runs in bfloat16, which is slow here: {what}")
+    elif bf16:
+        notes.append(f"--bf16: this GPU has none; the training runs in {_word(best)}")
+    if fp16 and hardware.gpu:
         dtype = torch.float16
-    return dtype, tf32 if cuda else None, notes
+    elif fp16:
+        notes.append(f"--fp16: there is no GPU here; the training runs in {_word(dtype)}")
+    if tf32 and not hardware.gpu:
+        notes.append("--tf32: there is no GPU here")
+    return dtype, tf32 if hardware.gpu else None, notes
+
+
+def _check_liger(hardware: Hardware) -> None:
+    """Refuse Liger's kernels where they cannot run."""
+    if not hardware.gpu:
+        raise EegToolError(
+            "--use_liger_kernel needs a GPU: its kernels are Triton's.", "Leave it out."
+        )
+    if find_spec("liger_kernel") is None:
+        raise EegToolError(
+            "--use_liger_kernel needs the package liger-kernel.", "pip install liger-kernel"
+        )
 
 
 def _word(dtype: torch.dtype) -> str:
@@ -346,14 +389,15 @@ def _word(dtype: torch.dtype) -> str:
 
 def _try(arguments: Mapping[str, Any]) -> None:
     """Let transformers look at the arguments, without touching a GPU or DeepSpeed."""
-    tried = {k: v for k, v in arguments.items() if k not in ("bf16", "fp16", "tf32", "deepspeed")}
+    elsewhere = ("bf16", "fp16", "tf32", "use_liger_kernel")
+    tried = {k: v for k, v in arguments.items() if k not in elsewhere}
     try:
         args = TrainingArguments(**tried | {"use_cpu": True, "report_to": "none"})
         _build_optimizer(args)
     except (ValueError, TypeError, ImportError, AssertionError, RuntimeError) as error:
         raise EegToolError(
             f"transformers refuses the training's arguments: {brief(error)}.",
-            "Mend the flag it names.",
+            "Correct the flag it names.",
         ) from error
 
 
@@ -361,8 +405,6 @@ def _build_optimizer(args: TrainingArguments) -> None:
     """Build optimizer and schedule over a single number: what they lack would else show in the ranks only."""
     from transformers import Trainer, get_scheduler  # takes seconds, and reading flags does without
 
-    if args.use_liger_kernel and find_spec("liger_kernel") is None:
-        raise ImportError("--use_liger_kernel needs the package liger-kernel")
     cls, options = Trainer.get_optimizer_cls_and_kwargs(args)
     optimizer = cls([torch.nn.Parameter(torch.zeros(1))], **options)
     get_scheduler(

@@ -24,15 +24,22 @@ from eegtool.core.workspace import read_json
 PRESETS: Final = ("zero2", "zero3", "zero3_offload")
 NO_DEEPSPEED: Final = "none"
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where DeepSpeed puts it
+_PASSED_ON: Final = (
+    *("WANDB_", "TENSORBOARD_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_", "TOKENIZERS_"),
+    *("EEGVLM_", "TORCH_", "PYTORCH_", "NCCL_", "OMP_", "CXX"),
+)
+"""Variables whose names begin with these reach every rank by the plan."""
+_SECRET: Final = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD)S?(_|$)")
+"""Of variables that do not: the plan is a file that others may read."""
 
 
-def deepspeed_settings(name_or_path: str) -> str | None:
+def deepspeed_settings(name_or_path: str) -> Path | None:
     """Return the path of a DeepSpeed settings file, given by preset name or path; None for ``none``.
 
     Raises
     ------
     EegToolError
-        If it is neither, or DeepSpeed cannot build its CPU extension here.
+        If it is neither.
     """
     if name_or_path == NO_DEEPSPEED:
         return None
@@ -49,12 +56,7 @@ def deepspeed_settings(name_or_path: str) -> str | None:
             f"--deepspeed {name_or_path}: no such file.", f"Give a JSON file or one of {listed}."
         )
     read_json(path)
-    if not has_cpp_compiler() and not torch.cuda.is_available():
-        raise EegToolError(
-            "DeepSpeed builds a small extension on a CPU and there is no C++ compiler here.",
-            "Install one (Debian: apt install g++), or train with --deepspeed none.",
-        )
-    return str(path.resolve())
+    return path.resolve()
 
 
 def _preset(name: str) -> Path:
@@ -120,6 +122,52 @@ def check_deepspeed(path: Path, arguments: Mapping[str, Any], ranks: int) -> int
     return int(zero["stage"])
 
 
+def filled(config: Mapping[str, Any], lora_r: int, widest: int) -> dict[str, Any]:
+    """Return DeepSpeed's settings with what depends on the model where they say ``"auto"``.
+
+    Parameters
+    ----------
+    config : dict
+        The file of the settings.
+    lora_r : int
+        Rank of LoRA.
+    widest : int
+        Inputs or outputs of the widest layer that has LoRA.
+
+    Returns
+    -------
+    dict
+        ``stage3_param_persistence_threshold`` is the size of the largest LoRA matrix: what is trained
+        stays whole on every rank, as its gradient does, and is not gathered twice a step.
+        transformers would take ten times the hidden size, and 13B's LoRA of rank 128 is larger.
+    """
+    zero = dict(config["zero_optimization"])
+    threshold = "stage3_param_persistence_threshold"
+    if zero.get(threshold) == "auto":
+        zero[threshold] = lora_r * widest
+    return {**config, "zero_optimization": zero}
+
+
+def check_compiler(config: Mapping[str, Any], *, gpu: bool) -> None:
+    """Refuse DeepSpeed without a C++ compiler where it builds an extension: on a CPU, and for offload.
+
+    Raises
+    ------
+    EegToolError
+        If there is none on this machine.
+    """
+    zero = config["zero_optimization"]
+    offloads = (zero.get("offload_optimizer") or {}).get("device", "none") != "none"
+    if has_cpp_compiler() or (gpu and not offloads):
+        return
+    what = "Adam on the CPU, for offload," if gpu else "a small extension on a CPU"
+    raise EegToolError(
+        f"DeepSpeed builds {what} and there is no C++ compiler on {socket.gethostname()}.",
+        "Install one (Debian: apt install g++), or train with "
+        + ("--deepspeed zero3." if gpu else "--deepspeed none."),
+    )
+
+
 def has_cpp_compiler() -> bool:
     """Say whether DeepSpeed will find a C++ compiler."""
     compiler = shlex.split(os.environ.get("CXX", "c++"))  # may be "ccache g++"
@@ -133,16 +181,14 @@ def command(
 
     `port` is that at which they meet (`free_port`).
     """
-    module = "eegtool.finetune.train"
+    module = "eegtool.finetune.rank"
     if not use_deepspeed:
         return [sys.executable, "-m", module, str(plan)]
     launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "error"]
     if hosts is not None:
-        launcher += ["--hostfile", str(hosts.file), "--num_gpus", str(hosts.ranks_each)]
-    elif (
-        not torch.cuda.is_available()
-    ):  # the environment names GPUs, and --num_gpus would overrule it
-        launcher += ["--num_gpus", str(ranks)]
+        launcher += ["--hostfile", str(hosts.file)]
+        ranks = hosts.ranks_each
+    launcher += ["--num_gpus", str(ranks)]
     return [*launcher, "--master_port", str(port), "--module", module, str(plan)]
 
 
@@ -238,21 +284,40 @@ def count_ranks(num_gpus: int, *, use_deepspeed: bool) -> int:
     return num_gpus or available or 1
 
 
-def environment(ranks: int) -> dict[str, str]:
-    """Return the environment of the ranks: which GPUs they use; on a CPU, how they share its cores."""
-    environment = dict(os.environ)
-    if torch.cuda.is_available():
-        gpus = environment.get("CUDA_VISIBLE_DEVICES") or ",".join(
-            map(str, range(torch.cuda.device_count()))
-        )
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus.split(",")[:ranks])
-    else:
+def rank_environment(ranks: int, *, elsewhere: bool = False) -> dict[str, str]:
+    """Return the variables that every rank sets for itself, on whichever machine it is.
+
+    Parameters
+    ----------
+    ranks : int
+        Ranks on each machine.
+    elsewhere : bool
+        Whether there are other machines, whose GPUs have names of their own.
+    """
+    chosen = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(_PASSED_ON) and not _SECRET.search(name)
+    }
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if gpus is not None and not elsewhere:  # numbers, UUIDs, names of MIG instances, or none at all
+        chosen["CUDA_VISIBLE_DEVICES"] = ",".join(gpus.split(",")[:ranks])
+    prefix = sys.prefix
+    if prefix != sys.base_prefix and os.access(prefix, os.W_OK):
+        # Two environments that share a folder would build DeepSpeed's extension again in turns.
+        chosen.setdefault("TORCH_EXTENSIONS_DIR", f"{prefix}/torch_extensions")
+    return chosen
+
+
+def environment(of_ranks: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of the launcher itself, which counts GPUs and names none.
+
+    DeepSpeed's launcher reads names of GPUs as numbers; the ranks set them again.
+    """
+    environment = {**os.environ, **of_ranks}
+    environment.pop("CUDA_VISIBLE_DEVICES", None)
+    if not torch.cuda.is_available():
         environment["DS_ACCELERATOR"] = "cpu"
-        threads = max(1, (os.cpu_count() or 1) // ranks)
-        environment.setdefault("OMP_NUM_THREADS", str(threads))
-        if sys.prefix != sys.base_prefix and os.access(sys.prefix, os.W_OK):
-            # Two environments that share a folder would build DeepSpeed's extension anew in turns.
-            environment.setdefault("TORCH_EXTENSIONS_DIR", f"{sys.prefix}/torch_extensions")
     return environment
 
 

@@ -28,7 +28,7 @@ _FIELDS_OF_THE_OUTCOME: Final = (
     *("lora_r", "lora_alpha", "lora_dropout", "mm_projector_lr", "group_by_length"),
 )
 _SAME_OUTCOME: Final = (
-    *("output_dir", "deepspeed", "use_cpu", "tf32", "report_to", "run_name", "project"),
+    *("output_dir", "deepspeed", "tf32", "report_to", "run_name", "project"),
     *("disable_tqdm", "log_level", "log_level_replica", "log_on_each_node"),
     *("dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_pin_memory"),
     *("dataloader_persistent_workers", "trackio_space_id", "skip_memory_metrics"),
@@ -66,6 +66,8 @@ class Plan:
     """How to ask and how an answer reads (see `Contract.answers`)."""
     sequence: dict[str, Any] = field(default_factory=dict)
     """How stages follow each other (see `Contract.sequence`)."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Variables that each rank sets before anything is imported (see `launcher.rank_environment`)."""
     stop_file: str = ""
     """When this file exists, the ranks save a checkpoint and stop."""
     vision_tower: str = ""

@@ -184,7 +184,10 @@ def remove_broken(out: Path) -> None:
 
 
 def gathered(model: torch.nn.Module, *, keep: bool) -> dict[str, torch.Tensor]:
-    """Return every trained parameter in full, on the CPU, where `keep`; all ranks must call it."""
+    """Return every trained parameter in full, on the CPU, where `keep`; all ranks must call it.
+
+    Each has the precision it is trained in.
+    """
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     if is_deepspeed_zero3_enabled():
         import deepspeed
@@ -195,7 +198,7 @@ def gathered(model: torch.nn.Module, *, keep: bool) -> dict[str, torch.Tensor]:
     with gather:
         if not keep:
             return {}
-        return {n: p.detach().float().cpu().clone() for n, p in trained.items()}
+        return {n: p.detach().to("cpu", copy=True) for n, p in trained.items()}
 
 
 def read_trained(checkpoint: Path, model: torch.nn.Module) -> dict[str, torch.Tensor]:

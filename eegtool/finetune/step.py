@@ -39,6 +39,7 @@ from eegtool.extract.stored import store_module
 from eegtool.finetune import estimate, launcher
 from eegtool.finetune.arguments import training_arguments
 from eegtool.finetune.data import encode, trained_share
+from eegtool.finetune.hardware import Hardware
 from eegtool.finetune.plan import PLAN_FILE, Plan, differences
 from eegtool.finetune.saving import checkpoints, last_whole, step_of
 from eegtool.model.checkpoints import (
@@ -75,7 +76,7 @@ def run(settings: FinetuneSettings) -> None:
         raise EegToolError("--gpu-memory is for --dry-run.", "Leave it out, or add --dry-run.")
     output_dir = settings.output_dir or Workspace(settings.workspace).checkpoints / "eegvlm"
     ranks, hosts = _ranks(settings)
-    plan = make_plan(settings, output_dir, ranks)
+    plan = make_plan(settings, output_dir, ranks, hosts)
     size = _size(plan)
     free = estimate.check_disk(size, plan)
     steps = estimate.steps(plan, size.samples, ranks)
@@ -85,7 +86,7 @@ def run(settings: FinetuneSettings) -> None:
     console.print(
         f"Fine-tuning [bold]{escape(plan.base)}[/] (fusion {plan.fusion}, template {plan.version}, "
         f"features {plan.features}) with {with_deepspeed} on {ranks} "
-        f"{'GPU' if torch.cuda.is_available() else 'CPU'} rank{'s' * (ranks > 1)}: "
+        f"{'GPU' if _hardware(hosts).gpu else 'CPU'} rank{'s' * (ranks > 1)}: "
         f"{size.samples} samples, {steps} steps"
     )
     if settings.dry_run:
@@ -125,20 +126,20 @@ def _train(
     """Start all ranks and wait for them; leave nothing behind that is of no use."""
     output_dir, stop_file = Path(plan.output_dir), Path(plan.stop_file)
     use_deepspeed = plan.arguments["deepspeed"] is not None
-    if use_deepspeed and not torch.cuda.is_available():
+    if use_deepspeed and not _hardware(hosts).gpu:
         console.print("[dim]  On first use DeepSpeed builds its CPU extension: about a minute.[/]")
     port = launcher.free_port()
     plan_path = output_dir / PLAN_FILE
     command = launcher.command(
         plan_path, ranks, use_deepspeed=use_deepspeed, port=port, hosts=hosts
     )
-    environment = _environment(settings, plan, ranks, hosts)
+    environment = launcher.environment(plan.environment)
     made = [path for path in (output_dir, *output_dir.parents) if not path.exists()]
     lock = _lock(output_dir)
     stop_file.unlink(missing_ok=True)  # of a run that was killed while it stopped
     plan.write(plan_path)
     if settings.report_to == "wandb":  # which writes elsewhere where there is no folder
-        Path(environment["WANDB_DIR"]).mkdir(parents=True, exist_ok=True)
+        Path(plan.environment["WANDB_DIR"]).mkdir(parents=True, exist_ok=True)
     try:
         code = launch(
             command,
@@ -219,18 +220,20 @@ def _tell_stopped(output_dir: Path) -> None:
 
 
 def _environment(
-    settings: FinetuneSettings, plan: Plan, ranks: int, hosts: launcher.Hosts | None
+    settings: FinetuneSettings, out: Path, ranks: int, hosts: launcher.Hosts | None
 ) -> dict[str, str]:
-    """Return the environment of the ranks; where logs go, unless the user's own says it."""
-    environment = launcher.environment(hosts.ranks_each if hosts else ranks)
-    out = Path(plan.output_dir)
+    """Return the variables of the ranks; where logs go, unless the user's own say it."""
+    ranks_each = hosts.ranks_each if hosts else ranks
+    environment = launcher.rank_environment(ranks_each, elsewhere=hosts is not None)
     logs = str(out.parent / "runs" / out.name)
     if settings.report_to == "tensorboard":
         environment.setdefault("TENSORBOARD_LOGGING_DIR", logs)
     if settings.report_to == "wandb":
         environment.setdefault("WANDB_DIR", logs)
         environment.setdefault("WANDB_PROJECT", "eegvlm")
-        if "WANDB_MODE" not in environment and not _has_wandb_key(environment):
+        # A key in the environment is not in the plan, which others may read: other machines lack it.
+        seen = environment if hosts else os.environ
+        if "WANDB_MODE" not in environment and not _has_wandb_key(seen):
             environment["WANDB_MODE"] = "offline"
             console.print(
                 "  No key of Weights & Biases here: logged offline, for `wandb sync` "
@@ -265,7 +268,7 @@ def _tell(
     command = launcher.command(
         plan_path, ranks, use_deepspeed=use_deepspeed, port=port, hosts=hosts
     )
-    environment = _environment(settings, plan, ranks, hosts)
+    environment = launcher.environment(plan.environment)
     changed = [f"{k}={v}" for k, v in environment.items() if os.environ.get(k) != v]
     for part, trained, total in size.parts:
         console.print(f"  {part:<22}{trained:>14,} of {total:>15,} parameters trained")
@@ -295,19 +298,43 @@ def _tell(
     console.print(typed, markup=False, soft_wrap=True)
 
 
-def make_plan(settings: FinetuneSettings, output_dir: Path, ranks: int = 1) -> Plan:
-    """Check files, names and ids, and gather what each rank needs."""
+def _hardware(hosts: launcher.Hosts | None) -> Hardware:
+    return Hardware.elsewhere() if hosts else Hardware.here()
+
+
+def make_plan(
+    settings: FinetuneSettings,
+    output_dir: Path,
+    ranks: int = 1,
+    hosts: launcher.Hosts | None = None,
+) -> Plan:
+    """Check files, names and ids, and gather what each rank needs.
+
+    Parameters
+    ----------
+    settings : FinetuneSettings
+        What was asked for.
+    output_dir : Path
+        Where the adapter goes.
+    ranks : int
+        Ranks of all machines together.
+    hosts : Hosts or None
+        The machines, where there are several; this one need not be like them.
+    """
     workspace = Workspace(settings.workspace)
     data_path = settings.data_path or workspace.conversations
     image_folder = settings.image_folder or workspace.images("ft")
     features_file = settings.features_file or workspace.features("ft")
     _check_names(settings)
-    deepspeed = launcher.deepspeed_settings(settings.deepspeed)
+    hardware = _hardware(hosts)
     arguments, notes = training_arguments(
-        settings, output_dir=str(output_dir.resolve()), deepspeed=deepspeed
+        settings, output_dir=str(output_dir.resolve()), hardware=hardware
     )
-    stage = launcher.check_deepspeed(Path(deepspeed), arguments, ranks) if deepspeed else 0
-    _check_hardware(settings, arguments, stage)
+    deepspeed = launcher.deepspeed_settings(settings.deepspeed)
+    stage = launcher.check_deepspeed(deepspeed, arguments, ranks) if deepspeed else 0
+    if deepspeed and hosts is None:
+        launcher.check_compiler(read_json(deepspeed), gpu=hardware.gpu)
+    _check_hardware(settings, arguments, stage, here=hosts is None)
     _check_output(output_dir, resume=settings.resume)
     base = find_base(settings.model_name_or_path, settings.vision_tower)
     if settings.vision_tower and base.layout == "hf":
@@ -323,6 +350,10 @@ def make_plan(settings: FinetuneSettings, output_dir: Path, ranks: int = 1) -> P
         _check_features(features_file, data_path, rows, workspace, protocol)
         features_sha256 = sha256_of(features_file)
     share = trained_share(rows, processor, settings.model_max_length)
+    if deepspeed:
+        text = llava_config(base).text_config
+        widest = max(text.hidden_size, text.intermediate_size)
+        arguments["deepspeed"] = launcher.filled(read_json(deepspeed), settings.lora_r, widest)
     _check_pictures(rows, image_folder)
     plan = Plan(
         base=_lasting_name(settings.model_name_or_path, base),
@@ -345,6 +376,7 @@ def make_plan(settings: FinetuneSettings, output_dir: Path, ranks: int = 1) -> P
         arguments=arguments,
         answers=workspace.answer_form(),
         sequence=workspace.sequence(),
+        environment=_environment(settings, output_dir.resolve(), ranks, hosts),
         stop_file=str(output_dir.resolve() / _STOP_FILE),
         vision_tower=str(base.vision_tower or ""),
         layout=base.layout,
@@ -359,7 +391,7 @@ def make_plan(settings: FinetuneSettings, output_dir: Path, ranks: int = 1) -> P
     )
     _check_same_training(output_dir, plan)
     for note in notes:
-        console.print(f"[dim]  No effect: {escape(note)}.[/]")
+        console.print(f"[dim]  Note: {escape(note)}.[/]")
     return plan
 
 
@@ -385,10 +417,13 @@ def _check_names(settings: FinetuneSettings) -> None:
         )
 
 
-def _check_hardware(settings: FinetuneSettings, arguments: dict[str, Any], stage: int) -> None:
+def _check_hardware(
+    settings: FinetuneSettings, arguments: dict[str, Any], stage: int, *, here: bool
+) -> None:
     half = torch.bfloat16 if arguments["bf16"] else torch.float16
     dtype = half if arguments["bf16"] or arguments["fp16"] else torch.float32
-    choose_attention(settings.attention, dtype)
+    if here:  # what other machines have installed cannot be seen
+        choose_attention(settings.attention, dtype)
     quantization(settings.bits, dtype)
     if settings.bits == 4 and stage == 3:
         raise EegToolError(

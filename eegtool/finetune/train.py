@@ -1,7 +1,6 @@
-"""What each rank of the training runs; started by the launcher, never by hand.
+"""What each rank of the training runs, once its environment is set (`eegtool.finetune.rank`).
 
-``python -m eegtool.finetune.train [--local_rank=N] PLAN.json``, where the plan is what the parent
-(`eegtool.finetune.step`) checked and wrote.
+It reads the plan that the parent (`eegtool.finetune.step`) checked and wrote.
 """
 
 from __future__ import annotations
@@ -27,22 +26,25 @@ from eegtool.core.errors import EegToolError, brief
 from eegtool.core.records import read_conversations
 from eegtool.core.workspace import read_json, write_json
 from eegtool.extract.features import FeatureTable, load_features
-from eegtool.finetune import saving
+from eegtool.finetune import launcher, saving
 from eegtool.finetune.data import FinetuneDataset
 from eegtool.finetune.plan import Plan
-from eegtool.finetune.trainer import EegTrainer
+from eegtool.finetune.trainer import EegTrainer, peak_memory
 from eegtool.model.adapters import Contract, add_lora, trained_table, write_adapter
 from eegtool.model.checkpoints import load_base
-from eegtool.model.eegvlm import FUSIONS
+from eegtool.model.eegvlm import EEGVLM, FUSIONS
 from eegtool.model.processor import Processor
 
 _SECONDS_OF_THE_FIRST: Final = 3.0
+_WORKERS: Final = 4
+"""Processes that decode pictures beside a GPU: one decodes a batch of 16 in a tenth of a second."""
 
 
 def run(plan: Plan) -> None:
     """Train one rank; the first rank writes the adapter."""
-    args = TrainingArguments(**plan.arguments)  # first: it tells transformers of ZeRO-3
+    args = arguments(plan)  # first: it tells transformers of ZeRO-3
     if args.deepspeed:
+        launcher.check_compiler(args.deepspeed, gpu=torch.cuda.is_available())
         import deepspeed
 
         with redirect_stdout(StringIO()):  # it prints the name of its extension
@@ -72,14 +74,31 @@ def run(plan: Plan) -> None:
         if trainer.stopped:
             return
         state = saving.gathered(model, keep=first)
-        # The metrics are those of the steps since it was last started.
+        # Metrics and memory are those since it was last started.
         log |= {"metrics": result.metrics, "log": trainer.state.log_history}
+        log |= {"peak_memory": peak_memory()}
     if first:
         _write(Path(plan.output_dir), model, state, contract, log)
 
 
+def arguments(plan: Plan) -> TrainingArguments:
+    """Return the plan's arguments with what only a rank can see of its machine."""
+    gpu = torch.cuda.is_available()
+    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_SIZE", "1"))
+    chosen = {"dataloader_num_workers": min(_WORKERS, max(1, cores - 1)) if gpu else 0}
+    chosen |= plan.arguments | {"use_cpu": not gpu, "use_liger_kernel": False}  # see `build_model`
+    if not gpu:
+        chosen.pop("tf32", None)
+    return TrainingArguments(**chosen)
+
+
 def build_model(plan: Plan, args: TrainingArguments) -> tuple[PeftModel, Processor]:
-    """Load the base model in the precision of the hardware, and put LoRA on it."""
+    """Load the base model in the precision of the plan, and put LoRA on it.
+
+    The base has that precision, and so has all that is trained under DeepSpeed, which keeps a copy of
+    it in 32 bits. Without DeepSpeed nobody does, and weights of 16 bits cannot take small steps: there
+    all that is trained has 32 bits, and autocast computes in 16.
+    """
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
     model, processor = load_base(
         plan.base_model,
@@ -88,19 +107,38 @@ def build_model(plan: Plan, args: TrainingArguments) -> tuple[PeftModel, Process
         dtype=dtype,
         attention=plan.attention,
         bits=plan.bits,
+        device=args.device,
     )
     model.config.text_config.use_cache = False  # the Trainer sets the outer one only
-    if not args.deepspeed:
-        # Weights of 16 bits cannot take small steps. DeepSpeed keeps a copy of 32 bits, and peft
-        # keeps LoRA in 32 bits.
-        model.model.multi_modal_projector.float()
+    if plan.arguments.get("use_liger_kernel"):
+        _use_liger(model)
     torch.manual_seed(args.seed)  # LoRA starts the same on every rank, however the base was loaded
-    peft_model = add_lora(model, r=plan.lora_r, alpha=plan.lora_alpha, dropout=plan.lora_dropout)
+    peft_model = add_lora(
+        model,
+        r=plan.lora_r,
+        alpha=plan.lora_alpha,
+        dropout=plan.lora_dropout,
+        dtype=dtype if args.deepspeed else torch.float32,
+    )
     if plan.gradient_checkpointing:
         # The name of this changes between releases of transformers.
         renamed = getattr(model, "activation_checkpointing_enable", None)
         (renamed or model.gradient_checkpointing_enable)({"use_reentrant": False})
     return peft_model, processor
+
+
+def _use_liger(model: EEGVLM) -> None:
+    """Take Liger's RMSNorm, RoPE and SwiGLU; transformers would let it replace our forward, too."""
+    from liger_kernel.transformers import apply_liger_kernel_to_llama
+
+    apply_liger_kernel_to_llama(
+        rope=True,
+        rms_norm=True,
+        swiglu=True,
+        cross_entropy=False,
+        fused_linear_cross_entropy=False,
+        model=model.model.language_model,
+    )
 
 
 def _contract(plan: Plan, processor: Processor, table: FeatureTable | None) -> Contract:

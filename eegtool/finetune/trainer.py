@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import resource
 import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -141,13 +143,14 @@ class EegTrainer(Trainer):  # type: ignore[misc]
             dataset.lengths() if plan.group_by_length else None,
         )
         self.monitor = Monitor(self.order.per_step)
+        self.clock = StepClock()
         self.stopper = Stopper(Path(plan.stop_file) if plan.stop_file else None, args.device)
         super().__init__(
             model=model,
             args=args,
             train_dataset=dataset,
             data_collator=partial(collate, pad_id=dataset.processor.tokenizer.pad_token_id),
-            callbacks=[TellPass(self.order), self.monitor, self.stopper],
+            callbacks=[TellPass(self.order), CheckPrecision(), self.monitor, self.stopper],
         )
         self.remove_callback(PrinterCallback)  # the bar shows the loss
 
@@ -179,6 +182,21 @@ class EegTrainer(Trainer):  # type: ignore[misc]
             self.monitor.close()
             self.stopper.close()
 
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """Take the batches of a step, and the time that they are waited for."""
+        with self.clock.waiting():
+            found = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.clock.tokens += sum(batch["input_ids"].numel() for batch in found[0])
+        return found
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log; with each loss, what the steps since the last one took."""
+        if "loss" in logs:
+            logs |= self.clock.per_step()
+        super().log(logs, start_time)
+
     def _get_train_sampler(self, train_dataset: Any = None) -> PassOrder:
         return self.order
 
@@ -193,6 +211,47 @@ class EegTrainer(Trainer):  # type: ignore[misc]
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:  # DeepSpeed has loaded the weights, and not told which
             saving.check_restored(self, Path(checkpoint))
+
+
+class StepClock:
+    """What steps take on this rank: seconds, seconds of waiting for data, tokens."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        """Padding included."""
+        self._began = self._waited = 0.0
+        self._steps = 0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time inside as waiting for the data of a step, which begins here."""
+        began = time.perf_counter()
+        if not self._steps:
+            self._began = began
+        yield
+        self._steps += 1
+        self._waited += time.perf_counter() - began
+
+    def per_step(self) -> dict[str, float]:
+        """Return the means of the steps since it was last asked, and start again."""
+        n, seconds = self._steps, time.perf_counter() - self._began
+        means = {
+            "seconds": round(seconds / n, 4),
+            "data_seconds": round(self._waited / n, 4),
+            "tokens": self.tokens / n,
+        }
+        self.tokens, self._waited, self._steps = 0, 0.0, 0
+        return means
+
+
+class CheckPrecision(TrainerCallback):  # type: ignore[misc]
+    """Looks at the model once it is prepared: its precision is what decides what it learns."""
+
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Refuse what was prepared otherwise than it was loaded."""
+        check_precision(model, args)
 
 
 class Monitor(TrainerCallback):  # type: ignore[misc]
@@ -275,6 +334,44 @@ class Stopper(TrainerCallback):  # type: ignore[misc]
     def _tell(self, signum: int, frame: Any) -> None:
         self.told = True
         self.close()  # the second one ends the process
+
+
+def check_precision(model: torch.nn.Module, args: TrainingArguments) -> None:
+    """Refuse a model whose positions are rounded, or whose trained weights have another precision.
+
+    Raises
+    ------
+    EegToolError
+        If the inverse frequencies of the rotary embedding are not float32: in bfloat16 the position
+        1,200 is up to 1.47 rad off (DeepSpeed 0.18.0 to 0.19.1 rounded them). Or if a trained weight
+        has not the precision that `train.build_model` gave it.
+    """
+    sixteen = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+    trained = sixteen if args.deepspeed else torch.float32
+    wrong = {
+        name: tensor.dtype
+        for name, tensor, expected in (
+            *((n, b, torch.float32) for n, b in model.named_buffers() if n.endswith("inv_freq")),
+            *((n, p, trained) for n, p in model.named_parameters() if p.requires_grad),
+        )
+        if tensor.dtype != expected
+    }
+    if wrong:
+        name, dtype = next(iter(wrong.items()))
+        raise EegToolError(
+            f"{len(wrong)} tensors were prepared in another precision than they must have, such as "
+            f"{name} in {str(dtype).removeprefix('torch.')}.",
+            "pip install 'deepspeed>=0.19.2'; older ones round positions.",
+        )
+
+
+def peak_memory() -> dict[str, int]:
+    """Return the largest memory of this process so far, in bytes: of its GPU, and of its host."""
+    found = {"host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    if torch.cuda.is_available():
+        found["allocated_bytes"] = torch.cuda.max_memory_allocated()
+        found["reserved_bytes"] = torch.cuda.max_memory_reserved()
+    return found
 
 
 def check_trained(model: torch.nn.Module) -> None:

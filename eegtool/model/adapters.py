@@ -19,6 +19,7 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
@@ -67,10 +68,21 @@ class Contract:
     """How stages follow each other in the nights of the training subjects (see `Workspace.sequence`)."""
 
 
-def add_lora(model: EEGVLM, *, r: int, alpha: int, dropout: float) -> PeftModel:
+def add_lora(
+    model: EEGVLM, *, r: int, alpha: int, dropout: float, dtype: torch.dtype = torch.float32
+) -> PeftModel:
     """Put LoRA on every linear layer of the language model, and open the projector for training.
 
     The layers are found by type below the language model; the vision tower is never touched.
+
+    Parameters
+    ----------
+    model : EEGVLM
+        The base model; LoRA is put into it.
+    r, alpha, dropout : int, int, float
+        See `peft.LoraConfig`.
+    dtype : torch.dtype
+        Precision of all that is trained, LoRA and projector alike, whatever the base has.
     """
     language = model.model.language_model
     prefix = next(name for name, module in model.named_modules() if module is language)
@@ -84,9 +96,12 @@ def add_lora(model: EEGVLM, *, r: int, alpha: int, dropout: float) -> PeftModel:
         target_modules=rf"{re.escape(prefix)}\..*\.({'|'.join(leaves)})",
     )
     with quiet():
-        peft_model = get_peft_model(model, config)
+        peft_model = get_peft_model(model, config, autocast_adapter_dtype=False)
     for parameter in model.model.multi_modal_projector.parameters():
         parameter.requires_grad_(True)
+    for parameter in peft_model.parameters():
+        if parameter.requires_grad and parameter.dtype != dtype:
+            parameter.data = parameter.data.to(dtype)
     tower = {id(p) for p in model.model.vision_tower.parameters()}
     if any(id(p) in tower for p in peft_model.parameters() if p.requires_grad):
         raise RuntimeError("LoRA reached the vision tower, which must stay frozen.")
@@ -288,6 +303,8 @@ def load_adapter(
     dtype: torch.dtype,
     attention: str = "auto",
     vision_tower: str = "",
+    device: torch.device | None = None,
+    merge: bool = False,
 ) -> tuple[PeftModel | EEGVLM, Processor, Contract]:
     """Load a model for inference, with no weight missing and none left over.
 
@@ -298,9 +315,11 @@ def load_adapter(
     base, vision_tower : str, optional
         Where the base lies here, if not where it lay in training.
     dtype : torch.dtype
-        Precision of the base; LoRA keeps its own.
-    attention : str
+        Precision of the base, LoRA and projector.
+    attention, device
         See `load_base`.
+    merge : bool
+        Add LoRA to the weights of the base (see `merge_lora`).
 
     Returns
     -------
@@ -314,8 +333,8 @@ def load_adapter(
     Raises
     ------
     EegToolError
-        If the folder is none of these, the base is another one than it was trained on, or any weight
-        does not find its place.
+        If the folder is none of these, the base is another one than it was trained on, any weight
+        does not find its place, or merged weights cannot be held in `dtype`.
     """
     contract = read_contract(folder)
     base_model = contract_base(folder, contract, base, vision_tower)
@@ -327,11 +346,39 @@ def load_adapter(
         version=contract.version,
         dtype=dtype,
         attention=attention,
+        device=device,
     )
     if not contract.merged:
-        model = _adapted(folder, model, *tensors)
+        model = _adapted(folder, model, *tensors, exact=merge)
+        model = merge_lora(model) if merge else model
     model.eval()
     return model, replace(processor, pixel_spec=contract.pixel_spec), contract
+
+
+def merge_lora(model: PeftModel) -> EEGVLM:
+    """Add LoRA's product to the weights of each layer: in float32, and rounded once.
+
+    Raises
+    ------
+    EegToolError
+        If a sum is not a number in the precision of the weights.
+    """
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            weight = layer.get_base_layer().weight
+            (name,) = layer.active_adapters
+            total = (weight.data.float() + layer.get_delta_weight(name).float()).to(weight.dtype)
+            if not bool(total.isfinite().all()):
+                raise EegToolError(
+                    f"The merged weights cannot be held in {str(weight.dtype).removeprefix('torch.')}.",
+                    "Use --dtype bfloat16 or float32.",
+                )
+            weight.data = total
+    with quiet():
+        merged: EEGVLM = model.unload()
+    if any(isinstance(module, LoraLayer) for module in merged.modules()):
+        raise RuntimeError("LoRA layers are left after merging.")
+    return merged
 
 
 def inner(model: PeftModel | EEGVLM) -> EEGVLM:
@@ -344,8 +391,10 @@ def _adapted(
     model: EEGVLM,
     projector: dict[str, torch.Tensor],
     lora: dict[str, torch.Tensor],
+    *,
+    exact: bool,
 ) -> PeftModel:
-    """Put projector and LoRA of a folder into its base."""
+    """Put projector and LoRA of a folder into its base; LoRA in its precision, or in float32 if `exact`."""
     own = {k for k in model.state_dict() if k.startswith(_PROJECTOR)}
     check_keys(folder / _PROJECTOR_FILE, own - projector.keys(), projector.keys() - own)
     config = LoraConfig.from_pretrained(folder)
@@ -353,7 +402,7 @@ def _adapted(
     try:
         model.load_state_dict(projector, strict=False)
         with quiet():
-            peft_model = get_peft_model(model, config)
+            peft_model = get_peft_model(model, config, autocast_adapter_dtype=exact)
         result = set_peft_model_state_dict(peft_model, lora)
     except RuntimeError as error:  # PyTorch's word for a weight of another shape
         raise EegToolError(f"{folder} does not fit the model: {error}") from error

@@ -53,7 +53,6 @@ def plan_of(workspace: Workspace, tiny: Path, tmp_path: Path) -> Planner:
             "save_strategy": "no",
             "report_to": "none",
             "seed": 42,
-            "use_cpu": True,
             "bf16": False,
             "fp16": False,
             "disable_tqdm": True,
@@ -82,8 +81,9 @@ def run_ranks(plan: Plan, ranks: int, *, use_deepspeed: bool, code: int = 0) -> 
     command = launcher.command(path, ranks, use_deepspeed=use_deepspeed, port=port)
     if not use_deepspeed and ranks > 1:
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-        command = [sys.executable, *torchrun, "-m", "eegtool.finetune.train", str(path)]
-    environment = launcher.environment(ranks) | {"OMP_NUM_THREADS": "1"}
+        command = [sys.executable, *torchrun, "-m", "eegtool.finetune.rank", str(path)]
+    own = launcher.rank_environment(ranks)
+    environment = launcher.environment(own) | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     launcher.remove_shared_memory(port)
     assert done.returncode == code, done.stdout + done.stderr

@@ -15,6 +15,7 @@ from eegtool.core.flags import FlagError
 from eegtool.core.settings import FinetuneSettings
 from eegtool.finetune import arguments
 from eegtool.finetune.arguments import read_flags, training_arguments
+from eegtool.finetune.hardware import Hardware
 
 SETTINGS = FinetuneSettings("tiny")
 
@@ -34,17 +35,15 @@ RECIPE = {
 }
 
 
-def built(**further: Any) -> tuple[dict[str, Any], list[str]]:
+CPU = Hardware(gpu=False, best=torch.float32)
+GPU = Hardware(gpu=True, best=torch.bfloat16)
+SLOW_GPU = Hardware(gpu=True, best=torch.float16)
+OLD_GPU = Hardware(gpu=True, best=torch.float16, bf16=False)
+
+
+def built(hardware: Hardware = CPU, **further: Any) -> tuple[dict[str, Any], list[str]]:
     settings = replace(SETTINGS, further=further)
-    return training_arguments(settings, output_dir="out", deepspeed=None)
-
-
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """A GPU that has bfloat16, as far as anyone asks."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(arguments, "best_dtype", lambda: torch.bfloat16)
-    return monkeypatch
+    return training_arguments(settings, output_dir="out", hardware=hardware)
 
 
 def test_flags_of_others_get_their_types() -> None:
@@ -115,10 +114,9 @@ def test_an_unknown_flag_is_a_usage_error(flag: str) -> None:
 def test_the_recipes_flags_are_taken_and_reported() -> None:
     made, notes = built(**read_flags(RECIPE))
     assert not made.keys() & (RECIPE.keys() - {"bf16"})
-    told = {note.split(":")[0] for note in notes}
-    if not torch.cuda.is_available():
-        assert told == {"--per_device_eval_batch_size", "--bf16", "--tf32"}
-        assert made["bf16"] is False
+    noted = {note.split(":")[0] for note in notes}
+    assert noted == {"--per_device_eval_batch_size", "--bf16", "--tf32"}
+    assert made["bf16"] is True
 
 
 @pytest.mark.parametrize(
@@ -142,6 +140,9 @@ def test_the_recipes_flags_are_taken_and_reported() -> None:
         ("push_to_hub", True),
         ("label_smoothing_factor", 0.1),
         ("auto_find_batch_size", True),
+        ("torch_compile", True),
+        ("torch_compile_backend", "inductor"),
+        ("liger_kernel_config", '{"fused_linear_cross_entropy": true}'),
     ],
 )
 def test_what_is_not_done_here_is_refused(name: str, value: Any) -> None:
@@ -190,10 +191,14 @@ def test_settings_become_arguments() -> None:
     settings = replace(
         SETTINGS, max_steps=-1, warmup_ratio=0.1, save_strategy="epoch", save_steps=7, seed=3
     )
-    made, _ = training_arguments(settings, output_dir="out", deepspeed="ds.json")
+    made, _ = training_arguments(settings, output_dir="out", hardware=CPU)
     assert (made["max_steps"], made["warmup_steps"], made["seed"]) == (-1, 0.1, 3)
     assert (made["save_strategy"], made["save_steps"]) == ("epoch", 7)
-    assert (made["deepspeed"], made["output_dir"]) == ("ds.json", "out")
+    assert made["output_dir"] == "out"
+    assert "dataloader_num_workers" not in made  # each rank looks at its machine
+    settings = replace(settings, dataloader_num_workers=0)
+    made, _ = training_arguments(settings, output_dir="out", hardware=CPU)
+    assert made["dataloader_num_workers"] == 0
 
 
 def test_what_transformers_refuses_is_one_line(tmp_path: Path) -> None:
@@ -202,17 +207,20 @@ def test_what_transformers_refuses_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in caught.value.what
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        {"optim": "galore_adamw"},
-        {"use_liger_kernel": True},
-    ],
-    ids=lambda flags: next(iter(flags)),
-)
-def test_what_cannot_be_built_is_refused_before_anything_is_launched(flags: dict[str, Any]) -> None:
+def test_what_cannot_be_built_is_refused_before_anything_is_launched() -> None:
     with pytest.raises(EegToolError, match="transformers refuses the training's arguments"):
-        built(**flags)
+        built(optim="galore_adamw")
+
+
+def test_ligers_kernels_need_a_gpu_and_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(EegToolError, match="--use_liger_kernel needs a GPU"):
+        built(use_liger_kernel=True)
+    monkeypatch.setattr(arguments, "find_spec", lambda name: None)
+    with pytest.raises(EegToolError, match="needs the package liger-kernel"):
+        built(GPU, use_liger_kernel=True)
+    monkeypatch.setattr(arguments, "find_spec", lambda name: object())
+    assert built(GPU, use_liger_kernel=True)[0]["use_liger_kernel"] is True
+    assert built(use_liger_kernel=False)[0]["use_liger_kernel"] is False  # asks for nothing
 
 
 def test_asking_for_what_is_done_anyway_is_no_error() -> None:
@@ -246,25 +254,48 @@ def test_a_name_that_nobody_knows_is_refused() -> None:
         ({"fp16": False}, (True, False)),
     ],
 )
-@pytest.mark.usefixtures("gpu")
 def test_precision_on_a_gpu(asked: dict[str, bool], expected: tuple[bool, bool]) -> None:
-    made, notes = built(**asked)
+    made, notes = built(GPU, **asked)
     assert (made["bf16"], made["fp16"]) == expected
     assert not notes
 
 
-def test_an_old_gpu_takes_float16_and_says_so(gpu: pytest.MonkeyPatch) -> None:
-    gpu.setattr(arguments, "best_dtype", lambda: torch.float16)
-    made, notes = built(bf16=True)
-    assert (made["bf16"], made["fp16"]) == (False, True)
-    assert notes == ["--bf16: this GPU has none; the training runs in float16"]
+@pytest.mark.parametrize(
+    ("asked", "bf16", "note"),
+    [
+        ({}, False, ""),
+        ({"bf16": False}, False, ""),
+        ({"bf16": True}, True, "--bf16: the training runs in bfloat16, which is slow here"),
+        ({"fp16": True}, False, "--fp16: there is no GPU here; the training runs in float32"),
+    ],
+)
+def test_precision_on_a_cpu(asked: dict[str, bool], bf16: bool, note: str) -> None:
+    made, notes = built(CPU, **asked)
+    assert (made["bf16"], made["fp16"]) == (bf16, False)
+    assert [n[: len(note)] for n in notes] == [note] * bool(note)
 
 
-@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(
+    ("hardware", "expected", "note"),
+    [
+        (SLOW_GPU, (True, False), "bfloat16, which is slow here: this GPU has none of its own"),
+        (OLD_GPU, (False, True), "--bf16: this GPU has none; the training runs in float16"),
+    ],
+)
+def test_an_old_gpu_does_what_pytorch_can_and_says_so(
+    hardware: Hardware, expected: tuple[bool, bool], note: str
+) -> None:
+    assert built(hardware)[0]["fp16"] is True
+    made, notes = built(hardware, bf16=True)
+    assert (made["bf16"], made["fp16"]) == expected
+    assert note in notes[0]
+
+
 def test_tf32_is_passed_on_where_there_is_a_gpu() -> None:
-    assert built(tf32=True)[0]["tf32"] is True
-    assert built(tf32=False)[0]["tf32"] is False
-    assert "tf32" not in built()[0]
+    assert built(GPU, tf32=True)[0]["tf32"] is True
+    assert built(GPU, tf32=False)[0]["tf32"] is False
+    assert "tf32" not in built(GPU)[0]
+    assert "tf32" not in built(CPU, tf32=True)[0]
 
 
 def test_two_precisions_exclude_each_other() -> None:

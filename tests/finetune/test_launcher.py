@@ -5,12 +5,13 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from eegtool.core.errors import EegToolError
-from eegtool.finetune import launcher
+from eegtool.finetune import launcher, rank
 
 
 @pytest.fixture
@@ -46,8 +47,8 @@ def compiler(cpu: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_presets_are_found_by_name(compiler: Path, name: str) -> None:
     path = launcher.deepspeed_settings(name)
     assert path is not None
-    assert Path(path).name == f"{name}.json"
-    stage = json.loads(Path(path).read_text())["zero_optimization"]["stage"]
+    assert path.name == f"{name}.json"
+    stage = json.loads(path.read_text())["zero_optimization"]["stage"]
     assert stage == (2 if name == "zero2" else 3)
 
 
@@ -56,7 +57,7 @@ def test_settings_are_found_by_path(
 ) -> None:
     (tmp_path / "mine.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
-    assert launcher.deepspeed_settings("mine.json") == str(tmp_path / "mine.json")
+    assert launcher.deepspeed_settings("mine.json") == tmp_path / "mine.json"
     assert launcher.deepspeed_settings("none") is None
 
 
@@ -73,17 +74,45 @@ def test_bad_settings_are_refused(
         launcher.deepspeed_settings(name)
 
 
-def test_without_a_compiler_deepspeed_is_refused_on_a_cpu(
-    compiler: Path, monkeypatch: pytest.MonkeyPatch
+def preset(name: str) -> dict[str, Any]:
+    path = launcher.deepspeed_settings(name)
+    assert path is not None
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu", "fix"),
+    [
+        ("zero2", False, "--deepspeed none"),
+        ("zero2", True, ""),
+        ("zero3", True, ""),
+        ("zero3_offload", True, "--deepspeed zero3"),
+        ("zero3_offload", False, "--deepspeed none"),
+    ],
+)
+def test_a_compiler_is_needed_on_a_cpu_and_for_offload(
+    compiler: Path, name: str, gpu: bool, fix: str
 ) -> None:
+    launcher.check_compiler(preset(name), gpu=gpu)
     compiler.unlink()
     assert not launcher.has_cpp_compiler()
+    if not fix:
+        launcher.check_compiler(preset(name), gpu=gpu)
+        return
     with pytest.raises(EegToolError, match=r"no C\+\+ compiler") as caught:
-        launcher.deepspeed_settings("zero2")
-    assert "--deepspeed none" in caught.value.fix
-    assert launcher.deepspeed_settings("none") is None
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert launcher.deepspeed_settings("zero2")
+        launcher.check_compiler(preset(name), gpu=gpu)
+    assert fix in caught.value.fix
+
+
+def test_what_is_trained_stays_whole_on_every_rank() -> None:
+    file = preset("zero3")
+    zero = launcher.filled(file, 128, 13824)["zero_optimization"]
+    assert zero["stage3_param_persistence_threshold"] == 128 * 13824
+    assert file["zero_optimization"]["stage3_param_persistence_threshold"] == "auto"
+    file["zero_optimization"]["stage3_param_persistence_threshold"] = 7
+    assert launcher.filled(file, 128, 13824) == file
+    assert launcher.filled(preset("zero2"), 128, 13824) == preset("zero2")
 
 
 @pytest.mark.parametrize(
@@ -103,55 +132,71 @@ def test_command_on_a_cpu(tmp_path: Path) -> None:
     command = launcher.command(plan, 3, use_deepspeed=True, port=port)
     assert command[:3] == [sys.executable, "-m", "deepspeed.launcher.runner"]
     assert command[command.index("--num_gpus") + 1] == "3"
-    assert command[-3:] == ["--module", "eegtool.finetune.train", str(plan)]
+    assert command[-3:] == ["--module", "eegtool.finetune.rank", str(plan)]
     assert 1024 <= port < 65536
     assert command[command.index("--master_port") + 1] == str(port)
     assert launcher.command(plan, 1, use_deepspeed=False) == [
-        *(sys.executable, "-m", "eegtool.finetune.train", str(plan))
+        *(sys.executable, "-m", "eegtool.finetune.rank", str(plan))
     ]
 
 
-@pytest.mark.usefixtures("four_gpus")
-def test_on_gpus_the_environment_names_them(tmp_path: Path) -> None:
-    """DeepSpeed's --num_gpus would overrule the user's CUDA_VISIBLE_DEVICES."""
-    assert "--num_gpus" not in launcher.command(tmp_path, 2, use_deepspeed=True)
+UUIDS = "GPU-8f6c0a6e-1f5b,MIG-41b35f02-7d1e"
 
 
 @pytest.mark.parametrize(
     ("visible", "ranks", "expected"),
-    [(None, 4, "0,1,2,3"), (None, 1, "0"), ("2,3", 2, "2,3"), ("3,1", 1, "3")],
+    [(None, 4, None), ("2,3", 2, "2,3"), ("3,1", 1, "3"), (UUIDS, 2, UUIDS), ("", 1, "")],
 )
 def test_ranks_stay_on_the_gpus_the_user_allows(
-    four_gpus: pytest.MonkeyPatch, visible: str | None, ranks: int, expected: str
+    four_gpus: pytest.MonkeyPatch, visible: str | None, ranks: int, expected: str | None
 ) -> None:
-    if visible:
+    """DeepSpeed's launcher reads them as numbers and counts from 0; the ranks set them again."""
+    if visible is not None:
         four_gpus.setenv("CUDA_VISIBLE_DEVICES", visible)
-    environment = launcher.environment(ranks)
-    assert environment["CUDA_VISIBLE_DEVICES"] == expected
+    of_ranks = launcher.rank_environment(ranks)
+    assert of_ranks.get("CUDA_VISIBLE_DEVICES") == expected
+    assert "CUDA_VISIBLE_DEVICES" not in launcher.rank_environment(ranks, elsewhere=True)
+    environment = launcher.environment(of_ranks)
+    assert "CUDA_VISIBLE_DEVICES" not in environment
     assert "DS_ACCELERATOR" not in environment
+
+
+def test_secrets_are_not_written_into_the_plan(cpu: pytest.MonkeyPatch) -> None:
+    for name in ("WANDB_API_KEY", "HF_TOKEN", "HUGGINGFACE_HUB_TOKEN", "WANDB_MODE", "HF_HOME"):
+        cpu.setenv(name, "x")
+    cpu.setenv("TOKENIZERS_PARALLELISM", "false")
+    passed = launcher.rank_environment(1)
+    assert {"WANDB_MODE", "HF_HOME", "TOKENIZERS_PARALLELISM"} <= passed.keys()
+    assert not {"WANDB_API_KEY", "HF_TOKEN", "HUGGINGFACE_HUB_TOKEN"} & passed.keys()
+    assert launcher.environment(passed)["WANDB_API_KEY"] == "x"  # on this machine it is there
 
 
 @pytest.mark.parametrize(
     ("cores", "ranks", "threads"), [(8, 1, "8"), (8, 3, "2"), (2, 16, "1"), (None, 1, "1")]
 )
-def test_ranks_share_the_cores(
-    cpu: pytest.MonkeyPatch, cores: int | None, ranks: int, threads: str
+def test_ranks_share_the_cores_of_their_machine(
+    cpu: pytest.MonkeyPatch, tmp_path: Path, cores: int | None, ranks: int, threads: str
 ) -> None:
     cpu.setattr(os, "cpu_count", lambda: cores)
-    environment = launcher.environment(ranks)
-    assert environment["OMP_NUM_THREADS"] == threads
-    assert environment["DS_ACCELERATOR"] == "cpu"
-    cpu.setenv("OMP_NUM_THREADS", "5")
-    assert launcher.environment(ranks)["OMP_NUM_THREADS"] == "5"
+    cpu.setattr(os, "environ", {"LOCAL_SIZE": str(ranks)})
+    plan = tmp_path / "plan.json"
+    plan.write_text('{"environment": {"WANDB_MODE": "offline"}}')
+    rank.set_environment(plan)
+    assert os.environ["OMP_NUM_THREADS"] == threads
+    assert os.environ["WANDB_MODE"] == "offline"
+    assert os.environ["DS_ACCELERATOR"] == "cpu"
+    plan.write_text('{"environment": {"OMP_NUM_THREADS": "5"}}')
+    rank.set_environment(plan)
+    assert os.environ["OMP_NUM_THREADS"] == "5"
 
 
 def test_every_environment_builds_its_own_extension(
     cpu: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     cpu.setattr(sys, "prefix", str(tmp_path))
-    assert launcher.environment(1)["TORCH_EXTENSIONS_DIR"] == f"{tmp_path}/torch_extensions"
+    assert launcher.rank_environment(1)["TORCH_EXTENSIONS_DIR"] == f"{tmp_path}/torch_extensions"
     cpu.setattr(sys, "base_prefix", str(tmp_path))  # the system's own Python
-    assert "TORCH_EXTENSIONS_DIR" not in launcher.environment(1)
+    assert "TORCH_EXTENSIONS_DIR" not in launcher.rank_environment(1)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +238,7 @@ def test_the_recipes_path_is_taken_as_the_preset_where_there_is_no_such_file(
     assert f"preset '{Path(name).stem}'" in capsys.readouterr().out
     (tmp_path / name).parent.mkdir(parents=True)
     (tmp_path / name).write_text("{}")
-    assert launcher.deepspeed_settings(name) == str(tmp_path / name)
+    assert launcher.deepspeed_settings(name) == tmp_path / name
     assert capsys.readouterr().out == ""
 
 
@@ -215,7 +260,7 @@ def check(tmp_path: Path, file: dict[str, object], ranks: int = 3) -> int:
 def test_presets_fit_all_flags(compiler: Path, name: str) -> None:
     path = launcher.deepspeed_settings(name)
     assert path
-    assert launcher.check_deepspeed(Path(path), ARGUMENTS, 1) == (2 if name == "zero2" else 3)
+    assert launcher.check_deepspeed(path, ARGUMENTS, 1) == (2 if name == "zero2" else 3)
 
 
 def test_a_file_may_say_what_the_flags_say(tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ from transformers import TrainingArguments
 from eegtool.core import workspace
 from eegtool.core.errors import EegToolError
 from eegtool.core.workspace import read_json
-from eegtool.finetune import launcher, saving, train
+from eegtool.finetune import saving, train
 from eegtool.finetune.plan import Plan
 from eegtool.finetune.trainer import EegTrainer, Stopper
 from eegtool.model import adapters
 from eegtool.model.adapters import load_adapter
-from tests.finetune.conftest import Planner, run_ranks
+from tests.finetune.conftest import Planner
 
 LONG = {"max_steps": 8, "save_strategy": "steps", "save_steps": 3, "lora_dropout": 0.1}
 
@@ -457,35 +457,3 @@ def test_a_second_sigterm_ends_the_process() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     assert stopper.told
     assert signal.getsignal(signal.SIGTERM) == before
-
-
-# Two ranks under ZeRO-3 are stopped in tests/e2e/test_resume.py; under ZeRO-2 it takes half a minute.
-RANKS = [("zero2", 1)]
-
-
-@pytest.mark.parametrize(("deepspeed", "ranks"), RANKS)
-def test_ranks_that_are_stopped_together_go_on_together(
-    plan_of: Planner, tmp_path: Path, deepspeed: str, ranks: int
-) -> None:
-    """Losses, LoRA and projector are those of the same ranks, not stopped."""
-    change: dict[str, Any] = {"max_steps": 5, "save_strategy": "steps", "save_steps": 4}
-    change |= {"lora_dropout": 0.1, "per_device_train_batch_size": 2, "logging_steps": 1}
-    use_deepspeed = deepspeed != "none"
-    if use_deepspeed:
-        change["deepspeed"] = launcher.deepspeed_settings(deepspeed)
-    stop_file = tmp_path / "stop"
-    plan, whole = (replace(plan_of(name, **change), stop_file=str(stop_file)) for name in "ab")
-    out = Path(plan.output_dir)
-    run_ranks(whole, ranks, use_deepspeed=use_deepspeed)
-    stop_file.touch()
-    run_ranks(plan, ranks, use_deepspeed=use_deepspeed)
-    assert saving.last_whole(out) == out / "checkpoint-1"
-    assert not (out / "eegvlm.json").exists()
-    _, _, contract = load_adapter(out / "checkpoint-1", base=None, dtype=torch.float32)
-    assert contract.base == "tiny"
-    stop_file.unlink()
-    run_ranks(replace(plan, resume=True), ranks, use_deepspeed=use_deepspeed)
-    expected, found = outcome(whole), outcome(plan)
-    assert len(found[0]) == 5
-    assert found[0] == pytest.approx(expected[0], abs=1e-6)
-    assert all(torch.allclose(found[1][k], v, atol=1e-6) for k, v in expected[1].items())

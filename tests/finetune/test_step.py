@@ -24,7 +24,7 @@ from eegtool.core.launching import Stopped
 from eegtool.core.records import read_conversations, write_conversations
 from eegtool.core.settings import FinetuneSettings
 from eegtool.core.workspace import Workspace, read_json, sha256_of, write_json
-from eegtool.finetune import arguments, launcher, step
+from eegtool.finetune import hardware, launcher, step
 from eegtool.finetune.plan import Plan
 from eegtool.model.adapters import read_contract
 from eegtool.model.eegvlm import EEGVLM
@@ -86,7 +86,7 @@ def test_precision_is_that_of_the_hardware(
     bf16: bool,
     fp16: bool,
 ) -> None:
-    monkeypatch.setattr(arguments, "best_dtype", lambda: dtype)
+    monkeypatch.setattr(hardware, "best_dtype", lambda: dtype)
     made = step.make_plan(settings, output_dir).arguments
     assert (made["bf16"], made["fp16"]) == (bf16, fp16)
 
@@ -704,7 +704,7 @@ def test_a_dry_run_says_all_and_trains_nothing(
     typed = shlex.split(out.strip().splitlines()[-1])
     assert typed[0] == "env"
     assert "DS_ACCELERATOR=cpu" in typed or torch.cuda.is_available()
-    assert typed[-3:-1] == ["--module", "eegtool.finetune.train"]
+    assert typed[-3:-1] == ["--module", "eegtool.finetune.rank"]
     plan = Plan.read(Path(typed[-1]))  # it can be pasted
     assert (plan.zero_stage, plan.lora_r) == (3, 4)
 

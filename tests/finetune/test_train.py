@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -223,3 +225,45 @@ def test_an_error_of_a_rank_is_told_in_full(
         train.main()
     assert caught.value.code == 1
     assert capsys.readouterr().out.splitlines() == ["error: add holds [b] and [/b]", "Mend it."]
+
+
+def test_liger_replaces_no_forward_of_ours(
+    plan_of: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own LLaVA would compute another loss: only norms, rotation and SwiGLU of the LLaMA are taken."""
+    given: dict[str, Any] = {}
+    package = ModuleType("liger_kernel.transformers")
+    package.apply_liger_kernel_to_llama = lambda **options: given.update(options)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "liger_kernel", ModuleType("liger_kernel"))
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", package)
+    plan = plan_of(use_liger_kernel=True)
+    args = train.arguments(plan)
+    assert not args.use_liger_kernel  # the Trainer would apply it by itself
+    model, _ = train.build_model(plan, args)
+    language = model.get_base_model().model.language_model
+    assert given.pop("model") is language
+    taken = {name for name, on in given.items() if on}
+    assert taken == {"rope", "rms_norm", "swiglu"}
+    assert {"cross_entropy", "fused_linear_cross_entropy"} <= given.keys()
+
+
+@pytest.mark.parametrize(
+    ("gpu", "cores", "asked", "workers"),
+    [(True, 16, None, 4), (True, 2, None, 1), (False, 16, None, 0), (True, 16, 0, 0)],
+)
+def test_pictures_are_decoded_beside_a_gpu(
+    plan_of: Planner,
+    monkeypatch: pytest.MonkeyPatch,
+    gpu: bool,
+    cores: int,
+    asked: int | None,
+    workers: int,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(train, "TrainingArguments", lambda **chosen: SimpleNamespace(**chosen))
+    change = {} if asked is None else {"dataloader_num_workers": asked}
+    args = train.arguments(plan_of(tf32=True, **change))
+    assert args.dataloader_num_workers == workers
+    assert args.use_cpu is not gpu
+    assert hasattr(args, "tf32") is gpu

@@ -221,7 +221,9 @@ def test_checkpointing_is_not_reentrant(plan_of: Planner) -> None:
 def test_weights_are_loaded_in_the_precision_of_the_hardware(
     plan_of: Planner, change: dict[str, bool], dtype: torch.dtype
 ) -> None:
-    arguments = SimpleNamespace(bf16=False, fp16=False, deepspeed=None, seed=1)
+    arguments = SimpleNamespace(
+        bf16=False, fp16=False, deepspeed=None, seed=1, device=torch.device("cpu")
+    )
     vars(arguments).update(change)
     model, _ = train.build_model(plan_of(), arguments)
     parameters = dict(model.get_base_model().named_parameters())

@@ -110,9 +110,9 @@ def test_lora_in_the_tower_is_refused(tiny: Path, monkeypatch: pytest.MonkeyPatc
     """As when a release of peft finds other layers by the same pattern."""
     model, _ = load_base(Base(tiny), fusion="add", version="v1", dtype=torch.float32)
 
-    def everywhere(model: Any, config: Any) -> Any:
+    def everywhere(model: Any, config: Any, **options: Any) -> Any:
         config.target_modules = "all-linear"
-        return get_peft_model(model, config)
+        return get_peft_model(model, config, **options)
 
     monkeypatch.setattr(adapters, "get_peft_model", everywhere)
     with pytest.raises(RuntimeError, match="LoRA reached the vision tower"):
@@ -393,6 +393,45 @@ def test_a_checkpoint_is_asked_like_an_adapter(adapter: Path, tmp_path: Path) ->
         load(out)
     assert "has not ended; ask its checkpoint" in caught.value.fix
     assert str(out / "checkpoint-100") in caught.value.fix
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_all_that_is_asked_has_the_precision_of_the_base(adapter: Path, dtype: torch.dtype) -> None:
+    """LoRA in 32 bits on a base of 16 costs half the speed and tells nothing more."""
+    model, _, _ = load_adapter(adapter, base=None, dtype=dtype, device=torch.device("cpu"))
+    assert {p.dtype for p in model.parameters()} == {dtype}
+    stored = load_file(adapter / LORA) | load_file(adapter / PROJECTOR)
+    state = {k.replace(".default", ""): v for k, v in model.state_dict().items()}
+    prefix = "base_model.model."
+    for name, tensor in stored.items():
+        found = state[name if name.startswith(prefix) else prefix + name]
+        assert torch.equal(found, tensor.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_merging_rounds_once(adapter: Path, tiny: Path, dtype: torch.dtype) -> None:
+    """The sum of base and LoRA's product is made in 32 bits, of LoRA as it was stored."""
+    model, _, _ = load_adapter(adapter, base=None, dtype=dtype, merge=True)
+    assert type(model) is EEGVLM
+    assert not model.training
+    base, _ = load_base(Base(tiny), fusion="add", version="v1", dtype=dtype)
+    lora = load_file(adapter / LORA)
+    expected = dict(base.state_dict())
+    for name in lora:
+        if name.endswith("lora_A.weight"):
+            product = lora[name.replace("lora_A", "lora_B")] @ lora[name] * (8 / 4)
+            weight = name.removeprefix("base_model.model.").replace("lora_A.", "")
+            expected[weight] = (expected[weight].float() + product).to(dtype)
+    expected |= {k: v.to(dtype) for k, v in load_file(adapter / PROJECTOR).items()}
+    found = model.state_dict()
+    assert found.keys() == expected.keys()
+    assert [k for k, v in expected.items() if not torch.equal(v, found[k])] == []
+
+
+def test_a_merged_model_answers_as_one_with_lora_beside_it(adapter: Path) -> None:
+    expected = logits_of(load(adapter)[0])
+    found = logits_of(load_adapter(adapter, base=None, dtype=torch.float32, merge=True)[0])
+    assert (found - expected).abs().max() < 1e-4
 
 
 @pytest.fixture

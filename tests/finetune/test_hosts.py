@@ -1,0 +1,82 @@
+"""A training over two machines: both are this one, reached by a ``pdsh`` that passes no variable on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eegtool.core.workspace import Workspace, read_json
+from eegtool.finetune import launcher
+
+# pdsh -S -f 1024 -w HOST,HOST COMMAND...: the command on each, %n being the number of the host.
+PDSH = """#!/bin/sh
+while [ "$1" != -w ]; do shift; done
+hosts=$2; shift 2
+case "$*" in *pkill*) exit 0;; esac
+number=0; pids=
+for host in $(echo "$hosts" | tr , ' '); do
+  env -i PATH="$PATH" HOME="{homes}/$host" sh -c "$(echo "$*" | sed "s/%n/$number/")" & pids="$pids $!"
+  number=$((number + 1))
+done
+code=0
+for pid in $pids; do wait "$pid" || code=$?; done
+exit $code
+"""
+SSH = '#!/bin/sh\ncase "$*" in *"hostname -I") echo 127.0.0.1;; esac\n'
+# Python runs this in every process that finds it, and DeepSpeed passes on PYTHONPATH.
+PROBE = """
+import atexit, json, os
+if "RANK" in os.environ:
+    atexit.register(lambda: open({seen!r} + os.environ["RANK"], "w").write(json.dumps(dict(os.environ))))
+"""
+
+
+@pytest.mark.skipif(not launcher.has_cpp_compiler(), reason="DeepSpeed needs one on a CPU")
+def test_every_machine_gets_what_its_ranks_need(workspace: Workspace, tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for host in ("one", "two"):
+        (tmp_path / host).mkdir()
+    for name, text in (("pdsh", PDSH.replace("{homes}", str(tmp_path))), ("ssh", SSH)):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    (programs / "sitecustomize.py").write_text(PROBE.format(seen=str(tmp_path / "rank")))
+    hosts = tmp_path / "hosts"
+    hosts.write_text("one slots=1\ntwo slots=1\n")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "CUDA_"))}
+    environment = kept | {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PYTHONPATH": f"{programs}:{Path(__file__).parents[2]}",
+        "HOME": str(tmp_path),
+        "OMP_NUM_THREADS": "1",
+        "WANDB_API_KEY": "0" * 40,
+        "WANDB_NOTES": "two machines",
+    }
+    command = [sys.executable, "-m", "eegtool", "finetune", "--model-name-or-path", "tiny"]
+    command += ["--workspace", str(workspace.root), "--hostfile", str(hosts)]
+    command += ["--deepspeed", "zero2", "--max-steps", "2", "--lora-r", "4", "--logging-steps", "1"]
+    command += ["--per-device-train-batch-size", "2", "--report-to", "wandb", "--tf32", "True"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    out = workspace.checkpoints / "eegvlm"
+    plan = read_json(out / "plan.json")
+    # Made where no GPU is, for machines that have some.
+    assert "use_cpu" not in plan["arguments"]
+    assert (plan["arguments"]["bf16"], plan["arguments"]["tf32"]) == (True, True)
+    assert "0" * 40 not in (out / "plan.json").read_text()  # others may read it
+    logs = workspace.checkpoints / "runs" / "eegvlm"
+    for rank in range(2):
+        seen: dict[str, Any] = json.loads((tmp_path / f"rank{rank}").read_text())
+        assert seen["HOME"] == str(tmp_path / ("one", "two")[rank])
+        assert seen["WANDB_MODE"] == "offline"  # neither machine has the key
+        assert seen["WANDB_DIR"] == str(logs)
+        assert seen["WANDB_NOTES"] == "two machines"
+        assert seen["OMP_NUM_THREADS"] == "1"
+    assert len(list(logs.glob("wandb/offline-run-*"))) == 1  # transformers logs on the first rank
+    assert len([row for row in read_json(out / "training_log.json")["log"] if "loss" in row]) == 2
