@@ -10,9 +10,10 @@ precision Adam keeps 12 bytes per trained parameter: 32-bit copy, momentum, vari
 - zero2: wΦ + 12τ / R, and the larger of two: gradients wτ / R with all activations, or the update
   with 8τ / R (gradients, their flat copy, that in 32 bits: `step` of DeepSpeed's
   stage_1_and_2.py). Two buffers of h² (``reduce_bucket_size`` "auto", ``overlap_comm``).
-- zero3: wΦ / R, the rest likewise, and from two ranks on up to `_LIVE` gathered parameters; a single
-  rank reads them where they lie (`NoGatherHandle` of partition_parameters.py).
-- zero3_offload: gathered parameters, buffers and activations.
+- zero3: wΦ / R, the rest likewise, and from two ranks on up to `_LIVE` gathered parameters and LoRA,
+  which stays whole (see `launcher.filled`; so do 0.2 GiB of CLIP, which are not counted). A single
+  rank reads parameters where they lie (`NoGatherHandle` of partition_parameters.py).
+- zero3_offload: gathered parameters, LoRA, buffers and activations.
 - none: trained parameters, gradients and Adam in 32 bits (16τ instead of wτ), and the copies in 16
   bits that autocast makes of them (wτ).
 - bits 4: linear layers of the language model have 4.127 bits per parameter, doubly quantised
@@ -157,7 +158,8 @@ def allocated(size: Size, plan: Plan, ranks: int) -> dict[str, float]:
     """Return what is allocated on each GPU at the peak (see `memory`)."""
     width, trained = _width(plan), size.trained
     weights = _weights(size, plan)
-    gathered = width * min(_LIVE, size.parameters)
+    lora = next(trained for part, trained, _ in size.parts if "LoRA" in part)
+    gathered = width * (min(_LIVE, size.parameters) + lora)
     buffers = 2 * width * size.config.text_config.hidden_size**2
     adam, gradients, update = (n * trained / ranks for n in (_ADAM, width, _UPDATE))
     kept = activations(size, plan)

@@ -288,7 +288,11 @@ def _tell(
         )
     if asked and all(need.gpu > asked for need in needs.values()):
         would = estimate.remedies(size, plan, ranks, asked)
-        console.print(f"  Would fit: {'; or '.join(would) or 'none of the usual changes'}.")
+        console.print(
+            f"  Would fit: {'; or '.join(would)}."
+            if would
+            else "  Not even a batch of 1 would fit, with checkpointing and --bits 4."
+        )
     console.print(
         f"  A checkpoint takes about {estimate.gib(estimate.checkpoint_bytes(size, plan))}; "
         f"{estimate.gib(free)} are free."
