@@ -48,8 +48,8 @@ back, 28h. With (non-reentrant) checkpointing only one layer keeps all of that, 
 gradient, before the peak. Logits are there only where there are labels: themselves, their softmax
 and gradient in 32 bits.
 
-`_CUDA` stands beside what is allocated: CUDA's context, buffers of NCCL and cuBLAS, fragments of
-PyTorch's allocator. It is an assumption, and decides only whether a training fits a GPU.
+What Liger's kernels would save is not counted. `Memory.gpu` adds `_CUDA` to what is allocated: CUDA's
+context, buffers of NCCL and cuBLAS, fragments of PyTorch's allocator. It is an assumption.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class Memory:
 
     @property
     def gpu(self) -> float:
-        """What a GPU must have."""
+        """What a GPU must have: `_CUDA` more."""
         return self.allocated + _CUDA
 
 
