@@ -620,6 +620,15 @@ class FinetuneSettings:
             rich_help_panel=HARDWARE,
         ),
     ] = "auto"
+    gpu_memory: Annotated[
+        float,
+        Option(
+            min=0.0,
+            help="With --dry-run: say what fits a GPU of so many GiB.",
+            show_default="no",
+            rich_help_panel=HARDWARE,
+        ),
+    ] = 0.0
     gradient_checkpointing: Annotated[
         bool,
         Option(

@@ -74,6 +74,8 @@ def run(settings: FinetuneSettings) -> None:
     Stopped
         If it was stopped by a signal, with a checkpoint where there was time for one.
     """
+    if settings.gpu_memory and not settings.dry_run:
+        raise EegToolError("--gpu-memory is for --dry-run.", "Leave it out, or add --dry-run.")
     output_dir = settings.output_dir or Workspace(settings.workspace).checkpoints / "eegvlm"
     ranks, hosts = _ranks(settings)
     plan = make_plan(settings, output_dir, ranks, hosts)
@@ -280,12 +282,25 @@ def _tell(
     for part, trained, total in size.parts:
         console.print(f"  {part:<22}{trained:>14,} of {total:>15,} parameters trained")
     console.print(f"  Longest sample: {size.tokens} tokens; {plan.trained_share:.1%} are trained.")
-    each = hosts.ranks_each if hosts else ranks
+    asked = settings.gpu_memory * 2**30
+    needs = estimate.memory(size, plan, ranks, hosts.ranks_each if hosts else ranks)
     console.print(f"  Estimated memory, {ranks} rank{'s' * (ranks > 1)} (not measured):")
-    for name, need in estimate.memory(size, plan, ranks, each).items():
+    console.print(
+        f"    {'':<15}{'per GPU':>10}{'host':>12}"
+        + (f"  on a GPU of {settings.gpu_memory:g} GiB" if asked else "")
+    )
+    for name, need in needs.items():
         console.print(
-            f"    {name:<15}{estimate.gib(need.gpu):>10} per GPU"
-            + (f", {estimate.gib(need.host)} on each machine" if need.host else "")
+            f"    {name:<15}{estimate.gib(need.gpu):>10}"
+            f"{estimate.gib(need.host) if need.host else '-':>12}"
+            + (f"  {estimate.verdict(need, asked)}" if asked else "")
+        )
+    if asked and all(need.gpu > asked for need in needs.values()):
+        would = estimate.remedies(size, plan, ranks, asked)
+        console.print(
+            f"  Would fit: {'; or '.join(would)}."
+            if would
+            else "  Not even a batch of 1 would fit, with checkpointing and --bits 4."
         )
     console.print(
         f"  A checkpoint takes about {estimate.gib(estimate.checkpoint_bytes(size, plan))}; "

@@ -729,6 +729,35 @@ def test_a_dry_run_says_all_and_trains_nothing(
     assert (plan.zero_stage, plan.lora_r) == (3, 4)
 
 
+@pytest.mark.parametrize(
+    ("gib", "expected"),
+    [
+        (8.0, ["on a GPU of 8 GiB", "zero2 1.7 GiB - fits", "none 1.7 GiB - fits"]),
+        (
+            1.65,
+            ["none 1.7 GiB - does not fit: ", "Would fit: --gradient-checkpointing True (zero2);"],
+        ),
+        (0.5, ["does not fit: 1.2 GiB too much", "Not even a batch of 1 would fit"]),
+    ],
+)
+def test_a_dry_run_says_what_fits_a_gpu(
+    settings: FinetuneSettings,
+    launched: Launched,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    gib: float,
+    expected: list[str],
+) -> None:
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    step.run(replace(settings, dry_run=True, gpu_memory=gib, deepspeed="none"))
+    out = " ".join(capsys.readouterr().out.split())
+    assert all(words in out for words in expected), out
+    with pytest.raises(EegToolError, match="--gpu-memory is for --dry-run"):
+        step.run(replace(settings, gpu_memory=gib))
+    assert not launched
+
+
 RECIPE = """
 --lora_enable True --lora_r 128 --lora_alpha 256 --mm_projector_lr 2e-5
 --deepspeed ./scripts/zero3.json --model_name_or_path tiny --version v1
