@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from eegtool import __version__
 from eegtool.core.errors import EegToolError
+from eegtool.core.parsing import parse_json
 
 _STAMPED_PACKAGES: Final = (
     "torch",
@@ -175,11 +176,11 @@ def read_json(path: Path) -> dict[str, Any]:
         If the file is missing or holds no JSON object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_bytes(), path)
     except FileNotFoundError:
         raise missing(path) from None
-    except (OSError, ValueError) as error:
-        raise EegToolError(f"{path} cannot be read: {error}.") from error
+    except OSError as error:
+        raise EegToolError(f"{path} cannot be read: {error.strerror}.") from error
     if not isinstance(value, dict):
         raise EegToolError(f"{path} is not a JSON object.")
     return value

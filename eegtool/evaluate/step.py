@@ -31,7 +31,7 @@ from eegtool.evaluate.calibration import (
 )
 from eegtool.evaluate.rank import ask, write_settings
 from eegtool.evaluate.replay import replay
-from eegtool.evaluate.rows import answered, read_row, remove, with_probabilities
+from eegtool.evaluate.rows import answered, read_row, remove, scores_of, with_probabilities
 from eegtool.evaluate.shards import deal, parts_of
 from eegtool.evaluate.task import Task, check, warn
 
@@ -145,9 +145,8 @@ def _calibrate(task: Task, lines: Mapping[str, bytes]) -> tuple[Task, dict[str, 
         for q in task.asked
         if q.category in STAGES
     ]
-    told = [[row.metadata["log_likelihoods"][stage] for stage in STAGES] for row in chosen]
     fitted = calibrate(
-        np.array(told).reshape(-1, len(STAGES)),
+        np.array([scores_of(row) for row in chosen]).reshape(-1, len(STAGES)),
         [row.label for row in chosen],
         mode=task.settings.mode,
         subjects=[row.metadata["subject"] for row in chosen if "subject" in row.metadata],

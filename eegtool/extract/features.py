@@ -9,7 +9,6 @@ or dropped behind the sidecar's back are found, too.
 from __future__ import annotations
 
 import csv
-import json
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -22,6 +21,7 @@ from rich.markup import escape
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
+from eegtool.core.parsing import parse_json
 from eegtool.core.records import SPLITS, check_unique, read_conversations, read_questions
 from eegtool.core.settings import FeatureSource
 from eegtool.core.workspace import Workspace, atomic_path, missing, read_json, write_json
@@ -349,10 +349,7 @@ def read_ids(path: Path) -> tuple[str, ...]:
         case ".txt":
             ids = [line.strip() for line in text.splitlines() if line.strip()]
         case ".json":
-            try:
-                ids = json.loads(text)
-            except ValueError as error:
-                raise EegToolError(f"{path} is not JSON: {error}.", forms) from error
+            ids = parse_json(text, path)
         case ".csv":
             ids = [row.get("sample_id") for row in csv.DictReader(text.splitlines())]
         case _:

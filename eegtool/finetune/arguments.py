@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -21,6 +20,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.flags import FlagError, Values, truth
+from eegtool.core.parsing import parse_json
 from eegtool.core.settings import FinetuneSettings
 from eegtool.finetune.hardware import Hardware
 
@@ -320,8 +320,8 @@ def _check_foreign(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]
 
 def _from_json(value: Any) -> Any:
     """Return what a flag that takes a dictionary was given."""
-    with suppress(TypeError, ValueError):
-        return json.loads(value)
+    with suppress(EegToolError):
+        return parse_json(value, "") if isinstance(value, str) else value
     return value
 
 

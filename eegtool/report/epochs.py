@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -94,7 +93,7 @@ def probabilities_of(told: Any) -> tuple[float, ...] | None:
     numbers = [told[stage] for stage in STAGES]
     if any(isinstance(p, bool) or not isinstance(p, int | float) for p in numbers):
         raise ValueError("they are not numbers")
-    if not all(math.isfinite(p) and 0 <= p <= 1 for p in numbers):
+    if not all(0 <= p <= 1 for p in numbers):  # NaN is not, either
         raise ValueError("one is not between 0 and 1")
     if abs(sum(numbers) - 1) > _SUM_TOLERANCE:
         raise ValueError(f"their sum is {sum(numbers):.3g}")

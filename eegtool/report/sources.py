@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from eegtool.core.answers import Reader, Reading, read_stage
 from eegtool.core.errors import EegToolError
+from eegtool.core.parsing import finite, parse_json
 from eegtool.core.records import Answer, check_unique
 from eegtool.core.registry import closest
 from eegtool.core.stages import STAGES
@@ -88,17 +87,11 @@ def read_answer_sets(path: Path, reader: Reader = "free") -> list[AnswerSet]:
     broken = ""
     for number, line, last in _lines(path):
         try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError("not a JSON object")
-            answer = Answer.from_row(row)
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
-            reason = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else str(error)
+            answer = _answer(path, number, line)
+        except EegToolError as error:
             if not last:
-                raise EegToolError(
-                    f"{path}, line {number}: {reason}.", "Mend that row or write the file again."
-                ) from error
-            broken = f"line {number}: {reason}"
+                raise
+            broken = error.what.removeprefix(f"{path}, ").removesuffix(".")
             continue
         gathering = found.setdefault(_key(answer), _Gathering())
         gathering.run.add(answer)
@@ -127,6 +120,19 @@ def read_answer_sets(path: Path, reader: Reader = "free") -> list[AnswerSet]:
     for one in sets:
         check_unique(path, [epoch.sample_id for epoch in one.epochs])
     return sets
+
+
+def _answer(path: Path, number: int, line: str) -> Answer:
+    row = parse_json(line, path, number, half_characters=True)  # `plain_text` replaces them
+    try:
+        if not isinstance(row, dict):
+            raise ValueError("not a JSON object")
+        return Answer.from_row(row)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else str(error)
+        raise EegToolError(
+            f"{path}, line {number}: {reason}.", "Mend that row or write the file again."
+        ) from error
 
 
 class _CachedReader:
@@ -229,16 +235,15 @@ def _true_stage(path: Path, sample_id: str, label: str) -> str | None:
 
 
 def _whole(value: object, least: int) -> int | None:
-    """Return a whole number from `least` on; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    """Return a whole number from `least` on, of 64 bits at most; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
         return None
     return value
 
 
 def _onset(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if math.isfinite(value) and value >= 0 else None
+    onset_s = finite(value)
+    return None if onset_s is None or onset_s < 0 else onset_s
 
 
 def named_apart(sets: Sequence[AnswerSet]) -> list[AnswerSet]:
