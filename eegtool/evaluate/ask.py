@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from PIL import Image
 from rich.bar import Bar
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -17,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from eegtool.core.console import console
-from eegtool.core.errors import EegToolError, brief
+from eegtool.core.errors import EegToolError
+from eegtool.core.pictures import read_rgb
 from eegtool.core.records import IMAGE_TOKEN, Question
 from eegtool.core.settings import AskSettings
 from eegtool.core.stages import STAGES
@@ -135,19 +135,7 @@ def read_picture(path: Path) -> np.ndarray:
     EegToolError
         If it is missing or no picture.
     """
-    try:
-        with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
-    except FileNotFoundError:
-        raise EegToolError(
-            f"The picture {path} does not exist.", "Give one that `eegvlm prepare` drew."
-        ) from None
-    # What Pillow raises over broken files depends on where they are broken.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise EegToolError(
-            f"The picture {path} cannot be read: {brief(error)}.",
-            "Give a PNG that `eegvlm prepare` drew.",
-        ) from error
+    return np.array(read_rgb(path, "Give a PNG that `eegvlm prepare` drew."))
 
 
 def doubts(

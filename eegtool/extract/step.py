@@ -38,7 +38,7 @@ from eegtool.core.stages import STAGE_INDEX, STAGES
 from eegtool.core.workspace import (
     Workspace,
     atomic_path,
-    inside,
+    find_picture,
     missing,
     read_json,
     run_stamp,
@@ -398,12 +398,7 @@ def _sides(workspace: Workspace) -> dict[str, list[Epoch]]:
                     f"{workspace.epochs.name} and {pictures[epoch.sample_id]} in {path.name}.",
                     "Both models must see the same picture; run `eegvlm prepare` again.",
                 )
-            if not inside(workspace.images(split), epoch.image).is_file():
-                raise EegToolError(
-                    f"The picture {workspace.images(split) / epoch.image} of epoch "
-                    f"'{epoch.sample_id}' does not exist.",
-                    "Run `eegvlm prepare` again.",
-                )
+            find_picture(workspace.images(split), epoch.image, f"epoch '{epoch.sample_id}'")
     return sides
 
 
