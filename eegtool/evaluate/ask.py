@@ -27,7 +27,7 @@ from eegtool.evaluate.decode import Decoding
 from eegtool.evaluate.generate import Asker, StageAnswers, stage_answers
 from eegtool.evaluate.loading import load
 from eegtool.evaluate.score import probabilities
-from eegtool.extract.features import load_features, sidecar_path
+from eegtool.extract.features import load_features, read_sidecar
 from eegtool.extract.stored import STORED, feature_of, is_module
 from eegtool.model.adapters import (
     Contract,
@@ -219,9 +219,9 @@ def high_level_feature(
 
 def _feature_from_file(settings: AskSettings, path: Path, contract: Contract) -> np.ndarray:
     """Find the row of the picture by its name; without a sidecar there must be one row only."""
-    name, sidecar = settings.image.stem, sidecar_path(path)
-    ids = read_json(sidecar).get("sample_ids", []) if sidecar.exists() else [name]
-    table = load_features(path, ids, other="its own sidecar" if sidecar.exists() else "the picture")
+    name, sidecar = settings.image.stem, read_sidecar(path)
+    ids = sidecar.sample_ids if sidecar else [name]
+    table = load_features(path, ids, other="its own sidecar" if sidecar else "the picture")
     if name not in table.row_of:
         raise EegToolError(
             f"{path} has no feature of '{name}'.",
