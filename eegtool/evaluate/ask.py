@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from PIL import Image
 from rich.bar import Bar
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -17,8 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from eegtool.core.console import console
-from eegtool.core.errors import EegToolError, brief
+from eegtool.core.errors import EegToolError
 from eegtool.core.forms import IMAGE_TOKEN
+from eegtool.core.pictures import read_rgb
 from eegtool.core.records import Question
 from eegtool.core.settings import AskSettings
 from eegtool.core.stages import STAGES
@@ -28,7 +28,7 @@ from eegtool.evaluate.decode import Decoding
 from eegtool.evaluate.generate import Asker, StageAnswers, stage_answers
 from eegtool.evaluate.loading import load
 from eegtool.evaluate.score import probabilities
-from eegtool.extract.features import load_features, sidecar_path
+from eegtool.extract.features import load_features, read_sidecar
 from eegtool.extract.stored import STORED, feature_of, is_module
 from eegtool.model.adapters import (
     Contract,
@@ -136,19 +136,7 @@ def read_picture(path: Path) -> np.ndarray:
     EegToolError
         If it is missing or no picture.
     """
-    try:
-        with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
-    except FileNotFoundError:
-        raise EegToolError(
-            f"The picture {path} does not exist.", "Give one that `eegvlm prepare` drew."
-        ) from None
-    # What Pillow raises over broken files depends on where they are broken.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise EegToolError(
-            f"The picture {path} cannot be read: {brief(error)}.",
-            "Give a PNG that `eegvlm prepare` drew.",
-        ) from error
+    return np.array(read_rgb(path, "Give a PNG that `eegvlm prepare` drew."))
 
 
 def doubts(
@@ -232,9 +220,9 @@ def high_level_feature(
 
 def _feature_from_file(settings: AskSettings, path: Path, contract: Contract) -> np.ndarray:
     """Find the row of the picture by its name; without a sidecar there must be one row only."""
-    name, sidecar = settings.image.stem, sidecar_path(path)
-    ids = read_json(sidecar).get("sample_ids", []) if sidecar.exists() else [name]
-    table = load_features(path, ids, other="its own sidecar" if sidecar.exists() else "the picture")
+    name, sidecar = settings.image.stem, read_sidecar(path)
+    ids = sidecar.sample_ids if sidecar else [name]
+    table = load_features(path, ids, other="its own sidecar" if sidecar else "the picture")
     if name not in table.row_of:
         raise EegToolError(
             f"{path} has no feature of '{name}'.",

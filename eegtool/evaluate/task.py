@@ -14,7 +14,7 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.records import Epoch, Question, check_unique, read_epochs, read_questions
 from eegtool.core.registry import check_name, closest
 from eegtool.core.settings import EvaluateSettings
-from eegtool.core.workspace import Workspace, check_same_pictures, inside
+from eegtool.core.workspace import Workspace, check_same_pictures, find_picture
 from eegtool.evaluate.calibration import Calibration, read_calibration
 from eegtool.evaluate.decode import Decoding
 from eegtool.evaluate.generate import StageAnswers, stage_answers
@@ -262,12 +262,7 @@ def _chunk(settings: EvaluateSettings, chosen: list[Question]) -> list[Question]
 def _check_pictures(questions: Sequence[Question], image_folder: Path) -> None:
     for question in questions:
         picture = picture_of(question.sample_id, question.images)
-        if not inside(image_folder, picture).is_file():
-            raise EegToolError(
-                f"The picture {image_folder / picture} of question "
-                f"'{question.sample_id}' does not exist.",
-                "Check --image-folder, or run `eegvlm prepare` again.",
-            )
+        find_picture(image_folder, picture, f"question '{question.sample_id}'")
 
 
 def _features(

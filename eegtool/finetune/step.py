@@ -29,7 +29,7 @@ from eegtool.core.settings import FinetuneSettings
 from eegtool.core.workspace import (
     Workspace,
     check_same_pictures,
-    inside,
+    find_picture,
     read_json,
     run_stamp,
     sha256_of,
@@ -506,11 +506,7 @@ def _check_features(
 
 def _check_pictures(rows: list[Conversation], image_folder: Path) -> None:
     for row in rows:
-        if not inside(image_folder, row.images[0]).is_file():
-            raise EegToolError(
-                f"The picture {image_folder / row.images[0]} of sample '{row.sample_id}' does not exist.",
-                "Check --image-folder, or run `eegvlm prepare` again.",
-            )
+        find_picture(image_folder, row.images[0], f"sample '{row.sample_id}'")
 
 
 def _size(plan: Plan) -> estimate.Size:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.forms import IMAGE_TOKEN
+from eegtool.core.pictures import read_rgb
 
 IGNORED: Final = -100
 """Label of tokens that are not trained (PyTorch's cross-entropy default)."""
@@ -58,7 +59,7 @@ class PixelSpec:
     std: tuple[float, float, float]
 
     def pixels(self, path: Path) -> np.ndarray:
-        """Read one picture as float32 ``[3, size, size]``.
+        """Read one picture, of any kind (`read_rgb`), as float32 ``[3, size, size]``.
 
         A picture that is not square is padded with the mean colour, never cropped; one of another
         size is resampled.
@@ -68,15 +69,7 @@ class PixelSpec:
         EegToolError
             If the picture is missing or cannot be read.
         """
-        try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except FileNotFoundError:
-            raise EegToolError(
-                f"The picture {path} does not exist.", "Check --image-folder, or prepare again."
-            ) from None
-        except OSError as error:
-            raise EegToolError(f"The picture {path} cannot be read: {error}.") from error
+        image = read_rgb(path, "Check --image-folder, or prepare again.")
         side = max(image.size)
         if image.size != (side, side):
             square = Image.new("RGB", (side, side), tuple(round(255 * m) for m in self.mean))
