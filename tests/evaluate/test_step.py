@@ -759,7 +759,7 @@ def no_base(workspace: Workspace, adapter: Path) -> None:
 
 
 BAD: dict[Spoil, str] = {
-    lose_the_image: r"The images of sample 'S03E0-0000' are \[\]",
+    lose_the_image: r"line 1: 'image' is not a path or a list of paths",
     show_two_pictures: r"'S03E0-0000' are \[S03E0-0000.png, S03E0-0001.png\]",
     lose_a_picture: "S03E0-0002.png of question 'S03E0-0002' does not exist",
     leave_the_folder: "'/etc/S03E0-0002.png' leaves the image folder",
