@@ -219,8 +219,15 @@ def target_of(path: Path) -> Path:
     return target
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, what: str) -> None:
     """Refuse a folder that cannot be written, before the work for it is done; nothing is made.
+
+    Parameters
+    ----------
+    folder : Path
+        There already, or to be made.
+    what : str
+        What it is, for the message.
 
     Raises
     ------
@@ -233,10 +240,12 @@ def check_folder(folder: Path) -> None:
     except OSError as error:
         raise of_system(error, folder) from error
     if not there.is_dir():
-        raise EegToolError(f"{folder} cannot be written: {there} is a file.", "Take another path.")
+        raise EegToolError(
+            f"{what} {folder} cannot be written: {there} is a file.", "Take another path."
+        )
     if not may:
         raise EegToolError(
-            f"{folder} cannot be written: there is no permission to write in {there}.",
+            f"{what} {folder} cannot be written: there is no permission to write in {there}.",
             "Ask for it, or take another path.",
         )
 

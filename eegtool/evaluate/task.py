@@ -141,7 +141,7 @@ def answers_file_of(settings: EvaluateSettings) -> Path:
         If no file can be written there.
     """
     path = target_of(settings.answers_file or Workspace(settings.workspace).answers)
-    check_folder(path.parent)
+    check_folder(path.parent, "The folder of the answers")
     return path
 
 

@@ -113,7 +113,7 @@ def _check(settings: ExportSettings) -> tuple[Contract, Base]:
         raise EegToolError(
             f"--out {out} cannot be replaced while it is in use.", "Give a new folder in it."
         )
-    check_folder(out.parent)
+    check_folder(out.parent, "The folder of --out")
     contract = read_contract(settings.model_path)
     if contract.merged:
         raise EegToolError(

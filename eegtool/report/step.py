@@ -50,7 +50,7 @@ def run(settings: ReportSettings) -> None:
     """
     workspace = Workspace(settings.workspace)
     out = settings.out or workspace.report
-    check_folder(out)
+    check_folder(out, "The report folder")
     paths = _paths(settings, workspace)
     sets = named_apart([s for path in paths for s in read_answer_sets(path, settings.reader)])
     first, sampling = sets[0], Sampling(settings.draws, settings.seed)
