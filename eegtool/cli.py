@@ -19,7 +19,7 @@ from typer.models import ParameterInfo
 
 from eegtool import __version__
 from eegtool.core import flags, settings
-from eegtool.core.errors import EegToolError
+from eegtool.core.errors import EegToolError, brief, of_system
 from eegtool.core.registry import load
 
 app = typer.Typer(
@@ -147,10 +147,13 @@ def _command(
             print_error(error)
             raise typer.Exit(1) from None
         except OSError as error:  # a full disk, a folder that cannot be written
-            if error.filename is None:
+            if error.errno is None:  # a library's own
                 raise
-            reason = f"{error.filename}: {error.strerror}."
-            print_error(EegToolError(reason, "Check the path, its permissions and the disk."))
+            print_error(of_system(error))
+            raise typer.Exit(1) from None
+        except MemoryError as error:
+            reason = f"Memory ran out: {brief(error)}."
+            print_error(EegToolError(reason, "Ask for less at a time, or end other programs."))
             raise typer.Exit(1) from None
         except KeyboardInterrupt as stop:
             signum = getattr(stop, "signum", 2)

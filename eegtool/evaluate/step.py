@@ -8,9 +8,10 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -18,11 +19,11 @@ from rich.markup import escape
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
-from eegtool.core.launching import count_ranks, launch
+from eegtool.core.launching import count_ranks, launch, open_locked
 from eegtool.core.records import Answer, json_line
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.stages import STAGES
-from eegtool.core.workspace import Workspace, atomic_path, run_stamp, sha256_of, write_json
+from eegtool.core.workspace import atomic_path, run_stamp, sha256_of, write_json
 from eegtool.evaluate.calibration import (
     Sureness,
     calibrate,
@@ -33,7 +34,7 @@ from eegtool.evaluate.rank import ask, write_settings
 from eegtool.evaluate.replay import replay
 from eegtool.evaluate.rows import answered, read_row, remove, scores_of, with_probabilities
 from eegtool.evaluate.shards import deal, parts_of
-from eegtool.evaluate.task import Task, check, warn
+from eegtool.evaluate.task import Task, answers_file_of, check, warn
 
 
 def run(settings: EvaluateSettings) -> None:
@@ -50,16 +51,34 @@ def run(settings: EvaluateSettings) -> None:
         return
     task = check(settings)
     warn(task)
-    if settings.overwrite:
-        # Of several chunks only this one begins anew: the others are at work, perhaps.
-        chunks = settings.num_chunks if settings.num_chunks > 1 else 0
-        remove(parts_of(task.answers_file, chunk=settings.chunk_idx, chunks=chunks))
-    before = set(answered(task))
-    n_missing = sum(question.sample_id not in before for question in task.asked)
-    began = time.perf_counter()
-    if n_missing:
-        _ask(task, n_missing)
-    _finish(task, n_missing, time.perf_counter() - began)
+    with _alone(task) as lock:
+        if settings.overwrite:
+            # Of several chunks only this one begins anew: the others are at work, perhaps.
+            chunks = settings.num_chunks if settings.num_chunks > 1 else 0
+            remove(parts_of(task.answers_file, chunk=settings.chunk_idx, chunks=chunks))
+        before = set(answered(task))
+        n_missing = sum(question.sample_id not in before for question in task.asked)
+        began = time.perf_counter()
+        if n_missing:
+            _ask(task, n_missing, lock)
+        _finish(task, n_missing, time.perf_counter() - began)
+
+
+@contextmanager
+def _alone(task: Task) -> Iterator[IO[str]]:
+    """Refuse a second evaluation with the same answers file and chunk: each would answer all there is."""
+    part = task.part()
+    lock = open_locked(part.with_name(f".{part.name}.lock"))
+    if lock is None:
+        raise EegToolError(
+            f"An evaluation that writes {task.answers_file} is running already.",
+            "Wait for it, end it, or give another --answers-file (or another --chunk-idx).",
+        )
+    with lock:
+        try:
+            yield lock
+        finally:
+            Path(lock.name).unlink(missing_ok=True)
 
 
 def _finish(task: Task, n_missing: int, seconds: float) -> None:
@@ -76,18 +95,13 @@ def _finish(task: Task, n_missing: int, seconds: float) -> None:
         for q in task.questions
         if q.sample_id in lines
     )
-    try:
-        results |= _write(task.answers_file, rows)
-    except FileNotFoundError:
-        if task.settings.num_chunks == 1:
-            raise
-        return  # another chunk came to its end at the same moment, and writes the same
+    results |= _write(task.answers_file, rows)
     hashes = {name: sha256_of(path) for name, path in task.inputs.items()}
     _stamp(task.settings, task.answers_file, hashes, task.protocol, results)
     remove(parts_of(task.answers_file))
 
 
-def _ask(task: Task, n_missing: int) -> None:
+def _ask(task: Task, n_missing: int, lock: IO[str]) -> None:
     """Ask here, or start as many ranks as are wanted."""
     ranks = min(count_ranks(task.settings.num_gpus, torch.cuda.device_count()), n_missing)
     if ranks == 1:
@@ -99,7 +113,8 @@ def _ask(task: Task, n_missing: int) -> None:
         launcher = [sys.executable, "-m", "eegtool.evaluate.launcher"]
         threads = max(1, (os.cpu_count() or 1) // ranks)
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
-        code = launch([*launcher, str(ranks), str(path)], environment)
+        command = [*launcher, str(ranks), str(path)]
+        code = launch(command, environment, kept_open=(lock.fileno(),))
     if code != 0:
         raise EegToolError(
             f"A rank stopped with exit code {code}.",
@@ -164,7 +179,7 @@ def _calibrate(task: Task, lines: Mapping[str, bytes]) -> tuple[Task, dict[str, 
 
 def _replay(settings: EvaluateSettings, saved: Path) -> None:
     """Write saved answers as those of a run without a model."""
-    path = settings.answers_file or Workspace(settings.workspace).answers
+    path = answers_file_of(settings)
     in_place = path.exists() and saved.exists() and path.samefile(saved)
     if path.exists() and not (settings.overwrite or in_place):
         raise EegToolError(

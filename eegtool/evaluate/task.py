@@ -14,7 +14,13 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.records import Epoch, Question, check_unique, read_epochs, read_questions
 from eegtool.core.registry import check_name, closest
 from eegtool.core.settings import EvaluateSettings
-from eegtool.core.workspace import Workspace, check_same_pictures, find_picture
+from eegtool.core.workspace import (
+    Workspace,
+    check_folder,
+    check_same_pictures,
+    find_picture,
+    target_of,
+)
 from eegtool.evaluate.calibration import Calibration, read_calibration
 from eegtool.evaluate.decode import Decoding
 from eegtool.evaluate.generate import StageAnswers, stage_answers
@@ -87,6 +93,7 @@ def check(settings: EvaluateSettings) -> Task:
             "Give the folder that `eegvlm finetune` wrote.",
         )
     workspace = Workspace(settings.workspace)
+    answers_file = answers_file_of(settings)
     contract = read_contract(settings.model_path)
     # Is the base there, and is it the one it was trained on?
     contract_base(settings.model_path, contract, settings.model_base, settings.vision_tower)
@@ -116,7 +123,7 @@ def check(settings: EvaluateSettings) -> Task:
         image_folder=image_folder,
         features=features,
         features_file=features_file,
-        answers_file=settings.answers_file or workspace.answers,
+        answers_file=answers_file,
         answers=answers,
         decoding=decoding,
         contract=contract,
@@ -126,6 +133,19 @@ def check(settings: EvaluateSettings) -> Task:
         calibration=read_calibration(settings.model_path, sha256) if use else None,
         inputs={"questions": question_file, "contract": settings.model_path / "eegvlm.json"},
     )
+
+
+def answers_file_of(settings: EvaluateSettings) -> Path:
+    """Return where the answers go; what gathers on the way there lies beside it, also where a link leads there.
+
+    Raises
+    ------
+    EegToolError
+        If no file can be written there.
+    """
+    path = target_of(settings.answers_file or Workspace(settings.workspace).answers)
+    check_folder(path.parent, "The folder of the answers")
+    return path
 
 
 def warn(task: Task) -> None:
