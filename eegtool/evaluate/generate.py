@@ -20,11 +20,10 @@ from transformers.cache_utils import Cache
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Question
 from eegtool.core.settings import AnswerMode
-from eegtool.core.stages import STAGES
 from eegtool.evaluate.cache import Cached
 from eegtool.evaluate.decode import Decoding, chooser, decode
 from eegtool.evaluate.score import Choice, behind_reasons, encode_choice, stage_log_likelihoods
-from eegtool.model.adapters import Contract
+from eegtool.model.answer_form import AnswerForm
 from eegtool.model.eegvlm import EEGVLM
 from eegtool.model.processor import PixelSpec, Processor, pad
 
@@ -37,37 +36,6 @@ after a beam search)."""
 
 
 @dataclass(frozen=True, slots=True)
-class StageAnswers:
-    """How the model was taught to name the stages."""
-
-    texts: tuple[str, ...]
-    """Answer of each stage, in the order of `STAGES`; where reasons come first, the conclusion."""
-    lead: str
-    """Words with which a conclusion begins; empty where there are no reasons."""
-    max_new_tokens: int
-    """Room for an answer."""
-
-
-def stage_answers(contract: Contract) -> StageAnswers:
-    """Read them from the contract; those of version 0.1 have bare labels and say nothing.
-
-    Raises
-    ------
-    EegToolError
-        If what it says is not the five stages.
-    """
-    told = contract.answers or {}
-    stages = told.get("stages", {stage: stage for stage in STAGES})
-    if set(stages) != set(STAGES) or len(set(stages.values())) < len(STAGES):
-        raise EegToolError(
-            f"The model's contract does not have one answer for each stage, but {stages}.",
-            "Fine-tune again after `eegvlm prepare`.",
-        )
-    texts = tuple(stages[stage] for stage in STAGES)
-    return StageAnswers(texts, told.get("lead", ""), told.get("max_new_tokens", 8))
-
-
-@dataclass(frozen=True, slots=True)
 class Reply:
     """What the model says about one question."""
 
@@ -75,6 +43,8 @@ class Reply:
     """As it wrote it; in mode ``score`` the likeliest answer."""
     log_likelihood: np.ndarray | None = None
     """float64 ``[5]``, in the order of `STAGES`; None in mode ``generate``."""
+    truncated: bool = False
+    """Whether it wrote as many tokens as there is room for, and had not come to an end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +53,7 @@ class Asker:
 
     model: EEGVLM
     processor: Processor
-    answers: StageAnswers
+    answers: AnswerForm
     mode: AnswerMode
     decoding: Decoding
     _choices: dict[tuple[str, int], Choice] = field(default_factory=dict)
@@ -91,7 +61,7 @@ class Asker:
     @property
     def writes(self) -> bool:
         """Whether the model writes anything, be it only reasons before a score."""
-        return self.mode != "score" or bool(self.answers.lead)
+        return self.mode != "score" or self.answers.reasons_first
 
     def __call__(
         self, questions: Sequence[Question], pixels: np.ndarray, features: np.ndarray | None
@@ -127,10 +97,12 @@ class Asker:
             score(range(len(questions)), [""] * len(questions))
             return replies
         written = None if self.mode == "generate" else score
-        texts = write(self.model, self.processor, questions, pictures, high, self.decoding, written)
+        words = write(self.model, self.processor, questions, pictures, high, self.decoding, written)
         if self.mode == "score":
-            return replies
-        return [replace(reply, text=text) for reply, text in zip(replies, texts, strict=True)]
+            words = [replace(w, text=r.text) for w, r in zip(words, replies, strict=True)]
+        return [
+            replace(w, log_likelihood=r.log_likelihood) for w, r in zip(words, replies, strict=True)
+        ]
 
     def _scored(
         self,
@@ -141,9 +113,10 @@ class Asker:
         cached: Cached | None,
     ) -> list[Reply]:
         """Score the stages, behind what was written where that has reasons; say the likeliest answer."""
-        endings = [list(self.answers.texts)] * len(questions)
-        if lead := self.answers.lead:
-            endings = [behind_reasons(text, self.answers.texts, lead) for text in texts]
+        form = self.answers
+        endings = [list(form.texts)] * len(questions)
+        if form.reasons_first:
+            endings = [behind_reasons(text, form.texts, form.lead) for text in texts]
         choices = [self._choice(q, e) for q, e in zip(questions, endings, strict=True)]
         model, processor = self.model, self.processor
         scores = stage_log_likelihoods(model, processor, choices, pictures, features, cached)
@@ -157,10 +130,11 @@ class Asker:
     def _choice(self, question: Question, answers: list[str]) -> Choice:
         """Tokenise the five answers to a question; without reasons, they are the same for all epochs."""
         key = (question.text, len(question.images))
-        if self.answers.lead:
-            return encode_choice(self.processor, *key, answers)
+        is_whole = self.answers.is_whole
+        if self.answers.reasons_first:
+            return encode_choice(self.processor, *key, answers, is_whole=is_whole)
         if key not in self._choices:
-            self._choices[key] = encode_choice(self.processor, *key, answers)
+            self._choices[key] = encode_choice(self.processor, *key, answers, is_whole=is_whole)
         return self._choices[key]
 
 
@@ -173,7 +147,7 @@ def write(
     high_level_features: torch.Tensor | None,
     decoding: Decoding,
     written: Written | None = None,
-) -> list[str]:
+) -> list[Reply]:
     """Let the model write an answer to each question of a batch.
 
     Parameters
@@ -195,8 +169,8 @@ def write(
 
     Returns
     -------
-    list of str
-        Special tokens removed, else as the model wrote it.
+    list of Reply
+        Without log-likelihoods; the text with special tokens removed, else as the model wrote it.
     """
     tokenizer = processor.tokenizer
     keys = [(q.text, len(q.images)) for q in questions]
@@ -206,24 +180,28 @@ def write(
     mask = pad([[1] * len(p) for p in prompts], 0, "left").to(model.device)
     embeds = model.embed(input_ids, pixel_values, high_level_features)
 
+    n, end = decoding.max_new_tokens, tokenizer.eos_token_id
+
     def texts_of(tokens: torch.Tensor) -> list[str]:
         return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
+    def replies_of(tokens: torch.Tensor) -> list[Reply]:
+        endless = ((tokens != end).all(dim=1) & (tokens.shape[1] == n)).tolist()
+        return [Reply(t, truncated=e) for t, e in zip(texts_of(tokens), endless, strict=True)]
+
     if decoding.num_beams > 1:
-        texts = texts_of(
-            model.generate(
-                inputs_embeds=embeds,
-                attention_mask=mask,
-                max_new_tokens=decoding.max_new_tokens,
-                num_beams=decoding.num_beams,
-                do_sample=False,
-                pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-            )
+        tokens = model.generate(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            max_new_tokens=n,
+            num_beams=decoding.num_beams,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=end,
         )
         if written:
-            written(range(len(texts)), texts, None)
-        return texts
+            written(range(len(tokens)), texts_of(tokens), None)
+        return replies_of(tokens)
 
     def leave(rows: torch.Tensor, answers: torch.Tensor, cache: Cache) -> None:
         if written:
@@ -236,8 +214,7 @@ def write(
             written(numbers, texts_of(answers), Cached(cache, read))
 
     choose = chooser(decoding, [q.sample_id for q in questions])
-    n, end = decoding.max_new_tokens, tokenizer.eos_token_id
-    return texts_of(decode(model, embeds, mask, choose, n, end, leave if written else None))
+    return replies_of(decode(model, embeds, mask, choose, n, end, leave if written else None))
 
 
 def decoded_ahead(

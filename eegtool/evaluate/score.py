@@ -28,6 +28,7 @@ from torch.nn.functional import linear, log_softmax
 
 from eegtool.core.forms import IMAGE_TOKEN
 from eegtool.evaluate.cache import Cached, as_argument
+from eegtool.model.answer_form import conclusion_start
 from eegtool.model.eegvlm import EEGVLM
 from eegtool.model.processor import Processor, pad
 
@@ -47,12 +48,28 @@ class Choice:
 
 
 def encode_choice(
-    processor: Processor, question: str, n_images: int, answers: Sequence[str]
+    processor: Processor,
+    question: str,
+    n_images: int,
+    answers: Sequence[str],
+    *,
+    is_whole: bool = True,
 ) -> Choice:
     """Tokenise a question and its answers as in training.
 
     What all answers begin with, such as the reasons and "The stage is", belongs to the prompt: it
     decides nothing, and its share in the mean would be another for every length of an answer.
+
+    Parameters
+    ----------
+    processor : Processor
+        Of the model.
+    question, n_images : str, int
+        What is asked, about how many pictures.
+    answers : sequence of str
+        One for each stage.
+    is_whole : bool
+        Whether an answer ends there, and its end is part of it, or goes on.
 
     Raises
     ------
@@ -60,6 +77,8 @@ def encode_choice(
         If an answer merges with the end of the prompt (see `Processor.encode`).
     """
     rows = [processor.encode(question, n_images, answer).input_ids for answer in answers]
+    if not is_whole:
+        rows = [row[:-1] for row in rows]
     n_shared = next(i for i, tokens in enumerate(zip(*rows, strict=False)) if len(set(tokens)) > 1)
     return Choice(rows[0][:n_shared], tuple(row[n_shared:] for row in rows))
 
@@ -74,9 +93,10 @@ def behind_reasons(text: str, answers: Sequence[str], lead: str) -> list[str]:
     answers : sequence of str
         Whole conclusions, such as "The stage is N2.".
     lead : str
-        The words with which a conclusion begins; the last of them in `text` ends the reasons.
+        The words with which a conclusion begins; the last of them in `text` ends the reasons. Empty:
+        they end before the sentence that names the stage.
     """
-    reasons = text.rpartition(lead)[0] if lead in text else text
+    reasons = text[: conclusion_start(text, lead)]
     reasons = reasons.replace(IMAGE_TOKEN, "").strip()  # it would be taken for a picture
     return [f"{reasons} {answer}" if reasons else answer for answer in answers]
 

@@ -23,10 +23,10 @@ from eegtool.core.workspace import (
 )
 from eegtool.evaluate.calibration import Calibration, read_calibration
 from eegtool.evaluate.decode import Decoding
-from eegtool.evaluate.generate import StageAnswers, stage_answers
 from eegtool.evaluate.shards import deal, part_path
 from eegtool.extract.features import FeatureTable, load_features
 from eegtool.model.adapters import Contract, adapter_sha256, contract_base, read_contract
+from eegtool.model.answer_form import AnswerForm
 from eegtool.model.checkpoints import ATTENTIONS
 from eegtool.model.eegvlm import FUSIONS
 from eegtool.model.processor import TEMPLATES, ConversationTemplate, picture_of
@@ -50,7 +50,7 @@ class Task:
     features: FeatureTable | None
     features_file: Path
     answers_file: Path
-    answers: StageAnswers
+    answers: AnswerForm
     decoding: Decoding
     contract: Contract
     identity: dict[str, Any]
@@ -109,8 +109,14 @@ def check(settings: EvaluateSettings) -> Task:
     check_same_pictures(contract.protocol, workspace.protocol(), both)
     sha256 = adapter_sha256(settings.model_path)
     scores = settings.mode != "generate"
+    answers = AnswerForm.from_contract(contract.answers)
+    if scores and not answers.stages:
+        raise EegToolError(
+            f"{settings.model_path} was taught no form of answer that could be scored: "
+            f"{answers.sentence()}.",
+            "Ask with --mode generate; `eegvlm report` reads stages out of what it writes.",
+        )
     use = scores and not (settings.no_calibration or settings.calibrate)
-    answers = stage_answers(contract)
     decoding = _decoding(settings, answers)
     template = asked_template(settings, contract)
     return Task(
@@ -331,7 +337,7 @@ def _prompts(questions: Sequence[Question], template: ConversationTemplate) -> d
     return {q.sample_id: made[q.text, len(q.images)] for q in questions}
 
 
-def _decoding(settings: EvaluateSettings, answers: StageAnswers) -> Decoding:
+def _decoding(settings: EvaluateSettings, answers: AnswerForm) -> Decoding:
     return Decoding(
         max_new_tokens=settings.max_new_tokens or answers.max_new_tokens,
         temperature=settings.temperature,
@@ -345,11 +351,11 @@ def _identity(
     settings: EvaluateSettings,
     contract: Contract,
     sha256: str,
-    answers: StageAnswers,
+    answers: AnswerForm,
     decoding: Decoding,
 ) -> dict[str, Any]:
     """Return what decides the answers; how they are computed (batches, precision) is no part of it."""
-    writes = settings.mode != "score" or bool(answers.lead)
+    writes = settings.mode != "score" or answers.reasons_first
     return {
         "adapter_sha256": sha256,
         "mode": settings.mode,

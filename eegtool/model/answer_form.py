@@ -91,6 +91,21 @@ class AnswerForm:
             )
         return form
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The answer for each stage, in the order of `STAGES`; empty where no form is taught."""
+        return tuple(self.stages[stage] for stage in STAGES) if self.stages else ()
+
+    @property
+    def reasons_first(self) -> bool:
+        """Whether reasons come before the stage."""
+        return self.place == "end"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether an answer ends with its stage, or goes on."""
+        return self.place != "start"
+
     def sentence(self) -> str:
         """Return in one line what was found."""
         found = len(STAGES) - len(self.untaught)
@@ -140,7 +155,9 @@ def form_of(rows: Iterable[Conversation], count_tokens: Callable[[str], int]) ->
     answers = [_Named(text, read[text], count) for text, count in named.items()]
     for place, part in _PARTS.items():
         stages = _common(answers, part)
-        if len(set(stages.values())) == len(STAGES):
+        texts = set(stages.values())
+        goes_on = place == "start" and any(a != b and a.startswith(b) for a in texts for b in texts)
+        if len(texts) == len(STAGES) and not goes_on:
             lead = _lead(tuple(stages.values())) if place == "end" else ""
             return replace(form, stages=stages, place=place, lead=lead)
     return form
@@ -189,6 +206,15 @@ _PARTS: Final[dict[Place, Callable[[_Named], tuple[int, int] | None]]] = {
     "end": _Named.conclusion,
     "start": _Named.opening,
 }
+
+
+def conclusion_start(text: str, lead: str) -> int:
+    """Return where the conclusion of an answer begins; its end where it has none."""
+    if lead:
+        return text.rindex(lead) if lead in text else len(text)
+    reading = read_stage(text)
+    where = _Named(text, reading, 1).conclusion() if reading.stage else None
+    return where[0] if where else len(text)
 
 
 def _common(

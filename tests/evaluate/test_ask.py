@@ -25,12 +25,12 @@ from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, read_json, write_json
 from eegtool.evaluate import ask, loading, step
 from eegtool.evaluate.calibration import Calibration, write_calibration
-from eegtool.evaluate.generate import StageAnswers
 from eegtool.extract.features import Sidecar, write_features
 from eegtool.extract.module import VisionModule
 from eegtool.extract.stored import feature_of, store_module
 from eegtool.extract.weights import save_module
 from eegtool.model.adapters import adapter_sha256
+from eegtool.model.answer_form import AnswerForm
 from eegtool.prepare.questions import QUESTION_TEMPLATES
 from tests.conftest import form_for
 from tests.evaluate.conftest import rows_of
@@ -451,7 +451,9 @@ def test_code_of_ones_own_runs_only_if_it_is_named(
 # Answers with reasons
 
 
-CONCLUSIONS = StageAnswers(tuple(f"The stage is {stage}." for stage in STAGES), "The stage is ", 99)
+CONCLUSIONS = AnswerForm(
+    stages={stage: f"The stage is {stage}." for stage in STAGES}, lead="The stage is", place="end"
+)
 
 
 @pytest.mark.parametrize(

@@ -20,21 +20,20 @@ from eegtool.evaluate import generate
 from eegtool.evaluate.decode import Decoding, Draw, decode
 from eegtool.evaluate.generate import (
     Asker,
-    StageAnswers,
     decoded_ahead,
-    stage_answers,
     write,
 )
 from eegtool.evaluate.loading import load
 from eegtool.evaluate.score import behind_reasons, encode_choice, stage_log_likelihoods
 from eegtool.extract.features import load_features
 from eegtool.model.adapters import Contract, inner, load_adapter
+from eegtool.model.answer_form import AnswerForm
 from eegtool.model.eegvlm import FUSIONS, patches
 from eegtool.model.processor import PixelSpec, pad
 
 NEW_TOKENS = 5
 GREEDY = Decoding(NEW_TOKENS)
-LABELS = StageAnswers(STAGES, "", NEW_TOKENS)
+LABELS = AnswerForm(max_new_tokens=NEW_TOKENS)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +63,18 @@ def inputs(
     return torch.from_numpy(pixels), torch.from_numpy(rows)
 
 
+def words(*asked: Any) -> list[str]:
+    return [reply.text for reply in write(*asked)]
+
+
+def reasoned(texts: Sequence[str], max_new_tokens: int) -> AnswerForm:
+    """Return the form of answers that conclude with one of these texts."""
+    stages = dict(zip(STAGES, texts, strict=True))
+    return AnswerForm(
+        stages=stages, lead="The stage is", max_new_tokens=max_new_tokens, place="end"
+    )
+
+
 def written(
     asked: tuple[Any, Any],
     questions: list[Question],
@@ -75,7 +86,8 @@ def written(
     texts: list[str] = []
     for start in range(0, len(questions), size):
         here = slice(start, start + size)
-        texts += write(*asked, questions[here], inputs[0][here], inputs[1][here], decoding)
+        replies = write(*asked, questions[here], inputs[0][here], inputs[1][here], decoding)
+        texts += [reply.text for reply in replies]
     return texts
 
 
@@ -131,7 +143,7 @@ def test_picture_and_feature_of_the_epoch_are_used(
     part: int,
 ) -> None:
     moved = [t.roll(1, 0) if i == part else t for i, t in enumerate(inputs)]
-    assert write(*asked, questions, moved[0], moved[1], GREEDY) != alone
+    assert words(*asked, questions, moved[0], moved[1], GREEDY) != alone
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -146,7 +158,7 @@ def test_16_bits_say_nearly_the_same(
     loaded, processor, _ = load_adapter(adapter_model, base=None, dtype=dtype)
     model = inner(loaded)
     assert model.dtype == dtype
-    texts = write(model, processor, questions, *inputs, Decoding(1))
+    texts = words(model, processor, questions, *inputs, Decoding(1))
     same = sum(whole.startswith(text) for text, whole in zip(texts, alone, strict=True))
     assert same >= 3  # drawn weights have near ties; by chance none would be the same
 
@@ -157,9 +169,11 @@ def test_the_length_is_limited(
     inputs: tuple[torch.Tensor, torch.Tensor],
     alone: list[str],
 ) -> None:
-    first = write(*asked, questions, *inputs, Decoding(1))
+    first = words(*asked, questions, *inputs, Decoding(1))
     assert all(whole.startswith(part) for part, whole in zip(first, alone, strict=True))
     assert max(map(len, alone)) > max(map(len, first))
+    cut = [reply.truncated for reply in write(*asked, questions, *inputs, Decoding(1))]
+    assert cut == [bool(text) for text in first]  # an empty one came to its end at once
 
 
 def test_what_has_ended_leaves_the_batch_and_changes_nothing(
@@ -262,7 +276,7 @@ def test_a_cold_draw_and_one_from_a_single_word_are_greedy(
     alone: list[str],
     decoding: Decoding,
 ) -> None:
-    assert write(*asked, questions, *inputs, decoding) == alone
+    assert words(*asked, questions, *inputs, decoding) == alone
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.7])
@@ -327,7 +341,7 @@ def test_reasons_are_written_first_and_then_scored(
     mode: Any,
 ) -> None:
     texts = tuple(f"The stage is {stage}." for stage in STAGES)
-    answers = StageAnswers(texts, "The stage is ", NEW_TOKENS)
+    answers = reasoned(texts, NEW_TOKENS)
     model, processor = asked
     pixels, rows = inputs[0].numpy(), inputs[1].numpy()
     told = Asker(model, processor, answers, mode, GREEDY)(questions, pixels, rows)
@@ -343,7 +357,7 @@ def test_reasons_are_written_first_and_then_scored(
 
 
 SENTENCES = tuple(f"The stage is {stage}." for stage in STAGES)
-REASONED = StageAnswers(SENTENCES, "The stage is ", 40)
+REASONED = reasoned(SENTENCES, 40)
 WRITTEN = (
     "No rhythm stands out. The stage is N1.",
     "The stage is not N3. The stage is W.",
@@ -494,14 +508,17 @@ def test_what_is_no_number_is_refused(
 
 
 def test_older_contracts_have_bare_labels(contract: Contract) -> None:
-    assert stage_answers(replace(contract, answers={})) == StageAnswers(STAGES, "", 8)
+    form = AnswerForm.from_contract(replace(contract, answers={}).answers)
+    assert (form.texts, form.lead, form.max_new_tokens, form.place) == (STAGES, "", 8, "whole")
 
 
 def test_the_contract_says_how_answers_read(contract: Contract) -> None:
     stages = {stage: f"It is {stage}." for stage in reversed(STAGES)}
     told = {"stages": stages, "lead": "It is ", "max_new_tokens": 320}
     texts = ("It is W.", "It is N1.", "It is N2.", "It is N3.", "It is REM.")
-    assert stage_answers(replace(contract, answers=told)) == StageAnswers(texts, "It is ", 320)
+    form = AnswerForm.from_contract(replace(contract, answers=told).answers)
+    assert (form.texts, form.lead, form.max_new_tokens) == (texts, "It is ", 320)
+    assert form.reasons_first  # of version 0.1, which did not say the place
 
 
 @pytest.mark.parametrize("stages", [{"W": "W"}, dict.fromkeys(STAGES, "W")])
@@ -509,7 +526,7 @@ def test_a_contract_without_the_five_stages_is_refused(
     contract: Contract, stages: dict[str, str]
 ) -> None:
     with pytest.raises(EegToolError, match="one answer for each stage"):
-        stage_answers(replace(contract, answers={"stages": stages}))
+        AnswerForm.from_contract(replace(contract, answers={"stages": stages}).answers)
 
 
 # --- pictures -------------------------------------------------------------------------------------
