@@ -82,7 +82,7 @@ _NAME: Final = r"""
     )(?!\w|-like)(?:["'*`]{0,3}[ \-](?:sleep|stages?|phase|state)\b(?![ ]*[:=]))*
   | (?<!\w)(?:sleep[ ])?(?:(?:stage|phase|n-?rem|non-?rem)[-\s]{0,3}){1,3}["'*\s]{0,3}(?:(?:is|was|[:=：为是])["'*(\[\s]{0,9})?
       (?P<number> (?:3|iii|three)\s?(?:/|-|and|or)\s?(?:4|iv|four)
-        | (?:[0-4]|iv|i{1,3}|one|two|three|four)(?!\s?(?:/|-|and|or|to)\s?(?:\d|i+v?\b)) )
+        | (?:[0-4]|iv|i{2,3}|i(?!\s(?!sleep|of|is|was)[a-z])|one|two|three|four)(?!\s?(?:/|-|and|or|to)\s?(?:\d|i+v?\b)) )
       (?!\w)(?:[ ](?:of[ ]n-?rem|of[ ]non-?rem|sleep|stage)\b)*
   | (?<!\w)(?:sleep[ ])?(?P<UNKNOWN> N[-_ ]?\d+ | stage[ ]\d+ )(?!\w)
   | (?P<letter> (?<!\w)[wr](?!\w|-) )
@@ -96,7 +96,7 @@ _LEXICON: Final = (
     # letter, what it stands for, its words ("_" is a blank)
     ("q", "what is staged", """image picture figure epoch segment eeg signal recording spectrogram plot
      graph pattern patient subject sleeper participant person state brain data period it this these here
-     图 图像 图片 本段 该段 脑电 脑电图 信号 受试者 患者 这 时段"""),
+     图 图像 图片 本段 该段 脑电 脑电图 信号 受试者 被试 患者 这 时段"""),
     ("l", "the word for the answer", """stage phase answer label class classification prediction
      conclusion diagnosis verdict result choice decision category final guess estimate staging
      分期 阶段 答案 结果 结论 判断 诊断"""),
@@ -108,12 +108,12 @@ _LEXICON: Final = (
      supports support entered appears seems appears_like seems_like looks_like look_like more_like
      falls_into falls_under falls_within aligns_with align_with consistent_with indicative_of
      suggestive_of compatible_with in_line_with in_keeping_with makes_it makes_this making_it has_to
-     has_entered speaks_for speak_for favors favours
+     has_entered become becomes what_you_would_expect_in what_one_would_expect_in speaks_for speak_for favors favours
      显示 显示的 表示 表明 提示 符合 对应 处于 判为 判定 判定为 判断为 判读为 应判为 应为 考虑 归为 归类为 呈现 反映
      属于 支持 进入 更像"""),
     ("s", "scored as", """scored_as classified_as classified staged_as labelled_as labeled_as labelled
      labeled identified_as categorized_as categorised_as interpreted_as recognized_as recognised_as
-     regarded_as assigned_to considered considered_as say says predicts believe think 诊断为"""),
+     regarded_as assigned_to considered considered_as described_as say says predicts believe think 诊断为"""),
     ("c", "therefore", """therefore thus hence so overall finally accordingly consequently actually
      correction wait sorry rather altogether in_conclusion in_summary in_short conclude choose chose
      pick go_with going_with go_for i_would_say i'd_say i_say lean_towards lean_toward call score
@@ -127,7 +127,8 @@ _LEXICON: Final = (
     ("N", "is not", """cannot isn't wasn't doesn't don't didn't can't couldn't won't wouldn't aren't
      hasn't shouldn't"""),
     ("u", "is ruled out", """unlikely improbable absent missing excluded ruled_out less_likely
-     out_of_the_question fits_less fit_less fits_worse less_probable 可能性不大 可能性小 可能性较小 不成立
+     out_of_the_question fits_less fit_less fits_worse less_probable less_convincing less_plausible
+     less_appropriate less_suitable less_consistent worse_than 可能性不大 可能性小 可能性较小 不成立
      可以排除 可排除 被排除 不足 不明显 不符 特征不明显"""),
     ("A", "an alternative", """alternative alternatives alternatively second_choice runner-up next_best
      first_guess differential_diagnosis differential 备选"""),
@@ -161,7 +162,7 @@ _LEXICON: Final = (
     ("f", "a word without weight", """any clear obvious definite strong real true sufficient enough sign
      signs evidence feature features indication indications criteria criterion consistent characteristic
      suggestive indicative compatible both typical relaxed quiet drowsy fully example portion look meet
-     meets reach qualify stable light 明显 典型 任何 特征 标准"""),
+     meets reach qualify stable light eyes closed open 明显 典型 任何 特征 标准"""),
     ("z", "a word between denial and stage", "slow delta wave waves activity yet quite really deep"),
     ("t", "in, of", "in of from for at with by as during on within 从 由 自 中"),
     (">", "to", "to 到 至 向"),
@@ -225,7 +226,7 @@ _RULES: Final = tuple(
     for name, role, pattern in (
         ("former", VERDICT, rf"({_N})(?=[^.SDU]{{0,12}}{_N}[^.SDU]{{0,16}}[cv]F)"),
         ("latter", VERDICT, rf"({_N})(?=[^.SDU]{{0,16}}[cv]Z)"),
-        ("chosen", VERDICT, rf"({_N}),?(?=R[qm]?c)"),
+        ("chosen", VERDICT, rf"({_N}),?(?=(?:R[qm]?|l)c)"),
         ("denied", DENIED, rf"[nN]:?[qlivmstk>fzcpy#]{{0,8}}({_SOME})"),
         ("alternative", ASIDE, rf"(?:A|u:)[i:,.f(-]{{0,3}}({_RUN}(?:\.-{_N}){{0,4}})"),
         ("denied", DENIED, rf"({_N}(?:(?:,{_N}){{0,5}},?[o&]{_N})?)(?=\)?[:(]?f{{0,2}}[imw]{{0,2}}f?[Nu]|\)?[imw]{{1,2}}n)"),
@@ -238,6 +239,7 @@ _RULES: Final = tuple(
         ("hypothesis", ASIDE, rf"({_RUN})(?=\)?f?w)"),
         ("shown", VERDICT, rf"({_SOME})(?=ip)"),
         ("verdict", VERDICT, rf"{_WHAT}(?:w?[iv]|m?s|:){{1,3}}{_CHAIN}({_RUN})"),
+        ("verdict", VERDICT, r"qf?(D)(?=[.,]|$)"),
         ("conclusion", VERDICT, rf"c[qlivstfc#,:]{{0,8}}({_RUN})"),
         ("conclusion", VERDICT, rf"g[^.:SDU]{{0,24}},[qliv]{{0,3}}({_RUN})(?=[.,]|$)"),
         ("possible", NAMED, rf"m[iv]?{_CHAIN}({_RUN})"),
@@ -249,12 +251,13 @@ _RULES: Final = tuple(
         ("evidence", EVIDENCE, rf"[ivs]{_CHAIN}({_RUN})"),
         ("evidence", EVIDENCE, rf"[e>]?e({_RUN})"),
         ("label", EVIDENCE, rf"\.f?({_RUN})(?=\.)"),
+        ("choice", NAMED, rf"({_SAME}(?:{_LIST}{_SAME})+)"),
         ("part of a description", ASIDE, rf"[t>R][mf]?({_RUN}(?:[t>&]{_N})?)"),
     )
 )  # fmt: skip
 # Where a lone letter, or "rapid eye movement" without "sleep", is the name of a stage.
 _PROMOTED: Final = re.compile(
-    rf"^[:f]?([Lr])(?=[.,(-]|$)|l[:i]?([Ljr])(?=[.,)(-]|$)|(?:[:.ivc]t?|c,)([L])(?=[.,)(]|$)"
+    rf"^[:f]?([Lr])(?=l?(?:[.,(-]|$))|l[:i]?([Ljr])(?=[.,)(-]|$)|(?:[:.ivc]t?|c,)([L])(?=[.,)(]|$)"
     rf"|,([L])(?=\.?$)|(L)(?=,?[o&>]{{1,2}}{_N})|{_N},?[o&>]{{1,2}}(L)"
 )
 
@@ -317,7 +320,7 @@ def _prose(text: str) -> Reading:
         found = [
             place
             for place in names
-            if ruled.get(place, (NAMED,))[0] == role and (role != NAMED or letters[place] != "D")
+            if ruled.get(place, (NAMED,))[0] == role and (place in ruled or letters[place] != "D")
         ]
         if role == VERDICT and found:
             group = ruled[found[-1]][2]
