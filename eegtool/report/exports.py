@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import edfio
 
+from eegtool.core.sheets import safe_cell
 from eegtool.core.stages import EPOCH_S, STAGES
 from eegtool.core.workspace import atomic_path, write_json
 
@@ -103,8 +104,7 @@ def write_table(path: Path, epochs: Sequence[ScoredEpoch]) -> None:
                     epoch.true or "",
                     max(shares),
                     *shares,
-                    _reading(epoch),
-                    *cells,
+                    *map(safe_cell, [_reading(epoch), *cells]),
                 ]
             )
 
