@@ -18,7 +18,7 @@ Each step looks a bounded number of words ahead, so that the time grows with the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Final, Literal, NamedTuple
@@ -218,7 +218,7 @@ _BARE_LIST = rf",(?={_N}(?:,{_N}){{0,6}}(?:[.?)]|$))"
 _SOME = rf"{_SAME}(?>(?:{_LIST}{_SAME}){{0,8}})"  # "N1, N2 or N3"
 _RUN = rf"{_SAME}(?>(?:(?:{_LIST}|{_BARE_LIST}){_SAME}){{0,8}})"  # ... and "N1, N2."
 _CHAIN = r"[qlivstfcp>#]{0,6}"
-_WHAT = rf"[ql][qltfpc#(]{{0,8}}"
+_WHAT = r"[ql][qltfpc#(]{0,8}"
 
 # A name of the rule, the role it gives, and a pattern whose group is one or several names.
 _RULES: Final = tuple(
@@ -291,7 +291,8 @@ def _lexed(text: str) -> tuple[str, dict[int, _Name]]:
             letter = _LETTER_OF.get(word, "x")
         else:
             letter = _MARKS.get(kind) or _MARKS.get(word, "" if kind == "option" else ".")
-        if letter and not (letter == "x" and letters[-1:] == ["x"] and kind == "other"):
+        repeats = (letter == "." or kind == "other") and letters[-1:] == [letter]
+        if letter and not repeats:
             letters.append(letter)
     return "".join(letters), names
 
@@ -342,7 +343,9 @@ _KEYS: Final = (
 """Keys of an object that hold the stage; the first that is there counts."""
 
 # JSON as models write it: quotes of any kind or none, commas too many, the end missing.
-_OBJECT: Final = re.compile(r"[{\[]\s{0,40}[\"'“”‘’]?\w[\w \-]{0,40}[\"'“”‘’]?\s{0,9}[:=：]|^\s*\[\s*[{\"']")
+_OBJECT: Final = re.compile(
+    r"[{\[]\s{0,40}[\"'“”‘’]?\w[\w \-]{0,40}[\"'“”‘’]?\s{0,9}[:=：]|^\s*\[\s*[{\"']"
+)
 _PART: Final = re.compile(
     r"""
     (?P<open>[{\[]) | (?P<close>[}\]]) | (?P<comma>[,，\n]) | (?P<colon>[:=：])
@@ -419,11 +422,11 @@ def _agreed(text: str, values: list[Span]) -> Reading:
 
 # --- readers ---------------------------------------------------------------------------------------
 
-_LONGEST: Final = 100_000
+_LONGEST: Final = 50_000
 """Characters of an answer that are read: of a longer one the first and the last half of them."""
 
 _LONE_LETTER: Final = re.compile(r"\W*(?P<letter>[wr])\W*", FLAGS)
-_THOUGHT_ENDS: Final = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
+_THOUGHTS: Final = re.compile(r".*</think(?:ing)?>(?=.*\S)", re.IGNORECASE | re.DOTALL)
 _SENTENCE: Final = re.compile(
     r"(?:the\s+)?(?:sleep\s+)?stage\s+is\s+(?P<stage>W|N1|N2|N3|REM)\s*\.?\s*$", re.IGNORECASE
 )
@@ -474,8 +477,8 @@ def _sentence(text: str) -> Reading:
 
 
 def _free(text: str) -> Reading:
-    ends = [match.end() for match in _THOUGHT_ENDS.finditer(text)]
-    begin = ends[-1] if ends and text[ends[-1] :].strip() else 0
+    thoughts = _THOUGHTS.match(text)
+    begin = thoughts.end() if thoughts else 0
     text, half, left_out = text[begin:], _LONGEST // 2, len(text) - begin - _LONGEST
     if left_out > 0:
         text = f"{text[:half]}\n{text[-half:]}"
