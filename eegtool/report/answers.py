@@ -107,16 +107,16 @@ _LEXICON: Final = (
      demonstrates exhibits fits fit matches match means remains leaves points_to point_to pointing_to
      supports support entered appears seems appears_like seems_like looks_like look_like more_like
      falls_into falls_under falls_within aligns_with align_with consistent_with indicative_of
-     suggestive_of compatible_with in_line_with in_keeping_with makes_it makes_this making_it has_to
+     suggestive_of compatible_with in_line_with in_keeping_with makes_it makes_this making_it has_to meet meets met closer_to close_to nearer_to
      has_entered become becomes what_you_would_expect_in what_one_would_expect_in speaks_for speak_for favors favours
      显示 显示的 表示 表明 提示 符合 对应 处于 判为 判定 判定为 判断为 判读为 应判为 应为 考虑 归为 归类为 呈现 反映
      属于 支持 进入 更像"""),
     ("s", "scored as", """scored_as classified_as classified staged_as labelled_as labeled_as labelled
      labeled identified_as categorized_as categorised_as interpreted_as recognized_as recognised_as
-     regarded_as assigned_to considered considered_as described_as say says predicts believe think 诊断为"""),
+     regarded_as assigned_to is_considered considered_as described_as say says predicts believe think 诊断为"""),
     ("c", "therefore", """therefore thus hence so overall finally accordingly consequently actually
      correction wait sorry rather altogether in_conclusion in_summary in_short conclude choose chose
-     pick go_with going_with go_for i_would_say i'd_say i_say lean_towards lean_toward call score
+     pick go_with going_with go_for i_would_say i'd_say i_say lean_towards lean_toward call score assess judge interpret i_stage vote
      classify label_it opt_for settle_on most_likely most_probably i_believe i_think guess_is
      因此 所以 故 综上 综上所述 总之 最终 应 而是 最有可能 最可能"""),
     ("g", "because", "because since due_to given based_on considering 根据 由于 因为"),
@@ -135,7 +135,7 @@ _LEXICON: Final = (
     ("k", "compared with", """as_in like unlike than than_in compared_with compared_to in_contrast_to
      contrary_to in_comparison_to in_comparison_with relative_to similar_to resembles resemble resembling
      different_from differs_from versus such_as seen_in seen_during found_in observed_in observed_during
-     expected_in expected_for expect_in see_in find_in occurs_in occur_in associated_with between into
+     expected_in expected_for expect_in see_in find_in occurs_in occur_in between into
      before after until towards toward distinguishes distinguish differentiates differentiate
      discriminate over follows precedes followed_by preceded_by looked_like looked next_stage
      previous_stage following_stage preceding_stage other_stage other_stages 不同于 类似于 区别于 相较于 相对于
@@ -143,10 +143,10 @@ _LEXICON: Final = (
     ("K", "in comparison", "相比 相比较 相似 类似 不同 区别 相近 一样 之间"),
     ("T", "during", "时 期间"),
     ("y", "typical of", """typical_of characteristic_of hallmark_of hallmarks_of representative_of
-     characteristics_of typical_for characteristic_for"""),
+     characteristics_of typical_for characteristic_for associated_with"""),
     ("h", "if, although", """if whether although though when where while_in during_which in_which at_first
      initially at_first_sight at_first_glance first_thought some_would one_would others_would might_call
-     may_call difficult hard impossible cannot_tell undecided thought_of 如果 虽然 尽管"""),
+     may_call difficult hard impossible cannot_tell undecided thought_of otherwise unless else 如果 虽然 尽管"""),
     ("R", "which", "which whom"),
     ("F", "the first of two", "former 前者"),
     ("Z", "the second of two", "latter 后者"),
@@ -161,8 +161,8 @@ _LEXICON: Final = (
      most_probable best_choice best_fit best_match correct my_choice right_one right_choice"""),
     ("f", "a word without weight", """any clear obvious definite strong real true sufficient enough sign
      signs evidence feature features indication indications criteria criterion consistent characteristic
-     suggestive indicative compatible both typical relaxed quiet drowsy fully example portion look meet
-     meets reach qualify stable light eyes closed open 明显 典型 任何 特征 标准"""),
+     suggestive indicative compatible both typical relaxed quiet drowsy fully example portion look reach
+     qualify stable light eyes closed open 明显 典型 任何 特征 标准"""),
     ("z", "a word between denial and stage", "slow delta wave waves activity yet quite really deep"),
     ("t", "in, of", "in of from for at with by as during on within 从 由 自 中"),
     (">", "to", "to 到 至 向"),
@@ -229,7 +229,7 @@ _RULES: Final = tuple(
         ("chosen", VERDICT, rf"({_N}),?(?=(?:R[qm]?|l)c)"),
         ("denied", DENIED, rf"[nN]:?[qlivmstk>fzcpy#]{{0,8}}({_SOME})"),
         ("alternative", ASIDE, rf"(?:A|u:)[i:,.f(-]{{0,3}}({_RUN}(?:\.-{_N}){{0,4}})"),
-        ("denied", DENIED, rf"({_N}(?:(?:,{_N}){{0,5}},?[o&]{_N})?)(?=\)?[:(]?f{{0,2}}[imw]{{0,2}}f?[Nu]|\)?[imw]{{1,2}}n)"),
+        ("denied", DENIED, rf"({_N}(?:(?:,{_N}){{0,5}},?[o&]{_N})?)(?=\)?[:(]?[fz]{{0,2}}(?:[imw]{{0,2}}f?[Nu]|[imw]{{1,2}}n))"),
         ("asked", ASIDE, rf"({_RUN})(?=[)fl]{{0,2}}\?)"),
         ("best", VERDICT, rf"({_SOME})(?=\)?w?[iv]?f{{0,2}}(?:B|c(?:[.,)]|$)))"),
         ("condition", ASIDE, rf"h[^.,:b?(SDU-]{{0,10}}({_RUN})"),
@@ -242,14 +242,16 @@ _RULES: Final = tuple(
         ("verdict", VERDICT, r"qf?(D)(?=[.,]|$)"),
         ("conclusion", VERDICT, rf"c[qlivstfc#,:]{{0,8}}({_RUN})"),
         ("conclusion", VERDICT, rf"g[^.:SDU]{{0,24}},[qliv]{{0,3}}({_RUN})(?=[.,]|$)"),
+        ("hypothesis", ASIDE, rf"wv{_CHAIN}({_RUN})"),
         ("possible", NAMED, rf"m[iv]?{_CHAIN}({_RUN})"),
         ("label", VERDICT, rf"^[:(fel]{{0,3}}({_RUN})(?=\)?(?:,(?!{_N})|[(gt-]|\.(?!-?{_N}(?:\.|$))))"),
         ("label", VERDICT, rf"^[-:(fel]{{0,3}}({_RUN})[).]{{0,3}}$"),
         ("label", VERDICT, rf"l[.:]{{0,2}}-?({_RUN})(?=[.)]|$)"),
-        ("label", VERDICT, rf":[.f-]?({_RUN})(?=[.)]|$)"),
+        ("label", VERDICT, rf"(?:^|[^x#]):[.f-]?({_RUN})(?=[.)]|$)"),
         ("label", VERDICT, rf"[^SDU)][.?]f?({_RUN})\.?$"),
         ("evidence", EVIDENCE, rf"[ivs]{_CHAIN}({_RUN})"),
         ("evidence", EVIDENCE, rf"[e>]?e({_RUN})"),
+        ("label", EVIDENCE, rf":[.f-]?({_RUN})(?=[.)]|$)"),
         ("label", EVIDENCE, rf"\.f?({_RUN})(?=\.)"),
         ("choice", NAMED, rf"({_SAME}(?:{_LIST}{_SAME})+)"),
         ("part of a description", ASIDE, rf"[t>R][mf]?({_RUN}(?:[t>&]{_N})?)"),
@@ -335,12 +337,22 @@ def _prose(text: str) -> Reading:
     return UNREADABLE
 
 
-_KEYS: Final = (
-    *("final_answer", "final_stage", "predicted_stage", "sleep_stage", "stage", "answer", "label"),
-    *("prediction", "predicted", "class", "classification", "conclusion", "verdict", "diagnosis"),
-    *("result", "output", "response", "final", "睡眠分期", "睡眠阶段", "分期", "阶段", "答案", "结果", "结论"),
-)  # fmt: skip
-"""Keys of an object that hold the stage; the first that is there counts."""
+# Keys of an object that hold the stage, the better first. Under an unknown key nothing counts.
+_KEYS: Final = tuple(
+    re.compile(
+        rf"(?:(?:sleep|predicted|most|likely|best|current|estimated|detected|assigned)_)*(?:{key})"
+    )
+    for key in (
+        "final(?:_.*)?",
+        "stage(?:_(?:name|label|code))?|(?:睡眠)?(?:分期|阶段)",
+        "answer|label|prediction|predicted|class(?:ification)?|category",
+        "most_likely|conclusion|verdict|diagnosis|decision|choice|result|output|response|答案|结果|结论",
+        "",  # of a bare list
+    )
+)
+
+_NO_KEY: Final = len(_KEYS) - 1
+_UNKNOWN: Final = len(_KEYS)
 
 # JSON as models write it: quotes of any kind or none, commas too many, the end missing.
 _OBJECT: Final = re.compile(
@@ -363,42 +375,49 @@ def _object(text: str) -> Reading | None:
     while begins := _OBJECT.search(text, end):
         fields, end = _fields(text, begins.start())
         rest = rest[: begins.start()] + " " * (end - begins.start()) + rest[end:]
-        values = next((fields[key] for key in (*_KEYS, "") if fields.get(key)), None)
-        reading = _agreed(text, values) if values else reading
+        if found := [rank for rank in sorted(fields) if fields[rank]]:
+            reading = _agreed(text, fields[found[0]])
     if reading or not end:
         return reading
     return _prose(rest)  # an object that says nothing of the stage: what is said around it
 
 
-def _fields(text: str, begin: int) -> tuple[dict[str, list[Span]], int]:
-    """Return where the values of each key stand that are not under an unknown key, and the end."""
-    fields: dict[str, list[Span]] = {"": []}
-    above = [("", True)]  # the key that each open bracket stands under, and whether all are known
-    key, before, values = "", "", fields[""]
-    span = (begin, begin)
+def _fields(text: str, begin: int) -> tuple[dict[int, list[Span]], int]:
+    """Return where the values of known keys stand, by the rank of the key, and the object's end."""
+    fields: dict[int, list[Span]] = {}
+    above = [_NO_KEY]  # ranks of the keys that the open brackets stand under
+    rank: int | None = None  # of the key that a value is for
+    before, values, span = "", list[Span](), (begin, begin)
     for part in _PART.finditer(text, begin):
         kind = part.lastgroup or ""
         if kind == "open":
-            key = key or above[-1][0]
-            above.append((key, above[-1][1] and (not key or key in _KEYS)))
-            key = ""
+            inherited = above[-1] if rank is None else rank
+            above.append(_UNKNOWN if above[-1] == _UNKNOWN else inherited)
+            rank = None
         elif kind == "close":
             above.pop()
-            key = ""
+            rank = None
             if len(above) < 2:
                 return fields, part.end()
         elif kind == "colon":
-            if values[-1:] == [span]:
+            if values[-1:] == [span]:  # what was taken for a value is a key
                 values.pop()
-            key = re.sub(r"\W+", "_", text[slice(*span)].strip().casefold())
+            rank = _rank(text[slice(*span)])
         elif kind == "comma":
-            key = key if before == "colon" else ""
+            rank = rank if before == "colon" else None
         else:
             span = part.span(kind)
-            values = fields.setdefault(key or above[-1][0], []) if above[-1][1] else []
+            of = above[-1] if rank is None or above[-1] == _UNKNOWN else rank
+            values = fields.setdefault(of, []) if of != _UNKNOWN else []
             values.append(span)
         before = kind
     return fields, len(text)
+
+
+def _rank(key: str) -> int:
+    """Return the place of a key in `_KEYS`."""
+    snake = re.sub(r"(?<=[a-z])(?=[A-Z])|\W+", "_", key.strip()).casefold()
+    return next((i for i, known in enumerate(_KEYS) if known.fullmatch(snake)), _UNKNOWN)
 
 
 def _agreed(text: str, values: list[Span]) -> Reading:
