@@ -88,7 +88,7 @@ _NAME: Final = r"""
   | (?P<letter> (?<!\w)[wr](?!\w|-) )
   | (?:(?P<WAKE_ZH> 清醒 | 觉醒 | 醒着 ) | (?P<DEEP_ZH> 深度?睡眠? | 慢波睡眠 | 沉睡 )
       | (?<!非)(?P<REM_ZH> 快速?眼?动眼?(?:睡眠)?期? | 异相睡眠 )
-      | (?:非快速?眼?动眼?(?:睡眠)?期?第? | 非?N?REM(?:睡眠)?期?第? | 睡眠第? | 阶段第? | 分期[为是：:]*第? | 第 | (?<![\w一二三四五六七八九十]))
+      | (?:非快速?眼?动眼?(?:睡眠)?期?第? | 非?N?REM(?:睡眠)?期?第? | 睡眠第? | 阶段第? | 分期[为是：:]*第? | 第 | (?<![\w一二三四五六七八九十哪这那某每同任]))
           (?P<number_zh> [1-4一二三四ⅠⅡⅢⅣ] ) \s?期 (?!\s?[/、或]) )(?:期|睡眠|阶段|状态)*
 """
 
@@ -105,19 +105,21 @@ _LEXICON: Final = (
      represents represent representing indicates indicate indicating suggests suggest suggesting
      corresponds_to correspond_to corresponding_to belongs_to belong_to belonging_to reflects reflect
      demonstrates exhibits fits fit matches match means remains leaves points_to point_to pointing_to
-     supports support entered appears seems appears_like seems_like looks_like look_like more_like
+     supports support entered appears seems appears_like seems_like more_like
      falls_into falls_under falls_within aligns_with align_with consistent_with indicative_of
-     suggestive_of compatible_with in_line_with in_keeping_with makes_it makes_this making_it has_to meet meets met closer_to close_to nearer_to
-     has_entered become becomes what_you_would_expect_in what_one_would_expect_in speaks_for speak_for favors favours
+     suggestive_of compatible_with in_line_with in_keeping_with makes_it makes_this making_it has_to meet
+     meets met closer_to close_to nearer_to has_entered become becomes what_you_would_expect_in
+     what_one_would_expect_in speaks_for speak_for favors favours we_have reveals portrays presents signifies denotes implies confirms confirming
      显示 显示的 表示 表明 提示 符合 对应 处于 判为 判定 判定为 判断为 判读为 应判为 应为 考虑 归为 归类为 呈现 反映
      属于 支持 进入 更像"""),
+    ("a", "looks like", "looks_like look_like looking_like"),
     ("s", "scored as", """scored_as classified_as classified staged_as labelled_as labeled_as labelled
      labeled identified_as categorized_as categorised_as interpreted_as recognized_as recognised_as
      regarded_as assigned_to is_considered considered_as described_as say says predicts believe think 诊断为"""),
     ("c", "therefore", """therefore thus hence so overall finally accordingly consequently actually
      correction wait sorry rather altogether in_conclusion in_summary in_short conclude choose chose
-     pick go_with going_with go_for i_would_say i'd_say i_say lean_towards lean_toward call score assess judge interpret i_stage vote
-     classify label_it opt_for settle_on most_likely most_probably i_believe i_think guess_is
+     pick go_with going_with go_for i_would_say i'd_say i_say lean_towards lean_toward call score assess
+     judge interpret i_stage vote classify label_it opt_for settle_on most_likely most_probably i_believe i_think guess_is
      因此 所以 故 综上 综上所述 总之 最终 应 而是 最有可能 最可能"""),
     ("g", "because", "because since due_to given based_on considering 根据 由于 因为"),
     ("n", "not", """not no never neither nor without instead_of rather_than lacks lack lacking
@@ -130,33 +132,36 @@ _LEXICON: Final = (
      out_of_the_question fits_less fit_less fits_worse less_probable less_convincing less_plausible
      less_appropriate less_suitable less_consistent worse_than 可能性不大 可能性小 可能性较小 不成立
      可以排除 可排除 被排除 不足 不明显 不符 特征不明显"""),
-    ("A", "an alternative", """alternative alternatives alternatively second_choice runner-up next_best
+    ("A", "an alternative", """alternative alternatives alternatively second_choice second_best runner-up next_best
      first_guess differential_diagnosis differential 备选"""),
     ("k", "compared with", """as_in like unlike than than_in compared_with compared_to in_contrast_to
      contrary_to in_comparison_to in_comparison_with relative_to similar_to resembles resemble resembling
      different_from differs_from versus such_as seen_in seen_during found_in observed_in observed_during
      expected_in expected_for expect_in see_in find_in occurs_in occur_in between into
      before after until towards toward distinguishes distinguish differentiates differentiate
-     discriminate over follows precedes followed_by preceded_by looked_like looked next_stage
-     previous_stage following_stage preceding_stage other_stage other_stages 不同于 类似于 区别于 相较于 相对于
-     较 比 如 介于"""),
+     discriminate over follows precedes followed_by preceded_by looked_like looked so_is so_are so_does
+     as_is as_are as_can 不同于 类似于 区别于 相较于 相对于 较 比 如 介于"""),
+    ("P", "another epoch", """next_stage previous_stage following_stage preceding_stage other_stage
+     other_stages previous_epoch next_epoch following_epoch preceding_epoch last_epoch neighbouring_epochs
+    """),
     ("K", "in comparison", "相比 相比较 相似 类似 不同 区别 相近 一样 之间"),
     ("T", "during", "时 期间"),
     ("y", "typical of", """typical_of characteristic_of hallmark_of hallmarks_of representative_of
-     characteristics_of typical_for characteristic_for associated_with"""),
-    ("h", "if, although", """if whether although though when where while_in during_which in_which at_first
+     characteristics_of typical_for characteristic_for associated_with feature_of features_of sign_of signs_of marker_of markers_of indicator_of indicators_of signature_of"""),
+    ("h", "if, although", """whether although though where while_in during_which in_which at_first
      initially at_first_sight at_first_glance first_thought some_would one_would others_would might_call
-     may_call difficult hard impossible cannot_tell undecided thought_of otherwise unless else 如果 虽然 尽管"""),
+     may_call difficult hard impossible cannot_tell undecided thought_of otherwise else 虽然 尽管"""),
+    ("H", "if", "if when whenever unless provided_that 如果 若 当"),
     ("R", "which", "which whom"),
     ("F", "the first of two", "former 前者"),
     ("Z", "the second of two", "latter 后者"),
-    ("b", "but", "but however yet while whereas 但 但是 然而"),
+    ("b", "but", "but however while whereas 但 但是 然而"),
     ("e", "that is", """i.e i.e. namely that_is also_known_as also_called known_as aka called
      即 也就是 又称"""),
     ("m", "may be", "may might could can may_be might_be could_be can_be also 可能 可能是 也可能"),
     ("w", "would", "would should will must needs requires need require 需要 应有"),
     ("p", "is shown", "shown depicted illustrated displayed indicated suggested scored favored favoured"),
-    ("B", "is best", """best better_choice better_fit better_match most_appropriate more_appropriate
+    ("B", "is best", """best better most_fitting most_suitable best_suited better_choice better_fit better_match most_appropriate more_appropriate
      right_stage right_answer correct_stage correct_answer most_plausible more_plausible more_likely
      most_probable best_choice best_fit best_match correct my_choice right_one right_choice"""),
     ("f", "a word without weight", """any clear obvious definite strong real true sufficient enough sign
@@ -213,7 +218,7 @@ DENIED, ASIDE, NAMED, EVIDENCE, VERDICT = "denied", "aside", "named", "evidence"
 
 _N = "[SDU]"
 _SAME = rf"{_N}(?>(?:\(?{_N}\)?|,?\(?e{_N}\)?){{0,6}})"  # "N3 sleep, also known as slow wave sleep"
-_LIST = rf"(?:,?[o>\-]{{1,2}}|,?&(?!{_N}[imwuN])|,(?={_N}(?:,{_N}){{0,6}},?[o&]{_N}))l?"
+_LIST = rf"(?:,?\(?[o>\-]{{1,2}}t?|,?&(?!{_N}[imwuN])|,(?={_N}(?:,{_N}){{0,6}},?[o&]{_N}))l?"
 _BARE_LIST = rf",(?={_N}(?:,{_N}){{0,6}}(?:[.?)]|$))"
 _SOME = rf"{_SAME}(?>(?:{_LIST}{_SAME}){{0,8}})"  # "N1, N2 or N3"
 _RUN = rf"{_SAME}(?>(?:(?:{_LIST}|{_BARE_LIST}){_SAME}){{0,8}})"  # ... and "N1, N2."
@@ -224,19 +229,23 @@ _WHAT = r"[ql][qltfpc#(]{0,8}"
 _RULES: Final = tuple(
     (name, role, re.compile(pattern))
     for name, role, pattern in (
-        ("former", VERDICT, rf"({_N})(?=[^.SDU]{{0,12}}{_N}[^.SDU]{{0,16}}[cv]F)"),
-        ("latter", VERDICT, rf"({_N})(?=[^.SDU]{{0,16}}[cv]Z)"),
+        ("former", VERDICT, rf"({_N})(?=[^.SDU]{{0,12}}{_N}[^.SDU]{{0,16}}(?:[cv]F|F[iv]?B))"),
+        ("latter", VERDICT, rf"({_N})(?=[^.SDU]{{0,16}}(?:[cv]Z|Z[iv]?B))"),
         ("chosen", VERDICT, rf"({_N}),?(?=(?:R[qm]?|l)c)"),
-        ("denied", DENIED, rf"[nN]:?[qlivmstk>fzcpy#]{{0,8}}({_SOME})"),
+        ("denied", DENIED, rf"[nN]:?[aqlivmstk>fzcpy#]{{0,8}}({_SOME})"),
+        ("alternative", ASIDE, rf"({_N})(?=i?A)"),
         ("alternative", ASIDE, rf"(?:A|u:)[i:,.f(-]{{0,3}}({_RUN}(?:\.-{_N}){{0,4}})"),
         ("denied", DENIED, rf"({_N}(?:(?:,{_N}){{0,5}},?[o&]{_N})?)(?=\)?[:(]?[fz]{{0,2}}(?:[imw]{{0,2}}f?[Nu]|[imw]{{1,2}}n))"),
         ("asked", ASIDE, rf"({_RUN})(?=[)fl]{{0,2}}\?)"),
-        ("best", VERDICT, rf"({_SOME})(?=\)?w?[iv]?f{{0,2}}(?:B|c(?:[.,)]|$)))"),
-        ("condition", ASIDE, rf"h[^.,:b?(SDU-]{{0,10}}({_RUN})"),
-        ("typical", VERDICT, rf"{_WHAT}w?if?y[qlt]{{0,2}}({_RUN})"),
+        ("best", VERDICT, rf"({_SOME})(?=\)?w?[iv]?[fq]{{0,3}}(?:B|cl?(?:[.,)]|$)))"),
+        ("condition", ASIDE, rf"[hH][^.,:b?(SDU-]{{0,10}}({_RUN})"),
+        ("condition", ASIDE, rf"({_RUN})(?=H)"),
+        ("typical", VERDICT, rf"{_WHAT}w?[iv]f?y[qltf]{{0,2}}({_RUN})"),
         ("compared", ASIDE, rf"[ky][qlfmtk>z]{{0,4}}({_RUN}(?:[t&>o]{_N})?)"),
+        ("another epoch", ASIDE, rf"P[qlivstf]{{0,6}}({_RUN})"),
         ("compared", ASIDE, rf"({_N}(?:&{_N})?)(?=f?[KT])"),
         ("hypothesis", ASIDE, rf"({_RUN})(?=\)?f?w)"),
+        ("reason", EVIDENCE, rf"{_N}[^.SDU]{{0,6}}(?:g|tq)[^.,:SDU]{{0,10}}[iv]{_CHAIN}({_RUN})"),
         ("shown", VERDICT, rf"({_SOME})(?=ip)"),
         ("verdict", VERDICT, rf"{_WHAT}(?:w?[iv]|m?s|:){{1,3}}{_CHAIN}({_RUN})"),
         ("verdict", VERDICT, r"qf?(D)(?=[.,]|$)"),
@@ -247,11 +256,11 @@ _RULES: Final = tuple(
         ("label", VERDICT, rf"^[:(fel]{{0,3}}({_RUN})(?=\)?(?:,(?!{_N})|[(gt-]|\.(?!-?{_N}(?:\.|$))))"),
         ("label", VERDICT, rf"^[-:(fel]{{0,3}}({_RUN})[).]{{0,3}}$"),
         ("label", VERDICT, rf"l[.:]{{0,2}}-?({_RUN})(?=[.)]|$)"),
-        ("label", VERDICT, rf"(?:^|[^x#]):[.f-]?({_RUN})(?=[.)]|$)"),
+        ("label", VERDICT, rf"(?:^|[^x#SDU)]):[.f-]?({_RUN})(?=[.)]|$)"),
         ("label", VERDICT, rf"[^SDU)][.?]f?({_RUN})\.?$"),
-        ("evidence", EVIDENCE, rf"[ivs]{_CHAIN}({_RUN})"),
+        ("evidence", EVIDENCE, rf"[ivsa]{_CHAIN}({_RUN})"),
         ("evidence", EVIDENCE, rf"[e>]?e({_RUN})"),
-        ("label", EVIDENCE, rf":[.f-]?({_RUN})(?=[.)]|$)"),
+        ("label", EVIDENCE, rf"(?<![SDU)]):[.f-]?({_RUN})(?=[.)]|$)"),
         ("label", EVIDENCE, rf"\.f?({_RUN})(?=\.)"),
         ("choice", NAMED, rf"({_SAME}(?:{_LIST}{_SAME})+)"),
         ("part of a description", ASIDE, rf"[t>R][mf]?({_RUN}(?:[t>&]{_N})?)"),

@@ -133,7 +133,7 @@ MORE = json.loads(Path(__file__).with_name("answers_more.json").read_text(encodi
 
 
 def test_answers_of_vision_language_models() -> None:
-    """Written before the rules were, in the styles of such models; a rule may miss one in twenty."""
+    """In the styles of such models, the first 178 written before the rules; one in twenty may be missed."""
     read = [(id_, stage, read_stage(text).stage) for id_, text, stage in MORE]
     assert [row for row in read if row[2] not in (None, row[1])] == []
     unread = [row for row in read if row[1] != row[2]]
