@@ -4,11 +4,12 @@ How free text is read, in three steps, each of which is a table below:
 
 1. **Words.** `_NAME` finds the names of stages. `_LEXICON` gives every other word that matters one
    letter: ``i`` for "is", ``n`` for "not", ``k`` for "unlike" ... Articles, adverbs and markdown are
-   dropped, all other words are ``x``. "The image shows N1, unlike wake." becomes ``qvS,kD.``
+   dropped, all other words are ``x``, numbers ``#``, ends of sentences and lines ``.``, arrows ``:``,
+   bullets and dashes ``-``. "The image shows N1, unlike wake." becomes ``qvS,kD.``
 2. **Grammar.** `_RULES` are patterns over these letters. From top to bottom each gives names a role:
    `DENIED` ("not N3"), `ASIDE` (compared, described, asked: "unlike wake"), `VERDICT` ("The image
    shows N1") or `EVIDENCE` ("spindles suggest N2"). The first rule that meets a name keeps it.
-3. **Decision.** The last verdict counts. Without one, the stage that all evidence agrees on, then the
+3. **Decision** (`_prose`). The last verdict counts. Without one, the stage that all evidence agrees on, then the
    only one that is named at all. A verdict over several stages ("N2 or N3"), evidence that disagrees
    and words that merely describe (``D``: "as in deep sleep") give nothing.
 
@@ -60,7 +61,7 @@ _NUMBERED: Final = {
 }
 _LETTERS: Final = {"w": "W", "r": "REM"}
 
-FLAGS: Final = re.IGNORECASE | re.ASCII | re.VERBOSE
+_FLAGS: Final = re.IGNORECASE | re.ASCII | re.VERBOSE
 # re.ASCII: a Chinese letter is then no part of a word, so that "N2期" has the word "N2" in it.
 
 # Symbol and stage of each kind of name. S is a name; D a description that only a verdict makes a name;
@@ -80,7 +81,7 @@ _NAME: Final = r"""
       | (?P<WAKE> awake | wake(?:ful(?:ness)?)?(?![ ]up) | waking(?=[ ]state) | WK )
       | (?P<DEEP> deep(?:est)?\s(?:non-?rem\s|nrem\s)?sleep | slow[- ]waves?\s+sleep | delta\s+sleep | SWS )
     )(?!\w|-like)(?:["'*`]{0,3}[ \-](?:sleep|stages?|phase|state)\b(?![ ]*[:=]))*
-  | (?<!\w)(?:sleep[ ])?(?:(?:stage|phase|n-?rem|non-?rem)[-\s]{0,3}){1,3}["'*\s]{0,3}(?:(?:is|was|[:=：为是])["'*(\[\s]{0,9})?
+  | (?<!\w)(?:sleep[ ])?(?:(?:stage|phase|n-?rem|non-?rem)[-_\s]{0,3}){1,3}["'*\s]{0,3}(?:(?:is|was|[:=：为是])["'*(\[\s]{0,9})?
       (?P<number> (?:3|iii|three)\s?(?:/|-|and|or)\s?(?:4|iv|four)
         | (?:[0-4]|iv|i{2,3}|i(?!\s(?!sleep|of|is|was)[a-z])|one|two|three|four)(?!\s?(?:/|-|and|or|to)\s?(?:\d|i+v?\b)) )
       (?!\w)(?:[ ](?:of[ ]n-?rem|of[ ]non-?rem|sleep|stage)\b)*
@@ -110,6 +111,8 @@ _LEXICON: Final = (
      suggestive_of compatible_with in_line_with in_keeping_with makes_it makes_this making_it has_to meet
      meets met closer_to close_to nearer_to has_entered become becomes what_you_would_expect_in
      what_one_would_expect_in speaks_for speak_for favors favours we_have reveals portrays presents signifies denotes implies confirms confirming
+     comes_from taken_from recorded_during recorded_in recorded_from mark marks identify identifies
+     recognize looking_at closely_resembles most_closely_resembles
      显示 显示的 表示 表明 提示 符合 对应 处于 判为 判定 判定为 判断为 判读为 应判为 应为 考虑 归为 归类为 呈现 反映
      属于 支持 进入 更像"""),
     ("a", "looks like", "looks_like look_like looking_like"),
@@ -123,7 +126,7 @@ _LEXICON: Final = (
      因此 所以 故 综上 综上所述 总之 最终 应 而是 最有可能 最可能"""),
     ("g", "because", "because since due_to given based_on considering 根据 由于 因为"),
     ("n", "not", """not no never neither nor without instead_of rather_than lacks lack lacking
-     absence_of lack_of rule_out rules_out ruling_out exclude excludes excluding against
+     absence_of lack_of rule_out rules_out ruling_out exclude excludes excluding against doubt
      不是 并非 而非 而不是 不属于 不像 不符合 不考虑 不支持 不为 不足以 没有 未见 未达 未达到 尚未 未 排除 缺乏 无 非 无法
      不能 不 既不是 也不是 难以"""),
     ("N", "is not", """cannot isn't wasn't doesn't don't didn't can't couldn't won't wouldn't aren't
@@ -139,12 +142,13 @@ _LEXICON: Final = (
      different_from differs_from versus such_as seen_in seen_during found_in observed_in observed_during
      expected_in expected_for expect_in see_in find_in occurs_in occur_in between into
      before after until towards toward distinguishes distinguish differentiates differentiate
-     discriminate over follows precedes followed_by preceded_by looked_like looked so_is so_are so_does
+     discriminate to_tell to_separate over follows precedes followed_by preceded_by looked_like looked so_is so_are so_does
      as_is as_are as_can 不同于 类似于 区别于 相较于 相对于 较 比 如 介于"""),
     ("P", "another epoch", """next_stage previous_stage following_stage preceding_stage other_stage
      other_stages previous_epoch next_epoch following_epoch preceding_epoch last_epoch neighbouring_epochs
     """),
     ("K", "in comparison", "相比 相比较 相似 类似 不同 区别 相近 一样 之间"),
+    ("Q", "less than", "less_than weaker_than fewer_than lower_than"),
     ("T", "during", "时 期间"),
     ("y", "typical of", """typical_of characteristic_of hallmark_of hallmarks_of representative_of
      characteristics_of typical_for characteristic_for associated_with feature_of features_of sign_of signs_of marker_of markers_of indicator_of indicators_of signature_of"""),
@@ -161,20 +165,20 @@ _LEXICON: Final = (
     ("m", "may be", "may might could can may_be might_be could_be can_be also 可能 可能是 也可能"),
     ("w", "would", "would should will must needs requires need require 需要 应有"),
     ("p", "is shown", "shown depicted illustrated displayed indicated suggested scored favored favoured"),
-    ("B", "is best", """best better most_fitting most_suitable best_suited better_choice better_fit better_match most_appropriate more_appropriate
+    ("B", "is best", """best better most_closely most_fitting most_suitable best_suited better_choice better_fit better_match most_appropriate more_appropriate
      right_stage right_answer correct_stage correct_answer most_plausible more_plausible more_likely
-     most_probable best_choice best_fit best_match correct my_choice right_one right_choice"""),
+     most_probable best_choice best_fit best_match correct my_choice my_answer my_pick my_guess right_one right_choice"""),
     ("f", "a word without weight", """any clear obvious definite strong real true sufficient enough sign
      signs evidence feature features indication indications criteria criterion consistent characteristic
      suggestive indicative compatible both typical relaxed quiet drowsy fully example portion look reach
-     qualify stable light eyes closed open 明显 典型 任何 特征 标准"""),
+     qualify stable light full eyes closed open 明显 典型 任何 特征 标准"""),
     ("z", "a word between denial and stage", "slow delta wave waves activity yet quite really deep"),
     ("t", "in, of", "in of from for at with by as during on within 从 由 自 中"),
     (">", "to", "to 到 至 向"),
     ("o", "or", "or maybe perhaps possibly vs 或 或者 还是"),
     ("&", "and", "and 与 和 跟 同 以及 及"),
     ("", "dropped", """a an the most likely probably clearly sleep that who there i we my its his her
-     definitely certainly so_that no_doubt without_doubt without_a_doubt not_only very just simply still
+     definitely certainly so_that no_doubt without_doubt without_a_doubt without_any_doubt not_only very just simply still
      now given_image given_eeg 的 该 本 此 睡眠 第 期 了 已 此时 为主 非常"""),
 )  # fmt: skip
 _LETTER_OF: Final = {
@@ -204,7 +208,7 @@ _TOKEN: Final = re.compile(
   | (?P<mark> [.!;。！；]+(?!\d) | \n | [?？(（)）,，、/&–—-] )
   | (?P<other> [^\x00-\x7f] )
     """,
-    FLAGS,
+    _FLAGS,
 )
 _MARKS: Final = {
     **{"option": "", "colon": ":", "stop": ".", "bullet": "-", "digits": "#", "other": "x"},
@@ -216,6 +220,7 @@ _MARKS: Final = {
 
 DENIED, ASIDE, NAMED, EVIDENCE, VERDICT = "denied", "aside", "named", "evidence", "verdict"
 
+# What the patterns are made of: a name, names of one stage, several names, words between verb and name.
 _N = "[SDU]"
 _SAME = rf"{_N}(?>(?:\(?{_N}\)?|,?\(?e{_N}\)?){{0,6}})"  # "N3 sleep, also known as slow wave sleep"
 _LIST = rf"(?:,?\(?[o>\-]{{1,2}}t?|,?&(?!{_N}[imwuN])|,(?={_N}(?:,{_N}){{0,6}},?[o&]{_N}))l?"
@@ -225,7 +230,7 @@ _RUN = rf"{_SAME}(?>(?:(?:{_LIST}|{_BARE_LIST}){_SAME}){{0,8}})"  # ... and "N1,
 _CHAIN = r"[qlivstfcp>#]{0,6}"
 _WHAT = r"[ql][qltfpc#(]{0,8}"
 
-# A name of the rule, the role it gives, and a pattern whose group is one or several names.
+# Name of the rule, the role it gives, and a pattern whose group holds one or several names.
 _RULES: Final = tuple(
     (name, role, re.compile(pattern))
     for name, role, pattern in (
@@ -239,9 +244,11 @@ _RULES: Final = tuple(
         ("asked", ASIDE, rf"({_RUN})(?=[)fl]{{0,2}}\?)"),
         ("best", VERDICT, rf"({_SOME})(?=\)?w?[iv]?[fq]{{0,3}}(?:B|cl?(?:[.,)]|$)))"),
         ("condition", ASIDE, rf"[hH][^.,:b?(SDU-]{{0,10}}({_RUN})"),
-        ("condition", ASIDE, rf"({_RUN})(?=H)"),
+        ("condition", ASIDE, rf"({_RUN})(?=H)|H[^.SDU]{{0,24}},[ql]?w{_CHAIN}({_RUN})"),
+        ("condition", ASIDE, rf"({_N}(?:[o&]{_N})?)(?=ih)"),
         ("typical", VERDICT, rf"{_WHAT}w?[iv]f?y[qltf]{{0,2}}({_RUN})"),
         ("compared", ASIDE, rf"[ky][qlfmtk>z]{{0,4}}({_RUN}(?:[t&>o]{_N})?)"),
+        ("compared", ASIDE, rf"({_N}v?Q{_N})"),
         ("another epoch", ASIDE, rf"P[qlivstf]{{0,6}}({_RUN})"),
         ("compared", ASIDE, rf"({_N}(?:&{_N})?)(?=f?[KT])"),
         ("hypothesis", ASIDE, rf"({_RUN})(?=\)?f?w)"),
@@ -259,7 +266,7 @@ _RULES: Final = tuple(
         ("label", VERDICT, rf"(?:^|[^x#SDU)]):[.f-]?({_RUN})(?=[.)]|$)"),
         ("label", VERDICT, rf"[^SDU)][.?]f?({_RUN})\.?$"),
         ("evidence", EVIDENCE, rf"[ivsa]{_CHAIN}({_RUN})"),
-        ("evidence", EVIDENCE, rf"[e>]?e({_RUN})"),
+        ("evidence", EVIDENCE, rf"e({_RUN})"),
         ("label", EVIDENCE, rf"(?<![SDU)]):[.f-]?({_RUN})(?=[.)]|$)"),
         ("label", EVIDENCE, rf"\.f?({_RUN})(?=\.)"),
         ("choice", NAMED, rf"({_SAME}(?:{_LIST}{_SAME})+)"),
@@ -322,27 +329,29 @@ def _prose(text: str) -> Reading:
     letters, names = _lexed(text)
     letters = _promoted(letters)
     names = {place: name for place, name in names.items() if letters[place] in "SDU"}
-    ruled: dict[int, tuple[str, str, int]] = {}
+    ruled: dict[
+        int, tuple[str, str, int]
+    ] = {}  # role and rule of each name, and where the rule met
     for rule, role, pattern in _RULES:
         for match in pattern.finditer(letters):
-            for place in range(*match.span(1)):
+            begin, end = match.span(match.lastindex or 0)
+            for place in range(begin, end):
                 if place in names:
-                    ruled.setdefault(place, (role, rule, match.start(1)))
+                    ruled.setdefault(place, (role, rule, begin))
+    for place in names:
+        if letters[place] != "D":  # a description counts where a rule says so
+            ruled.setdefault(place, (NAMED, "only stage named", place))
     for role in (VERDICT, EVIDENCE, NAMED):
-        found = [
-            place
-            for place in names
-            if ruled.get(place, (NAMED,))[0] == role and (place in ruled or letters[place] != "D")
-        ]
-        if role == VERDICT and found:
-            group = ruled[found[-1]][2]
-            found = [place for place in found if ruled[place][2] == group]
-        if found:
-            rule = ruled[found[-1]][1] if found[-1] in ruled else "only stage named"
-            if len({names[place].stage for place in found}) > 1:
-                return Reading(None, None, "several stages")
-            last = names[found[-1]]
-            return Reading(last.stage, last.span, rule) if last.stage else UNREADABLE
+        found = [place for place in names if place in ruled and ruled[place][0] == role]
+        if not found:
+            continue
+        _, rule, met = ruled[found[-1]]
+        if role == VERDICT:
+            found = [place for place in found if ruled[place][2] == met]
+        if len({names[place].stage for place in found}) > 1:
+            return Reading(None, None, "several stages")
+        stage, span = names[found[-1]]
+        return Reading(stage, span, rule) if stage else UNREADABLE
     return UNREADABLE
 
 
@@ -380,15 +389,17 @@ _PART: Final = re.compile(
 
 def _object(text: str) -> Reading | None:
     """Read JSON, a dict of Python or what looks like one; None if `text` holds no such thing."""
-    reading, rest, end = None, text, 0
+    reading, around, end = None, "", 0
     while begins := _OBJECT.search(text, end):
-        fields, end = _fields(text, begins.start())
-        rest = rest[: begins.start()] + " " * (end - begins.start()) + rest[end:]
+        begin = begins.start()
+        around += text[end:begin]
+        fields, end = _fields(text, begin)
+        around += " " * (end - begin)
         if found := [rank for rank in sorted(fields) if fields[rank]]:
             reading = _agreed(text, fields[found[0]])
     if reading or not end:
         return reading
-    return _prose(rest)  # an object that says nothing of the stage: what is said around it
+    return _prose(around + text[end:])  # an object that says nothing of the stage
 
 
 def _fields(text: str, begin: int) -> tuple[dict[int, list[Span]], int]:
@@ -453,7 +464,7 @@ def _agreed(text: str, values: list[Span]) -> Reading:
 _LONGEST: Final = 50_000
 """Characters of an answer that are read: of a longer one the first and the last half of them."""
 
-_LONE_LETTER: Final = re.compile(r"\W*(?P<letter>[wr])\W*", FLAGS)
+_LONE_LETTER: Final = re.compile(r"\W*(?P<letter>[wr])\W*", _FLAGS)
 _THOUGHTS: Final = re.compile(r".*</think(?:ing)?>(?=.*\S)", re.IGNORECASE | re.DOTALL)
 _SENTENCE: Final = re.compile(
     r"(?:the\s+)?(?:sleep\s+)?stage\s+is\s+(?P<stage>W|N1|N2|N3|REM)\s*\.?\s*$", re.IGNORECASE
