@@ -933,6 +933,14 @@ class ReportSettings:
             help="Folder of the report.", show_default="WORKSPACE/report", rich_help_panel=FILES
         ),
     ] = None
+    how_read: Annotated[
+        Path | None,
+        Option(
+            help="Also write a CSV file that says how each answer was read: stage, words, rule.",
+            show_default="no",
+            rich_help_panel=FILES,
+        ),
+    ] = None
     reader: Annotated[
         Literal["free", "sentence", "label"],
         Option(
