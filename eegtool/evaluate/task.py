@@ -218,9 +218,10 @@ def read_batch_size(text: str) -> tuple[int, bool]:
     """
     if text == "auto":
         return _FIRST_BATCH, True
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text)):
+        shown = text if len(text) < 40 else f"{text[:40]}…"
         raise EegToolError(
-            f"--batch-size '{text}' is neither 'auto' nor a whole number from 1.",
+            f"--batch-size '{shown}' is neither 'auto' nor a whole number from 1.",
             "Leave it out, or give a number.",
         )
     return int(text), False
