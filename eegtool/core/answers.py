@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Final, Literal, NamedTuple
 
-from eegtool.core.mentions import Span
 from eegtool.core.stages import STAGES
 
 Reader = Literal["free", "sentence", "label"]

@@ -41,7 +41,7 @@ Workspace = Annotated[
         rich_help_panel=FILES,
     ),
 ]
-Seed = Annotated[int, Option(help="Seed of everything random.")]
+Seed = Annotated[int, Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 Channels = Annotated[
     list[str],
     Option(

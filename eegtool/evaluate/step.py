@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
@@ -68,6 +68,7 @@ def run(settings: EvaluateSettings) -> None:
 def _alone(task: Task) -> Iterator[IO[str]]:
     """Refuse a second evaluation with the same answers file and chunk: each would answer all there is."""
     part = task.part()
+    made = [path for path in part.parents if not path.exists()]
     lock = open_locked(part.with_name(f".{part.name}.lock"))
     if lock is None:
         raise EegToolError(
@@ -79,6 +80,9 @@ def _alone(task: Task) -> Iterator[IO[str]]:
             yield lock
         finally:
             Path(lock.name).unlink(missing_ok=True)
+            with suppress(OSError):  # something is in it: answers
+                for path in made:
+                    path.rmdir()
 
 
 def _finish(task: Task, n_missing: int, seconds: float) -> None:

@@ -227,9 +227,10 @@ def read_batch_size(text: str) -> int | None:
     """
     if text == "auto":
         return None
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text)):
+        shown = text if len(text) < 40 else f"{text[:40]}…"
         raise EegToolError(
-            f"--batch-size '{text}' is neither 'auto' nor a whole number from 1.",
+            f"--batch-size '{shown}' is neither 'auto' nor a whole number from 1.",
             "Leave it out, or give a number.",
         )
     return int(text)

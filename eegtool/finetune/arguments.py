@@ -17,6 +17,7 @@ from typing import Any, Final, NoReturn
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
 
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.flags import FlagError, Values, truth
@@ -52,6 +53,14 @@ def _truth(word: str) -> bool:
     if said is None:
         raise ValueError(f"'{word}' is neither True nor False")
     return said
+
+
+def _truth_of_flag(word: str) -> bool:
+    """Read a switch of transformers; argparse shows no other error's text."""
+    try:
+        return _truth(word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _switch(allowed: bool, why: str) -> Foreign:
@@ -213,6 +222,8 @@ def _parser() -> _Parser:
     parser = _Parser(TrainingArguments, allow_abbrev=False, add_help=False)
     for action in parser._actions:
         action.default = argparse.SUPPRESS
+        if action.type is string_to_bool:  # which does not know on and off
+            action.type = _truth_of_flag
     return parser
 
 
