@@ -427,7 +427,10 @@ def _adapted(
 def _read_lora_config(folder: Path, lora: Mapping[str, torch.Tensor]) -> LoraConfig:
     """Read how LoRA was put on the base, if it is such as finetune writes it for these weights."""
     path = folder / "adapter_config.json"
+    kind = read_json(path).get("peft_type")
     try:
+        if kind != "LORA":
+            raise ValueError(f"peft_type is {kind!r}, not 'LORA'")
         config = LoraConfig.from_pretrained(folder)
         rank, alpha = config.r, config.lora_alpha
         largest = max((len(v) for k, v in lora.items() if "lora_A" in k), default=1)
