@@ -97,6 +97,14 @@ TrainingRanks = Annotated[
         rich_help_panel=HARDWARE,
     ),
 ]
+LabelCoding = Annotated[
+    str,
+    Option(
+        help="How true stages count where they are numbers: 'nsrr' (0 W … 4 N3, 5 REM), '0-4', '1-5'.",
+        show_default="they are words",
+        rich_help_panel=FILES,
+    ),
+]
 ModelBase = Annotated[
     str | None,
     Option(help="Base model.", show_default="the one it was trained on", rich_help_panel=FILES),
@@ -724,6 +732,7 @@ class EvaluateSettings:
             rich_help_panel=FILES,
         ),
     ] = None
+    label_coding: LabelCoding = ""
     answers_file: Annotated[
         Path | None,
         Option(
@@ -927,6 +936,7 @@ class ReportSettings:
             rich_help_panel=FILES,
         ),
     ] = None
+    label_coding: LabelCoding = ""
     out: Annotated[
         Path | None,
         Option(

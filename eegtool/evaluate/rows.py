@@ -44,6 +44,8 @@ def make_row(task: Task, question: Question, told: Reply, how: dict[str, Any]) -
     if told.log_likelihood is not None:
         rounded = told.log_likelihood.round(_DIGITS).tolist()
         metadata["log_likelihoods"] = dict(zip(STAGES, rounded, strict=True))
+    if told.truncated:
+        metadata["truncated"] = True
     row = Answer(
         question_id=question.sample_id,
         prompt=task.prompts[question.sample_id],

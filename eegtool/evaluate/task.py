@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from rich.markup import escape
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
+from eegtool.core.forms import Forms, sentences
+from eegtool.core.labels import read_labels
 from eegtool.core.records import Epoch, Question, check_unique, read_epochs, read_questions
 from eegtool.core.registry import check_name, closest
 from eegtool.core.settings import EvaluateSettings
@@ -56,6 +58,8 @@ class Task:
     identity: dict[str, Any]
     """What the rows of one answers file have in common, whenever they were written."""
     protocol: dict[str, Any]
+    notes: tuple[str, ...]
+    """What must be said of the question file."""
     epochs: dict[str, Epoch]
     calibration: Calibration | None
     inputs: dict[str, Path]
@@ -99,7 +103,7 @@ def check(settings: EvaluateSettings) -> Task:
     contract_base(settings.model_path, contract, settings.model_base, settings.vision_tower)
     question_file = settings.question_file or workspace.questions
     image_folder = settings.image_folder or workspace.images("eval")
-    questions = questions_of(question_file)
+    questions, notes = questions_of(question_file, settings.label_coding)
     epochs = epochs_of(workspace)
     chosen = _chosen(settings, questions, epochs)
     _check_pictures(chosen, image_folder)
@@ -135,6 +139,7 @@ def check(settings: EvaluateSettings) -> Task:
         contract=contract,
         identity=_identity(settings, contract, sha256, answers, decoding),
         protocol=protocol_of(contract),
+        notes=notes,
         epochs=epochs,
         calibration=read_calibration(settings.model_path, sha256) if use else None,
         inputs={"questions": question_file, "contract": settings.model_path / "eegvlm.json"},
@@ -157,6 +162,13 @@ def answers_file_of(settings: EvaluateSettings) -> Path:
 def warn(task: Task) -> None:
     """Say loudly what makes these answers other than those of a whole, plain run."""
     settings, contract = task.settings, task.contract
+    for note in task.notes:
+        console.print(f"[dim]  Note: {escape(note)}.[/]")
+    if task.answers.untaught and settings.mode != "generate":
+        _loudly(
+            f"the model was taught no sample of {', '.join(task.answers.untaught)}: how its answer is "
+            "spelt is guessed."
+        )
     if len(task.chosen) < len(task.questions):
         _loudly(
             f"only {len(task.chosen):,} of {len(task.questions):,} questions are asked (--limit, "
@@ -189,19 +201,30 @@ def fitted_subjects(
     return {epochs[q.sample_id].subject for q in questions if q.sample_id in epochs} & fitted
 
 
-def questions_of(path: Path) -> list[Question]:
-    """Read the questions.
+def questions_of(path: Path, coding: str = "") -> tuple[list[Question], tuple[str, ...]]:
+    """Read the questions, their true stages among the five (see `labels.read_labels`).
+
+    Returns
+    -------
+    questions : list of Question
+        In the order of the file.
+    notes : tuple of str
+        What must be said of how they are written.
 
     Raises
     ------
     EegToolError
-        If there is none, a line is broken, or two have the same id.
+        If there is none, a line is broken, two have the same id, or a label can be read in two ways.
     """
-    questions = read_questions(path)
+    taken = Forms()
+    questions = read_questions(path, taken)
     if not questions:
         raise EegToolError(f"{path} has no questions.", "Run `eegvlm prepare` again.")
-    check_unique(path, [question.sample_id for question in questions])
-    return questions
+    ids = [question.sample_id for question in questions]
+    check_unique(path, ids)
+    labels = read_labels(str(path), ids, [question.category for question in questions], coding)
+    found = [replace(q, category=s) for q, s in zip(questions, labels.stages, strict=True)]
+    return found, tuple(f"{path.name}: {note}" for note in (*sentences(taken), *labels.notes))
 
 
 def epochs_of(workspace: Workspace) -> dict[str, Epoch]:

@@ -53,7 +53,13 @@ def run(settings: ReportSettings) -> None:
     out = settings.out or workspace.report
     check_folder(out, "The report folder")
     paths = _paths(settings, workspace)
-    sets = named_apart([s for path in paths for s in read_answer_sets(path, settings.reader)])
+    sets = named_apart(
+        [
+            s
+            for path in paths
+            for s in read_answer_sets(path, settings.reader, settings.label_coding)
+        ]
+    )
     if settings.how_read:
         write_how_read(settings.how_read, sets)
     first, sampling = sets[0], Sampling(settings.draws, settings.seed)
@@ -111,6 +117,7 @@ def _find(
         odd_probabilities=first.odd_probabilities,
         models_in_file=first.siblings,
         problems=known.problems,
+        label_notes=first.label_notes,
     )
 
 

@@ -817,6 +817,73 @@ def test_a_model_that_says_one_thing_only_is_pointed_out(
     assert ("100% of the answers are '[/W]'" in capsys.readouterr().out) is warned
 
 
+@pytest.mark.parametrize("labels", [["N2"] * 10, [""] * 10, ["detail"] * 10])
+def test_one_answer_to_epochs_of_one_stage_or_none_says_nothing_of_the_model(
+    settings: EvaluateSettings,
+    workspace: Workspace,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    labels: list[str],
+) -> None:
+    questions = read_questions(workspace.questions)
+    rows = [replace(q, category=c) for q, c in zip(questions, labels, strict=True)]
+    write_questions(workspace.questions, rows)
+    monkeypatch.setattr(Asker, "__call__", lambda *args: [Reply("N2") for _ in args[1]])
+    run(settings)
+    assert "does not look" not in capsys.readouterr().out
+
+
+def test_answers_that_are_cut_are_counted(
+    settings: EvaluateSettings,
+    workspace: Workspace,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cut = iter([True] * 3 + [False] * 7)
+    monkeypatch.setattr(
+        Asker, "__call__", lambda *args: [Reply("N2", truncated=next(cut)) for _ in args[1]]
+    )
+    run(settings)
+    assert "3 of 10 answers reached the limit" in " ".join(capsys.readouterr().out.split())
+    rows = rows_of(workspace.answers)
+    assert sum(row["metadata"].get("truncated", False) for row in rows) == 3
+    assert read_json(workspace.answers.with_suffix(".run.json"))["results"]["truncated"] == 3
+
+
+def test_labels_are_translated_before_anything_is_asked(
+    settings: EvaluateSettings, workspace: Workspace, batches: list[int]
+) -> None:
+    questions = read_questions(workspace.questions)
+    spelt = {"W": "Wake", "N1": "S1", "N2": "Stage 2", "N3": "N4", "REM": "Sleep stage R"}
+    write_questions(
+        workspace.questions, [replace(q, category=spelt[q.category]) for q in questions]
+    )
+    run(settings)
+    assert [row["label"] for row in rows_of(workspace.answers)] == [q.category for q in questions]
+    numbers = [replace(q, category=str(STAGES.index(q.category))) for q in questions]
+    write_questions(workspace.questions, numbers)
+    again = replace(settings, overwrite=True)
+    batches.clear()
+    with pytest.raises(EegToolError, match="its labels are numbers"):
+        run(again)
+    assert not batches
+    run(replace(again, label_coding="0-4"))
+    assert [row["label"] for row in rows_of(workspace.answers)] == [q.category for q in questions]
+
+
+def test_a_model_that_was_taught_no_form_is_read_and_not_scored(
+    settings: EvaluateSettings, workspace: Workspace, adapter: Path, batches: list[int]
+) -> None:
+    contract = read_json(adapter / "eegvlm.json")
+    write_json(adapter / "eegvlm.json", contract | {"answers": {"stages": {}, "place": "nowhere"}})
+    for mode in ("score", "both"):
+        with pytest.raises(EegToolError, match="taught no form of answer") as caught:
+            run(replace(settings, mode=mode))
+        assert "--mode generate" in caught.value.fix
+    run(settings)
+    assert len(rows_of(workspace.answers)) == 10
+
+
 def test_the_base_may_have_moved(
     settings: EvaluateSettings,
     workspace: Workspace,
