@@ -97,7 +97,7 @@ def read_labels(where: str, ids: Sequence[str], labels: Sequence[str], coding: s
             meaning[label] = _coded(where, first[label], numbers[label], coding)
         else:
             meaning[label] = _stage(label)
-            if not meaning[label] and is_misspelt(label):
+            if stage_in_column(label) is None and is_misspelt(label):
                 raise EegToolError(
                     f"{where}: the label '{label}' of '{first[label]}' is not a sleep stage."
                     f"{closest_spelling(label)}",

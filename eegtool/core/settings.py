@@ -100,7 +100,7 @@ TrainingRanks = Annotated[
 LabelCoding = Annotated[
     str,
     Option(
-        help="How true stages count where they are numbers: 'nsrr' (0 W … 4 N3, 5 REM), '0-4', '1-5'.",
+        help="How true stages count where they are numbers: 'nsrr' (4 is N3, 5 is REM), '0-4' or '1-5'.",
         show_default="they are words",
         rich_help_panel=FILES,
     ),

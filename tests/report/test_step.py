@@ -209,7 +209,7 @@ def test_how_each_answer_was_read(
     assert (rows[1]["text"], rows[1]["words"]) == ("'=N2", "N2")
     assert (rows[2]["stage"], rows[2]["words"], rows[2]["rule"]) == ("", "", "no stage named")
     assert len(rows) == len(texts)
-    with pytest.raises(EegToolError, match="cannot be written"):
+    with pytest.raises(EegToolError, match="is not a file but a folder"):
         step.run(ReportSettings(tmp_path, answers=[path], how_read=tmp_path))
 
 
@@ -239,9 +239,9 @@ def test_the_readme_explains_every_key_of_the_metrics(
         (lambda rows: [], "holds no answers", "eegvlm evaluate"),
         (lambda rows: [*rows, rows[0]], "'SC4031E0-0000' occurs more than once", "remove"),
         (
-            lambda rows: [*rows[:2], replace(rows[2], label="n2")],
-            "the label 'n2' of 'SC4031E0-0002' is no sleep stage",
-            "Did you mean 'N2'?",
+            lambda rows: [*rows[:2], replace(rows[2], label="Wakee")],
+            "the label 'Wakee' of 'SC4031E0-0002' is not a sleep stage. Did you mean 'Wake'?",
+            "leave it empty",
         ),
     ],
 )  # fmt: skip
