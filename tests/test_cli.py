@@ -201,10 +201,14 @@ def test_what_the_machine_refuses_is_a_message(
 def test_values_that_nothing_can_mean_are_refused_before_a_step_begins(
     monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
 ) -> None:
-    reads = {cli.FlagsCommand.read_flags: lambda given, own: given}
+    def read(given: Any, own: Any) -> Any:
+        return given
+
+    def begin(settings: Any) -> None:
+        pytest.fail("the step began")
 
     def no_step(target: str) -> Any:
-        return reads.get(target) or (lambda settings: pytest.fail("it began"))
+        return read if target == cli.FlagsCommand.read_flags else begin
 
     monkeypatch.setattr(cli, "load", no_step)
     result = CliRunner().invoke(cli.app, arguments)
