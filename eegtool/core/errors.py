@@ -15,6 +15,8 @@ _FIXES: Final = {
     errno.EPERM: "Ask for the permission, or take another path.",
     errno.EIO: "The disk may be damaged: take another one.",
     errno.ENAMETOOLONG: "Take a shorter name.",
+    errno.ENOLCK: "That disk cannot lock files: write to another one.",
+    errno.ENOSYS: "That disk cannot lock files: write to another one.",
     errno.ELOOP: "Its links lead in a circle: remove one of them.",
 }
 """What to do about what the operating system refuses."""

@@ -68,9 +68,9 @@ def open_locked(path: Path) -> IO[str] | None:
             return None
         except FileNotFoundError:
             pass
-        except OSError:  # a disk that locks nothing
+        except OSError as error:  # a disk that locks nothing
             lock.close()
-            raise
+            raise OSError(error.errno, error.strerror, str(path)) from error
         lock.close()  # its holder removed it before we had it: that lock would keep nobody out
 
 

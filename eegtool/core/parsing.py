@@ -101,7 +101,7 @@ def check_text(text: str, what: str) -> str:
         shown = text.encode(errors="backslashreplace").decode()
         raise EegToolError(
             f"{what} '{shown}' is not UTF-8 text (character {error.start + 1}).",
-            "Type it in a terminal whose encoding is UTF-8.",
+            "Type it, or name the file, in UTF-8.",
         ) from error
     return text
 

@@ -91,14 +91,16 @@ def check(settings: EvaluateSettings) -> Task:
         two settings exclude each other.
     """
     _check_settings(settings)
+    answers_file = answers_file_of(settings)
     if settings.model_path is None:
         raise EegToolError(
             "--model-path is missing: which model is to be asked?",
             "Give the folder that `eegvlm finetune` wrote.",
         )
     workspace = Workspace(settings.workspace)
-    answers_file = answers_file_of(settings)
     contract = read_contract(settings.model_path)
+    if settings.calibrate:
+        check_folder(settings.model_path, "The folder of the model")
     # Is the base there, and is it the one it was trained on?
     contract_base(settings.model_path, contract, settings.model_base, settings.vision_tower)
     question_file = settings.question_file or workspace.questions

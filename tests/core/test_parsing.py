@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.parsing import MAX_DEPTH, check_text, finite, parse_json
+from eegtool.core.records import read_answers, read_conversations, read_questions
+from eegtool.core.workspace import read_json
 
 
 @pytest.mark.parametrize(
@@ -98,3 +101,18 @@ def test_what_no_file_can_hold_is_refused(text: str) -> None:
     with pytest.raises(EegToolError, match=r"^The question '.*\\ud.*' is not UTF-8 text"):
         check_text(text, "The question")
     assert check_text("µV 睡眠 😴", "The question") == "µV 睡眠 😴"
+
+
+@pytest.mark.parametrize("read", [read_conversations, read_questions, read_answers, read_json])
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, '{"id": "\\udc00"}', f'{{"id": {"9" * 5000}}}', '{"id": tru'],
+    ids=range(4),
+)
+def test_all_readers_refuse_alike(
+    tmp_path: Path, read: Callable[[Path], object], text: str
+) -> None:
+    path = tmp_path / "file"
+    path.write_text("\n" + text)
+    with pytest.raises(EegToolError, match=rf"^{path}, line [12]: cannot be read: "):
+        read(path)

@@ -374,7 +374,7 @@ def test_rows_never_stand_beside_the_ids_of_others(
         raise OSError("No space left on device")
 
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(EegToolError, match="npy cannot be written: No space"):
         write_features(path, rows_of(6)[::-1], sidecar_of(IDS[::-1]))
     assert not sidecar_path(path).exists()
     assert [p.name for p in path.parent.iterdir()] == [path.name]
@@ -470,6 +470,9 @@ def test_ids_are_read_in_three_forms(tmp_path: Path, name: str, text: str) -> No
         ("ids.json", '["a", 2]', "not a list of sample ids"),
         ("ids.json", '{"a": 1}', "not a list of sample ids"),
         ("ids.json", "[", "is not JSON"),
+        ("ids.json", "[" * 100_000, "ids.json, line 1: cannot be read: it is nested"),
+        ("ids.json", '["a",\n"\\ud83d"]', "ids.json, line 2: cannot be read: .* half of"),
+        ("ids.json", f"[{'1' * 5000}]", "ids.json, line 1: cannot be read: a number"),
         ("ids.csv", "id\na\n", "not a list of sample ids"),
         ("ids.csv", "stage,sample_id\nW\n", "not a list of sample ids"),
         ("ids.npy", "a", "not a list of sample ids"),

@@ -211,9 +211,9 @@ def test_a_killed_run_goes_on(
     asked: list[int] = []
     ask = evaluate._ask
 
-    def counted(task: Any, n_missing: int, *others: Any) -> None:
+    def counted(task: Any, n_missing: int, lock: Any) -> None:
         asked.append(n_missing)
-        ask(task, n_missing, *others)
+        ask(task, n_missing, lock)
 
     monkeypatch.setattr(evaluate, "_ask", counted)
     assert staged(killed)["nights"] == expected
