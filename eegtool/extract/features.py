@@ -9,7 +9,6 @@ or dropped behind the sidecar's back are found, too.
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 import zlib
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from rich.markup import escape
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
+from eegtool.core.parsing import parse_json
 from eegtool.core.records import (
     SPLITS,
     Conversation,
@@ -422,10 +422,7 @@ def read_ids(path: Path) -> tuple[str, ...]:
         case ".txt":
             ids = [line.strip() for line in text.splitlines() if line.strip()]
         case ".json":
-            try:
-                ids = json.loads(text)
-            except ValueError as error:
-                raise EegToolError(f"{path} is not JSON: {error}.", forms) from error
+            ids = parse_json(text, path)
         case ".csv":
             ids = [row.get("sample_id") for row in csv.DictReader(text.splitlines())]
         case _:
@@ -593,10 +590,11 @@ def read_sidecar(path: Path) -> Sidecar | None:
     if not beside.exists():
         return None
     try:
-        raw = json.loads(beside.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        raw = parse_json(beside.read_bytes(), beside)
+    except (OSError, EegToolError) as error:
+        why = error.what if isinstance(error, EegToolError) else f"{error}."
         raise EegToolError(
-            f"{beside}, which could be the sidecar of {path.name}, cannot be read: {error}.",
+            f"{beside}, which could be the sidecar of {path.name}, cannot be read: {why}",
             f"Run `eegvlm extract` again, or give one of the two another name. {_SIDECAR}",
         ) from error
     if not isinstance(raw, dict) or not raw.keys() & {"sample_ids", "row_checks"}:

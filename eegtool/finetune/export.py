@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.settings import ExportSettings
-from eegtool.core.workspace import read_json, run_stamp, write_json
+from eegtool.core.workspace import check_folder, read_json, run_stamp, write_json
 from eegtool.extract.stored import STORED, store_module
 from eegtool.finetune import card
 from eegtool.model.adapters import (
@@ -113,6 +113,7 @@ def _check(settings: ExportSettings) -> tuple[Contract, Base]:
         raise EegToolError(
             f"--out {out} cannot be replaced while it is in use.", "Give a new folder in it."
         )
+    check_folder(out.parent, "The folder of --out")
     contract = read_contract(settings.model_path)
     if contract.merged:
         raise EegToolError(

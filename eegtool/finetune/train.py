@@ -179,7 +179,7 @@ def _write(
     try:
         write_json(out / "training_log.json", log)
         write_adapter(out, model, state, contract)
-    except OSError as error:
+    except (EegToolError, OSError) as error:
         last = saving.last_whole(out)
         kept = f"then --resume writes it from {last}." if last else "There is no checkpoint."
         raise EegToolError(

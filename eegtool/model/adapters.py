@@ -63,9 +63,7 @@ class Contract:
     merged: bool = False
     """Whether the folder holds base and adapter in one (`eegvlm export`)."""
     answers: dict[str, Any] = field(default_factory=dict)
-    """How to ask and how an answer reads, as prepare stamped it: ``question``, the answer of each stage
-    (``stages``), the words before it where reasons come first (``lead``), room for it in tokens
-    (``max_new_tokens``)."""
+    """How to ask and how an answer reads, as the samples taught it (see `answer_form.AnswerForm`)."""
     sequence: dict[str, Any] = field(default_factory=dict)
     """How stages follow each other in the nights of the training subjects (see `Workspace.sequence`)."""
 

@@ -23,12 +23,11 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.launching import Stopped
 from eegtool.core.records import read_conversations, write_conversations
 from eegtool.core.settings import FinetuneSettings
-from eegtool.core.workspace import Workspace, read_json, sha256_of, write_json
+from eegtool.core.workspace import Workspace, sha256_of
 from eegtool.finetune import hardware, launcher, step
 from eegtool.finetune.plan import Plan
 from eegtool.model.adapters import read_contract
 from eegtool.model.eegvlm import EEGVLM
-from eegtool.prepare.questions import QUESTION_TEMPLATES, answer_form
 
 
 @pytest.fixture
@@ -406,13 +405,34 @@ def test_without_features_no_vision_module_is_missed(
     assert "vision module" not in capsys.readouterr().out
 
 
-def test_how_answers_read_goes_from_prepare_to_the_plan(
-    settings: FinetuneSettings, output_dir: Path, workspace: Workspace
+def test_how_answers_read_is_found_in_the_samples(
+    settings: FinetuneSettings,
+    output_dir: Path,
+    workspace: Workspace,
+    launched: Launched,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert step.make_plan(settings, output_dir).answers == {}  # of an earlier version
-    form = answer_form(QUESTION_TEMPLATES["cot"])
-    write_json(workspace.prepare_stamp, read_json(workspace.prepare_stamp) | {"answers": form})
-    assert step.make_plan(settings, output_dir).answers == form
+    step.run(settings)
+    assert "5 stages found in 20 of 20 answers, as the whole answer, up to 2 tokens" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    rows = read_conversations(workspace.conversations)
+    rows = [
+        replace(row, answer=f"There are {i} spindles. It is stage {row.answer}.")
+        for i, row in enumerate(rows)
+    ]
+    write_conversations(workspace.conversations, rows)
+    form = step.make_plan(settings, output_dir).answers
+    assert form["place"] == "end"
+    assert form["lead"] == "It is stage"
+    assert form["stages"]["N2"] == "It is stage N2."
+    assert form["question"] == rows[0].question
+    assert form["max_new_tokens"] > form["longest_tokens"] > 8
+    write_conversations(workspace.conversations, [replace(row, answer="Spindles.") for row in rows])
+    step.run(replace(settings, output_dir=output_dir))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "0 stages found in 0 of 20 answers" in said
+    assert "cannot score them" in said
 
 
 @pytest.mark.parametrize(
@@ -707,6 +727,35 @@ def test_a_dry_run_says_all_and_trains_nothing(
     assert typed[-3:-1] == ["--module", "eegtool.finetune.rank"]
     plan = Plan.read(Path(typed[-1]))  # it can be pasted
     assert (plan.zero_stage, plan.lora_r) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("gib", "expected"),
+    [
+        (8.0, ["on a GPU of 8 GiB", "zero2 1.7 GiB - fits", "none 1.7 GiB - fits"]),
+        (
+            1.65,
+            ["none 1.7 GiB - does not fit: ", "Would fit: --gradient-checkpointing True (zero2);"],
+        ),
+        (0.5, ["does not fit: 1.2 GiB too much", "Not even a batch of 1 would fit"]),
+    ],
+)
+def test_a_dry_run_says_what_fits_a_gpu(
+    settings: FinetuneSettings,
+    launched: Launched,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    gib: float,
+    expected: list[str],
+) -> None:
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    step.run(replace(settings, dry_run=True, gpu_memory=gib, deepspeed="none"))
+    out = " ".join(capsys.readouterr().out.split())
+    assert all(words in out for words in expected), out
+    with pytest.raises(EegToolError, match="--gpu-memory is for --dry-run"):
+        step.run(replace(settings, gpu_memory=gib))
+    assert not launched
 
 
 RECIPE = """

@@ -179,7 +179,7 @@ def test_losses_do_not_depend_on_how_a_step_is_shared(
         assert other == pytest.approx(expected, abs=1e-4), name
 
 
-def rates_of(kind: type[Trainer], n_steps: int, **arguments: Any) -> list[float]:
+def rates_of(kind: Any, n_steps: int, **arguments: Any) -> list[float]:
     """The learning rate of each step of a training."""
     it: Any = object.__new__(kind)
     it.args = TrainingArguments(use_cpu=True, report_to="none", **arguments)

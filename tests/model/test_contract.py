@@ -47,45 +47,42 @@ def test_what_finetune_writes_is_right(told: dict[str, Any], contract: Contract)
     assert wrong_field({}) == ""  # what is missing is another's to say
 
 
-WRONG: dict[str, list[Any]] = {
-    "pixel_spec": [[64], "64", None],
-    "pixel_spec.size": [0, -1, 100_000, 64.0, "64", True, None, [64]],
-    "pixel_spec.mean": [
-        *([0.5] * 2, [0.5] * 4, 0.5, ["0.5"] * 3, None),
-        *([0.5, 0.5, value] for value in (float("nan"), -0.1, 123.7, True)),
-    ],
-    "pixel_spec.std": [[0.5, 0.5, 0], [0.5, -1, 0.5], [float("inf"), 1, 1], [1e-30, 1, 1]],
-    "bits": [8, "4", 4.0, None, True],
-    "merged": ["false", 1, None],
-    "base": [7, None, ["tiny"]],
-    "fusion": [["add"], {}, None],
-    "version": [1, None],
-    "features": ["made up", None, ["real"]],
-    "features_weights_sha256": [12],
-    "vision_tower": [["a"]],
-    "protocol": [[], "eeg", None],
-    "protocol.size": [0, 100_000, "336"],
-    "protocol.high_hz": ["35", float("nan"), -1],
-    "protocol.style": [["spectrogram"], 3],
-    "protocol.marks": ["no", 0],
-    "answers": [[], "N2", None],
-    "answers.max_new_tokens": [-5, 0, 10**9, 8.5, "8", True],
-    "answers.lead": [None, 3],
-    "answers.question": [None, {"a": 1}],
-    "answers.stages": [list(STAGES), "W", None],
-    "answers.stages.W": [0],
-    "answers.stages.REM": [None],
-    "sequence": [[], None],
-    "sequence.transitions": [[[1] * 5] * 4, [1] * 25, [["1"] * 5] * 5],
-    "sequence.stages": [[-1] * 5, [1] * 4, {"W": 1}],
-}
+def every(name: str, *values: Any) -> list[tuple[str, Any]]:
+    return [(name, value) for value in values]
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [(name, value) for name, values in WRONG.items() for value in values],
-    ids=str,
-)
+WRONG: list[tuple[str, Any]] = [
+    *every("pixel_spec.size", 0, -1, 100_000, 64.0, "64", True, None, [64]),
+    *every("pixel_spec.mean", [0.5] * 2, [0.5] * 4, 0.5, ["0.5"] * 3, None),
+    *(("pixel_spec.mean", [0.5, 0.5, value]) for value in (float("nan"), -0.1, 123.7, True)),
+    *(("pixel_spec.std", [0.5, 0.5, value]) for value in (0, -1, float("inf"), 1e-30)),
+    *every("pixel_spec", [64], "64", None),
+    *every("bits", 8, "4", 4.0, None, True),
+    *every("merged", "false", 1, None),
+    *every("base", 7, None, ["tiny"]),
+    *every("fusion", ["add"], {}, None),
+    *every("version", 1, None),
+    *every("features", "made up", None, ["real"]),
+    ("features_weights_sha256", 12),
+    ("vision_tower", ["a"]),
+    *every("protocol", [], "eeg", None),
+    *every("protocol.size", 0, 100_000, "336"),
+    *every("protocol.high_hz", "35", float("nan"), -1),
+    *every("protocol.style", ["spectrogram"], 3),
+    *every("protocol.marks", "no", 0),
+    *every("answers", [], "N2", None),
+    *every("answers.max_new_tokens", -5, 0, 10**9, 8.5, "8", True),
+    *every("answers.lead", None, 3),
+    *every("answers.question", None, {"a": 1}),
+    *every("answers.stages", list(STAGES), "W", None),
+    *((f"answers.stages.{stage}", value) for stage, value in (("W", 0), ("REM", None))),
+    *every("sequence", [], None),
+    *every("sequence.transitions", [[1] * 5] * 4, [1] * 25, [["1"] * 5] * 5),
+    *every("sequence.stages", [-1] * 5, [1] * 4, {"W": 1}),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG, ids=str)
 def test_a_field_out_of_its_range_is_named(
     told: dict[str, Any], adapter: Path, name: str, value: Any
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from eegtool.report.answers import Reading, read_stage
+from eegtool.core.answers import Reading, read_stage
 from eegtool.report.epochs import AnsweredEpoch
 from eegtool.report.page_data import browser_data, inert_json
 from eegtool.report.pictures import Pictures, by_worth, gather
