@@ -363,7 +363,7 @@ def fault_of(path: Path) -> str:
         if error.errno == errno.ELOOP:
             return "is a link that leads back to itself"
         if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-            return f"cannot be read: {error.strerror}"
+            return f"cannot be reached: {error.strerror}"
         for link in (path, *path.parents):
             if link.is_symlink() and not link.exists():
                 where = "is a link" if link == path else f"lies behind the link {link}"

@@ -54,6 +54,7 @@ from eegtool.model.checkpoints import (
     load_processor,
     quantization,
 )
+from eegtool.model.contract import wrong_field
 from eegtool.model.eegvlm import FUSIONS
 from eegtool.model.processor import IGNORED, TEMPLATES
 
@@ -359,7 +360,9 @@ def make_plan(
     if not rows:
         raise EegToolError(f"{data_path} has no samples.", "Run `eegvlm prepare` again.")
     check_unique(data_path, [row.sample_id for row in rows])
-    protocol = workspace.protocol()
+    protocol, sequence = workspace.protocol(), workspace.sequence()
+    if wrong := wrong_field({"protocol": protocol, "sequence": sequence}):
+        raise EegToolError(f"{workspace.prepare_stamp}: {wrong}.", "Run `eegvlm prepare` again.")
     features_sha256 = ""
     if FUSIONS[settings.fusion].needs_features:
         _check_features(features_file, data_path, rows, workspace, protocol)
@@ -390,7 +393,7 @@ def make_plan(
         protocol=protocol,
         arguments=arguments,
         answers=asdict(form_of(rows, processor.count_tokens)),
-        sequence=workspace.sequence(),
+        sequence=sequence,
         environment=_environment(settings, output_dir.resolve(), ranks, hosts),
         stop_file=str(output_dir.resolve() / _STOP_FILE),
         vision_tower=str(base.vision_tower or ""),

@@ -17,7 +17,7 @@ _Rule = tuple[Callable[[Any], bool], str]
 """Whether a value is right, and what would be."""
 
 _LARGEST_PX: Final = 2048
-_MOST_TOKENS: Final = 4096
+_MOST_TOKENS: Final = 65_536
 _SHOWN: Final = 60
 
 

@@ -133,7 +133,7 @@ def test_links_of_the_owner_are_followed(tmp_path: Path) -> None:
         ("left.png", "is a link that leads back to itself"),
         ("annexed.png", "is a link to .git/annex/objects/x, which does not exist"),
         ("scratch/a.png", "lies behind the link {folder}/scratch to {folder}/gone, which does not"),
-        ("x" * 300, "cannot be read: File name too long"),
+        ("x" * 300, "cannot be reached: File name too long"),
     ],
 )
 def test_what_keeps_a_picture_from_being_found_is_said(

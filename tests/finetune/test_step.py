@@ -23,7 +23,7 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.launching import Stopped
 from eegtool.core.records import read_conversations, write_conversations
 from eegtool.core.settings import FinetuneSettings
-from eegtool.core.workspace import Workspace, sha256_of
+from eegtool.core.workspace import Workspace, sha256_of, write_json
 from eegtool.finetune import hardware, launcher, step
 from eegtool.finetune.plan import Plan
 from eegtool.model.adapters import read_contract
@@ -202,7 +202,25 @@ def something_there(workspace: Workspace, output_dir: Path) -> None:
     (output_dir / "thesis.tex").write_text("")
 
 
+def a_picture_that_is_a_loop(workspace: Workspace, output_dir: Path) -> None:
+    no_picture(workspace, output_dir)
+    (workspace.images("ft") / "S02E0-0007.png").symlink_to("S02E0-0007.png")
+
+
+def a_picture_that_was_not_fetched(workspace: Workspace, output_dir: Path) -> None:
+    no_picture(workspace, output_dir)
+    (workspace.images("ft") / "S02E0-0007.png").symlink_to("../.git/annex/objects/7")
+
+
+def a_stamp_by_hand(workspace: Workspace, output_dir: Path) -> None:
+    """Its adapter could be trained, and never be asked."""
+    write_json(workspace.prepare_stamp, {"protocol": {"size": "64"}})
+
+
 BAD: dict[Callable[[Workspace, Path], None], str] = {
+    a_picture_that_is_a_loop: "of sample 'S02E0-0007' is a link that leads back to itself",
+    a_picture_that_was_not_fetched: "is a link to ../.git/annex/objects/7, which does not exist",
+    a_stamp_by_hand: r"prepare.json: protocol.size is '64', not a whole number from 1 to 2048",
     other_features: r"S01E0-0003.*S09E0-0003",
     features_of_other_pictures: "differently drawn pictures: style waveform and spectrogram",
     fewer_bare_features: "no sidecar and 19 rows for 20 epochs",
@@ -233,6 +251,17 @@ def test_a_workspace_that_does_not_fit_is_refused(
     spoil(workspace, output_dir)
     with pytest.raises(EegToolError, match=message):
         step.make_plan(settings, output_dir)
+
+
+def test_pictures_in_a_store_are_trained_on(
+    settings: FinetuneSettings, output_dir: Path, workspace: Workspace
+) -> None:
+    folder, store = workspace.images("ft"), workspace.root / "store"
+    folder.rename(store)
+    folder.mkdir()
+    for picture in store.iterdir():
+        (folder / picture.name).symlink_to(picture)
+    assert step.make_plan(settings, output_dir)
 
 
 def test_features_are_needed_only_where_they_are_used(

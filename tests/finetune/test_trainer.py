@@ -181,7 +181,7 @@ def test_losses_do_not_depend_on_how_a_step_is_shared(
 
 def rates_of(kind: Any, n_steps: int, **arguments: Any) -> list[float]:
     """The learning rate of each step of a training."""
-    it = kind.__new__(kind)
+    it: Any = object.__new__(kind)
     it.args = TrainingArguments(use_cpu=True, report_to="none", **arguments)
     it.optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     it.lr_scheduler = None
