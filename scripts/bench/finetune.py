@@ -307,11 +307,11 @@ def show(title: str, figures: dict[str, float], checkpointing: bool) -> None:
         seconds, peak = figures[f"{prefix}seconds"], figures[f"{prefix}peak_gib"]
         speed = f"{tokens / seconds:,.0f}"
         memory = f"{peak:.2f}" if peak else "-"
-        table.add_row(
-            name, f"{seconds:.3f}", more[0], f"{tokens:,.0f}", speed, *more[1], memory
-        )
+        table.add_row(name, f"{seconds:.3f}", more[0], f"{tokens:,.0f}", speed, *more[1], memory)
     Console(width=110).print(table)
-    print(f"TFLOP of a step: {figures['tflop_needed']:.4g} needed, {figures['tflop_done']:.4g} done")
+    print(
+        f"TFLOP of a step: {figures['tflop_needed']:.4g} needed, {figures['tflop_done']:.4g} done"
+    )
     for name, goal in GOALS.items():
         if name in figures and not (name == "mfu" and checkpointing):
             reached = "reached" if figures[name] >= goal else "NOT reached"
@@ -350,7 +350,9 @@ def main() -> None:
     else:
         setup = Setup(**{name: getattr(options, name) for name in Setup.__dataclass_fields__})
         figures = measure(setup, options.rounds or (3 if small else 1))
-    title = f"{setup.base} on {where}, {setup.deepspeed}, batch {setup.batch}, LoRA r {setup.lora_r}"
+    title = (
+        f"{setup.base} on {where}, {setup.deepspeed}, batch {setup.batch}, LoRA r {setup.lora_r}"
+    )
     title += f", {'bfloat16' if setup.bf16 else 'float32'}, {setup.fusion}"
     title += ", checkpointing" * setup.checkpointing + ", Liger" * setup.liger
     show(title, figures, setup.checkpointing)
