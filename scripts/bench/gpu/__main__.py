@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -88,7 +89,7 @@ class Run:
         began = time.monotonic()
         if not part.background:
             if self.left_s() - RESERVE_S < part.expected_s:
-                self.add(part.name, "skipped: no time", 0.0, predicted=part.predicted)
+                self.add(part.name, "skipped: no time", 0.0, figures={}, predicted=part.predicted)
                 return
             self.send(part)
         worker = self.worker(part.name if part.background else "")
@@ -163,6 +164,7 @@ def main() -> None:
     for name in ("results.jsonl", "table.md", "log.txt", "log-background.txt"):
         (out / name).unlink(missing_ok=True)
     adopt_orphans()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     work = Path(tempfile.mkdtemp(prefix="eegvlm-gpu-"))
     faults = {options.broken: "break", options.hang: "hang"}
     run = Run(out, work, options.rehearse, options.budget, faults)

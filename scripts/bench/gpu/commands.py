@@ -182,7 +182,7 @@ def _train_here(command: list[str], environment: dict[str, str], **_: Any) -> in
     ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
     ranks |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(launcher.free_port())}
     ranks |= {"DS_ACCELERATOR": "cpu", "CROSS_RANK": "0", "CROSS_SIZE": "1"}
-    with patch.dict(os.environ, ranks if plan.zero_stage else {}):
+    with patch.dict(os.environ, plan.environment | (ranks if plan.zero_stage else {})):
         try:
             train.run(plan)
         finally:

@@ -29,8 +29,9 @@ def serve(scene: Scene, request: dict[str, Any]) -> dict[str, Any]:
         if request["fault"] == "break":
             raise PartError("broken as asked")
         if request["fault"] == "hang":
-            subprocess.Popen(["sleep", "1000"], start_new_session=True)
-            time.sleep(1000)
+            asleep = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+            print(f"asleep: {asleep.pid}", flush=True)
+            asleep.wait()
         module, _, function = request["target"].partition(":")
         figures = getattr(import_module(module), function)(scene, **request["options"])
         return {"status": "ok", "figures": figures}
