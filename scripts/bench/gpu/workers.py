@@ -29,11 +29,7 @@ def adopt_orphans() -> None:
 def end(process: subprocess.Popen[bytes]) -> None:
     """Kill a process and all below it, in whichever group or session they are."""
     with suppress(psutil.NoSuchProcess):
-        whole = psutil.Process(process.pid)
-        family = [*whole.children(recursive=True), whole]
-        for member in family:
-            with suppress(psutil.NoSuchProcess):
-                member.kill()
+        _kill(psutil.Process(process.pid))
     process.wait()
 
 
@@ -41,10 +37,15 @@ def end_orphans(ours: set[int]) -> None:
     """Kill the children of this process that it has not started itself, such as ranks whose launcher died."""
     for child in psutil.Process().children():
         if child.pid not in ours:
-            for member in [*child.children(recursive=True), child]:
-                with suppress(psutil.NoSuchProcess):
-                    member.kill()
-                    member.wait(5)
+            _kill(child)
+
+
+def _kill(process: psutil.Process) -> None:
+    family = [process, *process.children(recursive=True)]
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    psutil.wait_procs(family[1:], timeout=5)
 
 
 class Worker:
