@@ -48,7 +48,7 @@ def test_a_part_that_fails_is_a_row_and_the_rest_runs(tmp_path: Path) -> None:
         assert 0 < largest < 0.05
     against_bare = found["13B: zero2 against bare"]["figures"]
     seconds = against_bare["bare_seconds"] / against_bare["seconds"]
-    assert against_bare["step"] == pytest.approx(seconds) and seconds > 0
+    assert against_bare["step"] == pytest.approx(seconds)
     table = (tmp_path / "table.md").read_text()
     for name, row in found.items():
         assert f"| {name} | {row['status']} |" in table
@@ -67,7 +67,7 @@ def test_a_part_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> 
     assert code == 1
     pid = (tmp_path / "log.txt").read_text().removeprefix("asleep: ").strip()
     command = Path("/proc", pid, "cmdline")
-    assert int(pid) and not (command.exists() and command.read_bytes())  # a dead one has none
+    assert not command.exists() or not command.read_bytes()  # one that is dead has none
 
 
 def test_what_does_not_fit_the_time_is_skipped(tmp_path: Path) -> None:

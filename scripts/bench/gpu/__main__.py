@@ -22,8 +22,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+import packages
 import table
-import wheels
 from parts import Part, parts
 from workers import Worker, adopt_orphans, end_orphans
 
@@ -68,6 +68,7 @@ class Run:
                 "PYTHONPATH": os.pathsep.join((str(self.work / "site"), str(ROOT))),
                 "EEGVLM_CACHE": str(self.work / "cache"),
                 "COLUMNS": "200",
+                "HF_HUB_OFFLINE": "1",
             }
             if self.rehearsal:
                 environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
@@ -114,7 +115,7 @@ class Run:
 def install(run: Run) -> None:
     """Install the wheels that were carried along, and say what is missing."""
     began, site = time.monotonic(), run.work / "site"
-    found = sorted(map(str, wheels.FOLDER.glob("*.whl")))
+    found = sorted(map(str, packages.FOLDER.glob("*.whl")))
     output = ""
     if found and not run.rehearsal:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
@@ -122,7 +123,7 @@ def install(run: Run) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         output = done.stderr.strip() if done.returncode else ""
     names = {d.metadata["Name"] for d in distributions(path=[str(site), *sys.path])}
-    lacking = sorted(wheels.required() - set(map(wheels.normal, filter(None, names))))
+    lacking = sorted(packages.required() - set(map(packages.normal, filter(None, names))))
     error = output.rpartition("\n")[2] or (f"missing: {', '.join(lacking)}" if lacking else "")
     figures = {"wheels": 0 if run.rehearsal else len(found)}
     status = "failed" if error else "ok"
@@ -160,7 +161,7 @@ def main() -> None:
     parser.add_argument("--hang", default="", help="let this part hang")
     options = parser.parse_args()
     if options.fetch_wheels:
-        wheels.fetch()
+        packages.fetch()
         return
     out = Path(os.environ.get("OUT", "gpu_results")).resolve()
     out.mkdir(parents=True, exist_ok=True)

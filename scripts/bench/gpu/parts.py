@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
+
+from scene import GPU
+
+from eegtool.core.settings import AnswerMode
 
 MODES = ("zero2", "zero3", "zero3_offload", "none")
 
@@ -47,7 +51,7 @@ def parts() -> Iterator[Part]:
     yield from _large()
     yield from _asking()
     yield _part(
-        "attention", "kernels:attention", 30, 5, "masked 0.3-0.5 s of a step of 40 layers and twice"
+        "attention", "kernels:attention", 30, 5, "masked: 0.3-0.5 s in the 40 layers of a step"
     )
 
 
@@ -66,7 +70,7 @@ def _tiny() -> Iterator[Part]:
     yield _part("tiny: finetune, checkpointing, SIGTERM", "commands:stop", 60, 20)
     yield _part("tiny: finetune --resume", "commands:resume", 60, 20)
     yield _part("tiny: losses of the resumed", "commands:losses", 5, 1, held, name="resumed")
-    for mode in ("generate", "score", "both"):
+    for mode in get_args(AnswerMode):
         yield _part(f"tiny: evaluate {mode}", "commands:evaluate", 40, 5, mode=mode)
     yield _part("tiny: export", "commands:export", 40, 5)
     yield _part("tiny: ask", "commands:ask", 40, 5)
@@ -127,22 +131,19 @@ def _large() -> Iterator[Part]:
 
 
 def _asking() -> Iterator[Part]:
-    """Yield the ways of asking 13B."""
+    """Yield the ways of asking 13B; LoRA is merged last, since nothing takes it out again."""
     yield _part("asking: loaded", "asking:load", 120, 40)
     score_ms = {"float32": 120, "base": 77, "merged": 63}
-    ways = [("float32", "score", 0)]
-    ways += [(p, m, b) for p in ("base", "merged") for b in (0, 1) for m in ("score", "both")]
-    ways += [("merged", "generate", 0), ("merged", "generate", 1)]
-    for precision, mode, size in ways:
-        predicted = f"{score_ms[precision]} ms a question" if mode == "score" else ""
-        if mode == "both":
-            predicted = "1.9x score, before"
+    ways = [("float32", 0, "score")]
+    ways += [(p, s, m) for p in ("base", "merged") for s in (0, 1) for m in get_args(AnswerMode)]
+    for precision, size, mode in ways:
+        predicted = {"score": f"{score_ms[precision]} ms a question", "both": "1.9x score, before"}
         yield _part(
-            f"asking: {mode}, LoRA {precision}, {('small', 'large')[size]} batch",
+            f"asking: {mode}, LoRA {precision}, batch {GPU.ask_batches[size]}",
             "asking:measure",
             60,
-            20,
-            predicted,
+            10 * (1 + size),
+            predicted.get(mode, ""),
             precision=precision,
             mode=mode,
             size=size,
