@@ -53,7 +53,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from finetune import llava_15
+from gpu.random_base import llava_15
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
