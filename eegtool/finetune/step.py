@@ -89,7 +89,7 @@ def run(settings: FinetuneSettings) -> None:
     console.print(
         f"Fine-tuning [bold]{escape(plan.base)}[/] (fusion {plan.fusion}, template {plan.version}, "
         f"features {plan.features}) with {with_deepspeed} on {ranks} "
-        f"{'GPU' if _hardware(hosts).gpu else 'CPU'} rank{'s' * (ranks > 1)}: "
+        f"{'GPU' if _hardware(settings, hosts).gpu else 'CPU'} rank{'s' * (ranks > 1)}: "
         f"{size.samples} samples, {steps} steps"
     )
     form = AnswerForm.from_contract(plan.answers)
@@ -119,6 +119,8 @@ def run(settings: FinetuneSettings) -> None:
 def _ranks(settings: FinetuneSettings) -> tuple[int, launcher.Hosts | None]:
     """Return how many ranks there will be in all, and their machines where there are several."""
     use_deepspeed = settings.deepspeed != launcher.NO_DEEPSPEED
+    if settings.gpu_memory and settings.hostfile is None:  # of another machine
+        return settings.num_gpus or 1, None
     if settings.hostfile is None:
         return launcher.count_ranks(settings.num_gpus, use_deepspeed=use_deepspeed), None
     if not use_deepspeed:
@@ -136,14 +138,14 @@ def _train(
     """Start all ranks and wait for them; leave nothing behind that is of no use."""
     output_dir, stop_file = Path(plan.output_dir), Path(plan.stop_file)
     use_deepspeed = plan.arguments["deepspeed"] is not None
-    if use_deepspeed and not _hardware(hosts).gpu:
+    if use_deepspeed and not _hardware(settings, hosts).gpu:
         console.print("[dim]  On first use DeepSpeed builds its CPU extension: about a minute.[/]")
     port = launcher.free_port()
     plan_path = output_dir / PLAN_FILE
     command = launcher.command(
         plan_path, ranks, use_deepspeed=use_deepspeed, port=port, hosts=hosts
     )
-    environment = launcher.environment(plan.environment)
+    environment = launcher.environment(plan.environment, gpu=torch.cuda.is_available())
     made = [path for path in (output_dir, *output_dir.parents) if not path.exists()]
     lock = _lock(output_dir)
     stop_file.unlink(missing_ok=True)  # of a run that was killed while it stopped
@@ -278,7 +280,7 @@ def _tell(
     command = launcher.command(
         plan_path, ranks, use_deepspeed=use_deepspeed, port=port, hosts=hosts
     )
-    environment = launcher.environment(plan.environment)
+    environment = launcher.environment(plan.environment, gpu=_hardware(settings, hosts).gpu)
     changed = [f"{k}={v}" for k, v in environment.items() if os.environ.get(k) != v]
     for part, trained, total in size.parts:
         console.print(f"  {part:<22}{trained:>14,} of {total:>15,} parameters trained")
@@ -312,8 +314,9 @@ def _tell(
     console.print(typed, markup=False, soft_wrap=True)
 
 
-def _hardware(hosts: launcher.Hosts | None) -> Hardware:
-    return Hardware.elsewhere() if hosts else Hardware.here()
+def _hardware(settings: FinetuneSettings, hosts: launcher.Hosts | None) -> Hardware:
+    """Return what is trained on: this machine, or one that only the user knows."""
+    return Hardware.elsewhere() if hosts or settings.gpu_memory else Hardware.here()
 
 
 def make_plan(
@@ -340,15 +343,16 @@ def make_plan(
     image_folder = settings.image_folder or workspace.images("ft")
     features_file = settings.features_file or workspace.features("ft")
     _check_names(settings)
-    hardware = _hardware(hosts)
+    hardware = _hardware(settings, hosts)
+    here = hosts is None and not settings.gpu_memory
     arguments, notes = training_arguments(
         settings, output_dir=str(output_dir.resolve()), hardware=hardware
     )
     deepspeed = launcher.deepspeed_settings(settings.deepspeed)
     stage = launcher.check_deepspeed(deepspeed, arguments, ranks) if deepspeed else 0
-    if deepspeed and hosts is None:
+    if deepspeed and here:
         launcher.check_compiler(read_json(deepspeed), gpu=hardware.gpu)
-    _check_hardware(settings, arguments, stage, here=hosts is None)
+    _check_hardware(settings, arguments, stage, here=here)
     _check_output(output_dir, resume=settings.resume)
     base = find_base(settings.model_name_or_path, settings.vision_tower)
     if settings.vision_tower and base.layout == "hf":

@@ -138,6 +138,11 @@ def tokenizer_of(folder: Path) -> LlamaTokenizer:
     EegToolError
         If a package to read it is missing.
     """
+    if not any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
+        raise EegToolError(  # transformers would make one of four tokens
+            f"The folder {folder} holds no tokenizer: neither tokenizer.model nor tokenizer.json.",
+            "Take the tokenizer files from where the model was downloaded.",
+        )
     lacking = [name for name in ("sentencepiece", "google.protobuf") if not _installed(name)]
     if lacking and not (folder / "tokenizer.json").is_file():
         raise EegToolError(

@@ -701,6 +701,24 @@ def test_packed_weights_are_not_sharded(
         step.make_plan(replace(packed, deepspeed="zero3"), output_dir)
 
 
+def test_a_dry_run_for_another_machine_assumes_its_gpus(
+    settings: FinetuneSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """Made where there is neither a GPU nor a compiler; the command is one to be pasted there."""
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(launcher, "has_cpp_compiler", lambda: False)
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    step.run(replace(settings, deepspeed="zero2", num_gpus=64, dry_run=True, gpu_memory=80.0))
+    out = capsys.readouterr().out
+    assert "on 64 GPU ranks" in " ".join(out.split())
+    typed = shlex.split(out.strip().splitlines()[-1])
+    assert not any(word.startswith("DS_ACCELERATOR") for word in typed)
+    assert Plan.read(Path(typed[-1])).arguments["bf16"] is True
+
+
 def test_hosts(
     settings: FinetuneSettings,
     launched: Launched,
