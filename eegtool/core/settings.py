@@ -402,7 +402,7 @@ class ExtractSettings:
         Path | None,
         Option(
             help="Their sample ids, a row each: .txt, .json, or .csv.",
-            show_default="none",
+            show_default="the order of the JSON files",
             rich_help_panel=FEATURES,
         ),
     ] = None

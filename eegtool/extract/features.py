@@ -339,7 +339,7 @@ def unchanged(path: Path, planned: Sidecar, fold_weights: tuple[str, ...] = ()) 
     return bool(sidecar.row_checks) and (found, weights) == (planned, fold_weights)
 
 
-def import_features(npy: Path, ids_file: Path, workspace: Workspace) -> dict[str, int]:
+def import_features(npy: Path, ids_file: Path | None, workspace: Workspace) -> dict[str, int]:
     """Take over features that were made elsewhere, joined by id into the order of the JSON files.
 
     One file may hold both sides of the workspace or one of them; of a side it holds all epochs.
@@ -348,8 +348,9 @@ def import_features(npy: Path, ids_file: Path, workspace: Workspace) -> dict[str
     ----------
     npy : Path
         float32 ``[N, 1, 1024]``; it is neither changed nor read into memory as a whole.
-    ids_file : Path
-        Epoch of each row, in any order: see `read_ids`.
+    ids_file : Path or None
+        Epoch of each row, in any order: see `read_ids`. None: the rows are in the order of the JSON files,
+        which is said; their number must leave no doubt of which.
     workspace : Workspace
         Gets the features and sidecars, under the names that finetune and evaluate look for.
 
@@ -363,14 +364,15 @@ def import_features(npy: Path, ids_file: Path, workspace: Workspace) -> dict[str
     EegToolError
         If shape, type or ids do not fit, or a row is not finite. Nothing is written then.
     """
-    rows, ids = _open(npy), read_ids(ids_file)
+    rows, sides = _open(npy), _ids_of_sides(workspace)
+    ids = read_ids(ids_file) if ids_file else _in_row_order(npy, len(rows), sides)
     if len(rows) != len(ids):
         raise EegToolError(
             f"{npy} has {len(rows)} rows and {ids_file} {len(ids)} ids.",
             "Each row needs the id of its epoch.",
         )
-    check_unique(ids_file, ids)
-    wanted = _sides_of_import(ids_file, ids, workspace)
+    check_unique(ids_file or npy, ids)
+    wanted = _sides_of_import(ids_file or npy, ids, sides, workspace)
     row_of = {sample_id: i for i, sample_id in enumerate(ids)}
     variation = Variation()
     staging = workspace.root / ".import"
@@ -475,10 +477,8 @@ class RowWriter:
         self._file.write(np.ascontiguousarray(rows, "<f4").data)
 
 
-def _sides_of_import(
-    ids_file: Path, ids: Sequence[str], workspace: Workspace
-) -> dict[str, tuple[str, ...]]:
-    """Return the ids of each side that the file has, in the order of its JSON file."""
+def _ids_of_sides(workspace: Workspace) -> dict[str, tuple[str, ...]]:
+    """Return the ids of each side, in the order of its JSON file."""
     rows: dict[str, Sequence[Conversation | Question]] = {}
     if workspace.conversations.exists() or not workspace.questions.exists():
         rows["ft"] = read_conversations(workspace.conversations)
@@ -486,6 +486,35 @@ def _sides_of_import(
         rows["eval"] = read_questions(workspace.questions)
     sides = {side: tuple(row.sample_id for row in own) for side, own in rows.items()}
     check_unique(workspace.root, [sample_id for own in sides.values() for sample_id in own])
+    return sides
+
+
+def _in_row_order(npy: Path, n: int, sides: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the ids of so many rows in the order of the JSON files, if only one reading is possible."""
+    readings = {side: own for side, own in sides.items() if len(own) == n}
+    both = tuple(sample_id for own in sides.values() for sample_id in own)
+    if len(sides) > 1 and len(both) == n:
+        readings["both"] = both
+    if len(readings) != 1:
+        counts = ", ".join(f"{len(own):,} on the {side} side" for side, own in sides.items())
+        raise EegToolError(
+            f"{npy} has {n:,} rows; there are {counts}: which rows are whose cannot be told.",
+            "Give the ids of its rows with --ids.",
+        )
+    (side, ids), *_ = readings.items()
+    names = {
+        "ft": "eeg_ft.json",
+        "eval": "eeg_eval.jsonl",
+        "both": "eeg_ft.json and eeg_eval.jsonl",
+    }
+    console.print(f"The rows of {npy.name} are taken in the order of {names[side]}.", markup=False)
+    return ids
+
+
+def _sides_of_import(
+    source: Path, ids: Sequence[str], sides: dict[str, tuple[str, ...]], workspace: Workspace
+) -> dict[str, tuple[str, ...]]:
+    """Return the ids of each side that the file has, in the order of its JSON file."""
     given = set(ids)
     wanted = {side: own for side, own in sides.items() if given & set(own)}
     known = set().union(*sides.values())
@@ -498,13 +527,13 @@ def _sides_of_import(
     )
     if found or not wanted:
         raise EegToolError(
-            f"{ids_file} does not fit {workspace.root}: {found or 'it is empty'}.",
+            f"{source} does not fit {workspace.root}: {found or 'it is empty'}.",
             "It needs each epoch of a side once (see eeg_ft.json and eeg_eval.jsonl).",
         )
     for side in SPLITS:
         if side not in wanted:
             _warn(
-                f"{ids_file} has no epochs of the {side} side: import its features from the same "
+                f"{source} has no epochs of the {side} side: import its features from the same "
                 "module, too."
             )
     return wanted

@@ -210,10 +210,9 @@ def _print_backbones(pattern: str) -> None:
 
 
 def _import(settings: ExtractSettings, workspace: Workspace) -> None:
-    if settings.import_features is None or settings.ids is None:
+    if settings.import_features is None:
         raise EegToolError(
-            "--import-features and --ids go together.",
-            "Give the features and the ids of their rows.",
+            "--ids are those of --import-features.", "Give the features whose rows they name."
         )
     if settings.weights or settings.folds or settings.pretrained:
         raise EegToolError(

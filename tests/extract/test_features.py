@@ -643,3 +643,26 @@ def test_import_that_does_not_fit_changes_nothing(
         import_features(*made_elsewhere, workspace)
     after = {path.name: path.read_bytes() for path in workspace.root.iterdir() if path.is_file()}
     assert after == before
+
+
+@pytest.mark.parametrize(
+    ("n", "sides"), [(30, {"ft": 20, "eval": 10}), (20, {"ft": 20}), (10, {"eval": 10})]
+)
+def test_without_ids_rows_are_in_the_order_of_the_json_files(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str], n: int, sides: Any
+) -> None:
+    rows = np.random.default_rng(1).standard_normal((n, 1, 1024)).astype(np.float32)
+    np.save(tmp_path / "mine.npy", rows)
+    assert import_features(tmp_path / "mine.npy", None, workspace) == sides
+    assert "are taken in the order of eeg_" in capsys.readouterr().out
+    found = np.concatenate([np.load(workspace.features(side)) for side in sides])
+    assert np.array_equal(found, rows)
+
+
+def test_rows_that_could_be_of_either_side_need_ids(workspace: Workspace, tmp_path: Path) -> None:
+    np.save(tmp_path / "mine.npy", np.ones((11, 1, 1024), np.float32))
+    with pytest.raises(
+        EegToolError, match=r"11 rows; there are 20 on the ft side, 10 on the eval"
+    ) as e:
+        import_features(tmp_path / "mine.npy", None, workspace)
+    assert "--ids" in e.value.fix

@@ -612,10 +612,10 @@ def test_features_made_elsewhere_are_taken_over(workspace: Workspace, tmp_path: 
     rows = np.random.default_rng(0).standard_normal((len(ids), 1, 1024)).astype(np.float32)
     np.save(tmp_path / "mine.npy", rows)
     (tmp_path / "ids.txt").write_text("\n".join(ids))
-    settings = replace(settings_of(workspace), import_features=tmp_path / "mine.npy")
-    with pytest.raises(EegToolError, match="--import-features and --ids go together"):
+    settings = replace(settings_of(workspace), ids=tmp_path / "ids.txt")
+    with pytest.raises(EegToolError, match="--ids are those of --import-features"):
         run(settings)
-    run(replace(settings, ids=tmp_path / "ids.txt"))
+    run(replace(settings, import_features=tmp_path / "mine.npy"))
     table = load_features(workspace.features("eval"), ids)
     np.testing.assert_array_equal(table[ids[3]], rows[3])
 
