@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import json
@@ -127,12 +128,6 @@ class Workspace:
                 f"`eegvlm prepare` did not finish in {self.root}.", "Run it again: it goes on."
             )
         return {}
-
-    def answer_form(self) -> dict[str, Any]:
-        """Return how to ask and how an answer reads, as prepare stamped it; empty where it did not."""
-        if not self.prepare_stamp.exists():
-            return {}
-        return dict(read_json(self.prepare_stamp).get("answers", {}))
 
     def sequence(self) -> dict[str, Any]:
         """Return how stages follow each other on the fine-tune side, as prepare stamped it.
@@ -313,35 +308,70 @@ def sha256_of(path: Path) -> str:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """Return ``folder / name``, refusing a name that leaves the folder.
+    """Return ``folder / name``, refusing a name that leads out of the folder.
+
+    Only names are looked at, which strangers may have written: links in the folder are its owner's
+    (git-annex, DVC, a scratch disk), and are followed.
 
     Raises
     ------
     EegToolError
-        If `name` is absolute or climbs out of `folder`.
+        If `name` is absolute or climbs.
     """
-    path = folder / name
-    if not _leads_down(folder, name) and not path.resolve().is_relative_to(folder.resolve()):
+    parts = name.replace("\\", "/").split("/")
+    if ".." in parts or (name and not parts[0]) or os.path.splitdrive(name)[0]:
         raise EegToolError(
             f"The image path '{name}' leaves the image folder {folder}.",
             "Image paths are relative to the image folder and stay inside it.",
         )
+    return folder / name
+
+
+def find_picture(folder: Path, name: str, whose: str) -> Path:
+    """Return the file of a picture that a row names.
+
+    Parameters
+    ----------
+    folder : Path
+        The image folder.
+    name : str
+        Path of the picture inside it.
+    whose : str
+        What row it is, for the message, such as ``"sample 'SC4001E0-0123'"``.
+
+    Raises
+    ------
+    EegToolError
+        If the name leads out of the folder, or to no file.
+    """
+    path = inside(folder, name)
+    if fault := fault_of(path):
+        raise EegToolError(
+            f"The picture {path} of {whose} {fault}.",
+            "Check the image folder and its links, or run `eegvlm prepare` again.",
+        )
     return path
 
 
-def _leads_down(folder: Path, name: str) -> bool:
-    """Tell whether `name` has no root, drive, ".." or link in it, and so cannot leave `folder`.
-
-    It looks at nothing above `folder`, whose resolving costs more than all else here, for every picture.
-    """
-    if "\\" in name or ":" in name:
-        return False
-    way = os.fspath(folder)
-    for part in name.split("/"):
-        way += f"/{part}"
-        if part in ("", "..") or os.path.islink(way):  # noqa: PTH114 (a Path takes much longer)
-            return False
-    return True
+def fault_of(path: Path) -> str:
+    """Say what keeps a path from being a file, to follow its name in a message; empty if it is one."""
+    try:
+        mode = path.stat().st_mode
+    except ValueError:  # a byte that no path has
+        return "does not exist"
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "is a link that leads back to itself"
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            return f"cannot be reached: {error.strerror}"
+        for link in (path, *path.parents):
+            if link.is_symlink() and not link.exists():
+                where = "is a link" if link == path else f"lies behind the link {link}"
+                return f"{where} to {link.readlink()}, which does not exist"
+        return "does not exist"
+    if stat.S_ISREG(mode):
+        return ""
+    return "is a folder" if stat.S_ISDIR(mode) else "is not a file"
 
 
 def run_stamp(

@@ -16,7 +16,7 @@ from eegtool.core.parsing import parse_json
 from eegtool.core.records import Answer, Epoch, Question
 from eegtool.core.stages import STAGES
 from eegtool.evaluate.calibration import Calibration, as_scores
-from eegtool.evaluate.generate import Told
+from eegtool.evaluate.generate import Reply
 from eegtool.evaluate.score import probabilities
 from eegtool.evaluate.shards import parts_of, whole_lines
 from eegtool.evaluate.task import Task
@@ -31,7 +31,7 @@ def versions() -> str:
     return ", ".join([f"eegvlm {__version__}", *others])
 
 
-def make_row(task: Task, question: Question, told: Told, how: dict[str, Any]) -> dict[str, Any]:
+def make_row(task: Task, question: Question, told: Reply, how: dict[str, Any]) -> dict[str, Any]:
     """Return the row of one answer, as a writer appends it; probabilities come at the end.
 
     Parameters
@@ -44,6 +44,8 @@ def make_row(task: Task, question: Question, told: Told, how: dict[str, Any]) ->
     if told.log_likelihood is not None:
         rounded = told.log_likelihood.round(_DIGITS).tolist()
         metadata["log_likelihoods"] = dict(zip(STAGES, rounded, strict=True))
+    if told.truncated:
+        metadata["truncated"] = True
     row = Answer(
         question_id=question.sample_id,
         prompt=task.prompts[question.sample_id],

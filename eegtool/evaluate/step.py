@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 import numpy as np
 import torch
@@ -35,6 +35,11 @@ from eegtool.evaluate.replay import replay
 from eegtool.evaluate.rows import answered, read_row, remove, scores_of, with_probabilities
 from eegtool.evaluate.shards import deal, parts_of
 from eegtool.evaluate.task import Task, answers_file_of, check, warn
+
+_CONSTANT: Final = 0.95
+"""Share of equal answers above which a model may not look at the epochs ..."""
+_BY_CHANCE: Final = 0.001
+"""... if the true stages would bring that about less often than this."""
 
 
 def run(settings: EvaluateSettings) -> None:
@@ -200,11 +205,16 @@ def _replay(settings: EvaluateSettings, saved: Path) -> None:
 def _write(path: Path, rows: Iterable[Answer]) -> dict[str, Any]:
     """Write the answers file, whole or not at all; return what there is to count."""
     counts: Counter[str] = Counter()
+    labels: Counter[str] = Counter()
+    truncated = 0
     sureness = Sureness()
 
     def lines() -> Iterator[str]:
+        nonlocal truncated
         for row in rows:
             counts[row.text] += 1
+            labels[row.label] += row.label in STAGES
+            truncated += row.metadata.get("truncated") is True
             sureness.add(row)
             yield json_line(row.to_row())
 
@@ -213,7 +223,12 @@ def _write(path: Path, rows: Iterable[Answer]) -> dict[str, Any]:
         file.flush()
         os.fsync(file.fileno())
     n = counts.total()
-    _warn_if_constant(counts, n)
+    _warn_if_constant(counts, labels)
+    if truncated:
+        console.print(
+            f"[bold yellow]warning:[/] {truncated:,} of {n:,} answers reached the limit of tokens and are "
+            "cut: raise --max-new-tokens."
+        )
     empty = counts[""]
     console.print(
         f"Answers: [bold]{escape(str(path))}[/] ({n:,} rows{f', {empty:,} empty' if empty else ''})"
@@ -222,7 +237,7 @@ def _write(path: Path, rows: Iterable[Answer]) -> dict[str, Any]:
         told = f"{figures['before']:.3f}"
         told += f" → {figures['after']:.3f}" if "after" in figures else ", not calibrated"
         console.print(f"Expected calibration error: {told} ({figures['n']:,} epochs)")
-    return {"n": n, "empty": empty} | ({"ece": figures} if figures else {})
+    return {"n": n, "empty": empty, "truncated": truncated} | ({"ece": figures} if figures else {})
 
 
 def _stamp(
@@ -236,11 +251,16 @@ def _stamp(
     write_json(path.with_suffix(".run.json"), stamp)
 
 
-def _warn_if_constant(counts: Counter[str], n: int) -> None:
-    """Say loudly when the model gives (nearly) the same answer to everything."""
+def _warn_if_constant(counts: Counter[str], labels: Counter[str]) -> None:
+    """Say loudly when nearly all answers are the same, and the true stages cannot be the reason."""
     text, count = counts.most_common(1)[0]
-    if count > 0.95 * n:
+    n, n_labels = counts.total(), labels.total()
+    if count <= _CONSTANT * n or not n_labels:
+        return
+    # A model that answered as often with each stage as there are epochs of it: how likely is this?
+    if (max(labels.values()) / n_labels) ** count < _BY_CHANCE:
         console.print(
-            f"[bold yellow]warning:[/] {count / n:.0%} of the answers are '{escape(text)}': "
-            "the model does not look at the epochs."
+            f"[bold yellow]warning:[/] {count / n:.0%} of the answers are '{escape(text)}', and "
+            f"{max(labels.values()) / n_labels:.0%} of the epochs are of the same stage: the model does "
+            "not look at the epochs."
         )

@@ -309,14 +309,21 @@ def rank_environment(ranks: int, *, elsewhere: bool = False) -> dict[str, str]:
     return chosen
 
 
-def environment(of_ranks: Mapping[str, str]) -> dict[str, str]:
+def environment(of_ranks: Mapping[str, str], *, gpu: bool) -> dict[str, str]:
     """Return the environment of the launcher itself, which counts GPUs and names none.
 
     DeepSpeed's launcher reads names of GPUs as numbers; the ranks set them again.
+
+    Parameters
+    ----------
+    of_ranks : dict of str to str
+        See `rank_environment`.
+    gpu : bool
+        Whether the launcher will run on a machine that has GPUs.
     """
     environment = {**os.environ, **of_ranks}
     environment.pop("CUDA_VISIBLE_DEVICES", None)
-    if not torch.cuda.is_available():
+    if not gpu:
         environment["DS_ACCELERATOR"] = "cpu"
     return environment
 

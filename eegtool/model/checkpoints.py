@@ -20,7 +20,7 @@ from transformers.modeling_utils import set_zero3_state
 from transformers.utils import logging as transformers_logging
 
 from eegtool.core.errors import EegToolError, brief
-from eegtool.core.records import IMAGE_TOKEN
+from eegtool.core.forms import IMAGE_TOKEN
 from eegtool.core.registry import check_name, closest
 from eegtool.core.workspace import read_json
 from eegtool.model import llava_layout, tiny

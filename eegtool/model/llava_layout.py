@@ -14,7 +14,7 @@ import torch
 from transformers import AddedToken, CLIPVisionConfig, LlamaConfig, LlamaTokenizer, LlavaConfig
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.records import IMAGE_TOKEN
+from eegtool.core.forms import IMAGE_TOKEN
 from eegtool.core.workspace import read_json
 from eegtool.model.hub import model_folder
 from eegtool.model.weights import open_weights, renamed
@@ -138,6 +138,11 @@ def tokenizer_of(folder: Path) -> LlamaTokenizer:
     EegToolError
         If a package to read it is missing.
     """
+    if not any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
+        raise EegToolError(  # transformers would make one of four tokens
+            f"The folder {folder} holds no tokenizer: neither tokenizer.model nor tokenizer.json.",
+            "Take the tokenizer files from where the model was downloaded.",
+        )
     lacking = [name for name in ("sentencepiece", "google.protobuf") if not _installed(name)]
     if lacking and not (folder / "tokenizer.json").is_file():
         raise EegToolError(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from eegtool.core.answers import Reading
 from eegtool.core.stages import STAGES
-from eegtool.report.answers import Reading
 
 _SUM_TOLERANCE: Final = 0.02
 """By how much five probabilities may miss 1: two digits each, as others may write them."""

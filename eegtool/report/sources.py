@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from eegtool.core.answers import Reader, Reading, read_stage
 from eegtool.core.errors import EegToolError
+from eegtool.core.labels import Labels, read_labels
 from eegtool.core.parsing import finite, parse_json
 from eegtool.core.records import Answer, check_unique
-from eegtool.core.registry import closest
-from eegtool.core.stages import STAGES
 from eegtool.core.workspace import missing
-from eegtool.report.answers import Reader, Reading, read_stage
 from eegtool.report.epochs import AnsweredEpoch, probabilities_of
 from eegtool.report.plain import plain_text
 from eegtool.report.protocol import Run, RunGatherer
@@ -38,6 +37,8 @@ class AnswerSet:
         Ids of the rows whose probabilities are none, and why; such rows have none.
     siblings : int
         Number of models in the file.
+    label_notes : tuple of str
+        What must be said of the true stages.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class AnswerSet:
     broken_line: str = ""
     odd_probabilities: tuple[str, ...] = ()
     siblings: int = 1
+    label_notes: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -55,10 +57,21 @@ class _Gathering:
 
     run: RunGatherer = field(default_factory=RunGatherer)
     epochs: list[AnsweredEpoch] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
     odd: list[str] = field(default_factory=list)
 
+    def labelled(self, path: Path, coding: str) -> tuple[tuple[AnsweredEpoch, ...], Labels]:
+        """Return the epochs with their true stages, and what was found of these."""
+        ids = [epoch.sample_id for epoch in self.epochs]
+        found = read_labels(str(path), ids, self.labels, coding)
+        epochs = (
+            replace(epoch, true=stage or None)
+            for epoch, stage in zip(self.epochs, found.stages, strict=True)
+        )
+        return tuple(epochs), found
 
-def read_answer_sets(path: Path, reader: Reader = "free") -> list[AnswerSet]:
+
+def read_answer_sets(path: Path, reader: Reader = "free", coding: str = "") -> list[AnswerSet]:
     """Read an answers file.
 
     A file in which several models (or one model with other features) have answered is taken apart:
@@ -69,7 +82,10 @@ def read_answer_sets(path: Path, reader: Reader = "free") -> list[AnswerSet]:
     path : Path
         The file.
     reader : str
-        How stages are read; see `eegtool.report.answers.read_stage`.
+        How stages are read; see `eegtool.core.answers.read_stage`.
+
+    coding : str
+        What numbers mean as true stages; see `eegtool.core.labels.read_labels`.
 
     Returns
     -------
@@ -97,6 +113,7 @@ def read_answer_sets(path: Path, reader: Reader = "free") -> list[AnswerSet]:
         gathering.run.add(answer)
         epoch, odd = read.epoch(answer)
         gathering.epochs.append(epoch)
+        gathering.labels.append(plain_text(answer.label).strip())
         if odd:
             gathering.odd.append(f"'{epoch.sample_id}': {odd}")
     if not found:
@@ -105,18 +122,21 @@ def read_answer_sets(path: Path, reader: Reader = "free") -> list[AnswerSet]:
             f"{path} holds no answers{but}.",
             "Run `eegvlm evaluate` first, or give another file.",
         )
-    sets = [
-        AnswerSet(
-            path=path,
-            name=path.stem,
-            run=gathering.run.run(),
-            epochs=tuple(gathering.epochs),
-            broken_line=broken,
-            odd_probabilities=tuple(gathering.odd),
-            siblings=len(found),
+    sets = []
+    for gathering in found.values():
+        epochs, labels = gathering.labelled(path, coding)
+        sets.append(
+            AnswerSet(
+                path=path,
+                name=path.stem,
+                run=gathering.run.run(),
+                epochs=epochs,
+                broken_line=broken,
+                odd_probabilities=tuple(gathering.odd),
+                siblings=len(found),
+                label_notes=labels.notes,
+            )
         )
-        for gathering in found.values()
-    ]
     for one in sets:
         check_unique(path, [epoch.sample_id for epoch in one.epochs])
     return sets
@@ -159,7 +179,7 @@ class _CachedReader:
             recording=self._word(metadata.get("recording")),
             subject=self._word(metadata.get("subject")),
             epoch_index=_whole(metadata.get("epoch_index"), 0),
-            true=_true_stage(self._path, sample_id, plain_text(answer.label).strip()),
+            true=None,  # of all labels together: `_Gathering.labelled`
             text=text,
             reading=reading,
             onset_s=_onset(metadata.get("onset_s")),
@@ -220,18 +240,6 @@ def _key(answer: Answer) -> tuple[str, ...]:
     """Return what tells models apart: name, weights, features."""
     told = answer.metadata
     return (answer.model_id, str(told.get("adapter_sha256", "")), str(told.get("features", "")))
-
-
-def _true_stage(path: Path, sample_id: str, label: str) -> str | None:
-    if not label:
-        return None
-    if label not in STAGES:
-        known = ", ".join(f"'{stage}'" for stage in STAGES)
-        raise EegToolError(
-            f"{path}: the label '{label}' of '{sample_id}' is no sleep stage.",
-            f"Labels are {known}, or empty where not known.{closest(label, STAGES)}",
-        )
-    return STAGES[STAGES.index(label)]
 
 
 def _whole(value: object, least: int) -> int | None:

@@ -20,6 +20,7 @@ from eegtool.report.faithfulness import faithfulness
 from eegtool.report.finding_tables import all_tables
 from eegtool.report.findings import Findings
 from eegtool.report.forms import markdown, to_csv, to_latex, to_markdown, to_rich
+from eegtool.report.how_read import write_how_read
 from eegtool.report.hypnogram import picture
 from eegtool.report.intervals import Sampling
 from eegtool.report.joins import Known, look_up
@@ -52,7 +53,15 @@ def run(settings: ReportSettings) -> None:
     out = settings.out or workspace.report
     check_folder(out, "The report folder")
     paths = _paths(settings, workspace)
-    sets = named_apart([s for path in paths for s in read_answer_sets(path, settings.reader)])
+    sets = named_apart(
+        [
+            s
+            for path in paths
+            for s in read_answer_sets(path, settings.reader, settings.label_coding)
+        ]
+    )
+    if settings.how_read:
+        write_how_read(settings.how_read, sets)
     first, sampling = sets[0], Sampling(settings.draws, settings.seed)
     known = look_up(workspace, first.epochs, first.run.protocol)
     nights, absences = lay_out(first.epochs)
@@ -108,6 +117,7 @@ def _find(
         odd_probabilities=first.odd_probabilities,
         models_in_file=first.siblings,
         problems=known.problems,
+        label_notes=first.label_notes,
     )
 
 

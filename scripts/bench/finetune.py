@@ -1,27 +1,24 @@
-"""How fast a training step of finetune is, against a step that does the reference's work.
+"""How fast a step of `eegvlm finetune` is, against the language model alone.
 
-reference   CLIP sees each picture and its placeholder, the same pixels twice; all N features of the
-            fine-tune side go through the projector, of which the batch needs B; the head computes logits
-            for every token. Features stay on the device: reading the file at every step is not counted.
-add         Ours, the same loss: one look, B features, logits where there are labels.
-token       Ours, with one token for the feature instead of a second block of picture tokens.
+eegvlm      The command as it is typed: DeepSpeed's launcher, the Trainer, the loader, real padding. Seconds,
+            waiting and tokens of each step are those of its training_log.json; the median of the steps
+            after the first two counts.
+bare        Forward and backward of the same LLaMA in a process of its own, on as many tokens, in the same
+            precision and with the same checkpointing. Its weights are frozen and its input requires a
+            gradient: no LoRA, no tower, no head, no optimizer.
 
-A step is forward, backward and AdamW on the same model with LoRA, the same pictures and texts; the three
-take turns, and the fastest step of each counts. Before, `reference` and `add` must agree on the loss.
-
-On a CPU the model is `tiny`, seconds are CPU time of one thread, and memory is the peak of a fresh process.
-On a GPU it is LLaVA-1.5-13B, built on the device from its config with random weights, in bfloat16 with
-gradient checkpointing.
+Where the base is small the two take turns, and each ratio is the median of the rounds.
 
 MFU: floating point operations that the step needs, per second, over the peak of the GPU (dense bfloat16,
-from the vendor's data sheets; --peak-tflops for others). Needed are, after Chowdhery et al. 2022 (PaLM,
-arXiv 2204.02311, appendix B), per weight and token 2 forward, 2 backward through the activations and 2 for
-the gradient of the weight; so 4 for the frozen language model (PaLM trains all and counts 6), 6 for LoRA and
-projector, 2 for the tower; attention 12 D T per layer and token, of which the causal mask leaves half; the
-head where there are labels. What is done twice, by checkpointing or by the reference, does not count as
-needed; HFU counts it.
+from the vendor's data sheets). Needed are, after Chowdhery et al. 2022 (PaLM, arXiv 2204.02311, appendix B),
+per weight and token 2 forward, 2 backward through the activations and 2 for the gradient of the weight; so
+4 for the frozen language model (PaLM trains all and counts 6), 6 for LoRA and projector, 2 for the tower;
+attention 12 D T per layer and token, of which the causal mask leaves half; the head where there are labels.
+What checkpointing does twice is done, but not needed. Its goal holds without it.
 
     python scripts/bench/finetune.py --json
+    python scripts/bench/finetune.py --base FOLDER --batch 2 --no-checkpointing
+    python scripts/bench/finetune.py --trained checkpoints/eegvlm      # a training that was made before
 """
 
 from __future__ import annotations
@@ -32,29 +29,30 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
 import json
-import multiprocessing
+import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from torch.nn.functional import cross_entropy
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
-from eegtool.model.adapters import add_lora
-from eegtool.model.checkpoints import find_base, load_base
-from eegtool.model.eegvlm import EEGVLM, FUSIONS, patches
+from eegtool.core.records import Epoch, write_conversations
+from eegtool.core.stages import STAGES
+from eegtool.core.workspace import Workspace, read_json, write_json
+from eegtool.extract.features import Sidecar, write_features
+from eegtool.prepare.questions import QUESTION_TEMPLATES, answer_form, conversation
 
-WAYS = ("reference", "add", "token")
-IGNORED = -100
-DEMO_ROWS = 5239  # epochs of the fine-tune side of `eegvlm demo`
-DROPOUT = 0.05
-SKIPPED = 1  # first step of a way, in which memory is still sought
+SKIPPED = 2  # first steps, in which memory is still sought
+GOALS = {"step": 0.85, "mfu": 0.45}
+PICTURE_SIZE = 336
 
 # Peak of dense bfloat16 in TFLOP/s (V100 and T4: float16), by the name of the GPU; the first fitting name
 # counts. Data sheets of NVIDIA.
@@ -75,348 +73,310 @@ PEAKS = {
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What is measured."""
+    """What is trained."""
 
     base: str
+    deepspeed: str
     batch: int
-    rows: int
-    """Features of the fine-tune side."""
-    text_tokens: int
-    """Of a prompt, visual tokens not counted."""
-    answer_tokens: int
-    """Tokens that carry a label."""
-    lora_r: int
-    gradient_checkpointing: bool
     steps: int
-    rounds: int
+    fusion: str
+    checkpointing: bool
+    liger: bool
+    bf16: bool
+    lora_r: int
+    samples: int
 
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.bfloat16 if self.device.type == "cuda" else torch.float32
-
-
-def llava_15(size: str) -> LlavaConfig:
-    """Return the configuration of LLaVA-1.5 on Vicuna, with CLIP ViT-L/14 at 336 pixels."""
-    language = {
-        "7b": {
-            "hidden_size": 4096,
-            "intermediate_size": 11008,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-        },
-        "13b": {
-            "hidden_size": 5120,
-            "intermediate_size": 13824,
-            "num_hidden_layers": 40,
-            "num_attention_heads": 40,
-        },
-    }
-    tower = CLIPVisionConfig(
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        image_size=336,
-        patch_size=14,
-        projection_dim=768,
-    )
-    text = LlamaConfig(**language[size], vocab_size=32064, max_position_embeddings=4096)
-    return LlavaConfig(vision_config=tower, text_config=text, image_token_index=32000)
+    def command(self, workspace: Path, out: Path) -> list[str]:
+        """Return the words after ``eegvlm``."""
+        words = {
+            "model-name-or-path": self.base,
+            "workspace": workspace,
+            "output-dir": out,
+            "deepspeed": self.deepspeed,
+            "num-gpus": int(self.deepspeed != "none"),
+            "per-device-train-batch-size": self.batch,
+            "max-steps": self.steps,
+            "fusion": self.fusion,
+            "lora-r": self.lora_r,
+            "lora-alpha": 2 * self.lora_r,
+            "bf16": self.bf16,
+            "logging-steps": 1,
+            "save-strategy": "no",
+        }
+        given = [str(word) for name, value in words.items() for word in (f"--{name}", value)]
+        given += ["--gradient-checkpointing"] * self.checkpointing
+        return ["finetune", *given, *["--use_liger_kernel", "True"] * self.liger]
 
 
-class Scene:
-    """The model with LoRA, a batch for each way, and its optimizer."""
-
-    def __init__(self, setup: Setup) -> None:
-        self.setup = setup
-        torch.manual_seed(0)
-        if setup.base == "tiny":
-            model, _ = load_base(find_base("tiny"), fusion="add", version="v1", dtype=setup.dtype)
-            model.to(setup.device)
-        else:
-            with torch.device(setup.device):
-                model = EEGVLM._from_config(llava_15(setup.base), dtype=setup.dtype)
-        model.config.text_config.use_cache = False
-        self.peft_model = add_lora(model, r=setup.lora_r, alpha=2 * setup.lora_r, dropout=DROPOUT)
-        # As DeepSpeed does: what is trained has the precision of the rest, and a copy in float32.
-        self.peft_model.to(setup.device, setup.dtype)
-        if setup.gradient_checkpointing:
-            renamed = getattr(model, "activation_checkpointing_enable", None)
-            (renamed or model.gradient_checkpointing_enable)({"use_reentrant": False})
-        self.peft_model.train()
-        self.model: EEGVLM = model
-        self.trained = [p for p in self.peft_model.parameters() if p.requires_grad]
-        self.masters = [p.detach().float().clone() for p in self.trained]
-        self.optimizer = torch.optim.AdamW(self.masters, lr=1e-5, weight_decay=0.0, fused=True)
-        size = model.config.vision_config.image_size
-        like = {"device": setup.device, "dtype": setup.dtype}
-        self.pixels = torch.randn(setup.batch, 3, size, size, **like)
-        self.features = torch.randn(setup.rows, 1, 1024, **like)
-        self.chosen = torch.randperm(setup.rows)[: setup.batch].to(setup.device)
-
-    def text(self, way: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return token ids and labels ``[B, T]``: text, the visual tokens, text, the answer."""
-        setup, image = self.setup, self.model.config.image_token_id
-        n_visual = sum(FUSIONS["add" if way == "reference" else way].lengths(self.patches))
-        generator = torch.Generator().manual_seed(0)
-        texts = torch.randint(
-            5, 200, (setup.batch, setup.text_tokens + setup.answer_tokens), generator=generator
+def write_workspace(workspace: Workspace, n: int) -> None:
+    """Write samples with pictures of noise and features."""
+    rng = np.random.default_rng(0)
+    template = QUESTION_TEMPLATES["stage"]
+    samples = []
+    for i in range(n):
+        epoch = Epoch(
+            sample_id=f"S01E0-{i:04d}",
+            cohort="simulated",
+            recording="S01E0",
+            subject="S01",
+            night=1,
+            epoch_index=i,
+            onset_s=30.0 * i,
+            stage=STAGES[i % len(STAGES)],
+            split="ft",
+            image=f"{i:04d}.png",
         )
-        texts[texts == image] = 5
-        visual = torch.full((setup.batch, n_visual), image)
-        begin = setup.text_tokens // 2
-        ids = torch.cat([texts[:, :begin], visual, texts[:, begin:]], dim=1)
-        labels = torch.full_like(ids, IGNORED)
-        labels[:, -setup.answer_tokens :] = ids[:, -setup.answer_tokens :]
-        return ids.to(setup.device), labels.to(setup.device)
-
-    @property
-    def patches(self) -> int:
-        return patches(self.model.config)
-
-    def loss(self, way: str) -> torch.Tensor:
-        ids, labels = self.text(way)
-        if way == "reference":
-            return self._reference_loss(ids, labels)
-        self.model.fusion = way
-        found: torch.Tensor = self.peft_model(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            pixel_values=self.pixels,
-            high_level_features=self.features[self.chosen],
-            labels=labels,
-        ).loss
-        return found
-
-    def _reference_loss(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        parts = self.model.model
-        twice = self.pixels.repeat_interleave(2, dim=0)  # [Image1, Image1] of each sample
-        with torch.no_grad():
-            states = parts.vision_tower(twice, output_hidden_states=True).hidden_states
-        low = parts.multi_modal_projector(states[-2][:, 1:])
-        high = parts.multi_modal_projector(self.features)  # all N
-        first = low[0::2]  # what is made of the placeholder is used by nobody
-        visual = torch.cat([first, first + high[self.chosen]], dim=1)
-        is_image = ids == self.model.config.image_token_id
-        text = self.model.get_input_embeddings()(ids.masked_fill(is_image, 0))
-        embeds = text.masked_scatter(is_image.unsqueeze(-1), visual)
-        mask = torch.ones_like(ids)
-        states = parts.language_model(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
-        logits = self.model.lm_head(states).float()
-        return cross_entropy(
-            logits[:, :-1].reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1)
-        )
-
-    def step(self, way: str) -> None:
-        self.loss(way).backward()
-        for master, parameter in zip(self.masters, self.trained, strict=True):
-            master.grad = parameter.grad.float() if parameter.grad is not None else None
-            parameter.grad = None
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        with torch.no_grad():
-            torch._foreach_copy_(self.trained, self.masters)
-
-    def check(self) -> None:
-        """Refuse to compare ways that do not compute the same."""
-        self.peft_model.eval()
-        with torch.no_grad():
-            reference, ours = float(self.loss("reference")), float(self.loss("add"))
-        self.peft_model.train()
-        tolerance = 1e-4 if self.setup.dtype == torch.float32 else 0.02
-        if not abs(reference - ours) <= tolerance * abs(reference):
-            raise SystemExit(f"the ways differ: loss {reference} of the reference, {ours} of ours")
-
-    def flops(self, way: str) -> tuple[float, float]:
-        """Return the operations of a step in TFLOP: those needed, and those done (see above)."""
-        setup, text = self.setup, self.model.config.text_config
-        n_tokens = self.text(way)[0].shape[1]
-        lora = sum(p.numel() for n, p in self.peft_model.named_parameters() if "lora_" in n)
-        frozen = _weights(self.model.model.language_model) - lora
-        attention = text.num_hidden_layers * text.hidden_size * n_tokens**2
-        forward = 2 * (frozen + lora) * n_tokens + 2 * attention
-        head = 4 * text.hidden_size * text.vocab_size
-        projector = 6 * _weights(self.model.model.multi_modal_projector)
-        n_layers = self.model.config.vision_config.num_hidden_layers
-        needed = (4 * frozen + 6 * lora) * n_tokens + 6 * attention
-        needed += self._looking(n_layers - 1) + head * setup.answer_tokens
-        needed += projector * (self.patches + 1)  # the patches of a sample, and its feature
-        done = needed + forward * setup.gradient_checkpointing
-        done += self._looking(n_layers) - self._looking(n_layers - 1)  # runs, though -2 is taken
-        if way == "reference":
-            done += self._looking(n_layers) + head * (n_tokens - setup.answer_tokens)
-            done += projector * (setup.rows / setup.batch - 1 + self.patches)
-        return needed * setup.batch / 1e12, done * setup.batch / 1e12
-
-    def _looking(self, n_layers: int) -> float:
-        """Return the operations of so many layers of the tower on one picture."""
-        tower, width = self.model.model.vision_tower, self.model.config.vision_config.hidden_size
-        seen = self.patches + 1
-        drawn = sum(m.weight.numel() for m in tower.modules() if isinstance(m, torch.nn.Conv2d))
-        layers = 2 * _weights(tower.encoder.layers[:n_layers]) * seen
-        return layers + 4 * n_layers * width * seen**2 + 2 * drawn * self.patches
+        path = workspace.images("ft") / epoch.image
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = rng.integers(0, 256, (PICTURE_SIZE, PICTURE_SIZE), dtype=np.uint8)
+        Image.fromarray(noise).save(path)
+        samples.append(conversation(epoch, template))
+    write_conversations(workspace.conversations, samples)
+    write_json(workspace.prepare_stamp, {"protocol": {}, "answers": answer_form(template)})
+    rows = rng.standard_normal((n, 1, 1024)).astype(np.float32)
+    ids = tuple(sample.sample_id for sample in samples)
+    write_features(workspace.features("ft"), rows, Sidecar(ids, "resnet18", "", ""))
 
 
-def _weights(modules: torch.nn.Module) -> int:
-    """Count the weights of the linear layers: those that tokens are multiplied with."""
-    linear = [m for m in modules.modules() if isinstance(m, torch.nn.Linear)]
-    return sum(m.weight.numel() for m in linear)
+# --- eegvlm -----------------------------------------------------------------------------------------
 
 
-def _now() -> float:
-    """Return seconds: on a CPU those that this process computed, whatever else the machine does."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time()
+def train(setup: Setup, workspace: Path, out: Path) -> None:
+    """Run the command."""
+    run([sys.executable, "-m", "eegtool", *setup.command(workspace, out)])
 
 
-@contextmanager
-def one_thread() -> Any:
-    """Let CPU time be seconds: of one thread they are the same, however busy the machine is."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def run(command: list[str]) -> str:
+    """Run a program and return its last line; its output is shown where it fails."""
+    one_thread = {} if torch.cuda.is_available() else {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | one_thread)
+    if done.returncode:
+        raise SystemExit(done.stdout + done.stderr)
+    return done.stdout.strip().rpartition("\n")[2]
 
 
-def _peak_of_process(setup: Setup, way: str) -> float:
-    """Return the peak memory in MiB of this, a fresh, process after a few steps."""
-    scene = Scene(setup)
-    with one_thread():
-        for _ in range(2):
-            scene.step(way)
-    # VmHWM is of this program alone; getrusage would also count its parent, this bench.
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+def trained(out: Path) -> dict[str, float]:
+    """Return what a training says of its steps: seconds, seconds of waiting, tokens, memory.
+
+    Tokens are those of a step with its padding; memory is the peak of the rank, on its GPU where it has
+    one.
+    """
+    log = read_json(out / "training_log.json")
+    steps = [row for row in log["log"] if "loss" in row][SKIPPED:]
+    if not steps:
+        raise SystemExit(f"{out} has no more than {SKIPPED} logged steps.")
+    names = ("seconds", "data_seconds", "tokens")
+    figures = {name: statistics.median(row[name] for row in steps) for name in names}
+    peak = log["peak_memory"]
+    return figures | {"peak_gib": peak.get("allocated_bytes", peak["host_bytes"]) / 2**30}
 
 
-def measure(setup: Setup, ways: tuple[str, ...] = WAYS) -> dict[str, dict[str, float]]:
-    """Measure the fastest step of each way, in turns.
+# --- bare -------------------------------------------------------------------------------------------
+
+
+def bare(out: Path) -> dict[str, float]:
+    """Measure the language model alone, as a training in `out` ran it.
 
     Returns
     -------
     dict
-        By way: seconds, samples and tokens per second, peak memory in MiB, TFLOP needed and done.
+        Seconds of forward and backward, its peak memory, and TFLOP of the training's step, needed and
+        done.
     """
-    cuda = setup.device.type == "cuda"
-    scene = Scene(setup)
-    scene.check()
-    best = dict.fromkeys(ways, float("inf"))
-    peak = dict.fromkeys(ways, 0.0)
-    with one_thread():
-        for _ in range(setup.rounds):
-            for way in ways:
-                if cuda:
-                    torch.cuda.empty_cache()
-                    torch.cuda.reset_peak_memory_stats()
-                for i in range(SKIPPED + setup.steps):
-                    began = _now()
-                    scene.step(way)
-                    if i >= SKIPPED:
-                        best[way] = min(best[way], _now() - began)
-                if cuda:
-                    peak[way] = torch.cuda.max_memory_allocated() / 2**20
-    figures = {}
-    for way in ways:
-        if not cuda:
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                peak[way] = pool.submit(_peak_of_process, setup, way).result()
-        n_tokens = scene.text(way)[0].numel()
-        needed, done = scene.flops(way)
-        figures[way] = {
-            "seconds": best[way],
-            "samples_per_s": setup.batch / best[way],
-            "tokens_per_s": n_tokens / best[way],
-            "peak_mib": peak[way],
-            "tflop_needed": needed,
-            "tflop_done": done,
-        }
+    from transformers import LlamaModel
+
+    from eegtool.finetune.plan import Plan
+    from eegtool.model.checkpoints import choose_attention, llava_config
+
+    plan = Plan.read(out / "plan.json")
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
+    dtype = torch.bfloat16 if plan.arguments["bf16"] else torch.float32
+    config = llava_config(plan.base_model)
+    text = config.text_config
+    text.use_cache = False
+    text._attn_implementation = choose_attention(plan.attention, dtype)
+    torch.manual_seed(0)
+    with device:
+        model = LlamaModel._from_config(text, dtype=dtype)
+    model.requires_grad_(False)
+    model.train()
+    if plan.gradient_checkpointing:
+        # The name of this changes between releases of transformers.
+        renamed = getattr(model, "activation_checkpointing_enable", None)
+        (renamed or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    batch = plan.arguments["per_device_train_batch_size"]
+    n_tokens = round(trained(out)["tokens"] / batch)
+    embeds = torch.randn(batch, n_tokens, text.hidden_size, dtype=dtype, device=device)
+    upstream = torch.randn_like(embeds)
+    embeds.requires_grad_(True)
+    times = []
+    for _ in range(plan.arguments["max_steps"]):
+        embeds.grad = None
+        began = now()
+        model(inputs_embeds=embeds).last_hidden_state.backward(upstream)
+        times.append(now() - began)
+    needed, done = operations(config, plan, n_tokens)
+    peak = torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
+    return {
+        "bare_seconds": statistics.median(times[SKIPPED:]),
+        "bare_peak_gib": peak,
+        "tflop_needed": batch * needed / 1e12,
+        "tflop_done": batch * done / 1e12,
+    }
+
+
+def now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def operations(config: Any, plan: Any, n_tokens: int) -> tuple[float, float]:
+    """Return the operations of a step on one sample: those needed, and those done (see above)."""
+    text, vision = config.text_config, config.vision_config
+    hidden, inner, n_layers = text.hidden_size, text.intermediate_size, text.num_hidden_layers
+    keys = hidden * text.num_key_value_heads // text.num_attention_heads
+    linears = [(hidden, hidden), (hidden, keys), (hidden, keys), (hidden, hidden)]
+    linears += [(hidden, inner), (hidden, inner), (inner, hidden)]
+    frozen = n_layers * sum(a * b for a, b in linears)
+    lora = n_layers * sum(plan.lora_r * (a + b) for a, b in linears)
+    attention = n_layers * hidden * n_tokens**2
+    forward = 2 * (frozen + lora) * n_tokens + 2 * attention
+
+    n_patches = (vision.image_size // vision.patch_size) ** 2
+    width, seen = vision.hidden_size, n_patches + 1
+    layer = 2 * (4 * width**2 + 2 * width * vision.intermediate_size) * seen + 4 * width * seen**2
+    patching = 2 * 3 * vision.patch_size**2 * width * n_patches
+    projector = 6 * (width + hidden) * hidden * (n_patches + 1)  # the patches, and the feature
+    head = 4 * hidden * text.vocab_size * round(plan.trained_share * n_tokens)
+
+    needed = (4 * frozen + 6 * lora) * n_tokens + 6 * attention + head + projector
+    needed += (vision.num_hidden_layers - 1) * layer + patching
+    done = needed + forward * plan.gradient_checkpointing
+    return needed, done + layer  # the last layer of the tower runs, though -2 is taken
+
+
+# --- both -------------------------------------------------------------------------------------------
+
+
+def compare(out: Path) -> dict[str, float]:
+    """Measure the bare rival of a training in a process of its own, and return the figures of both."""
+    rival = run([sys.executable, str(Path(__file__)), "--bare", str(out)])
+    return with_ratios(trained(out) | json.loads(rival))
+
+
+def with_ratios(figures: dict[str, float]) -> dict[str, float]:
+    """Return the figures with the ratios that count; no MFU where no peak is known."""
+    figures["step"] = figures["bare_seconds"] / figures["seconds"]
+    if peak := peak_tflops():
+        figures["mfu"] = figures["tflop_needed"] / figures["seconds"] / peak
+        figures["hfu"] = figures["tflop_done"] / figures["seconds"] / peak
     return figures
 
 
-def peak_tflops(asked: float) -> float:
-    """Return the peak of this GPU in TFLOP/s; 0 where none is known, so that there is no MFU."""
-    if asked or not torch.cuda.is_available():
-        return asked if torch.cuda.is_available() else 0.0
-    name = torch.cuda.get_device_name()
+def measure(setup: Setup, rounds: int) -> dict[str, float]:
+    """Train and compare in turns; return the median of each figure."""
+    found = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_workspace(Workspace(folder / "workspace"), setup.samples)
+        for number in range(rounds):
+            out = folder / f"trained-{number}"
+            train(setup, folder / "workspace", out)
+            found.append(compare(out))
+    return {key: statistics.median(figures[key] for figures in found) for key in found[0]}
+
+
+def peak_tflops() -> float:
+    """Return the peak of this GPU in TFLOP/s; 0 where none is known."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     return next((peak for part, peak in PEAKS.items() if part in name), 0.0)
 
 
-def show(setup: Setup, figures: dict[str, dict[str, float]], goals: dict[str, Any]) -> None:
-    cuda = setup.device.type == "cuda"
-    where = torch.cuda.get_device_name() if cuda else "one CPU thread"
-    table = Table(
-        title=f"{setup.base} on {where}, batch {setup.batch}, LoRA r {setup.lora_r}, "
-        f"{setup.rows:,} features{', gradient checkpointing' * setup.gradient_checkpointing}"
+def show(title: str, figures: dict[str, float], checkpointing: bool) -> None:
+    table = Table(title=title)
+    for name in ("step", "seconds", "waiting", "tokens", "tokens/s", "MFU", "HFU", "peak GiB"):
+        table.add_column(name, justify="left" if name == "step" else "right")
+    shares = [f"{figures[name]:.3f}" if name in figures else "-" for name in ("mfu", "hfu")]
+    tokens = figures["tokens"]
+    for name, prefix, more in (
+        ("eegvlm", "", (f"{figures['data_seconds']:.3f}", shares)),
+        ("bare", "bare_", ("-", ["-", "-"])),
+    ):
+        seconds, peak = figures[f"{prefix}seconds"], figures[f"{prefix}peak_gib"]
+        speed = f"{tokens / seconds:,.0f}"
+        memory = f"{peak:.2f}" if peak else "-"
+        table.add_row(name, f"{seconds:.3f}", more[0], f"{tokens:,.0f}", speed, *more[1], memory)
+    Console(width=110).print(table)
+    print(
+        f"TFLOP of a step: {figures['tflop_needed']:.4g} needed, {figures['tflop_done']:.4g} done"
     )
-    table.add_column("step")
-    for name in ("samples/s", "tokens/s", "vs reference", "MFU", "HFU", "peak MiB", "TFLOP done"):
-        table.add_column(name, justify="right")
-    for way, row in figures.items():
-        mfu = [f"{row[name]:.3f}" if name in row else "-" for name in ("mfu", "hfu")]
-        table.add_row(
-            way,
-            f"{row['samples_per_s']:.2f}",
-            f"{row['tokens_per_s']:,.0f}",
-            f"{row['vs_reference']:.2f}" if "vs_reference" in row else "-",
-            *mfu,
-            f"{row['peak_mib']:,.0f}",
-            f"{row['tflop_done']:.3g}",
-        )
-    Console(width=120).print(table)
-    for name, (value, goal) in goals.items():
-        print(
-            f"{name}: {value:.3f} (goal >= {goal}) {'reached' if value >= goal else 'NOT reached'}"
-        )
+    for name, goal in GOALS.items():
+        if name in figures and not (name == "mfu" and checkpointing):
+            reached = "reached" if figures[name] >= goal else "NOT reached"
+            print(f"{name}: {figures[name]:.3f} (goal of 13B >= {goal}) {reached}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    switch = argparse.BooleanOptionalAction
     cuda = torch.cuda.is_available()
-    parser.add_argument("--only", choices=WAYS, nargs="+", default=WAYS)
+    parser.add_argument("--base", default="tiny", help="'tiny', or the folder of a LLaVA-1.5")
+    parser.add_argument("--deepspeed", default="zero2", help="zero2, zero3, zero3_offload or none")
+    parser.add_argument("--batch", type=int, default=16 if cuda else 8)
+    parser.add_argument("--steps", type=int, default=12, help=f"the first {SKIPPED} do not count")
+    parser.add_argument("--fusion", default="add")
+    parser.add_argument("--checkpointing", action=switch, default=True)
+    parser.add_argument("--liger", action="store_true", help="Liger's kernels (GPU)")
+    parser.add_argument("--bf16", action=switch, default=cuda)
+    parser.add_argument("--lora-r", type=int, help="default: 128; tiny: 16")
+    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--rounds", type=int, help="default: 1; tiny: 3")
+    parser.add_argument("--trained", type=Path, help="compare this training, and make none")
+    parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
-    parser.add_argument("--base", choices=("tiny", "7b", "13b"), default="13b" if cuda else "tiny")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument(
-        "--rows", type=int, default=DEMO_ROWS, help="features of the fine-tune side"
-    )
-    parser.add_argument("--text-tokens", type=int, default=40, help="of a prompt, without pictures")
-    parser.add_argument("--answer-tokens", type=int, default=3, help="of an answer, with its end")
-    parser.add_argument("--lora-r", type=int, default=128 if cuda else 16)
-    parser.add_argument(
-        "--gradient-checkpointing", action=argparse.BooleanOptionalAction, default=cuda
-    )
-    parser.add_argument("--steps", type=int, default=3, help="of each way in each round")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peak-tflops", type=float, default=0.0, help="of the GPU, for MFU")
     options = parser.parse_args()
-    setup = Setup(**{name: getattr(options, name) for name in Setup.__dataclass_fields__})
-    figures = measure(setup, tuple(options.only))
-    peak = peak_tflops(options.peak_tflops)
-    for row in figures.values():
-        if peak:
-            row["mfu"] = row["tflop_needed"] / row["seconds"] / peak
-            row["hfu"] = row["tflop_done"] / row["seconds"] / peak
-        if "reference" in figures:
-            row["vs_reference"] = figures["reference"]["seconds"] / row["seconds"]
-    goals = {}
-    if {"reference", "add"} <= figures.keys():
-        goals["add_vs_reference"] = (figures["add"]["vs_reference"], 1.5 if cuda else 1.3)
-    if peak and "add" in figures:
-        goals["mfu"] = (figures["add"]["mfu"], 0.5)
-    show(setup, figures, goals)
+    if options.bare:
+        print(json.dumps(bare(options.bare)))
+        return
+    small = options.base == "tiny"
+    options.lora_r = options.lora_r or (16 if small else 128)
+    where = torch.cuda.get_device_name() if cuda else "one CPU thread"
+    if options.trained:
+        figures, setup = compare(options.trained), read_setup(options.trained)
+    else:
+        setup = Setup(**{name: getattr(options, name) for name in Setup.__dataclass_fields__})
+        figures = measure(setup, options.rounds or (3 if small else 1))
+    title = (
+        f"{setup.base} on {where}, {setup.deepspeed}, batch {setup.batch}, LoRA r {setup.lora_r}"
+    )
+    title += f", {'bfloat16' if setup.bf16 else 'float32'}, {setup.fusion}"
+    title += ", checkpointing" * setup.checkpointing + ", Liger" * setup.liger
+    show(title, figures, setup.checkpointing)
     if options.json:
-        told = {way: {k: round(v, 4) for k, v in row.items()} for way, row in figures.items()}
-        reached = {name: round(value, 4) for name, (value, _) in goals.items()}
-        device = torch.cuda.get_device_name() if cuda else "cpu"
-        print(json.dumps({"device": device, "base": setup.base, **told, **reached}))
+        rounded = {name: round(value, 5) for name, value in figures.items()}
+        print(json.dumps({"device": where, "base": setup.base, **rounded}))
+
+
+def read_setup(out: Path) -> Setup:
+    """Return what a training in `out` was started with."""
+    plan = read_json(out / "plan.json")
+    arguments = plan["arguments"]
+    return Setup(
+        base=plan["base"],
+        deepspeed=f"ZeRO {plan['zero_stage']}" if plan["zero_stage"] else "no DeepSpeed",
+        batch=arguments["per_device_train_batch_size"],
+        steps=arguments["max_steps"],
+        fusion=plan["fusion"],
+        checkpointing=plan["gradient_checkpointing"],
+        liger=bool(arguments.get("use_liger_kernel")),
+        bf16=arguments["bf16"],
+        lora_r=plan["lora_r"],
+        samples=0,
+    )
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from eegtool.core.workspace import (
     atomic_path,
     check_folder,
     check_same_pictures,
+    find_picture,
     inside,
     jsonable,
     read_json,
@@ -91,26 +92,63 @@ def test_atomic_path_takes_away_what_a_killed_writer_left(tmp_path: Path) -> Non
     assert {path.name for path in tmp_path.iterdir()} == {"file.txt", ".other.txt.4711.tmp"}
 
 
-@pytest.mark.parametrize("name", ["a.png", "SC4001E0/a.png", "x/../a.png", "..a.png"])
+@pytest.mark.parametrize("name", ["a.png", "SC4001E0/a.png", "..a.png", "./a.png", "x//a.png"])
 def test_inside_gives_paths_in_the_folder(tmp_path: Path, name: str) -> None:
     assert inside(tmp_path, name) == tmp_path / name
 
 
-@pytest.mark.parametrize("name", ["../a.png", "x/../../a.png", "/etc/passwd", "link/a.png"])
+@pytest.mark.parametrize(
+    "name", ["../a.png", "x/../../a.png", "x/../a.png", "/etc/passwd", "x/..", "..\\a.png", "\\a"]
+)
 def test_inside_refuses_to_leave_the_folder(tmp_path: Path, name: str) -> None:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    (folder / "link").symlink_to(tmp_path)
+    """Even where it would come back: behind a link, ".." is not the folder before it."""
     with pytest.raises(EegToolError) as raised:
-        inside(folder, name)
-    assert f"'{name}' leaves the image folder {folder}" in raised.value.what
+        inside(tmp_path, name)
+    assert f"'{name}' leaves the image folder {tmp_path}" in raised.value.what
 
 
-def test_inside_follows_links_that_stay(tmp_path: Path) -> None:
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "pictures")
-    assert inside(tmp_path, "link/a.png") == tmp_path / "link/a.png"
-    assert inside(tmp_path / "link", "a.png") == tmp_path / "link/a.png"
+def test_links_of_the_owner_are_followed(tmp_path: Path) -> None:
+    """A picture, the folder of a night and the image folder itself, as annexes and scratch disks have them."""
+    store = tmp_path / "store" / "SC4001E0"
+    store.mkdir(parents=True)
+    (store / "a.png").touch()
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").symlink_to(store / "a.png")
+    (tmp_path / "images" / "SC4001E0").symlink_to(store)
+    (tmp_path / "all").symlink_to("images")
+    for folder in ("images", "all"):
+        for name in ("a.png", "SC4001E0/a.png"):
+            assert find_picture(tmp_path / folder, name, "epoch 'e'") == tmp_path / folder / name
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("gone.png", "gone.png of epoch 'e' does not exist"),
+        ("a.png/b.png", "b.png of epoch 'e' does not exist"),
+        ("\0.png", "of epoch 'e' does not exist"),
+        ("night", "night of epoch 'e' is a folder"),
+        ("", "of epoch 'e' is a folder"),
+        ("loop.png", "is a link that leads back to itself"),
+        ("left.png", "is a link that leads back to itself"),
+        ("annexed.png", "is a link to .git/annex/objects/x, which does not exist"),
+        ("scratch/a.png", "lies behind the link {folder}/scratch to {folder}/gone, which does not"),
+        ("x" * 300, "cannot be reached: File name too long"),
+    ],
+)
+def test_what_keeps_a_picture_from_being_found_is_said(
+    tmp_path: Path, name: str, said: str
+) -> None:
+    (tmp_path / "a.png").touch()
+    (tmp_path / "night").mkdir()
+    links = {"loop.png": "loop.png", "left.png": "right.png", "right.png": "left.png"}
+    links |= {"annexed.png": ".git/annex/objects/x", "scratch": str(tmp_path / "gone")}
+    for link, to in links.items():
+        (tmp_path / link).symlink_to(to)
+    with pytest.raises(EegToolError) as raised:
+        find_picture(tmp_path, name, "epoch 'e'")
+    assert said.format(folder=tmp_path) in raised.value.what
+    assert "links" in raised.value.fix
 
 
 def test_json_round_trip(tmp_path: Path) -> None:

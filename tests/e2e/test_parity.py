@@ -407,7 +407,9 @@ def test_two_ranks_of_zero3(case: Case, expected: Any) -> None:
     command = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "2"]
     port = free_port()
     command += ["--master_port", str(port), __file__, str(case.root)]
-    environment = launcher.environment({}) | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = launcher.environment({}, gpu=False) | {
+        "PYTHONPATH": str(Path(__file__).parents[2])
+    }
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     launcher.remove_shared_memory(port)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -23,7 +23,7 @@ from eegtool.core.records import read_questions, write_questions
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.workspace import Workspace, atomic_path
 from eegtool.evaluate import rank, step
-from eegtool.evaluate.generate import Asker, Told
+from eegtool.evaluate.generate import Asker, Reply
 from eegtool.evaluate.shards import Writer, deal, part_path, parts_of, whole_lines
 from eegtool.evaluate.step import run
 from tests.evaluate.conftest import rows_of
@@ -211,7 +211,7 @@ def test_a_second_evaluation_of_the_same_answers_is_refused_at_once(
     refused: list[str] = []
     ask = Asker.__call__
 
-    def second(asker: Asker, some: list[Any], *rest: Any) -> list[Told]:
+    def second(asker: Asker, some: list[Any], *rest: Any) -> list[Reply]:
         with monkeypatch.context() as patch:
             patch.setattr(Asker, "__call__", ask)
             for again in (chunk(settings, 0, 2), replace(chunk(settings, 0, 2), overwrite=True)):
@@ -300,10 +300,10 @@ def test_answers_that_the_disk_does_not_take(
 def test_answers_that_vanish_are_not_passed_over(
     settings: EvaluateSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lose(asker: Asker, some: list[Any], *_: Any) -> list[Told]:
+    def lose(asker: Asker, some: list[Any], *_: Any) -> list[Reply]:
         for path in parts_of(workspace.answers):
             path.unlink()
-        return [Told("W") for _ in some]
+        return [Reply("W") for _ in some]
 
     monkeypatch.setattr(Asker, "__call__", lose)
     with pytest.raises(EegToolError, match="answers vanished"):
@@ -419,9 +419,9 @@ def test_deterministic_is_for_the_run_only(
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     seen: list[bool] = []
 
-    def look(asker: Asker, some: list[Any], *_: Any) -> list[Told]:
+    def look(asker: Asker, some: list[Any], *_: Any) -> list[Reply]:
         seen.append(torch.are_deterministic_algorithms_enabled())
-        return [Told("W") for _ in some]
+        return [Reply("W") for _ in some]
 
     monkeypatch.setattr(Asker, "__call__", look)
     run(replace(settings, deterministic=True, limit=1))

@@ -83,7 +83,7 @@ def run_ranks(plan: Plan, ranks: int, *, use_deepspeed: bool, code: int = 0) -> 
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
         command = [sys.executable, *torchrun, "-m", "eegtool.finetune.rank", str(path)]
     own = launcher.rank_environment(ranks)
-    environment = launcher.environment(own) | {"OMP_NUM_THREADS": "1"}
+    environment = launcher.environment(own, gpu=False) | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     launcher.remove_shared_memory(port)
     assert done.returncode == code, done.stdout + done.stderr

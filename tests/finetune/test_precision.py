@@ -59,7 +59,7 @@ def train_in_turn(plans: list[Plan], ranks: int, tmp_path: Path) -> None:
     port = launcher.free_port()
     words = launcher.command(file, ranks, use_deepspeed=True, port=port)
     command = ["tests.finetune.in_turn" if w == "eegtool.finetune.rank" else w for w in words]
-    environment = launcher.environment(own) | {"OMP_NUM_THREADS": "1"}
+    environment = launcher.environment(own, gpu=False) | {"OMP_NUM_THREADS": "1"}
     root = Path(__file__).parents[2]
     done = subprocess.run(
         command, capture_output=True, text=True, env=environment, cwd=root, check=False

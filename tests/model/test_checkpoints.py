@@ -26,6 +26,7 @@ from eegtool.model.checkpoints import (
     load_base,
     load_processor,
 )
+from eegtool.model.eegvlm import EEGVLM
 
 
 @pytest.fixture
@@ -357,7 +358,7 @@ def test_zero3_places_weights_itself(
         asked.append((device_map, quantization_config))
         raise OSError("seen")
 
-    monkeypatch.setattr(checkpoints.EEGVLM, "from_pretrained", look)
+    monkeypatch.setattr(EEGVLM, "from_pretrained", look)
     monkeypatch.setattr(checkpoints, "is_deepspeed_zero3_enabled", lambda: zero3)
     with pytest.raises(EegToolError, match="seen"):
         load(tiny, device=torch.device("meta"))

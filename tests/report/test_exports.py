@@ -8,10 +8,10 @@ from pathlib import Path
 import mne
 import pytest
 
+from eegtool.core.answers import read_stage
 from eegtool.core.stages import STAGES
 from eegtool.prepare.hypnograms import read_hypnogram, stage_per_epoch
 from eegtool.report import exports
-from eegtool.report.answers import read_stage
 from eegtool.report.epochs import AnsweredEpoch
 from eegtool.report.exports import ScoredEpoch
 from eegtool.report.hypnogram import picture
