@@ -43,7 +43,11 @@ class EegToolError(Exception):
 
     def __reduce__(self) -> tuple[type[EegToolError], tuple[str, str]]:
         # Crosses process boundaries (prepare runs recordings in parallel) with both its parts.
-        return EegToolError, (self.what, self.fix)
+        return type(self), (self.what, self.fix)
+
+
+class CannotWriteError(EegToolError):
+    """A file that could not be written; the next one would hardly fare better."""
 
 
 def brief(error: Exception) -> str:
@@ -62,6 +66,7 @@ def of_system(error: OSError, path: Path | None = None) -> EegToolError:
         The file that was to be written, where the error is about that.
     """
     reason = error.strerror or brief(error)
-    what = f"{path} cannot be written" if path else error.filename
     fix = _FIXES.get(error.errno or 0, "Check the path, its permissions and the disk.")
-    return EegToolError(f"{what}: {reason}." if what else f"{reason}.", fix)
+    if path is not None:
+        return CannotWriteError(f"{path} cannot be written: {reason}.", fix)
+    return EegToolError(f"{error.filename}: {reason}." if error.filename else f"{reason}.", fix)

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eegtool.core.console import console, progress
-from eegtool.core.errors import EegToolError
+from eegtool.core.errors import CannotWriteError, EegToolError
 from eegtool.core.launching import open_locked
 from eegtool.core.registry import check_name
 from eegtool.core.settings import StageSettings
@@ -178,6 +178,8 @@ def _stage_all(nights: Sequence[Night], settings: StageSettings, needs: Needs) -
         console.print(f"\n[bold]{escape(one.night.recording)}[/]")
         try:
             outcomes.append(Outcome(one.night, stage_night(one, settings, needs, module)))
+        except CannotWriteError:  # a full disk: the nights to come would be left out, too
+            raise
         except EegToolError as problem:
             outcomes.append(Outcome(one.night, problem=problem))
             _say_left_out(one.night, problem)

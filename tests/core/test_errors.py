@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from eegtool.core.errors import EegToolError, brief, of_system
+from eegtool.core.errors import CannotWriteError, EegToolError, brief, of_system
 
 
 def test_an_error_keeps_both_parts_between_processes() -> None:
@@ -39,8 +39,9 @@ def test_brief(error: Exception, text: str) -> None:
     ],
 )
 def test_what_the_system_refuses(error: OSError, path: str | None, what: str) -> None:
-    told = of_system(error, Path(path) if path else None)
+    told = copy.copy(of_system(error, Path(path) if path else None))  # as between processes
     assert told.what.startswith(what)
+    assert isinstance(told, CannotWriteError) == (path is not None)
     assert told.fix
 
 

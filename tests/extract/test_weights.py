@@ -121,7 +121,7 @@ def test_a_failed_save_leaves_what_was_there(
         other.classifier.bias[0] += 1
     with monkeypatch.context() as patch:
         patch.setattr(Path, method, full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(EegToolError, match="cannot be written: No space"):
             save_module(folder, other, {})
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     load_module(folder)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy.signal import resample_poly
 
-from eegtool.core.errors import EegToolError
+from eegtool.core.errors import CannotWriteError, EegToolError
 from eegtool.core.records import Question, read_answers, write_questions
 from eegtool.core.settings import (
     EvaluateSettings,
@@ -261,6 +261,22 @@ def test_names_that_occur_twice_are_told_apart(
     found = staged(replace(settings, recordings=[paths[0].parent, paths[1].parent]))
     assert [n["recording"] for n in found["nights"]] == ["anna-night", "bert-night"]
     assert (settings.out / "bert-night" / "bert-night_events.tsv").exists()
+
+
+def test_a_full_disk_ends_the_run_and_leaves_no_night_out(
+    settings: StageSettings, write_edf: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [write_edf(f"{i}/night.edf", [("EEG Fpz-Cz", noise(2, i))]) for i in range(2)]
+    tried: list[str] = []
+
+    def full(prepared: Any, *_: Any) -> None:
+        tried.append(prepared.night.recording)
+        raise CannotWriteError("answers.jsonl cannot be written: No space left on device.")
+
+    monkeypatch.setattr(step, "stage_night", full)
+    error = refused(replace(settings, recordings=[path.parent for path in paths]))
+    assert error.what.endswith("No space left on device.")
+    assert tried == ["0-night"]
 
 
 @pytest.mark.parametrize(
