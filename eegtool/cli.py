@@ -15,11 +15,12 @@ import typer
 from rich.console import Console
 from rich.text import Text
 from typer.core import TyperCommand
-from typer.models import ParameterInfo
+from typer.models import ArgumentInfo, ParameterInfo
 
 from eegtool import __version__
 from eegtool.core import flags, settings
-from eegtool.core.errors import EegToolError
+from eegtool.core.errors import EegToolError, brief, of_system
+from eegtool.core.parsing import check_text, finite
 from eegtool.core.registry import load
 
 app = typer.Typer(
@@ -130,6 +131,22 @@ def _is_option(hint: Any) -> bool:
     return any(isinstance(note, ParameterInfo) for note in get_args(hint))
 
 
+def _check_value(name: str, value: Any, hint: Any = None) -> None:
+    """Refuse what no option can mean: a number that is not finite or beyond 64 bits, bytes that are no text."""
+    if isinstance(value, list | tuple):
+        for one in value:
+            _check_value(name, one, hint)
+        return
+    is_argument = any(isinstance(note, ArgumentInfo) for note in get_args(hint))
+    shown = name.upper() if is_argument else f"--{name.replace('_', '-')}"
+    if isinstance(value, str | Path):
+        check_text(str(value), shown)
+    elif isinstance(value, float) and finite(value) is None:
+        raise EegToolError(f"{shown} {value} is not a finite number.", "Give a number.")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise EegToolError(f"{shown}: the number has more than 64 bits.", "Give a smaller one.")
+
+
 def _command(
     name: str, settings_type: type, target: str, panel: str, cls: type[TyperCommand] | None = None
 ) -> None:
@@ -142,15 +159,20 @@ def _command(
         if gathers:
             options["further"] = context.meta["further"]
         try:
+            for option, value in {**options, **options.get("further", {})}.items():
+                _check_value(option, value, hints.get(option))
             load(target)(settings_type(**options))
         except EegToolError as error:
             print_error(error)
             raise typer.Exit(1) from None
         except OSError as error:  # a full disk, a folder that cannot be written
-            if error.filename is None:
+            if error.errno is None:  # a library's own
                 raise
-            reason = f"{error.filename}: {error.strerror}."
-            print_error(EegToolError(reason, "Check the path, its permissions and the disk."))
+            print_error(of_system(error))
+            raise typer.Exit(1) from None
+        except MemoryError as error:
+            reason = f"Memory ran out: {brief(error)}."
+            print_error(EegToolError(reason, "Ask for less at a time, or end other programs."))
             raise typer.Exit(1) from None
         except KeyboardInterrupt as stop:
             signum = getattr(stop, "signum", 2)

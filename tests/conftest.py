@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,12 @@ from eegtool.core.records import (
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, write_json
 from eegtool.extract.features import Sidecar, write_features
-from eegtool.prepare.questions import QUESTION_TEMPLATES, conversation, question
+from eegtool.prepare.questions import (
+    QUESTION_TEMPLATES,
+    RATIONALES,
+    conversation,
+    question,
+)
 
 if TYPE_CHECKING:  # torch takes seconds to import, and most rooms do without
     from eegtool.model.adapters import Contract
@@ -41,6 +47,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group("walk" if walks else str(item.path)))
     # The longest first, so that no process has to wait for another in the end.
     items.sort(key=lambda item: "e2e" not in item.path.parts)
+
+
+def form_for(template: str) -> dict[str, Any]:
+    """Return the form of the answers that a question template of prepare teaches."""
+    from eegtool.model.answer_form import form_of
+
+    chosen = QUESTION_TEMPLATES[template]
+    shared = ("simulated", "S01E0", "S01", 1, 0, 0.0)
+    epochs = [Epoch(stage, *shared, stage, "ft", "a.png") for stage in STAGES]
+    reasons = RATIONALES["template"] if chosen.reasons else RATIONALES["none"]
+    rows = [conversation(e, chosen, reasons(e.stage, None)) for e in epochs]
+    return asdict(form_of(rows, lambda answer: len(answer) // 2))
 
 
 @pytest.fixture(scope="session")

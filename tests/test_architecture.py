@@ -102,6 +102,8 @@ def forbidden_calls(source: str) -> list[str]:
             found.append("torch.load without weights_only=True")
         if keywords.get("allow_pickle", "False") != "False":
             found.append("allow_pickle")
+        if called in ("json.load", "json.loads"):
+            found.append(f"{called} instead of core.parsing")
         if keywords.get("trust_remote_code", "False") != "False":
             found.append("trust_remote_code")
     return found
@@ -115,9 +117,17 @@ def test_imports_point_downward(path: Path) -> None:
         assert wrong_imports(room_of(path), path.read_text(encoding="utf-8")) == []
 
 
+# Where JSON is read that is none of a file: by the one reader, what a process of our own printed, what was
+# written a moment ago, and an answer that happens to be JSON.
+JSON_READERS = ("core/parsing.py", "doctor.py", "finetune/plan.py", "core/answers.py")
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_nothing_runs_code_out_of_data(path: Path) -> None:
-    assert forbidden_calls(path.read_text(encoding="utf-8")) == []
+def test_nothing_runs_code_out_of_data_or_reads_it_unguarded(path: Path) -> None:
+    found = forbidden_calls(path.read_text(encoding="utf-8"))
+    if str(path.relative_to(PACKAGE)) in JSON_READERS:
+        found = [call for call in found if not call.startswith("json.")]
+    assert found == []
 
 
 def test_every_room_is_ruled() -> None:
@@ -161,6 +171,9 @@ def test_the_import_rule_bites(room: str, source: str, wrong: list[str]) -> None
         ("np.load(path, allow_pickle=True)", ["allow_pickle"]),
         ("np.load(path, allow_pickle=flag)", ["allow_pickle"]),
         ("np.load(path, allow_pickle=False)", []),
+        ("json.dumps(x)", []),
+        ("json.load(file)", ["json.load instead of core.parsing"]),
+        ("json.loads(text)", ["json.loads instead of core.parsing"]),
         ("AutoModel.from_pretrained(x, trust_remote_code=True)", ["trust_remote_code"]),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -151,6 +152,81 @@ def test_a_path_that_cannot_be_used_is_a_message(monkeypatch: pytest.MonkeyPatch
     assert "error: answers: Is a directory." in said
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "error: No space left on device."),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "error: Disk quota exceeded."),
+        (OSError(errno.EROFS, "Read-only file system", "x"), "error: x: Read-only file system."),
+        (PermissionError(errno.EACCES, "Permission denied", "x"), "error: x: Permission denied."),
+        (
+            MemoryError("Unable to allocate 3 TiB"),
+            "error: Memory ran out: Unable to allocate 3 TiB",
+        ),
+        (MemoryError(), "error: Memory ran out: MemoryError."),
+    ],
+)
+def test_what_the_machine_refuses_is_a_message(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    code, stderr = invoke(monkeypatch, error, "report")
+    assert code == 1
+    what, fix = stderr.splitlines()
+    assert what.startswith(said)
+    assert fix
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["finetune", *TINY, "--num-train-epochs", "inf"],
+            "--num-train-epochs inf is not a finite",
+        ),
+        (["finetune", *TINY, "--weight_decay", "inf"], "--weight-decay inf is not a finite"),
+        (["evaluate", "--temperature", "Infinity"], "--temperature inf is not a finite"),
+        (["extract", "--learning-rate", "1e999"], "--learning-rate inf is not a finite"),
+        (["finetune", *TINY, "--max-steps", f"1{'0' * 30}"], "--max-steps: the number has more"),
+        (["report", "--draws", f"{2**63}"], "--draws: the number has more"),
+        (
+            ["ask", "a.png", "stage \udcff?", "--model-path", "m"],
+            r"QUESTION 'stage \udcff?' is not",
+        ),
+        (["ask", "\udce9.png", "--model-path", "m"], r"IMAGE '\udce9.png' is not"),
+        (["report", "ok", "\udc80"], r"ANSWERS '\udc80' is not"),
+        (["prepare", "x", "--channel", "C4", "--channel", "\udcb5"], r"--channel '\udcb5' is not"),
+        (["finetune", *TINY, "--run_name", "\udcff"], r"--run-name '\udcff' is not"),
+    ],
+)
+def test_values_that_nothing_can_mean_are_refused_before_a_step_begins(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    def read(given: Any, own: Any) -> Any:
+        return given
+
+    def begin(settings: Any) -> None:
+        pytest.fail("the step began")
+
+    def no_step(target: str) -> Any:
+        return read if target == cli.FlagsCommand.read_flags else begin
+
+    monkeypatch.setattr(cli, "load", no_step)
+    result = CliRunner().invoke(cli.app, arguments)
+    assert (result.exit_code, result.stderr[: len(said) + 7]) == (1, f"error: {said}")
+
+
+@pytest.mark.parametrize("command", ["prepare", "finetune", "evaluate", "report", "demo"])
+@pytest.mark.parametrize("seed", ["-1", f"{2**32}"])
+def test_a_seed_is_one_that_numpy_takes(
+    monkeypatch: pytest.MonkeyPatch, command: str, seed: str
+) -> None:
+    given = {"prepare": ["x"], "finetune": TINY}.get(command, [])
+    code, said = invoke(monkeypatch, None, command, *given, "--seed", seed)
+    assert code == 2
+    assert "--seed" in said
+    assert ("0" if seed == "-1" else f"{2**32 - 1}") in said
+
+
 def test_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
     assert invoke(monkeypatch, KeyboardInterrupt(), "report") == (130, "interrupted\n")
 
@@ -258,6 +334,10 @@ def test_flags_win_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         ("config: other.yaml", 1, ["recipe.yaml", "'config'"]),
         ("lora_r: [", 1, ["recipe.yaml", "line 2"]),
         ("lora_r: {}", 1, ["recipe.yaml", "'lora_r'"]),
+        (f"lora_r: {'[' * 3000}{']' * 3000}", 1, ["recipe.yaml is nested too deeply"]),
+        (f"lora_r: {'{a: ' * 3000}{'}' * 3000}", 1, ["recipe.yaml is nested too deeply"]),
+        ("- " * 3000 + "x", 1, ["recipe.yaml is nested too deeply"]),
+        ('vision_tower: "\\ud83d"', 1, ["--vision-tower", "is not UTF-8 text"]),
     ],
 )
 def test_an_error_in_the_file_names_file_and_key(

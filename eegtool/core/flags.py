@@ -18,8 +18,8 @@ from eegtool.core.registry import load
 Values = dict[str, list[str]]
 """What was given for each flag; the names have underscores and no dashes."""
 
-_TRUE: Final = ("true", "yes", "on", "1")
-_FALSE: Final = ("false", "no", "off", "0")
+_TRUE: Final = ("true", "yes", "on", "1", "t", "y")
+_FALSE: Final = ("false", "no", "off", "0", "f", "n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +156,10 @@ def read_config(path: Path, renamed: Mapping[str, str]) -> Values:
         line = f", line {where.line + 1}" if where else ""
         reason = getattr(error, "problem", None) or brief(error)
         raise EegToolError(f"--config {path}{line}: {reason}.", "Mend that line.") from error
+    except RecursionError as error:
+        raise EegToolError(
+            f"--config {path} is nested too deeply.", "One flag a line, lists at most."
+        ) from error
     if not isinstance(raw, dict):
         raise EegToolError(f"--config {path} holds no 'name: value' lines.", "One flag a line.")
     values: Values = {}

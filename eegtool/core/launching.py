@@ -57,13 +57,21 @@ def open_locked(path: Path) -> IO[str] | None:
     import fcntl  # not on Windows, where neither DeepSpeed nor several ranks are
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        return None
-    return lock
+    while True:
+        lock = path.open("a")  # what somebody else has in it stays
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                return lock
+        except BlockingIOError:
+            lock.close()
+            return None
+        except FileNotFoundError:
+            pass
+        except OSError as error:  # a disk that locks nothing
+            lock.close()
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        lock.close()  # its holder removed it before we had it: that lock would keep nobody out
 
 
 def launch(

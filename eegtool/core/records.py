@@ -7,17 +7,19 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from eegtool.core import forms
 from eegtool.core.errors import EegToolError
+from eegtool.core.forms import IMAGE_TOKEN, Forms
+from eegtool.core.parsing import parse_json
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import atomic_path, missing
 
 SPLITS: Final = ("ft", "eval")
 """Names of the two sides: what the model is fine-tuned on, and what it is evaluated on."""
-
-IMAGE_TOKEN: Final = "<image>"
 
 _Row = TypeVar("_Row")
 
@@ -80,31 +82,44 @@ class Conversation:
     images: tuple[str, ...]
     question: str
     answer: str
+    later: tuple[tuple[str, str], ...] = ()
+    """Further questions with their answers, where there are several turns."""
+    system: str = ""
+    """What stands in place of the template's system text; empty for that."""
+
+    @property
+    def text(self) -> tuple[Any, ...]:
+        """All that is said in it: equal for samples that differ in their pictures only."""
+        return (self.system, self.question, self.answer, self.later)
+
+    @property
+    def turns(self) -> tuple[tuple[str, str], ...]:
+        """Each question with its answer."""
+        return ((self.question, self.answer), *self.later)
 
     def to_row(self) -> dict[str, Any]:
         """Return the row in LLaVA's form, with one ``<image>`` per image before the question."""
         human = f"{IMAGE_TOKEN}\n" * len(self.images) + self.question
+        spoken = [("system", self.system)] * bool(self.system)
+        for question, answer in ((human, self.answer), *self.later):
+            spoken += [("human", question), ("gpt", answer)]
         return {
             "id": self.sample_id,
             "image": list(self.images),
-            "conversations": [
-                {"from": "human", "value": human},
-                {"from": "gpt", "value": self.answer},
-            ],
+            "conversations": [{"from": role, "value": text} for role, text in spoken],
         }
 
     @classmethod
-    def from_row(cls, row: dict[str, Any]) -> Conversation:
-        """Read LLaVA's form; the number of ``<image>`` must equal the number of images."""
-        turns = row["conversations"]
-        if [turn["from"] for turn in turns] != ["human", "gpt"]:
-            raise ValueError("'conversations' must be one human turn and one gpt turn")
-        images = _image_list(row)
-        text, answer = (_text(turn, "value") for turn in turns)
-        if text.count(IMAGE_TOKEN) != len(images):
-            raise ValueError(f"{text.count(IMAGE_TOKEN)} {IMAGE_TOKEN} for {len(images)} images")
-        question = text.replace(IMAGE_TOKEN, "").strip()
-        return cls(str(row["id"]), images, question, answer)
+    def from_row(cls, row: dict[str, Any], taken: Forms) -> Conversation:
+        """Read LLaVA's form, or one of those that `forms.TAKEN` names, which is counted in `taken`."""
+        system, ((first, answer), *later) = forms.turns(row, taken)
+        images = forms.images(row, taken)
+        question = forms.question_text(first, len(images), taken)
+        texts = [answer, *(text for turn in later for text in turn)]
+        if any(IMAGE_TOKEN in text for text in texts):
+            raise ValueError(f"{IMAGE_TOKEN} stands in an answer or in a later turn")
+        sample_id = forms.identity(row, "id", taken)
+        return cls(sample_id, images, question, answer, tuple(later), system)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +142,16 @@ class Question:
         }
 
     @classmethod
-    def from_row(cls, row: dict[str, Any]) -> Question:
-        """Read the form that `to_row` writes."""
+    def from_row(cls, row: dict[str, Any], taken: Forms) -> Question:
+        """Read the form that `to_row` writes, or one that `forms.TAKEN` names."""
         text = _text(row, "text").replace(IMAGE_TOKEN, "").strip()
-        return cls(str(row["question_id"]), _image_list(row), text, str(row.get("category", "")))
+        category = row.get("category")
+        return cls(
+            forms.identity(row, "question_id", taken),
+            forms.images(row, taken),
+            text,
+            "" if category is None else str(category),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +178,12 @@ class Answer:
         texts = ("prompt", "text", "label", "model_id")
         if not isinstance(row["metadata"], dict):
             raise ValueError("'metadata' is not a JSON object")
+        known = row if row.get("label") is not None else {**row, "label": ""}
         return cls(
-            question_id=str(row["question_id"]),
+            question_id=forms.identity(row, "question_id", Forms()),
             answer_id=str(row["answer_id"]),
             metadata=row["metadata"],
-            **{name: _text(row, name) for name in texts},
+            **{name: _text(known, name) for name in texts},
         )
 
 
@@ -169,14 +191,6 @@ def _text(row: dict[str, Any], name: str) -> str:
     if not isinstance(row[name], str):
         raise ValueError(f"'{name}' is not text")
     return row[name]
-
-
-def _image_list(row: dict[str, Any]) -> tuple[str, ...]:
-    image = row["image"]
-    images = [image] if isinstance(image, str) else image
-    if not isinstance(images, list) or not all(isinstance(name, str) for name in images):
-        raise ValueError("'image' is not a path or a list of paths")
-    return tuple(images)
 
 
 def write_epochs(path: Path, epochs: Iterable[Epoch]) -> None:
@@ -208,23 +222,24 @@ def write_conversations(path: Path, rows: Iterable[Conversation]) -> None:
         file.write(f"[\n{body}\n]\n")
 
 
-def read_conversations(path: Path) -> list[Conversation]:
-    """Read ``eeg_ft.json`` (any JSON list of LLaVA rows).
+def read_conversations(path: Path, taken: Forms | None = None) -> list[Conversation]:
+    """Read ``eeg_ft.json`` (any JSON list of LLaVA rows, or one row on each line).
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    taken : Counter, optional
+        Counts the rows that are written in another way (see `forms.TAKEN`).
 
     Raises
     ------
     EegToolError
-        If the file is missing, is not a JSON list, or a row is not a conversation (it is named).
+        If the file is missing, holds no rows, or a row is not a conversation (it is named).
     """
-    with _open(path) as file:
-        try:
-            rows = json.load(file)
-        except json.JSONDecodeError as error:
-            raise _broken(path, f"line {error.lineno}", error) from error
-    if not isinstance(rows, list):
-        raise _broken(path, "top level", ValueError("not a JSON list"))
-    numbered = ((f"row {number}", row) for number, row in enumerate(rows, start=1))
-    return _parse(path, numbered, Conversation.from_row)
+    taken = Forms() if taken is None else taken
+    rows = _rows(path, taken, usual="list")
+    return _parse(path, rows, partial(Conversation.from_row, taken=taken))
 
 
 def write_questions(path: Path, rows: Iterable[Question]) -> None:
@@ -233,15 +248,22 @@ def write_questions(path: Path, rows: Iterable[Question]) -> None:
         file.writelines(json_line(row.to_row()) for row in rows)
 
 
-def read_questions(path: Path) -> list[Question]:
-    """Read ``eeg_eval.jsonl``.
+def read_questions(path: Path, taken: Forms | None = None) -> list[Question]:
+    """Read ``eeg_eval.jsonl`` (one question on each line, or a JSON list of them).
+
+    Parameters
+    ----------
+    path, taken
+        See `read_conversations`.
 
     Raises
     ------
     EegToolError
         If the file is missing, or a line is not a question (it is named).
     """
-    return _parse(path, _json_lines(path), Question.from_row)
+    taken = Forms() if taken is None else taken
+    rows = _rows(path, taken, usual="lines")
+    return _parse(path, rows, partial(Question.from_row, taken=taken))
 
 
 def read_answers(path: Path) -> list[Answer]:
@@ -252,7 +274,7 @@ def read_answers(path: Path) -> list[Answer]:
     EegToolError
         If the file is missing, or a line is not an answer (it is named).
     """
-    return _parse(path, _json_lines(path), Answer.from_row)
+    return _parse(path, _rows(path, Forms(), usual="lines"), Answer.from_row)
 
 
 def json_line(row: dict[str, Any]) -> str:
@@ -272,16 +294,19 @@ def check_unique(path: Path, sample_ids: Sequence[str]) -> None:
         seen.add(sample_id)
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+def _rows(path: Path, taken: Forms, *, usual: str) -> Iterator[tuple[str, Any]]:
+    """Yield the rows of a JSON list, or of a file with one row on each line, and where they stand."""
     with _open(path) as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise _broken(path, f"line {number}", error) from error
-            yield f"line {number}", row
+        text = file.read()
+    if text.lstrip()[:1] == "[":
+        taken["list"] += usual != "list"
+        rows = parse_json(text, path)
+        yield from ((f"row {number}", row) for number, row in enumerate(rows, start=1))
+        return
+    for number, line in enumerate(io.StringIO(text, newline=""), start=1):
+        if line.strip():
+            taken["lines"] += usual != "lines"
+            yield f"line {number}", parse_json(line, path, number)
 
 
 def _parse(

@@ -41,7 +41,7 @@ Workspace = Annotated[
         rich_help_panel=FILES,
     ),
 ]
-Seed = Annotated[int, Option(help="Seed of everything random.")]
+Seed = Annotated[int, Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 Channels = Annotated[
     list[str],
     Option(
@@ -97,6 +97,14 @@ TrainingRanks = Annotated[
         rich_help_panel=HARDWARE,
     ),
 ]
+LabelCoding = Annotated[
+    str,
+    Option(
+        help="How true stages count where they are numbers: 'nsrr' (4 is N3, 5 is REM), '0-4' or '1-5'.",
+        show_default="they are words",
+        rich_help_panel=FILES,
+    ),
+]
 ModelBase = Annotated[
     str | None,
     Option(help="Base model.", show_default="the one it was trained on", rich_help_panel=FILES),
@@ -121,6 +129,14 @@ AskingRanks = Annotated[
 Precision = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
     Option(help="Precision of the base model.", rich_help_panel=RUNNING),
+]
+Merge = Annotated[
+    bool,
+    Option(
+        "--merge",
+        help="Add LoRA to the base's weights: faster, but rounded to their precision.",
+        rich_help_panel=RUNNING,
+    ),
 ]
 Attention = Annotated[
     str,
@@ -612,6 +628,15 @@ class FinetuneSettings:
             rich_help_panel=HARDWARE,
         ),
     ] = "auto"
+    gpu_memory: Annotated[
+        float,
+        Option(
+            min=0.0,
+            help="With --dry-run: say what fits a GPU of so many GiB.",
+            show_default="no",
+            rich_help_panel=HARDWARE,
+        ),
+    ] = 0.0
     gradient_checkpointing: Annotated[
         bool,
         Option(
@@ -707,6 +732,7 @@ class EvaluateSettings:
             rich_help_panel=FILES,
         ),
     ] = None
+    label_coding: LabelCoding = ""
     answers_file: Annotated[
         Path | None,
         Option(
@@ -830,6 +856,7 @@ class EvaluateSettings:
         int, Option(min=0, help="Which of these parts this is, from 0.", rich_help_panel=RUNNING)
     ] = 0
     dtype: Precision = "auto"
+    merge: Merge = False
     attention: Attention = "auto"
     deterministic: Annotated[
         bool,
@@ -884,6 +911,7 @@ class AskSettings:
     ] = 0
     no_calibration: NoCalibration = False
     dtype: Precision = "auto"
+    merge: Merge = False
     json: Json = False
 
 
@@ -908,10 +936,19 @@ class ReportSettings:
             rich_help_panel=FILES,
         ),
     ] = None
+    label_coding: LabelCoding = ""
     out: Annotated[
         Path | None,
         Option(
             help="Folder of the report.", show_default="WORKSPACE/report", rich_help_panel=FILES
+        ),
+    ] = None
+    how_read: Annotated[
+        Path | None,
+        Option(
+            help="Also write a CSV file that says how each answer was read: stage, words, rule.",
+            show_default="no",
+            rich_help_panel=FILES,
         ),
     ] = None
     reader: Annotated[
@@ -1059,6 +1096,7 @@ class StageSettings:
     ] = "auto"
     num_gpus: AskingRanks = 0
     dtype: Precision = "auto"
+    merge: Merge = False
     attention: Attention = "auto"
     json: Json = False
 

@@ -35,11 +35,11 @@ DROPPED: Final = (MOVEMENT, UNSCORED)
 # Manual, Berry et al. 2012). All words are compared by `_fold`: without case, blanks, hyphens and the
 # words "sleep" and "stage".
 _WORDS: Final = {
-    "W": "w wake awake wakefulness wach s0",
+    "W": "w wk wake awake wakefulness wach s0",
     "N1": "n1 nrem1 nonrem1 s1",
     "N2": "n2 nrem2 nonrem2 s2",
     "N3": "n3 n4 nrem3 nrem4 nonrem3 nonrem4 s3 s4 sws slowwave deep",
-    "REM": "r rem",
+    "REM": "r rem rapideyemovement rapideyemovements paradoxical",
     MOVEMENT: "movementtime",
     UNSCORED: "unscored",
 }

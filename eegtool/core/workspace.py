@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import json
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from secrets import token_hex
+from typing import IO, Any, Final
 
 from eegtool import __version__
-from eegtool.core.errors import EegToolError
+from eegtool.core.errors import EegToolError, of_system
+from eegtool.core.launching import open_locked
+from eegtool.core.parsing import parse_json
 
 _STAMPED_PACKAGES: Final = (
     "torch",
@@ -124,12 +129,6 @@ class Workspace:
             )
         return {}
 
-    def answer_form(self) -> dict[str, Any]:
-        """Return how to ask and how an answer reads, as prepare stamped it; empty where it did not."""
-        if not self.prepare_stamp.exists():
-            return {}
-        return dict(read_json(self.prepare_stamp).get("answers", {}))
-
     def sequence(self) -> dict[str, Any]:
         """Return how stages follow each other on the fine-tune side, as prepare stamped it.
 
@@ -153,17 +152,97 @@ class Workspace:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary sibling to write to; it takes the name `path` only if the block succeeds.
 
-    What a killed writer of the same file left behind goes.
+    A link stays one: what it leads to is written. Several may write the same file at once, and the last to
+    finish wins; what a killed one left behind goes.
+
+    Raises
+    ------
+    EegToolError
+        If `path` cannot be written: a device, a folder, a full disk, a lack of permission.
     """
+    target = target_of(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        left.unlink(missing_ok=True)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        with suppress(ImportError, OSError):  # where nothing can be locked, it may be at work
+            if lock := open_locked(left):
+                with lock:
+                    left.unlink()
+    tmp, lock = _temporary(target)
     try:
         yield tmp
-        tmp.replace(path)
+        tmp.replace(target)
+    except OSError as error:
+        if error.filename not in (None, str(tmp)):  # about another file
+            raise
+        raise of_system(error, path) from error
     finally:
         tmp.unlink(missing_ok=True)
+        if lock is not None:
+            lock.close()
+
+
+def _temporary(target: Path) -> tuple[Path, IO[str] | None]:
+    """Return a new temporary sibling; as long as it is locked, its writer is alive."""
+    while True:
+        tmp = target.with_name(f".{target.name}.{token_hex(4)}.tmp")
+        try:
+            lock = open_locked(tmp)
+        except (ImportError, OSError):  # no locks here; or the writer will fail, and say why
+            return tmp, None
+        if lock is not None:  # else somebody took it for a killed writer's, and removes it
+            return tmp, lock
+
+
+def target_of(path: Path) -> Path:
+    """Return the file that is written at `path`: where that is a link, what it leads to.
+
+    Raises
+    ------
+    EegToolError
+        If there is something else than a file: a folder, a device, links in a circle.
+    """
+    try:
+        target = Path(os.path.realpath(path)) if path.is_symlink() else path
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return target
+    except OSError as error:
+        raise of_system(error, path) from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a device or pipe"
+        raise EegToolError(f"{path} is not a file but {kind}.", "Give the path of a file.")
+    return target
+
+
+def check_folder(folder: Path, what: str) -> None:
+    """Refuse a folder that cannot be written, before the work for it is done; nothing is made.
+
+    Parameters
+    ----------
+    folder : Path
+        There already, or to be made.
+    what : str
+        What it is, for the message.
+
+    Raises
+    ------
+    EegToolError
+        If it can neither be written nor made.
+    """
+    try:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        may = os.access(there, os.W_OK | os.X_OK)
+    except OSError as error:
+        raise of_system(error, folder) from error
+    if not there.is_dir():
+        raise EegToolError(
+            f"{what} {folder} cannot be written: {there} is a file.", "Take another path."
+        )
+    if not may:
+        raise EegToolError(
+            f"{what} {folder} cannot be written: there is no permission to write in {there}.",
+            "Ask for it, or take another path.",
+        )
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -181,11 +260,11 @@ def read_json(path: Path) -> dict[str, Any]:
         If the file is missing or holds no JSON object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_bytes(), path)
     except FileNotFoundError:
         raise missing(path) from None
-    except (OSError, ValueError) as error:
-        raise EegToolError(f"{path} cannot be read: {error}.") from error
+    except OSError as error:
+        raise EegToolError(f"{path} cannot be read: {error.strerror}.") from error
     if not isinstance(value, dict):
         raise EegToolError(f"{path} is not a JSON object.")
     return value
@@ -229,35 +308,70 @@ def sha256_of(path: Path) -> str:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """Return ``folder / name``, refusing a name that leaves the folder.
+    """Return ``folder / name``, refusing a name that leads out of the folder.
+
+    Only names are looked at, which strangers may have written: links in the folder are its owner's
+    (git-annex, DVC, a scratch disk), and are followed.
 
     Raises
     ------
     EegToolError
-        If `name` is absolute or climbs out of `folder`.
+        If `name` is absolute or climbs.
     """
-    path = folder / name
-    if not _leads_down(folder, name) and not path.resolve().is_relative_to(folder.resolve()):
+    parts = name.replace("\\", "/").split("/")
+    if ".." in parts or (name and not parts[0]) or os.path.splitdrive(name)[0]:
         raise EegToolError(
             f"The image path '{name}' leaves the image folder {folder}.",
             "Image paths are relative to the image folder and stay inside it.",
         )
+    return folder / name
+
+
+def find_picture(folder: Path, name: str, whose: str) -> Path:
+    """Return the file of a picture that a row names.
+
+    Parameters
+    ----------
+    folder : Path
+        The image folder.
+    name : str
+        Path of the picture inside it.
+    whose : str
+        What row it is, for the message, such as ``"sample 'SC4001E0-0123'"``.
+
+    Raises
+    ------
+    EegToolError
+        If the name leads out of the folder, or to no file.
+    """
+    path = inside(folder, name)
+    if fault := fault_of(path):
+        raise EegToolError(
+            f"The picture {path} of {whose} {fault}.",
+            "Check the image folder and its links, or run `eegvlm prepare` again.",
+        )
     return path
 
 
-def _leads_down(folder: Path, name: str) -> bool:
-    """Tell whether `name` has no root, drive, ".." or link in it, and so cannot leave `folder`.
-
-    It looks at nothing above `folder`, whose resolving costs more than all else here, for every picture.
-    """
-    if "\\" in name or ":" in name:
-        return False
-    way = os.fspath(folder)
-    for part in name.split("/"):
-        way += f"/{part}"
-        if part in ("", "..") or os.path.islink(way):  # noqa: PTH114 (a Path takes much longer)
-            return False
-    return True
+def fault_of(path: Path) -> str:
+    """Say what keeps a path from being a file, to follow its name in a message; empty if it is one."""
+    try:
+        mode = path.stat().st_mode
+    except ValueError:  # a byte that no path has
+        return "does not exist"
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "is a link that leads back to itself"
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            return f"cannot be reached: {error.strerror}"
+        for link in (path, *path.parents):
+            if link.is_symlink() and not link.exists():
+                where = "is a link" if link == path else f"lies behind the link {link}"
+                return f"{where} to {link.readlink()}, which does not exist"
+        return "does not exist"
+    if stat.S_ISREG(mode):
+        return ""
+    return "is a folder" if stat.S_ISDIR(mode) else "is not a file"
 
 
 def run_stamp(

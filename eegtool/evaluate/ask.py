@@ -9,25 +9,27 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from PIL import Image
 from rich.bar import Bar
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from eegtool.core.answers import read_stage
 from eegtool.core.console import console
-from eegtool.core.errors import EegToolError, brief
-from eegtool.core.records import IMAGE_TOKEN, Question
+from eegtool.core.errors import EegToolError
+from eegtool.core.forms import IMAGE_TOKEN
+from eegtool.core.pictures import read_rgb
+from eegtool.core.records import Question
 from eegtool.core.settings import AskSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, check_same_pictures, read_json
 from eegtool.evaluate.calibration import Calibration, read_calibration
 from eegtool.evaluate.decode import Decoding
-from eegtool.evaluate.generate import Asker, StageAnswers, stage_answers
+from eegtool.evaluate.generate import Asker
 from eegtool.evaluate.loading import load
 from eegtool.evaluate.score import probabilities
-from eegtool.extract.features import load_features, sidecar_path
+from eegtool.extract.features import load_features, read_sidecar
 from eegtool.extract.stored import STORED, feature_of, is_module
 from eegtool.model.adapters import (
     Contract,
@@ -35,6 +37,7 @@ from eegtool.model.adapters import (
     contract_base,
     read_contract,
 )
+from eegtool.model.answer_form import AnswerForm
 from eegtool.model.eegvlm import FUSIONS
 
 _BAR: Final = 40
@@ -51,8 +54,8 @@ class Reply:
     question: str
     text: str
     """As the model wrote it."""
-    log_likelihood: np.ndarray
-    """float64 ``[5]``, in the order of `STAGES`."""
+    log_likelihood: np.ndarray | None
+    """float64 ``[5]``, in the order of `STAGES`; None where no form of answer was taught."""
     calibration: Calibration | None
     adapter_sha256: str
 
@@ -63,13 +66,17 @@ class Reply:
 
     @property
     def stage_probabilities(self) -> dict[str, float]:
-        """Probability of each stage; they sum to 1."""
+        """Probability of each stage; they sum to 1. Empty where there are no log-likelihoods."""
+        if self.log_likelihood is None:
+            return {}
         shares = probabilities(self.log_likelihood, self.temperature)
         return dict(zip(STAGES, shares.tolist(), strict=True))
 
     @property
-    def stage(self) -> str:
-        """The likeliest stage."""
+    def stage(self) -> str | None:
+        """The likeliest stage; without log-likelihoods, what is read in the text."""
+        if self.log_likelihood is None:
+            return read_stage(self.text).stage
         return STAGES[int(self.log_likelihood.argmax())]
 
 
@@ -85,7 +92,7 @@ def run(settings: AskSettings) -> None:
     console.stderr = settings.json  # standard output is for the JSON object alone
     contract = read_contract(settings.model_path)
     contract_base(settings.model_path, contract, settings.model_base, settings.vision_tower)
-    answers = stage_answers(contract)
+    answers = AnswerForm.from_contract(contract.answers)
     question = asked_question(settings, contract)
     picture = read_picture(settings.image)
     weights = adapter_sha256(settings.model_path)
@@ -98,7 +105,7 @@ def run(settings: AskSettings) -> None:
         _warn(doubt)
     feature = high_level_feature(settings, contract, picture)
     text, scores = _ask(settings, answers, question, feature, trained=trained)
-    if doubt := disagreement(text, scores, answers):
+    if scores is not None and (doubt := disagreement(text, scores, answers)):
         _warn(doubt)
         said.append(doubt)
     reply = Reply(settings.image, question, text, scores, calibration, weights)
@@ -135,19 +142,7 @@ def read_picture(path: Path) -> np.ndarray:
     EegToolError
         If it is missing or no picture.
     """
-    try:
-        with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
-    except FileNotFoundError:
-        raise EegToolError(
-            f"The picture {path} does not exist.", "Give one that `eegvlm prepare` drew."
-        ) from None
-    # What Pillow raises over broken files depends on where they are broken.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise EegToolError(
-            f"The picture {path} cannot be read: {brief(error)}.",
-            "Give a PNG that `eegvlm prepare` drew.",
-        ) from error
+    return np.array(read_rgb(path, "Give a PNG that `eegvlm prepare` drew."))
 
 
 def doubts(
@@ -170,6 +165,11 @@ def doubts(
     if contract.features != "real":
         yield f"the model was trained with {contract.features} features, as a sanity check."
     trained = contract.answers.get("question", question)
+    if not contract.answers.get("stages", STAGES):
+        yield (
+            "the samples taught no form of answer that could be scored: there are words, and no "
+            "probabilities."
+        )
     if question != trained:
         yield (
             f"the model was trained on one question only, '{trained}': "
@@ -187,7 +187,7 @@ def drawn(image: Path) -> dict[str, Any]:
     return {}
 
 
-def disagreement(text: str, log_likelihood: np.ndarray, answers: StageAnswers) -> str:
+def disagreement(text: str, log_likelihood: np.ndarray, answers: AnswerForm) -> str:
     """Say that the model wrote another stage than the likeliest; empty if it did not."""
     likeliest = answers.texts[int(log_likelihood.argmax())]
     wrote = [answer for answer in answers.texts if text.endswith(answer)]
@@ -231,9 +231,9 @@ def high_level_feature(
 
 def _feature_from_file(settings: AskSettings, path: Path, contract: Contract) -> np.ndarray:
     """Find the row of the picture by its name; without a sidecar there must be one row only."""
-    name, sidecar = settings.image.stem, sidecar_path(path)
-    ids = read_json(sidecar).get("sample_ids", []) if sidecar.exists() else [name]
-    table = load_features(path, ids, other="its own sidecar" if sidecar.exists() else "the picture")
+    name, sidecar = settings.image.stem, read_sidecar(path)
+    ids = sidecar.sample_ids if sidecar else [name]
+    table = load_features(path, ids, other="its own sidecar" if sidecar else "the picture")
     if name not in table.row_of:
         raise EegToolError(
             f"{path} has no feature of '{name}'.",
@@ -251,24 +251,25 @@ def _feature_from_file(settings: AskSettings, path: Path, contract: Contract) ->
 
 def _ask(
     settings: AskSettings,
-    answers: StageAnswers,
+    answers: AnswerForm,
     question: str,
     feature: np.ndarray | None,
     *,
     trained: bool,
-) -> tuple[str, np.ndarray]:
+) -> tuple[str, np.ndarray | None]:
     """Load the model; return what it writes about the picture, and the score of each stage's answer."""
     with console.status("Loading the model ..."):
         model, processor = load(settings.model_path, settings)
     room = answers.max_new_tokens if trained else max(answers.max_new_tokens, _OWN_QUESTION)
     decoding = Decoding(settings.max_new_tokens or room)
-    asker = Asker(model, processor, answers, "both", decoding)
+    asker = Asker(model, processor, answers, "both" if answers.stages else "generate", decoding)
     name = settings.image.name
     asked = Question(settings.image.stem, (name, name), question)
     pixels = processor.pixel_spec.pixels(settings.image)
     with console.status("Asking ..."):
         told = asker([asked], pixels[None], None if feature is None else feature[None])[0]
-    return told.text, np.asarray(told.log_likelihood, np.float64)
+    scores = told.log_likelihood
+    return told.text, None if scores is None else np.asarray(scores, np.float64)
 
 
 def shown(reply: Reply) -> RenderableType:
@@ -288,18 +289,21 @@ def shown(reply: Reply) -> RenderableType:
         if c
         else "Not calibrated: how sure the model is need not be how often it is right."
     )
+    if reply.log_likelihood is None:
+        return Group("", head)
     return Group("", head, "", bars, "", Text(how, "dim"))
 
 
 def as_json(reply: Reply, warnings: list[str]) -> dict[str, Any]:
     """Return the reply for a program, with the names that answer rows have for the same things."""
+    scores = np.array([]) if reply.log_likelihood is None else reply.log_likelihood
     return {
         "image": str(reply.image),
         "prompt": reply.question,
         "text": reply.text,
         "stage": reply.stage,
         "stage_probabilities": {s: round(p, 6) for s, p in reply.stage_probabilities.items()},
-        "log_likelihoods": dict(zip(STAGES, reply.log_likelihood.round(6).tolist(), strict=True)),
+        "log_likelihoods": dict(zip(STAGES, scores.round(6).tolist(), strict=False)),
         "calibration_temperature": reply.temperature,
         "adapter_sha256": reply.adapter_sha256,
         "warnings": warnings,

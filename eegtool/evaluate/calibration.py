@@ -18,6 +18,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from eegtool.core.errors import EegToolError
+from eegtool.core.parsing import finite
 from eegtool.core.records import Answer
 from eegtool.core.stages import STAGE_INDEX, STAGES
 from eegtool.core.workspace import read_json, write_json
@@ -168,12 +169,13 @@ class Sureness:
 
     def add(self, row: Answer) -> None:
         """Look at a row; without log-likelihoods or a true stage it tells nothing."""
-        told = row.metadata.get("log_likelihoods")
-        if not isinstance(told, dict) or set(told) != set(STAGES):
+        scores = as_scores(row.metadata.get("log_likelihoods"))
+        temperature = finite(row.metadata.get("calibration_temperature", 1.0)) or 0.0
+        if scores is None or temperature <= 0:
             return  # somebody else's row, read again
         if row.label in STAGES and not row.metadata.get("calibrated_on"):
-            self._scored.extend(told[stage] for stage in STAGES)
-            self._temperatures.append(row.metadata.get("calibration_temperature", 1.0))
+            self._scored.extend(scores)
+            self._temperatures.append(temperature)
             self._stages.append(row.label)
 
     def figures(self) -> dict[str, float]:
@@ -186,6 +188,14 @@ class Sureness:
         if (temperatures != 1).any():
             found["after"] = ece(probabilities(scored / temperatures), self._stages)
         return found
+
+
+def as_scores(told: object) -> list[float] | None:
+    """Return log-likelihoods in the order of `STAGES`; None if they are not one finite number for each."""
+    if not isinstance(told, dict) or set(told) != set(STAGES):
+        return None
+    scores = [finite(told[stage]) for stage in STAGES]
+    return None if None in scores else [score for score in scores if score is not None]
 
 
 def write_calibration(folder: Path, calibration: Calibration) -> None:
@@ -214,11 +224,11 @@ def read_calibration(folder: Path, adapter_sha256: str = "") -> Calibration | No
     raw = read_json(path)
     try:
         calibration = Calibration(**raw | {"subjects": tuple(raw["subjects"])})
-        usable = float(calibration.temperature) > 0 and np.isfinite(calibration.temperature)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError) as error:
         raise EegToolError(f"{path} is not readable as a calibration: {error}.", fix) from error
-    if not usable:
-        raise EegToolError(f"{path} has the temperature {calibration.temperature}.", fix)
+    if (finite(calibration.temperature) or 0.0) <= 0:
+        reason = f"it has the temperature {calibration.temperature}"
+        raise EegToolError(f"{path} is not readable as a calibration: {reason}.", fix)
     if adapter_sha256 and calibration.adapter_sha256 != adapter_sha256:
         raise EegToolError(
             f"{path} belongs to other weights ({calibration.adapter_sha256[:12]}) than those that are "

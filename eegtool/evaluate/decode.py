@@ -1,22 +1,24 @@
 """Answers of a batch, token by token: each token the likeliest one, or drawn.
 
-Keys and values get room for the whole answer at once, where transformers' own cache is copied at each
-step, and rows that have come to their end leave the batch.
+The cache is allocated for the whole answer at once, and rows that have come to their end leave the
+batch.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 
+from eegtool.evaluate.cache import as_argument, frozen, preallocated, split
 from eegtool.model.eegvlm import EEGVLM
 
+Leave = Callable[[torch.Tensor, torch.Tensor, Cache], None]
+"""Called with rows that leave the batch ``[n]``, their answers ``[n, max_new_tokens]``, and what the model
+has read of them: the prompts and all tokens but those chosen last."""
 Choose = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Logits ``[n, vocabulary]`` and the numbers of their questions ``[n]`` → the next token of each."""
 
@@ -79,6 +81,7 @@ def decode(
     choose: Choose,
     max_new_tokens: int,
     eos_token_id: int,
+    leave: Leave | None = None,
 ) -> torch.Tensor:
     """Let the model go on with the prompts of a batch.
 
@@ -96,6 +99,8 @@ def decode(
         Room for an answer.
     eos_token_id : int
         The token that ends it.
+    leave : callable, optional
+        Called once about every row, when it leaves the batch.
 
     Returns
     -------
@@ -104,7 +109,8 @@ def decode(
     """
     n, width = mask.shape
     language = model.model.language_model
-    cache = _room(language, width + max_new_tokens - 1)
+    cache = preallocated(language, width + max_new_tokens - 1)
+    argument = as_argument(language, cache)
     padded = not bool(mask.all())  # where nothing is, attention needs no mask and has faster ways
     seen = torch.cat([mask, mask.new_ones(n, max_new_tokens)], dim=1) if padded else None
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
@@ -117,53 +123,24 @@ def decode(
             attention_mask=None if seen is None else seen[:, : width + step],
             position_ids=positions,
             use_cache=True,
-            **cache,
+            **argument,
         ).last_hidden_state
         tokens = choose(model.lm_head(states[:, -1]), rows).where(going, eos_token_id)
         answers[rows, step] = tokens
-        going = tokens != eos_token_id
+        going = (tokens != eos_token_id) & (step + 1 < max_new_tokens)
         n_going = int(going.sum())
         if not n_going:
+            if leave:
+                leave(rows, answers[rows], frozen(cache))
             break
         positions = positions[:, -1:] + 1
         if 2 * n_going <= len(rows):  # not at once: the cache is copied without those that ended
-            kept = going.nonzero()[:, 0]
-            for held in cache.values():
-                held.batch_select_indices(kept)
+            kept, ended = going.nonzero()[:, 0], (~going).nonzero()[:, 0]
+            if leave:
+                leave(rows[ended], answers[rows[ended]], split(cache, ended, kept))
+            else:
+                cache.batch_select_indices(kept)
             rows, tokens, positions, going = (t[kept] for t in (rows, tokens, positions, going))
             seen = None if seen is None else seen[kept]
         embeds = model.get_input_embeddings()(tokens)[:, None]
     return answers
-
-
-def _room(language: Any, size: int) -> dict[str, Cache]:
-    """Return a cache of so many tokens, under the name by which this transformers takes it."""
-    # The older name still works but warns; unknown ones are swallowed by its **kwargs.
-    known = inspect.signature(language.forward).parameters
-    cache = Cache(layers=[_Room(size) for _ in range(language.config.num_hidden_layers)])
-    return {"cache" if "cache" in known else "past_key_values": cache}
-
-
-class _Room(DynamicLayer):  # type: ignore[misc]
-    """Keys and values of a layer, in tensors that have their last size from the start."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.is_initialized = False
-        self._size = size
-        self._filled = 0
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
-            shape = (*key_states.shape[:2], self._size, key_states.shape[3])
-            self.keys, self.values = key_states.new_empty(shape), value_states.new_empty(shape)
-            self.is_initialized = True
-        begin, self._filled = self._filled, self._filled + key_states.shape[2]
-        self.keys[:, :, begin : self._filled] = key_states
-        self.values[:, :, begin : self._filled] = value_states
-        return self.keys[:, :, : self._filled], self.values[:, :, : self._filled]
-
-    def get_seq_length(self) -> int:
-        return self._filled

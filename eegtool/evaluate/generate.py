@@ -7,68 +7,44 @@ random numbers of its own: no answer depends on its neighbours.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
+from transformers.cache_utils import Cache
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Question
 from eegtool.core.settings import AnswerMode
-from eegtool.core.stages import STAGES
+from eegtool.evaluate.cache import Cached
 from eegtool.evaluate.decode import Decoding, chooser, decode
 from eegtool.evaluate.score import Choice, behind_reasons, encode_choice, stage_log_likelihoods
-from eegtool.model.adapters import Contract
+from eegtool.model.answer_form import AnswerForm
 from eegtool.model.eegvlm import EEGVLM
 from eegtool.model.processor import PixelSpec, Processor, pad
 
 _DECODERS: Final = 4
 """Threads that decode pictures while the model is busy."""
 
-
-@dataclass(frozen=True, slots=True)
-class StageAnswers:
-    """How the model was taught to name the stages."""
-
-    texts: tuple[str, ...]
-    """Answer of each stage, in the order of `STAGES`; where reasons come first, the conclusion."""
-    lead: str
-    """Words with which a conclusion begins; empty where there are no reasons."""
-    max_new_tokens: int
-    """Room for an answer."""
-
-
-def stage_answers(contract: Contract) -> StageAnswers:
-    """Read them from the contract; those of version 0.1 have bare labels and say nothing.
-
-    Raises
-    ------
-    EegToolError
-        If what it says is not the five stages.
-    """
-    told = contract.answers or {}
-    stages = told.get("stages", {stage: stage for stage in STAGES})
-    if set(stages) != set(STAGES) or len(set(stages.values())) < len(STAGES):
-        raise EegToolError(
-            f"The model's contract does not have one answer for each stage, but {stages}.",
-            "Fine-tune again after `eegvlm prepare`.",
-        )
-    texts = tuple(stages[stage] for stage in STAGES)
-    return StageAnswers(texts, told.get("lead", ""), told.get("max_new_tokens", 8))
+Written = Callable[[Sequence[int], Sequence[str], Cached | None], None]
+"""Called with rows of a batch, what was written about them, and what the model has read by then (None
+after a beam search)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Reply:
     """What the model says about one question."""
 
     text: str
     """As it wrote it; in mode ``score`` the likeliest answer."""
     log_likelihood: np.ndarray | None = None
     """float64 ``[5]``, in the order of `STAGES`; None in mode ``generate``."""
+    truncated: bool = False
+    """Whether it wrote as many tokens as there is room for, and had not come to an end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +53,19 @@ class Asker:
 
     model: EEGVLM
     processor: Processor
-    answers: StageAnswers
+    answers: AnswerForm
     mode: AnswerMode
     decoding: Decoding
     _choices: dict[tuple[str, int], Choice] = field(default_factory=dict)
 
+    @property
+    def writes(self) -> bool:
+        """Whether the model writes anything, be it only reasons before a score."""
+        return self.mode != "score" or self.answers.reasons_first
+
     def __call__(
         self, questions: Sequence[Question], pixels: np.ndarray, features: np.ndarray | None
-    ) -> list[Told]:
+    ) -> list[Reply]:
         """Ask about a batch.
 
         Parameters
@@ -102,35 +83,58 @@ class Asker:
             If the model's log-likelihoods are no numbers.
         """
         pictures = torch.from_numpy(pixels).to(self.model.device)
-        rows = None if features is None else torch.from_numpy(features).to(self.model.device)
-        texts: list[str] = []
-        if self.mode != "score" or self.answers.lead:
-            texts = write(self.model, self.processor, questions, pictures, rows, self.decoding)
-        if self.mode == "generate":
-            return [Told(text) for text in texts]
-        endings = [list(self.answers.texts)] * len(questions)
-        if self.answers.lead:
-            endings = [
-                behind_reasons(text, self.answers.texts, self.answers.lead) for text in texts
-            ]
+        high = None if features is None else torch.from_numpy(features).to(self.model.device)
+        replies = [Reply("")] * len(questions)
+
+        def score(rows: Sequence[int], texts: Sequence[str], cached: Cached | None = None) -> None:
+            some, at = [questions[row] for row in rows], list(rows)
+            features = None if high is None else high[at]
+            scored = self._scored(some, texts, pictures[at], features, cached)
+            for row, reply in zip(rows, scored, strict=True):
+                replies[row] = reply
+
+        if not self.writes:
+            score(range(len(questions)), [""] * len(questions))
+            return replies
+        written = None if self.mode == "generate" else score
+        words = write(self.model, self.processor, questions, pictures, high, self.decoding, written)
+        if self.mode == "score":
+            words = [replace(w, text=r.text) for w, r in zip(words, replies, strict=True)]
+        return [
+            replace(w, log_likelihood=r.log_likelihood) for w, r in zip(words, replies, strict=True)
+        ]
+
+    def _scored(
+        self,
+        questions: Sequence[Question],
+        texts: Sequence[str],
+        pictures: torch.Tensor,
+        features: torch.Tensor | None,
+        cached: Cached | None,
+    ) -> list[Reply]:
+        """Score the stages, behind what was written where that has reasons; say the likeliest answer."""
+        form = self.answers
+        endings = [list(form.texts)] * len(questions)
+        if form.reasons_first:
+            endings = [behind_reasons(text, form.texts, form.lead) for text in texts]
         choices = [self._choice(q, e) for q, e in zip(questions, endings, strict=True)]
-        scores = stage_log_likelihoods(self.model, self.processor, choices, pictures, rows)
+        model, processor = self.model, self.processor
+        scores = stage_log_likelihoods(model, processor, choices, pictures, features, cached)
         if not np.isfinite(scores).all():
             raise EegToolError(
                 f"The model gives no numbers for the stages of '{questions[0].sample_id}' and others.",
                 "Ask with --dtype float32; if that does not help, its training diverged.",
             )
-        if self.mode == "score":
-            texts = [e[int(s.argmax())] for e, s in zip(endings, scores, strict=True)]
-        return [Told(text, score) for text, score in zip(texts, scores, strict=True)]
+        return [Reply(e[int(s.argmax())], s) for e, s in zip(endings, scores, strict=True)]
 
     def _choice(self, question: Question, answers: list[str]) -> Choice:
         """Tokenise the five answers to a question; without reasons, they are the same for all epochs."""
         key = (question.text, len(question.images))
-        if self.answers.lead:
-            return encode_choice(self.processor, *key, answers)
+        is_whole = self.answers.is_whole
+        if self.answers.reasons_first:
+            return encode_choice(self.processor, *key, answers, is_whole=is_whole)
         if key not in self._choices:
-            self._choices[key] = encode_choice(self.processor, *key, answers)
+            self._choices[key] = encode_choice(self.processor, *key, answers, is_whole=is_whole)
         return self._choices[key]
 
 
@@ -142,7 +146,8 @@ def write(
     pixel_values: torch.Tensor,
     high_level_features: torch.Tensor | None,
     decoding: Decoding,
-) -> list[str]:
+    written: Written | None = None,
+) -> list[Reply]:
     """Let the model write an answer to each question of a batch.
 
     Parameters
@@ -159,11 +164,13 @@ def write(
         A feature per question; None if the fusion needs none.
     decoding : Decoding
         How words are chosen.
+    written : callable, optional
+        Called once about every row, as soon as rows leave the batch.
 
     Returns
     -------
-    list of str
-        Special tokens removed, else as the model wrote it.
+    list of Reply
+        Without log-likelihoods; the text with special tokens removed, else as the model wrote it.
     """
     tokenizer = processor.tokenizer
     keys = [(q.text, len(q.images)) for q in questions]
@@ -172,22 +179,42 @@ def write(
     input_ids = pad(prompts, tokenizer.pad_token_id, "left").to(model.device)
     mask = pad([[1] * len(p) for p in prompts], 0, "left").to(model.device)
     embeds = model.embed(input_ids, pixel_values, high_level_features)
+
+    n, end = decoding.max_new_tokens, tokenizer.eos_token_id
+
+    def texts_of(tokens: torch.Tensor) -> list[str]:
+        return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+    def replies_of(tokens: torch.Tensor) -> list[Reply]:
+        endless = ((tokens != end).all(dim=1) & (tokens.shape[1] == n)).tolist()
+        return [Reply(t, truncated=e) for t, e in zip(texts_of(tokens), endless, strict=True)]
+
     if decoding.num_beams > 1:
-        new_tokens = model.generate(
+        tokens = model.generate(
             inputs_embeds=embeds,
             attention_mask=mask,
-            max_new_tokens=decoding.max_new_tokens,
+            max_new_tokens=n,
             num_beams=decoding.num_beams,
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=end,
         )
-    else:
-        choose = chooser(decoding, [q.sample_id for q in questions])
-        n, end = decoding.max_new_tokens, tokenizer.eos_token_id
-        new_tokens = decode(model, embeds, mask, choose, n, end)
-    texts: list[str] = tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
-    return [text.strip() for text in texts]
+        if written:
+            written(range(len(tokens)), texts_of(tokens), None)
+        return replies_of(tokens)
+
+    def leave(rows: torch.Tensor, answers: torch.Tensor, cache: Cache) -> None:
+        if written:
+            n_read = cache.get_seq_length() - mask.shape[1]
+            numbers = rows.tolist()
+            read = [
+                [*prompts[row], *answer]
+                for row, answer in zip(numbers, answers[:, :n_read].tolist(), strict=True)
+            ]
+            written(numbers, texts_of(answers), Cached(cache, read))
+
+    choose = chooser(decoding, [q.sample_id for q in questions])
+    return replies_of(decode(model, embeds, mask, choose, n, end, leave if written else None))
 
 
 def decoded_ahead(

@@ -25,8 +25,9 @@ from eegtool.core.errors import EegToolError, brief
 from eegtool.core.records import Question, json_line
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.workspace import inside, jsonable, read_json, write_json
-from eegtool.evaluate.generate import Asker, Told, decoded_ahead
+from eegtool.evaluate.generate import Asker, Reply, decoded_ahead
 from eegtool.evaluate.loading import load
+from eegtool.evaluate.memory import first_batch_size
 from eegtool.evaluate.rows import answered, make_row, versions
 from eegtool.evaluate.shards import Writer, deal
 from eegtool.evaluate.task import Task, asked_template, check, read_batch_size
@@ -59,8 +60,10 @@ def ask(task: Task, rank: int = 0, ranks: int = 1) -> None:
                 f"Asking [bold]{escape(str(task.model_path))}[/] about {n_missing:,} epochs{among}"
                 + (f" ({before:,} were answered before)" if before else "")
             )
-        size, may_halve = read_batch_size(settings.batch_size)
-        todo = whole_batches(longest_first(own, asker.processor), missing, size)
+        own = longest_first(own, asker.processor)
+        fixed = read_batch_size(settings.batch_size)
+        size = fixed or _first_batch_size(asker, own[0])
+        todo = whole_batches(own, missing, size)
         bar = progress("epochs")
         bar.disable = rank > 0
         with bar, Writer(task.part(rank)) as file:
@@ -68,12 +71,12 @@ def ask(task: Task, rank: int = 0, ranks: int = 1) -> None:
                 "Answering", total=len(own), completed=len(own) - len(missing), note=""
             )
             began, n = time.perf_counter(), 0
-            for batch, told, now in _told(task, asker, todo, size, may_halve=may_halve):
+            for batch, replies, now in _replies(task, asker, todo, size, may_halve=fixed is None):
                 if not n:
                     task.begin()
                 rows = [
                     make_row(task, q, t, how | {"batch_size": now})
-                    for q, t in zip(batch, told, strict=True)
+                    for q, t in zip(batch, replies, strict=True)
                     if q.sample_id in missing
                 ]
                 file.append([json_line(row) for row in rows])
@@ -87,6 +90,18 @@ def longest_first(questions: Sequence[Question], processor: Processor) -> list[Q
     keys = {(q.text, len(q.images)) for q in questions}
     length = {key: len(processor.encode_prompt(*key)) for key in keys}
     return sorted(questions, key=lambda q: -length[q.text, len(q.images)])
+
+
+def _first_batch_size(asker: Asker, longest: Question) -> int:
+    """Return how many questions fit into memory, by the longest of them."""
+    return first_batch_size(
+        asker.model,
+        n_tokens=len(asker.processor.encode_prompt(longest.text, len(longest.images))),
+        n_new_tokens=asker.decoding.max_new_tokens,
+        n_beams=asker.decoding.num_beams,
+        writes=asker.writes,
+        scores=asker.mode != "generate",
+    )
 
 
 def whole_batches(questions: list[Question], missing: set[str], size: int) -> list[Question]:
@@ -107,6 +122,7 @@ def _load(task: Task, rank: int) -> tuple[Asker, dict[str, Any]]:
     how = {
         "batch_size": 0,  # its place; every row has its own
         "dtype": str(model.dtype).removeprefix("torch."),
+        "merged": settings.merge or task.contract.merged,
         "attention": model.model.language_model.config._attn_implementation,
         "deterministic": settings.deterministic,
         "versions": versions(),
@@ -114,9 +130,9 @@ def _load(task: Task, rank: int) -> tuple[Asker, dict[str, Any]]:
     return Asker(model, processor, task.answers, settings.mode, task.decoding), how
 
 
-def _told(
+def _replies(
     task: Task, asker: Asker, questions: list[Question], size: int, *, may_halve: bool
-) -> Iterator[tuple[list[Question], list[Told], int]]:
+) -> Iterator[tuple[list[Question], list[Reply], int]]:
     """Yield batches, what the model says about them, and the batch size.
 
     When memory runs out, the batch that did not fit is asked again in halves, and so are all others.
@@ -135,9 +151,9 @@ def _told(
             batch = questions[start : start + size]
             ready += islice(pictures, max(0, len(batch) - len(ready)))
             rows = _rows(task.features, batch)
-            told, reason = _try(asker, batch, np.stack(ready[: len(batch)]), rows)
-            if told is not None:
-                yield batch, told, size
+            replies, reason = _try(asker, batch, np.stack(ready[: len(batch)]), rows)
+            if replies is not None:
+                yield batch, replies, size
                 start += len(batch)
                 del ready[: len(batch)]
                 continue
@@ -160,7 +176,7 @@ def _rows(features: FeatureTable | None, batch: Sequence[Question]) -> np.ndarra
 
 def _try(
     asker: Asker, batch: list[Question], pixels: np.ndarray, features: np.ndarray | None
-) -> tuple[list[Told] | None, str]:
+) -> tuple[list[Reply] | None, str]:
     """Ask; return None and the reason if memory ran out.
 
     The exception ends here: as long as it lives, so do the tensors of all frames it went through.

@@ -53,7 +53,9 @@ def replay(
     """
     workspace = Workspace(settings.workspace)
     question_file = settings.question_file or workspace.questions
-    questions = questions_of(question_file)
+    questions, notes = questions_of(question_file, settings.label_coding)
+    for note in notes:
+        console.print(f"[dim]  Note: {escape(note)}.[/]")
     answers = read_answers(saved)
     _check(saved, answers, questions, question_file)
     inputs = {"questions": question_file, "answers": saved}

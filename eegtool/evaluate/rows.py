@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import replace
 from importlib.metadata import version
@@ -13,10 +12,11 @@ import numpy as np
 
 from eegtool import __version__
 from eegtool.core.errors import EegToolError
+from eegtool.core.parsing import parse_json
 from eegtool.core.records import Answer, Epoch, Question
 from eegtool.core.stages import STAGES
-from eegtool.evaluate.calibration import Calibration
-from eegtool.evaluate.generate import Told
+from eegtool.evaluate.calibration import Calibration, as_scores
+from eegtool.evaluate.generate import Reply
 from eegtool.evaluate.score import probabilities
 from eegtool.evaluate.shards import parts_of, whole_lines
 from eegtool.evaluate.task import Task
@@ -31,7 +31,7 @@ def versions() -> str:
     return ", ".join([f"eegvlm {__version__}", *others])
 
 
-def make_row(task: Task, question: Question, told: Told, how: dict[str, Any]) -> dict[str, Any]:
+def make_row(task: Task, question: Question, told: Reply, how: dict[str, Any]) -> dict[str, Any]:
     """Return the row of one answer, as a writer appends it; probabilities come at the end.
 
     Parameters
@@ -44,6 +44,8 @@ def make_row(task: Task, question: Question, told: Told, how: dict[str, Any]) ->
     if told.log_likelihood is not None:
         rounded = told.log_likelihood.round(_DIGITS).tolist()
         metadata["log_likelihoods"] = dict(zip(STAGES, rounded, strict=True))
+    if told.truncated:
+        metadata["truncated"] = True
     row = Answer(
         question_id=question.sample_id,
         prompt=task.prompts[question.sample_id],
@@ -77,13 +79,7 @@ def with_probabilities(row: Answer, calibration: Calibration | None) -> Answer:
     if told is None:
         return row
     temperature = calibration.temperature if calibration else 1.0
-    try:
-        scores = np.array([[told[stage] for stage in STAGES]], np.float64)
-    except (KeyError, TypeError, ValueError) as error:
-        raise EegToolError(
-            f"The log-likelihoods of '{row.question_id}' are not one number for each stage.", _ANEW
-        ) from error
-    shares = probabilities(scores, temperature)[0]
+    shares = probabilities(np.array([scores_of(row)]), temperature)[0]
     fitted = calibration is not None and row.metadata.get("subject") in calibration.subjects
     kept = {k: v for k, v in row.metadata.items() if k != "calibrated_on"}
     own = {
@@ -92,6 +88,22 @@ def with_probabilities(row: Answer, calibration: Calibration | None) -> Answer:
         **({"calibrated_on": True} if fitted else {}),
     }
     return replace(row, metadata=kept | own)
+
+
+def scores_of(row: Answer) -> list[float]:
+    """Return the log-likelihoods of a row, in the order of `STAGES`.
+
+    Raises
+    ------
+    EegToolError
+        If these are not one number for each stage.
+    """
+    scores = as_scores(row.metadata.get("log_likelihoods"))
+    if scores is None:
+        raise EegToolError(
+            f"The log-likelihoods of '{row.question_id}' are not one number for each stage.", _ANEW
+        )
+    return scores
 
 
 def read_row(line: bytes, where: str) -> Answer:
@@ -103,8 +115,8 @@ def read_row(line: bytes, where: str) -> Answer:
         If it is not an answer.
     """
     try:
-        return Answer.from_row(json.loads(line))
-    except (KeyError, TypeError, ValueError) as error:
+        return Answer.from_row(parse_json(line, where))
+    except (EegToolError, KeyError, TypeError, ValueError) as error:
         raise EegToolError(f"{where} is not an answer.", _ANEW) from error
 
 

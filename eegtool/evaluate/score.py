@@ -8,6 +8,10 @@ answers are packed behind them::
 
 Each answer sees the prompt and itself, and its positions begin behind the prompt: it is scored as if
 it stood there alone. The last token of an answer, its end, is only told, never read.
+
+Where the model has read a prompt before, to write an answer, its keys and values are in a cache: the packed
+tokens see those of its columns that hold the beginning of this prompt, and only the rest of it is run.
+Without a cache all of the prompt is that rest.
 """
 
 from __future__ import annotations
@@ -15,13 +19,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from itertools import takewhile
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch.nn.functional import linear, log_softmax
 
-from eegtool.core.records import IMAGE_TOKEN
+from eegtool.core.forms import IMAGE_TOKEN
+from eegtool.evaluate.cache import Cached, as_argument
+from eegtool.model.answer_form import conclusion_start
 from eegtool.model.eegvlm import EEGVLM
 from eegtool.model.processor import Processor, pad
 
@@ -41,12 +48,28 @@ class Choice:
 
 
 def encode_choice(
-    processor: Processor, question: str, n_images: int, answers: Sequence[str]
+    processor: Processor,
+    question: str,
+    n_images: int,
+    answers: Sequence[str],
+    *,
+    is_whole: bool = True,
 ) -> Choice:
     """Tokenise a question and its answers as in training.
 
     What all answers begin with, such as the reasons and "The stage is", belongs to the prompt: it
     decides nothing, and its share in the mean would be another for every length of an answer.
+
+    Parameters
+    ----------
+    processor : Processor
+        Of the model.
+    question, n_images : str, int
+        What is asked, about how many pictures.
+    answers : sequence of str
+        One for each stage.
+    is_whole : bool
+        Whether an answer ends there, and its end is part of it, or goes on.
 
     Raises
     ------
@@ -54,6 +77,8 @@ def encode_choice(
         If an answer merges with the end of the prompt (see `Processor.encode`).
     """
     rows = [processor.encode(question, n_images, answer).input_ids for answer in answers]
+    if not is_whole:
+        rows = [row[:-1] for row in rows]
     n_shared = next(i for i, tokens in enumerate(zip(*rows, strict=False)) if len(set(tokens)) > 1)
     return Choice(rows[0][:n_shared], tuple(row[n_shared:] for row in rows))
 
@@ -68,9 +93,10 @@ def behind_reasons(text: str, answers: Sequence[str], lead: str) -> list[str]:
     answers : sequence of str
         Whole conclusions, such as "The stage is N2.".
     lead : str
-        The words with which a conclusion begins; the last of them in `text` ends the reasons.
+        The words with which a conclusion begins; the last of them in `text` ends the reasons. Empty:
+        they end before the sentence that names the stage.
     """
-    reasons = text.rpartition(lead)[0] if lead in text else text
+    reasons = text[: conclusion_start(text, lead)]
     reasons = reasons.replace(IMAGE_TOKEN, "").strip()  # it would be taken for a picture
     return [f"{reasons} {answer}" if reasons else answer for answer in answers]
 
@@ -82,6 +108,7 @@ def stage_log_likelihoods(
     choices: Sequence[Choice],
     pixel_values: torch.Tensor,
     high_level_features: torch.Tensor | None,
+    cached: Cached | None = None,
 ) -> np.ndarray:
     """Score the answers of a batch of questions.
 
@@ -97,6 +124,8 @@ def stage_log_likelihoods(
         One picture per question.
     high_level_features : float [B, 1, 1024] or None
         One feature per question; None only for the fusion ``none``.
+    cached : Cached, optional
+        What the model has read of these rows, pictures and features included: it is not run again.
 
     Returns
     -------
@@ -104,16 +133,24 @@ def stage_log_likelihoods(
         Mean log-likelihood of an answer's tokens, its end token included: not the longest answer
         is the least likely one.
     """
-    device = model.device
-    features = None if high_level_features is None else high_level_features.to(device)
-    packed = _pack(choices, processor.tokenizer.pad_token_id)
-    embeds = model.embed(packed.ids.to(device), pixel_values.to(device), features)
+    device, language = model.device, model.model.language_model
+    packed = _pack(choices, cached, processor.tokenizer.pad_token_id)
+    ids = packed.ids.to(device)
+    how: dict[str, Any] = {"use_cache": False}
+    if cached is None:
+        features = None if high_level_features is None else high_level_features.to(device)
+        embeds = model.embed(ids, pixel_values.to(device), features)
+    else:
+        if bool((ids == model.config.image_token_id).any()):
+            raise RuntimeError("The cache does not hold the pictures of these prompts.")
+        embeds = model.get_input_embeddings()(ids)
+        how = {"use_cache": True, **as_argument(language, cached.cache)}
     with _attention_with_mask(model):
-        states = model.model.language_model(
+        states = language(
             inputs_embeds=embeds,
-            attention_mask=_mask(packed.parts.to(device), embeds.dtype),
+            attention_mask=_mask(packed.parts.to(device), ids.shape[1], embeds.dtype),
             position_ids=packed.positions.to(device),
-            use_cache=False,
+            **how,
         ).last_hidden_state
     # Logits in 16 bits are steps of an eighth: too coarse to tell two stages apart.
     logits = linear(states[:, packed.begin :].float(), model.lm_head.weight.float())
@@ -147,48 +184,63 @@ def probabilities(log_likelihood: np.ndarray, temperature: float = 1.0) -> np.nd
 
 @dataclass(frozen=True, slots=True)
 class _Packed:
-    """Prompts, padded on the left, and what is read of their answers, padded on the right."""
+    """The rest of the prompts, padded on the left, and what is read of their answers, padded on the right."""
 
     ids: torch.Tensor
     """int64 [B, T]"""
     parts: torch.Tensor
-    """int64 [B, T]: `_PADDING`, `_PROMPT`, or the number of the answer."""
+    """int64 [B, C + T], the columns of the cache first: `_PADDING`, `_PROMPT`, or the number of the answer."""
     positions: torch.Tensor
     """int64 [B, T]"""
     begin: int
     """The last column of the prompts: its states tell the first token of every answer."""
 
 
-def _pack(choices: Sequence[Choice], pad_token_id: int) -> _Packed:
-    prompts = [choice.prompt for choice in choices]
+def _pack(choices: Sequence[Choice], cached: Cached | None, pad_token_id: int) -> _Packed:
+    read = cached.tokens if cached else [()] * len(choices)
+    n_read = [_n_common(tokens, c.prompt[:-1]) for tokens, c in zip(read, choices, strict=True)]
+    rests = [choice.prompt[n:] for choice, n in zip(choices, n_read, strict=True)]
+    seen = torch.full((len(choices), cached.cache.get_seq_length() if cached else 0), _PADDING)
+    for row, tokens, n in zip(seen, read, n_read, strict=True):
+        begin = len(row) - len(tokens)
+        row[begin : begin + n] = _PROMPT
     ids, parts, positions = [], [], []
     for choice in choices:
         begin = len(choice.prompt)
-        read = [(n, i) for n, a in enumerate(choice.answers, start=1) for i in range(len(a) - 1)]
-        ids.append([choice.answers[n - 1][i] for n, i in read])
-        parts.append([n for n, _ in read])
-        positions.append([begin + i for _, i in read])
+        shown = [(n, i) for n, a in enumerate(choice.answers, start=1) for i in range(len(a) - 1)]
+        ids.append([choice.answers[n - 1][i] for n, i in shown])
+        parts.append([n for n, _ in shown])
+        positions.append([begin + i for _, i in shown])
 
     def columns(left: Sequence[Sequence[int]], right: list[list[int]], value: int) -> torch.Tensor:
         return torch.cat([pad(left, value, "left"), pad(right, value, "right")], dim=1)
 
     return _Packed(
-        columns(prompts, ids, pad_token_id),
-        columns([[_PROMPT] * len(p) for p in prompts], parts, _PADDING),
-        columns([range(len(p)) for p in prompts], positions, 0),
-        begin=max(map(len, prompts)) - 1,
+        columns(rests, ids, pad_token_id),
+        torch.cat([seen, columns([[_PROMPT] * len(r) for r in rests], parts, _PADDING)], dim=1),
+        columns([range(n, n + len(r)) for n, r in zip(n_read, rests, strict=True)], positions, 0),
+        begin=max(map(len, rests)) - 1,
     )
 
 
-def _mask(parts: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return what is added to the attention scores, float ``[B, 1, T, T]``; B is 1 if all are alike."""
+def _n_common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Count the tokens that both begin with."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def _mask(parts: torch.Tensor, width: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return what is added to the attention scores of the last `width` columns.
+
+    Float ``[B, 1, width, columns]``; B is 1 if all rows are alike.
+    """
     if bool((parts == parts[:1]).all()):
         parts = parts[:1]
-    asking, seen = parts[:, :, None], parts[:, None, :]
+    n_cached = parts.shape[1] - width
+    asking, seen = parts[:, n_cached:, None], parts[:, None, :]
     visible = ((seen == _PROMPT) | (seen == asking)) & (seen != _PADDING)
-    visible = visible.tril()
+    visible = visible.tril(n_cached)
     # Padding sees itself, lest its softmax is over nothing.
-    visible.diagonal(dim1=1, dim2=2).fill_(True)
+    visible.diagonal(n_cached, dim1=1, dim2=2).fill_(True)
     hidden = torch.zeros(visible.shape, dtype=dtype, device=parts.device)
     return hidden.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
 

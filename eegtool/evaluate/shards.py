@@ -12,8 +12,11 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+
+from eegtool.core.errors import of_system
 
 
 def deal(sample_ids: Iterable[str], n: int) -> list[list[str]]:
@@ -73,6 +76,7 @@ class Writer:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         kept = sum(map(len, whole_lines(path)))
         self._file = path.open("ab")
         self._file.truncate(kept)
@@ -89,7 +93,18 @@ class Writer:
         self._file.close()
 
     def append(self, lines: Sequence[str]) -> None:
-        """Append lines, each with its end; they are on the disk when this returns."""
-        self._file.write("".join(lines).encode())
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Append lines, each with its end; they are on the disk when this returns.
+
+        Raises
+        ------
+        EegToolError
+            If the disk takes no more.
+        """
+        try:
+            self._file.write("".join(lines).encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            with suppress(OSError):  # it would write what is left
+                self._file.close()
+            raise of_system(error, self._path) from error

@@ -8,9 +8,10 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Final
 
 import numpy as np
 import torch
@@ -18,11 +19,11 @@ from rich.markup import escape
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
-from eegtool.core.launching import count_ranks, launch
+from eegtool.core.launching import count_ranks, launch, open_locked
 from eegtool.core.records import Answer, json_line
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.stages import STAGES
-from eegtool.core.workspace import Workspace, atomic_path, run_stamp, sha256_of, write_json
+from eegtool.core.workspace import atomic_path, run_stamp, sha256_of, write_json
 from eegtool.evaluate.calibration import (
     Sureness,
     calibrate,
@@ -31,9 +32,14 @@ from eegtool.evaluate.calibration import (
 )
 from eegtool.evaluate.rank import ask, write_settings
 from eegtool.evaluate.replay import replay
-from eegtool.evaluate.rows import answered, read_row, remove, with_probabilities
+from eegtool.evaluate.rows import answered, read_row, remove, scores_of, with_probabilities
 from eegtool.evaluate.shards import deal, parts_of
-from eegtool.evaluate.task import Task, check, warn
+from eegtool.evaluate.task import Task, answers_file_of, check, warn
+
+_CONSTANT: Final = 0.95
+"""Share of equal answers above which a model may not look at the epochs ..."""
+_BY_CHANCE: Final = 0.001
+"""... if the true stages would bring that about less often than this."""
 
 
 def run(settings: EvaluateSettings) -> None:
@@ -50,16 +56,38 @@ def run(settings: EvaluateSettings) -> None:
         return
     task = check(settings)
     warn(task)
-    if settings.overwrite:
-        # Of several chunks only this one begins anew: the others are at work, perhaps.
-        chunks = settings.num_chunks if settings.num_chunks > 1 else 0
-        remove(parts_of(task.answers_file, chunk=settings.chunk_idx, chunks=chunks))
-    before = set(answered(task))
-    n_missing = sum(question.sample_id not in before for question in task.asked)
-    began = time.perf_counter()
-    if n_missing:
-        _ask(task, n_missing)
-    _finish(task, n_missing, time.perf_counter() - began)
+    with _alone(task) as lock:
+        if settings.overwrite:
+            # Of several chunks only this one begins anew: the others are at work, perhaps.
+            chunks = settings.num_chunks if settings.num_chunks > 1 else 0
+            remove(parts_of(task.answers_file, chunk=settings.chunk_idx, chunks=chunks))
+        before = set(answered(task))
+        n_missing = sum(question.sample_id not in before for question in task.asked)
+        began = time.perf_counter()
+        if n_missing:
+            _ask(task, n_missing, lock)
+        _finish(task, n_missing, time.perf_counter() - began)
+
+
+@contextmanager
+def _alone(task: Task) -> Iterator[IO[str]]:
+    """Refuse a second evaluation with the same answers file and chunk: each would answer all there is."""
+    part = task.part()
+    made = [path for path in part.parents if not path.exists()]
+    lock = open_locked(part.with_name(f".{part.name}.lock"))
+    if lock is None:
+        raise EegToolError(
+            f"An evaluation that writes {task.answers_file} is running already.",
+            "Wait for it, end it, or give another --answers-file (or another --chunk-idx).",
+        )
+    with lock:
+        try:
+            yield lock
+        finally:
+            Path(lock.name).unlink(missing_ok=True)
+            with suppress(OSError):  # something is in it: answers
+                for path in made:
+                    path.rmdir()
 
 
 def _finish(task: Task, n_missing: int, seconds: float) -> None:
@@ -76,18 +104,13 @@ def _finish(task: Task, n_missing: int, seconds: float) -> None:
         for q in task.questions
         if q.sample_id in lines
     )
-    try:
-        results |= _write(task.answers_file, rows)
-    except FileNotFoundError:
-        if task.settings.num_chunks == 1:
-            raise
-        return  # another chunk came to its end at the same moment, and writes the same
+    results |= _write(task.answers_file, rows)
     hashes = {name: sha256_of(path) for name, path in task.inputs.items()}
     _stamp(task.settings, task.answers_file, hashes, task.protocol, results)
     remove(parts_of(task.answers_file))
 
 
-def _ask(task: Task, n_missing: int) -> None:
+def _ask(task: Task, n_missing: int, lock: IO[str]) -> None:
     """Ask here, or start as many ranks as are wanted."""
     ranks = min(count_ranks(task.settings.num_gpus, torch.cuda.device_count()), n_missing)
     if ranks == 1:
@@ -99,7 +122,8 @@ def _ask(task: Task, n_missing: int) -> None:
         launcher = [sys.executable, "-m", "eegtool.evaluate.launcher"]
         threads = max(1, (os.cpu_count() or 1) // ranks)
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
-        code = launch([*launcher, str(ranks), str(path)], environment)
+        command = [*launcher, str(ranks), str(path)]
+        code = launch(command, environment, kept_open=(lock.fileno(),))
     if code != 0:
         raise EegToolError(
             f"A rank stopped with exit code {code}.",
@@ -145,9 +169,8 @@ def _calibrate(task: Task, lines: Mapping[str, bytes]) -> tuple[Task, dict[str, 
         for q in task.asked
         if q.category in STAGES
     ]
-    told = [[row.metadata["log_likelihoods"][stage] for stage in STAGES] for row in chosen]
     fitted = calibrate(
-        np.array(told).reshape(-1, len(STAGES)),
+        np.array([scores_of(row) for row in chosen]).reshape(-1, len(STAGES)),
         [row.label for row in chosen],
         mode=task.settings.mode,
         subjects=[row.metadata["subject"] for row in chosen if "subject" in row.metadata],
@@ -165,7 +188,7 @@ def _calibrate(task: Task, lines: Mapping[str, bytes]) -> tuple[Task, dict[str, 
 
 def _replay(settings: EvaluateSettings, saved: Path) -> None:
     """Write saved answers as those of a run without a model."""
-    path = settings.answers_file or Workspace(settings.workspace).answers
+    path = answers_file_of(settings)
     in_place = path.exists() and saved.exists() and path.samefile(saved)
     if path.exists() and not (settings.overwrite or in_place):
         raise EegToolError(
@@ -182,11 +205,16 @@ def _replay(settings: EvaluateSettings, saved: Path) -> None:
 def _write(path: Path, rows: Iterable[Answer]) -> dict[str, Any]:
     """Write the answers file, whole or not at all; return what there is to count."""
     counts: Counter[str] = Counter()
+    labels: Counter[str] = Counter()
+    truncated = 0
     sureness = Sureness()
 
     def lines() -> Iterator[str]:
+        nonlocal truncated
         for row in rows:
             counts[row.text] += 1
+            labels[row.label] += row.label in STAGES
+            truncated += row.metadata.get("truncated") is True
             sureness.add(row)
             yield json_line(row.to_row())
 
@@ -195,7 +223,12 @@ def _write(path: Path, rows: Iterable[Answer]) -> dict[str, Any]:
         file.flush()
         os.fsync(file.fileno())
     n = counts.total()
-    _warn_if_constant(counts, n)
+    _warn_if_constant(counts, labels)
+    if truncated:
+        console.print(
+            f"[bold yellow]warning:[/] {truncated:,} of {n:,} answers reached the limit of tokens and are "
+            "cut: raise --max-new-tokens."
+        )
     empty = counts[""]
     console.print(
         f"Answers: [bold]{escape(str(path))}[/] ({n:,} rows{f', {empty:,} empty' if empty else ''})"
@@ -204,7 +237,7 @@ def _write(path: Path, rows: Iterable[Answer]) -> dict[str, Any]:
         told = f"{figures['before']:.3f}"
         told += f" → {figures['after']:.3f}" if "after" in figures else ", not calibrated"
         console.print(f"Expected calibration error: {told} ({figures['n']:,} epochs)")
-    return {"n": n, "empty": empty} | ({"ece": figures} if figures else {})
+    return {"n": n, "empty": empty, "truncated": truncated} | ({"ece": figures} if figures else {})
 
 
 def _stamp(
@@ -218,11 +251,16 @@ def _stamp(
     write_json(path.with_suffix(".run.json"), stamp)
 
 
-def _warn_if_constant(counts: Counter[str], n: int) -> None:
-    """Say loudly when the model gives (nearly) the same answer to everything."""
+def _warn_if_constant(counts: Counter[str], labels: Counter[str]) -> None:
+    """Say loudly when nearly all answers are the same, and the true stages cannot be the reason."""
     text, count = counts.most_common(1)[0]
-    if count > 0.95 * n:
+    n, n_labels = counts.total(), labels.total()
+    if count <= _CONSTANT * n or not n_labels:
+        return
+    # A model that answered as often with each stage as there are epochs of it: how likely is this?
+    if (max(labels.values()) / n_labels) ** count < _BY_CHANCE:
         console.print(
-            f"[bold yellow]warning:[/] {count / n:.0%} of the answers are '{escape(text)}': "
-            "the model does not look at the epochs."
+            f"[bold yellow]warning:[/] {count / n:.0%} of the answers are '{escape(text)}', and "
+            f"{max(labels.values()) / n_labels:.0%} of the epochs are of the same stage: the model does "
+            "not look at the epochs."
         )

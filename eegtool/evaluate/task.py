@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from rich.markup import escape
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
+from eegtool.core.forms import Forms, sentences
+from eegtool.core.labels import read_labels
 from eegtool.core.records import Epoch, Question, check_unique, read_epochs, read_questions
 from eegtool.core.registry import check_name, closest
 from eegtool.core.settings import EvaluateSettings
-from eegtool.core.workspace import Workspace, check_same_pictures, inside
+from eegtool.core.workspace import (
+    Workspace,
+    check_folder,
+    check_same_pictures,
+    find_picture,
+    target_of,
+)
 from eegtool.evaluate.calibration import Calibration, read_calibration
 from eegtool.evaluate.decode import Decoding
-from eegtool.evaluate.generate import StageAnswers, stage_answers
 from eegtool.evaluate.shards import deal, part_path
 from eegtool.extract.features import FeatureTable, load_features
 from eegtool.model.adapters import Contract, adapter_sha256, contract_base, read_contract
+from eegtool.model.answer_form import AnswerForm
 from eegtool.model.checkpoints import ATTENTIONS
 from eegtool.model.eegvlm import FUSIONS
 from eegtool.model.processor import TEMPLATES, ConversationTemplate, picture_of
-
-_FIRST_BATCH: Final = 64
-"""Where ``--batch-size auto`` begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +52,14 @@ class Task:
     features: FeatureTable | None
     features_file: Path
     answers_file: Path
-    answers: StageAnswers
+    answers: AnswerForm
     decoding: Decoding
     contract: Contract
     identity: dict[str, Any]
     """What the rows of one answers file have in common, whenever they were written."""
     protocol: dict[str, Any]
+    notes: tuple[str, ...]
+    """What must be said of the question file."""
     epochs: dict[str, Epoch]
     calibration: Calibration | None
     inputs: dict[str, Path]
@@ -84,6 +91,7 @@ def check(settings: EvaluateSettings) -> Task:
         two settings exclude each other.
     """
     _check_settings(settings)
+    answers_file = answers_file_of(settings)
     if settings.model_path is None:
         raise EegToolError(
             "--model-path is missing: which model is to be asked?",
@@ -91,11 +99,13 @@ def check(settings: EvaluateSettings) -> Task:
         )
     workspace = Workspace(settings.workspace)
     contract = read_contract(settings.model_path)
+    if settings.calibrate:
+        check_folder(settings.model_path, "The folder of the model")
     # Is the base there, and is it the one it was trained on?
     contract_base(settings.model_path, contract, settings.model_base, settings.vision_tower)
     question_file = settings.question_file or workspace.questions
     image_folder = settings.image_folder or workspace.images("eval")
-    questions = questions_of(question_file)
+    questions, notes = questions_of(question_file, settings.label_coding)
     epochs = epochs_of(workspace)
     chosen = _chosen(settings, questions, epochs)
     _check_pictures(chosen, image_folder)
@@ -105,8 +115,14 @@ def check(settings: EvaluateSettings) -> Task:
     check_same_pictures(contract.protocol, workspace.protocol(), both)
     sha256 = adapter_sha256(settings.model_path)
     scores = settings.mode != "generate"
+    answers = AnswerForm.from_contract(contract.answers)
+    if scores and not answers.stages:
+        raise EegToolError(
+            f"{settings.model_path} was taught no form of answer that could be scored: "
+            f"{answers.sentence()}.",
+            "Ask with --mode generate; `eegvlm report` reads stages out of what it writes.",
+        )
     use = scores and not (settings.no_calibration or settings.calibrate)
-    answers = stage_answers(contract)
     decoding = _decoding(settings, answers)
     template = asked_template(settings, contract)
     return Task(
@@ -119,21 +135,42 @@ def check(settings: EvaluateSettings) -> Task:
         image_folder=image_folder,
         features=features,
         features_file=features_file,
-        answers_file=settings.answers_file or workspace.answers,
+        answers_file=answers_file,
         answers=answers,
         decoding=decoding,
         contract=contract,
         identity=_identity(settings, contract, sha256, answers, decoding),
         protocol=protocol_of(contract),
+        notes=notes,
         epochs=epochs,
         calibration=read_calibration(settings.model_path, sha256) if use else None,
         inputs={"questions": question_file, "contract": settings.model_path / "eegvlm.json"},
     )
 
 
+def answers_file_of(settings: EvaluateSettings) -> Path:
+    """Return where the answers go; what gathers on the way there lies beside it, also where a link leads there.
+
+    Raises
+    ------
+    EegToolError
+        If no file can be written there.
+    """
+    path = target_of(settings.answers_file or Workspace(settings.workspace).answers)
+    check_folder(path.parent, "The folder of the answers")
+    return path
+
+
 def warn(task: Task) -> None:
     """Say loudly what makes these answers other than those of a whole, plain run."""
     settings, contract = task.settings, task.contract
+    for note in task.notes:
+        console.print(f"[dim]  Note: {escape(note)}.[/]")
+    if task.answers.untaught and settings.mode != "generate":
+        _loudly(
+            f"the model was taught no sample of {', '.join(task.answers.untaught)}: how its answer is "
+            "spelt is guessed."
+        )
     if len(task.chosen) < len(task.questions):
         _loudly(
             f"only {len(task.chosen):,} of {len(task.questions):,} questions are asked (--limit, "
@@ -166,19 +203,30 @@ def fitted_subjects(
     return {epochs[q.sample_id].subject for q in questions if q.sample_id in epochs} & fitted
 
 
-def questions_of(path: Path) -> list[Question]:
-    """Read the questions.
+def questions_of(path: Path, coding: str = "") -> tuple[list[Question], tuple[str, ...]]:
+    """Read the questions, their true stages among the five (see `labels.read_labels`).
+
+    Returns
+    -------
+    questions : list of Question
+        In the order of the file.
+    notes : tuple of str
+        What must be said of how they are written.
 
     Raises
     ------
     EegToolError
-        If there is none, a line is broken, or two have the same id.
+        If there is none, a line is broken, two have the same id, or a label can be read in two ways.
     """
-    questions = read_questions(path)
+    taken = Forms()
+    questions = read_questions(path, taken)
     if not questions:
         raise EegToolError(f"{path} has no questions.", "Run `eegvlm prepare` again.")
-    check_unique(path, [question.sample_id for question in questions])
-    return questions
+    ids = [question.sample_id for question in questions]
+    check_unique(path, ids)
+    labels = read_labels(str(path), ids, [question.category for question in questions], coding)
+    found = [replace(q, category=s) for q, s in zip(questions, labels.stages, strict=True)]
+    return found, tuple(f"{path.name}: {note}" for note in (*sentences(taken), *labels.notes))
 
 
 def epochs_of(workspace: Workspace) -> dict[str, Epoch]:
@@ -194,8 +242,8 @@ def protocol_of(contract: Contract) -> dict[str, Any]:
     return contract.protocol | model
 
 
-def read_batch_size(text: str) -> tuple[int, bool]:
-    """Return where to begin, and whether it may be halved.
+def read_batch_size(text: str) -> int | None:
+    """Return how many questions are asked at a time; None for ``auto``.
 
     Raises
     ------
@@ -203,13 +251,14 @@ def read_batch_size(text: str) -> tuple[int, bool]:
         If it is neither a number nor ``auto``.
     """
     if text == "auto":
-        return _FIRST_BATCH, True
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text)):
+        shown = text if len(text) < 40 else f"{text[:40]}…"
         raise EegToolError(
-            f"--batch-size '{text}' is neither 'auto' nor a whole number from 1.",
+            f"--batch-size '{shown}' is neither 'auto' nor a whole number from 1.",
             "Leave it out, or give a number.",
         )
-    return int(text), False
+    return int(text)
 
 
 def _check_settings(settings: EvaluateSettings) -> None:
@@ -265,12 +314,7 @@ def _chunk(settings: EvaluateSettings, chosen: list[Question]) -> list[Question]
 def _check_pictures(questions: Sequence[Question], image_folder: Path) -> None:
     for question in questions:
         picture = picture_of(question.sample_id, question.images)
-        if not inside(image_folder, picture).is_file():
-            raise EegToolError(
-                f"The picture {image_folder / picture} of question "
-                f"'{question.sample_id}' does not exist.",
-                "Check --image-folder, or run `eegvlm prepare` again.",
-            )
+        find_picture(image_folder, picture, f"question '{question.sample_id}'")
 
 
 def _features(
@@ -319,7 +363,7 @@ def _prompts(questions: Sequence[Question], template: ConversationTemplate) -> d
     return {q.sample_id: made[q.text, len(q.images)] for q in questions}
 
 
-def _decoding(settings: EvaluateSettings, answers: StageAnswers) -> Decoding:
+def _decoding(settings: EvaluateSettings, answers: AnswerForm) -> Decoding:
     return Decoding(
         max_new_tokens=settings.max_new_tokens or answers.max_new_tokens,
         temperature=settings.temperature,
@@ -333,11 +377,11 @@ def _identity(
     settings: EvaluateSettings,
     contract: Contract,
     sha256: str,
-    answers: StageAnswers,
+    answers: AnswerForm,
     decoding: Decoding,
 ) -> dict[str, Any]:
     """Return what decides the answers; how they are computed (batches, precision) is no part of it."""
-    writes = settings.mode != "score" or bool(answers.lead)
+    writes = settings.mode != "score" or answers.reasons_first
     return {
         "adapter_sha256": sha256,
         "mode": settings.mode,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,9 +15,10 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from eegtool.core.errors import EegToolError, brief
+from eegtool.core.pictures import as_rgb, open_picture
 from eegtool.core.records import Epoch
 from eegtool.core.stages import STAGE_INDEX
-from eegtool.core.workspace import inside
+from eegtool.core.workspace import fault_of, inside
 
 _AGAIN: Final = "Run `eegvlm prepare` again."
 _AT_ONCE: Final = 4096  # pictures that wait for a thread to hash them
@@ -68,24 +68,21 @@ def read_picture(epoch: Epoch, folder: Path, size: int | None = None) -> tuple[n
     """
     data = _read(folder, epoch)
     with _opened(data, epoch, folder, size) as image:
-        return np.asarray(image.convert("RGB")), data
+        return np.asarray(as_rgb(image)), data
 
 
 @contextmanager
 def _opened(data: bytes, epoch: Epoch, folder: Path, size: int | None) -> Iterator[Image.Image]:
     """Open a picture, not yet decoded, that has the right size; say of which epoch it is if it cannot be."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if size is not None and image.size != (size, size):
-                raise EegToolError(
-                    f"The picture {folder / epoch.image} of epoch '{epoch.sample_id}' has "
-                    f"{image.width} x {image.height} pixels; prepare.json says {size} x {size}.",
-                    _AGAIN,
-                )
-            yield image
-    # What Pillow raises over broken files depends on where they are broken.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise _unreadable(folder, epoch, error) from error
+    called = _called(folder, epoch)
+    with open_picture(data, called, _AGAIN) as image:
+        if size is not None and image.size != (size, size):
+            raise EegToolError(
+                f"{called} has {image.width} x {image.height} pixels; prepare.json says "
+                f"{size} x {size}.",
+                _AGAIN,
+            )
+        yield image
 
 
 @contextmanager
@@ -138,15 +135,13 @@ def images_sha256(
 
 
 def _read(folder: Path, epoch: Epoch) -> bytes:
+    path = inside(folder, epoch.image)
     try:
-        return inside(folder, epoch.image).read_bytes()
-    except OSError as error:
-        raise _unreadable(folder, epoch, error) from error
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        why = f"it {fault}" if (fault := fault_of(path)) else brief(error)
+        raise EegToolError(f"{_called(folder, epoch)} cannot be read: {why}.", _AGAIN) from error
 
 
-def _unreadable(folder: Path, epoch: Epoch, error: Exception) -> EegToolError:
-    return EegToolError(
-        f"The picture {folder / epoch.image} of epoch '{epoch.sample_id}' cannot be read: "
-        f"{brief(error)}.",
-        _AGAIN,
-    )
+def _called(folder: Path, epoch: Epoch) -> str:
+    return f"The picture {folder / epoch.image} of epoch '{epoch.sample_id}'"

@@ -9,10 +9,9 @@ or dropped behind the sidecar's back are found, too.
 from __future__ import annotations
 
 import csv
-import json
+import shutil
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -22,12 +21,28 @@ from rich.markup import escape
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
-from eegtool.core.records import SPLITS, check_unique, read_conversations, read_questions
+from eegtool.core.parsing import parse_json
+from eegtool.core.records import (
+    SPLITS,
+    Conversation,
+    Question,
+    check_unique,
+    read_conversations,
+    read_questions,
+)
 from eegtool.core.settings import FeatureSource
-from eegtool.core.workspace import Workspace, atomic_path, missing, read_json, write_json
+from eegtool.core.workspace import Workspace, atomic_path, missing, write_json
 
 FEATURE_DIM: Final = 1024
 """Width of a high-level feature: that of CLIP ViT-L, whose projector it shares (EEG-VLM, arXiv 2511.19155)."""
+
+_ROUNDING: Final = 1e-6
+"""Share of their size by which numbers differ that only rounding makes different."""
+
+_SIDECAR: Final = (
+    "A sidecar is what `eegvlm extract` writes as NAME.json beside NAME.npy: an object with the "
+    "'sample_ids' of the rows."
+)
 
 _BLOCK: Final = 2048
 """Rows that are in memory at a time (8 MiB) where all of them are read."""
@@ -176,31 +191,31 @@ def load_features(
         If the file is missing, has another shape or type, its ids are not those of `sample_ids`, or
         its rows are not those that the sidecar was written for.
     """
-    rows = _open(path)
-    by_order = not sidecar_path(path).exists()
-    if by_order:
+    rows, sidecar = _open(path), read_sidecar(path)
+    if sidecar is None:
         ids, weights, protocol = _ids_by_order(path, rows, sample_ids), "", {}
     else:
-        sidecar = _read_sidecar(path)
         ids, weights, protocol = sidecar.sample_ids, sidecar.weights_sha256, sidecar.protocol
         check_same_ids(path, ids, sample_ids, other)
         _check_against_sidecar(path, len(rows), sidecar)
     row_of = {sample_id: i for i, sample_id in enumerate(ids)}
     if source == "shuffled":
         row_of = _shuffled(row_of, seed)
-    return FeatureTable(rows, row_of, source, weights, by_order, protocol)
+    return FeatureTable(rows, row_of, source, weights, sidecar is None, protocol)
 
 
 def warn_if_by_order(path: Path, table: FeatureTable) -> None:
     """Tell the user that nothing but the order says which row is which epoch."""
     if table.by_order:
-        console.print(
-            f"[yellow]warning:[/] {escape(str(path))} has no sidecar: its rows are taken in file order."
-        )
+        beside = sidecar_path(path)
+        other = f" ({beside.name} beside it is something else)" if beside.exists() else ""
+        _warn(f"{path} has no sidecar{other}: its rows are taken in file order.")
 
 
 def check_finite(path: Path, table: FeatureTable) -> None:
     """Refuse features of which any is NaN or infinite: one would turn a whole training into NaN.
+
+    Those that say nothing are warned of (see `Variation`).
 
     Raises
     ------
@@ -209,15 +224,57 @@ def check_finite(path: Path, table: FeatureTable) -> None:
     """
     id_of = {row: sample_id for sample_id, row in table.row_of.items()}
     bad: list[str] = []
+    variation = Variation()
     for start in range(0, len(table.rows), _BLOCK):
         block = np.asarray(table.rows[start : start + _BLOCK])
+        ids = [id_of[start + i] for i in range(len(block))]
         finite = np.isfinite(block).all(axis=(1, 2))
-        bad += [id_of[start + i] for i in np.flatnonzero(~finite).tolist()]
+        bad += [ids[i] for i in np.flatnonzero(~finite).tolist()]
+        variation.add(block, ids)
     if bad:
         raise EegToolError(
             f"{path}: {len(bad)} of the high-level features are not finite: {_some(bad)}.",
-            "Run `eegvlm extract` again, or mend the features file.",
+            "Run `eegvlm extract` again, or fix the features file.",
         )
+    variation.warn(path)
+
+
+class Variation:
+    """How much the rows of features differ, gathered block by block.
+
+    Those of a module that has collapsed, or of a script that never filled them in, train without an
+    error and say nothing.
+    """
+
+    def __init__(self) -> None:
+        self._low = np.full(FEATURE_DIM, np.inf, np.float32)
+        self._high = -self._low
+        self._flat: list[str] = []
+        self._n = 0
+
+    def add(self, rows: np.ndarray, sample_ids: Sequence[str]) -> None:
+        """Look at rows ``[B, 1024]`` or ``[B, 1, 1024]`` of these epochs."""
+        rows = rows.reshape(-1, FEATURE_DIM)
+        self._low = np.fmin(self._low, np.fmin.reduce(rows))
+        self._high = np.fmax(self._high, np.fmax.reduce(rows))
+        flat = np.flatnonzero(rows.min(axis=1) == rows.max(axis=1))
+        self._flat += [sample_ids[i] for i in flat.tolist()]
+        self._n += len(rows)
+
+    def warn(self, path: Path) -> None:
+        """Warn of features that are the same for all epochs, or of epochs whose features are one number."""
+        spread = float((self._high.astype(float) - self._low).max())
+        if self._n > 1 and spread <= _ROUNDING * max(
+            -float(self._low.min()), float(self._high.max())
+        ):
+            _warn(
+                f"{path}: all {self._n:,} features are the same, so they say nothing about an epoch."
+            )
+        elif self._flat:
+            _warn(
+                f"{path}: {len(self._flat):,} of {self._n:,} features are one number {FEATURE_DIM} times "
+                f"({_some(self._flat)}): they say nothing about their epochs."
+            )
 
 
 def check_rows(path: Path, rows: np.ndarray) -> None:
@@ -271,7 +328,9 @@ def unchanged(path: Path, planned: Sidecar, fold_weights: tuple[str, ...] = ()) 
         False also where there are none, or they cannot be read or are not what was once written.
     """
     try:
-        sidecar = _read_sidecar(path)
+        sidecar = read_sidecar(path)
+        if sidecar is None:
+            return False
         _check_against_sidecar(path, len(_open(path)), sidecar)
     except EegToolError:
         return False
@@ -313,20 +372,34 @@ def import_features(npy: Path, ids_file: Path, workspace: Workspace) -> dict[str
     check_unique(ids_file, ids)
     wanted = _sides_of_import(ids_file, ids, workspace)
     row_of = {sample_id: i for i, sample_id in enumerate(ids)}
-    with ExitStack() as stack:
-        # No temporary file takes its name before all of them are written.
-        parts = [stack.enter_context(atomic_path(workspace.features(side))) for side in wanted]
-        for part, own in zip(parts, wanted.values(), strict=True):
-            with RowWriter(part, len(own)) as out:
+    variation = Variation()
+    staging = workspace.root / ".import"
+    shutil.rmtree(staging, ignore_errors=True)  # of a killed run
+    staging.mkdir()
+    try:
+        for side, own in wanted.items():
+            made = staging / f"{side}.npy"
+            with RowWriter(made, len(own)) as out:
                 for start in range(0, len(own), _BLOCK):
                     some = own[start : start + _BLOCK]
-                    out.write(_open(npy)[[row_of[sample_id] for sample_id in some]], some)
+                    block = _open(npy)[[row_of[sample_id] for sample_id in some]]
+                    out.write(block, some)
+                    variation.add(block, some)
+            # Whose weights and which pictures made them, nobody here can know.
+            write_sidecar(made, Sidecar(own, f"imported from {npy.name}", "", ""))
         for side in wanted:
-            sidecar_path(workspace.features(side)).unlink(missing_ok=True)
-    for side, own in wanted.items():
-        # Whose weights and which pictures made them, nobody here can know.
-        write_sidecar(workspace.features(side), Sidecar(own, f"imported from {npy.name}", "", ""))
+            move_features(staging / f"{side}.npy", workspace.features(side))
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    variation.warn(npy)
     return {side: len(own) for side, own in wanted.items()}
+
+
+def move_features(made: Path, path: Path) -> None:
+    """Give features and their sidecar another name; those that had it before go."""
+    sidecar_path(path).unlink(missing_ok=True)  # features never stand beside the ids of others
+    made.replace(path)
+    sidecar_path(made).replace(sidecar_path(path))
 
 
 def read_ids(path: Path) -> tuple[str, ...]:
@@ -349,10 +422,7 @@ def read_ids(path: Path) -> tuple[str, ...]:
         case ".txt":
             ids = [line.strip() for line in text.splitlines() if line.strip()]
         case ".json":
-            try:
-                ids = json.loads(text)
-            except ValueError as error:
-                raise EegToolError(f"{path} is not JSON: {error}.", forms) from error
+            ids = parse_json(text, path)
         case ".csv":
             ids = [row.get("sample_id") for row in csv.DictReader(text.splitlines())]
         case _:
@@ -409,10 +479,13 @@ def _sides_of_import(
     ids_file: Path, ids: Sequence[str], workspace: Workspace
 ) -> dict[str, tuple[str, ...]]:
     """Return the ids of each side that the file has, in the order of its JSON file."""
-    sides = {
-        "ft": tuple(row.sample_id for row in read_conversations(workspace.conversations)),
-        "eval": tuple(row.sample_id for row in read_questions(workspace.questions)),
-    }
+    rows: dict[str, Sequence[Conversation | Question]] = {}
+    if workspace.conversations.exists() or not workspace.questions.exists():
+        rows["ft"] = read_conversations(workspace.conversations)
+    if workspace.questions.exists():
+        rows["eval"] = read_questions(workspace.questions)
+    sides = {side: tuple(row.sample_id for row in own) for side, own in rows.items()}
+    check_unique(workspace.root, [sample_id for own in sides.values() for sample_id in own])
     given = set(ids)
     wanted = {side: own for side, own in sides.items() if given & set(own)}
     known = set().union(*sides.values())
@@ -430,9 +503,9 @@ def _sides_of_import(
         )
     for side in SPLITS:
         if side not in wanted:
-            console.print(
-                f"[yellow]warning:[/] {escape(str(ids_file))} has no epochs of the {side} side: "
-                "import its features from the same module, too."
+            _warn(
+                f"{ids_file} has no epochs of the {side} side: import its features from the same "
+                "module, too."
             )
     return wanted
 
@@ -490,13 +563,42 @@ def _check_against_sidecar(path: Path, n_rows: int, sidecar: Sidecar) -> None:
         )
 
 
+def _warn(text: str) -> None:
+    console.print(f"[yellow]warning:[/] {escape(text)}")
+
+
 def _some(ids: Sequence[str]) -> str:
     """Name the first three."""
     return ", ".join(ids[:3]) + (", …" if len(ids) > 3 else "")
 
 
-def _read_sidecar(path: Path) -> Sidecar:
-    raw: dict[str, Any] = read_json(sidecar_path(path))
+def read_sidecar(path: Path) -> Sidecar | None:
+    """Read the sidecar of a features file.
+
+    Returns
+    -------
+    Sidecar or None
+        None where there is none: also where the JSON file of its name is something else, such as the
+        samples of somebody who calls both files ``own``.
+
+    Raises
+    ------
+    EegToolError
+        If there is one that is broken.
+    """
+    beside = sidecar_path(path)
+    if not beside.exists():
+        return None
+    try:
+        raw = parse_json(beside.read_bytes(), beside)
+    except (OSError, EegToolError) as error:
+        why = error.what if isinstance(error, EegToolError) else f"{error}."
+        raise EegToolError(
+            f"{beside}, which could be the sidecar of {path.name}, cannot be read: {why}",
+            f"Run `eegvlm extract` again, or give one of the two another name. {_SIDECAR}",
+        ) from error
+    if not isinstance(raw, dict) or not raw.keys() & {"sample_ids", "row_checks"}:
+        return None
     try:
         fold = raw.get("fold")
         lists = {
@@ -514,10 +616,9 @@ def _read_sidecar(path: Path) -> Sidecar:
             raise ValueError("'fold' does not cover its sample ids")
     except (KeyError, TypeError, ValueError) as error:
         raise EegToolError(
-            f"{sidecar_path(path)} is not a features sidecar: {error}.",
-            "Run `eegvlm extract` again.",
+            f"{beside} is not a features sidecar: {error}.", "Run `eegvlm extract` again."
         ) from error
-    check_unique(sidecar_path(path), sidecar.sample_ids)
+    check_unique(beside, sidecar.sample_ids)
     return sidecar
 
 
@@ -526,7 +627,7 @@ def _ids_by_order(path: Path, rows: np.ndarray, sample_ids: Sequence[str]) -> tu
     if len(rows) != len(sample_ids):
         raise EegToolError(
             f"{path} has no sidecar and {len(rows)} rows for {len(sample_ids)} epochs.",
-            "Without a sidecar the rows must be those epochs, in the order of their file.",
+            f"Without one the rows must be those epochs, in the order of their file. {_SIDECAR}",
         )
     return tuple(sample_ids)
 

@@ -38,7 +38,7 @@ from eegtool.core.stages import STAGE_INDEX, STAGES
 from eegtool.core.workspace import (
     Workspace,
     atomic_path,
-    inside,
+    find_picture,
     missing,
     read_json,
     run_stamp,
@@ -51,7 +51,7 @@ from eegtool.extract.features import (
     Sidecar,
     check_same_ids,
     import_features,
-    sidecar_path,
+    move_features,
     unchanged,
     write_sidecar,
 )
@@ -185,9 +185,16 @@ def _stamp(
     protocol: dict[str, Any],
     results: dict[str, Any],
 ) -> None:
-    inputs = {"epochs": workspace.epochs}
+    table = {"epochs": workspace.epochs}
+    rows = {path.name: path for path in _row_files(workspace)}
+    inputs = table if workspace.epochs.exists() else rows
     stamp = run_stamp("extract", settings, inputs=inputs, protocol=protocol, results=results)
     write_json(workspace.vision_module / _STAMP, stamp)
+
+
+def _row_files(workspace: Workspace) -> list[Path]:
+    """Return which of the recipe's own JSON files are there."""
+    return [path for path in (workspace.conversations, workspace.questions) if path.exists()]
 
 
 def _print_backbones(pattern: str) -> None:
@@ -213,10 +220,16 @@ def _import(settings: ExtractSettings, workspace: Workspace) -> None:
             "--import-features takes over what is there: it needs no module.",
             "Leave out --weights, --folds and --pretrained.",
         )
+    protocol = workspace.protocol()  # before anything is written: prepare may not have ended
     written = import_features(settings.import_features, settings.ids, workspace)
     (workspace.vision_module / _PREDICTIONS).unlink(missing_ok=True)  # of another module
     results = {"imported": str(settings.import_features), "rows": written, "evaluation": None}
-    _stamp(settings, workspace, workspace.protocol(), results)
+    _stamp(settings, workspace, protocol, results)
+    if not workspace.epochs.exists():
+        console.print(
+            "There is no epochs.csv: epochs and their order are those of the rows of "
+            f"{' and '.join(path.name for path in _row_files(workspace))}."
+        )
     for split, n in written.items():
         console.print(f"Features: [bold]{escape(str(workspace.features(split)))}[/] ({n:,} rows)")
 
@@ -287,10 +300,7 @@ def _export(
         for old in (predictions, predictions.with_name(_STAMP)):
             old.unlink(missing_ok=True)
         for split in SPLITS:
-            features = workspace.features(split)
-            sidecar_path(features).unlink(missing_ok=True)
-            made[split].replace(features)
-            sidecar_path(made[split]).replace(sidecar_path(features))
+            move_features(made[split], workspace.features(split))
         (easel / _PREDICTIONS).replace(predictions)
     return said
 
@@ -398,12 +408,7 @@ def _sides(workspace: Workspace) -> dict[str, list[Epoch]]:
                     f"{workspace.epochs.name} and {pictures[epoch.sample_id]} in {path.name}.",
                     "Both models must see the same picture; run `eegvlm prepare` again.",
                 )
-            if not inside(workspace.images(split), epoch.image).is_file():
-                raise EegToolError(
-                    f"The picture {workspace.images(split) / epoch.image} of epoch "
-                    f"'{epoch.sample_id}' does not exist.",
-                    "Run `eegvlm prepare` again.",
-                )
+            find_picture(workspace.images(split), epoch.image, f"epoch '{epoch.sample_id}'")
     return sides
 
 

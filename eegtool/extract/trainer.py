@@ -171,6 +171,12 @@ class StageTrainer(Trainer):  # type: ignore[misc]
             self.bar.loss = loss.detach()
         return (loss, {"logits": logits}) if return_outputs else loss
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Build the schedule; the only step of a training does not warm up, as its rate would be 0."""
+        if num_training_steps == 1:
+            self.args.warmup_steps = 0
+        return super().create_scheduler(num_training_steps, optimizer)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log; what is logged about a pass also says how fast it was."""
         if "loss" in logs:

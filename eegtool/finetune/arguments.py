@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -18,9 +17,11 @@ from typing import Any, Final, NoReturn
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
 
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.flags import FlagError, Values, truth
+from eegtool.core.parsing import parse_json
 from eegtool.core.settings import FinetuneSettings
 from eegtool.finetune.hardware import Hardware
 
@@ -52,6 +53,14 @@ def _truth(word: str) -> bool:
     if said is None:
         raise ValueError(f"'{word}' is neither True nor False")
     return said
+
+
+def _truth_of_flag(word: str) -> bool:
+    """Read a switch of transformers; argparse shows no other error's text."""
+    try:
+        return _truth(word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _switch(allowed: bool, why: str) -> Foreign:
@@ -213,6 +222,8 @@ def _parser() -> _Parser:
     parser = _Parser(TrainingArguments, allow_abbrev=False, add_help=False)
     for action in parser._actions:
         action.default = argparse.SUPPRESS
+        if action.type is string_to_bool:  # which does not know on and off
+            action.type = _truth_of_flag
     return parser
 
 
@@ -320,8 +331,8 @@ def _check_foreign(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]
 
 def _from_json(value: Any) -> Any:
     """Return what a flag that takes a dictionary was given."""
-    with suppress(TypeError, ValueError):
-        return json.loads(value)
+    with suppress(EegToolError):
+        return parse_json(value, "") if isinstance(value, str) else value
     return value
 
 

@@ -55,26 +55,24 @@ class FinetuneDataset(Dataset[dict[str, Any]]):
 
     def lengths(self) -> list[int]:
         """Return the number of tokens of each sample, visual tokens included."""
-        counted: dict[tuple[str, str], int] = {}  # most epochs share question and answer
+        counted: dict[tuple[Any, ...], int] = {}  # most epochs share question and answer
         for row in self.rows:
-            text = (row.question, row.answer)
-            if text not in counted:
-                counted[text] = len(encode(row, self.processor, self.max_length).input_ids)
-        return [counted[row.question, row.answer] for row in self.rows]
+            if row.text not in counted:
+                counted[row.text] = len(encode(row, self.processor, self.max_length).input_ids)
+        return [counted[row.text] for row in self.rows]
 
 
 def trained_share(rows: Sequence[Conversation], processor: Processor, max_length: int) -> float:
     """Check every sample (see `encode`) and return the share of all tokens that carry a label."""
-    counted: dict[tuple[str, str], tuple[int, int]] = {}  # most epochs share question and answer
+    counted: dict[tuple[Any, ...], tuple[int, int]] = {}  # most epochs share question and answer
     trained = total = 0
     for row in rows:
-        text = (row.question, row.answer)
         picture_of(row.sample_id, row.images)
-        if text not in counted:
+        if row.text not in counted:
             labels = encode(row, processor, max_length).labels
-            counted[text] = (sum(label != IGNORED for label in labels), len(labels))
-        trained += counted[text][0]
-        total += counted[text][1]
+            counted[row.text] = (sum(label != IGNORED for label in labels), len(labels))
+        trained += counted[row.text][0]
+        total += counted[row.text][1]
     return trained / total
 
 
@@ -87,9 +85,9 @@ def encode(row: Conversation, processor: Processor, max_length: int) -> Encoded:
         If it has not one picture twice, it is longer than `max_length`, or its answer is empty: the sample is named.
     """
     picture_of(row.sample_id, row.images)
-    if not row.answer.strip():
+    if not all(text.strip() for text in (row.answer, *(reply for _, reply in row.later))):
         raise EegToolError(f"Sample '{row.sample_id}' has an empty answer: nothing to train on.")
-    encoded = processor.encode(row.question, len(row.images), row.answer)
+    encoded = processor.encode(row.question, len(row.images), row.answer, row.later, row.system)
     if len(encoded.input_ids) > max_length:
         raise EegToolError(
             f"Sample '{row.sample_id}' has {len(encoded.input_ids)} tokens, more than "

@@ -16,30 +16,24 @@ import httpx
 import torch
 from huggingface_hub import HfApi, split_torch_state_dict_into_shards
 from huggingface_hub.errors import HfHubHTTPError
-from peft.tuners.lora import LoraLayer
 from rich.markup import escape
 from safetensors.torch import load_file, save
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.settings import ExportSettings
-from eegtool.core.workspace import read_json, run_stamp, write_json
+from eegtool.core.workspace import check_folder, read_json, run_stamp, write_json
 from eegtool.extract.stored import STORED, store_module
 from eegtool.finetune import card
 from eegtool.model.adapters import (
     Contract,
     adapter_sha256,
     contract_base,
+    inner,
     load_adapter,
     read_contract,
 )
-from eegtool.model.checkpoints import (
-    Base,
-    find_base,
-    llava_config,
-    load_processor,
-    quiet,
-)
+from eegtool.model.checkpoints import Base, find_base, llava_config, load_processor
 from eegtool.model.eegvlm import EEGVLM
 from eegtool.model.processor import PixelSpec, Processor
 
@@ -119,6 +113,7 @@ def _check(settings: ExportSettings) -> tuple[Contract, Base]:
         raise EegToolError(
             f"--out {out} cannot be replaced while it is in use.", "Give a new folder in it."
         )
+    check_folder(out.parent, "The folder of --out")
     contract = read_contract(settings.model_path)
     if contract.merged:
         raise EegToolError(
@@ -162,26 +157,18 @@ def _check_sharing(settings: ExportSettings, licence: str) -> None:
 
 
 def _merged(settings: ExportSettings) -> tuple[EEGVLM, Processor]:
-    """Load base and adapter, and add LoRA's product to the weights of each layer."""
-    peft_model, processor, _ = load_adapter(
+    """Load base and adapter as one model."""
+    model, processor, _ = load_adapter(
         settings.model_path,
         base=settings.model_base,
         dtype=getattr(torch, settings.dtype),
         attention="sdpa",
         vision_tower=settings.vision_tower,
+        merge=True,
     )
-    try:
-        with quiet():
-            model = peft_model.merge_and_unload(safe_merge=True)
-    except ValueError as error:  # peft's word for a weight that is not finite
-        raise EegToolError(
-            f"The merged weights cannot be held in {settings.dtype}: {brief(error)}.",
-            "Use --dtype bfloat16 or float32.",
-        ) from error
-    if not isinstance(model, EEGVLM) or any(isinstance(m, LoraLayer) for m in model.modules()):
-        raise RuntimeError("LoRA layers are left after merging.")
-    _lengthen_vocabulary(model)
-    return model, processor
+    merged = inner(model)
+    _lengthen_vocabulary(merged)
+    return merged, processor
 
 
 def _lengthen_vocabulary(model: EEGVLM) -> None:

@@ -63,7 +63,7 @@ class Plan:
     arguments: dict[str, Any]
     """Keyword arguments of transformers' TrainingArguments."""
     answers: dict[str, Any] = field(default_factory=dict)
-    """How to ask and how an answer reads (see `Contract.answers`)."""
+    """What the samples teach of the answers (see `Contract.answers`)."""
     sequence: dict[str, Any] = field(default_factory=dict)
     """How stages follow each other (see `Contract.sequence`)."""
     environment: dict[str, str] = field(default_factory=dict)

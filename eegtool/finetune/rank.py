@@ -6,15 +6,16 @@ plan carries the environment, and it is set here before PyTorch is imported, whi
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
 
+from eegtool.core.workspace import read_json
+
 
 def set_environment(plan: Path) -> None:
     """Set what the plan carries, and what depends on the machine that this rank is on."""
-    os.environ.update(json.loads(plan.read_text(encoding="utf-8"))["environment"])
+    os.environ.update(read_json(plan)["environment"])
     ranks_here = int(os.environ.get("LOCAL_SIZE", "1"))  # DeepSpeed's launcher says it
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks_here)))
     import torch

@@ -21,6 +21,7 @@ from transformers import SchedulerType
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError, brief
+from eegtool.core.forms import Forms, sentences
 from eegtool.core.launching import Stopped, launch, open_locked
 from eegtool.core.records import Conversation, check_unique, read_conversations
 from eegtool.core.registry import check_name
@@ -28,7 +29,7 @@ from eegtool.core.settings import FinetuneSettings
 from eegtool.core.workspace import (
     Workspace,
     check_same_pictures,
-    inside,
+    find_picture,
     read_json,
     run_stamp,
     sha256_of,
@@ -42,6 +43,7 @@ from eegtool.finetune.data import encode, trained_share
 from eegtool.finetune.hardware import Hardware
 from eegtool.finetune.plan import PLAN_FILE, Plan, differences
 from eegtool.finetune.saving import checkpoints, last_whole, step_of
+from eegtool.model.answer_form import AnswerForm, form_of
 from eegtool.model.checkpoints import (
     KNOWN_BASES,
     Base,
@@ -52,6 +54,7 @@ from eegtool.model.checkpoints import (
     load_processor,
     quantization,
 )
+from eegtool.model.contract import wrong_field
 from eegtool.model.eegvlm import FUSIONS
 from eegtool.model.processor import IGNORED, TEMPLATES
 
@@ -72,6 +75,8 @@ def run(settings: FinetuneSettings) -> None:
     Stopped
         If it was stopped by a signal, with a checkpoint where there was time for one.
     """
+    if settings.gpu_memory and not settings.dry_run:
+        raise EegToolError("--gpu-memory is for --dry-run.", "Leave it out, or add --dry-run.")
     output_dir = settings.output_dir or Workspace(settings.workspace).checkpoints / "eegvlm"
     ranks, hosts = _ranks(settings)
     plan = make_plan(settings, output_dir, ranks, hosts)
@@ -87,6 +92,13 @@ def run(settings: FinetuneSettings) -> None:
         f"{'GPU' if _hardware(hosts).gpu else 'CPU'} rank{'s' * (ranks > 1)}: "
         f"{size.samples} samples, {steps} steps"
     )
+    form = AnswerForm.from_contract(plan.answers)
+    console.print(f"  {form.sentence()}", markup=False)
+    if not form.stages:
+        console.print(
+            "[yellow]  The answers have no form in common: `evaluate` will read stages out of what the "
+            "model writes, and cannot score them (--mode score).[/]"
+        )
     if settings.dry_run:
         _tell(settings, plan, size, ranks, hosts, free)
         return
@@ -271,12 +283,25 @@ def _tell(
     for part, trained, total in size.parts:
         console.print(f"  {part:<22}{trained:>14,} of {total:>15,} parameters trained")
     console.print(f"  Longest sample: {size.tokens} tokens; {plan.trained_share:.1%} are trained.")
-    each = hosts.ranks_each if hosts else ranks
+    asked = settings.gpu_memory * 2**30
+    needs = estimate.memory(size, plan, ranks, hosts.ranks_each if hosts else ranks)
     console.print(f"  Estimated memory, {ranks} rank{'s' * (ranks > 1)} (not measured):")
-    for name, need in estimate.memory(size, plan, ranks, each).items():
+    console.print(
+        f"    {'':<15}{'per GPU':>10}{'host':>12}"
+        + (f"  on a GPU of {settings.gpu_memory:g} GiB" if asked else "")
+    )
+    for name, need in needs.items():
         console.print(
-            f"    {name:<15}{estimate.gib(need.gpu):>10} per GPU"
-            + (f", {estimate.gib(need.host)} on each machine" if need.host else "")
+            f"    {name:<15}{estimate.gib(need.gpu):>10}"
+            f"{estimate.gib(need.host) if need.host else '-':>12}"
+            + (f"  {estimate.verdict(need, asked)}" if asked else "")
+        )
+    if asked and all(need.gpu > asked for need in needs.values()):
+        would = estimate.remedies(size, plan, ranks, asked)
+        console.print(
+            f"  Would fit: {'; or '.join(would)}."
+            if would
+            else "  Not even a batch of 1 would fit, with checkpointing and --bits 4."
         )
     console.print(
         f"  A checkpoint takes about {estimate.gib(estimate.checkpoint_bytes(size, plan))}; "
@@ -329,11 +354,15 @@ def make_plan(
     if settings.vision_tower and base.layout == "hf":
         notes.append("--vision_tower: the base model brings its own")
     processor = load_processor(base, fusion=settings.fusion, version=settings.version)
-    rows = read_conversations(data_path)
+    taken = Forms()
+    rows = read_conversations(data_path, taken)
+    notes += [f"{data_path.name}: {sentence}" for sentence in sentences(taken)]
     if not rows:
         raise EegToolError(f"{data_path} has no samples.", "Run `eegvlm prepare` again.")
     check_unique(data_path, [row.sample_id for row in rows])
-    protocol = workspace.protocol()
+    protocol, sequence = workspace.protocol(), workspace.sequence()
+    if wrong := wrong_field({"protocol": protocol, "sequence": sequence}):
+        raise EegToolError(f"{workspace.prepare_stamp}: {wrong}.", "Run `eegvlm prepare` again.")
     features_sha256 = ""
     if FUSIONS[settings.fusion].needs_features:
         _check_features(features_file, data_path, rows, workspace, protocol)
@@ -363,8 +392,8 @@ def make_plan(
         trained_share=share,
         protocol=protocol,
         arguments=arguments,
-        answers=workspace.answer_form(),
-        sequence=workspace.sequence(),
+        answers=asdict(form_of(rows, processor.count_tokens)),
+        sequence=sequence,
         environment=_environment(settings, output_dir.resolve(), ranks, hosts),
         stop_file=str(output_dir.resolve() / _STOP_FILE),
         vision_tower=str(base.vision_tower or ""),
@@ -480,11 +509,7 @@ def _check_features(
 
 def _check_pictures(rows: list[Conversation], image_folder: Path) -> None:
     for row in rows:
-        if not inside(image_folder, row.images[0]).is_file():
-            raise EegToolError(
-                f"The picture {image_folder / row.images[0]} of sample '{row.sample_id}' does not exist.",
-                "Check --image-folder, or run `eegvlm prepare` again.",
-            )
+        find_picture(image_folder, row.images[0], f"sample '{row.sample_id}'")
 
 
 def _size(plan: Plan) -> estimate.Size:

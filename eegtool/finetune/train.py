@@ -107,6 +107,7 @@ def build_model(plan: Plan, args: TrainingArguments) -> tuple[PeftModel, Process
         dtype=dtype,
         attention=plan.attention,
         bits=plan.bits,
+        device=args.device,
     )
     model.config.text_config.use_cache = False  # the Trainer sets the outer one only
     if plan.arguments.get("use_liger_kernel"):
@@ -178,7 +179,7 @@ def _write(
     try:
         write_json(out / "training_log.json", log)
         write_adapter(out, model, state, contract)
-    except OSError as error:
+    except (EegToolError, OSError) as error:
         last = saving.last_whole(out)
         kept = f"then --resume writes it from {last}." if last else "There is no checkpoint."
         raise EegToolError(

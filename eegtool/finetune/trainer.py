@@ -174,6 +174,12 @@ class EegTrainer(Trainer):  # type: ignore[misc]
             self.optimizer = cls(groups, **options)
         return self.optimizer
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Build the schedule; the only step of a training does not warm up, as its rate would be 0."""
+        if num_training_steps == 1:
+            self.args.warmup_steps = 0
+        return super().create_scheduler(num_training_steps, optimizer)
+
     def resume(self, checkpoint: Path | None) -> Any:
         """Train, from the start or from a whole checkpoint."""
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import re
 import tempfile
 from collections.abc import Mapping
@@ -19,13 +20,15 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from eegtool.core.errors import EegToolError
+from eegtool.core.errors import EegToolError, brief
 from eegtool.core.registry import check_name
 from eegtool.core.workspace import read_json, sha256_of, write_json
 from eegtool.model.checkpoints import Base, base_sha256, check_keys, find_base, load_base, quiet
+from eegtool.model.contract import wrong_field
 from eegtool.model.eegvlm import EEGVLM, FUSIONS
 from eegtool.model.processor import TEMPLATES, PixelSpec, Processor
 
@@ -60,9 +63,7 @@ class Contract:
     merged: bool = False
     """Whether the folder holds base and adapter in one (`eegvlm export`)."""
     answers: dict[str, Any] = field(default_factory=dict)
-    """How to ask and how an answer reads, as prepare stamped it: ``question``, the answer of each stage
-    (``stages``), the words before it where reasons come first (``lead``), room for it in tokens
-    (``max_new_tokens``)."""
+    """How to ask and how an answer reads, as the samples taught it (see `answer_form.AnswerForm`)."""
     sequence: dict[str, Any] = field(default_factory=dict)
     """How stages follow each other in the nights of the training subjects (see `Workspace.sequence`)."""
 
@@ -227,10 +228,16 @@ def read_contract(folder: Path) -> Contract:
     Raises
     ------
     EegToolError
-        If it is none of `eegvlm finetune` or `eegvlm export`, or not a whole one.
+        If it is none of `eegvlm finetune` or `eegvlm export`, or not a whole one, or a field holds what
+        it may not.
     """
     _need(folder, _CARD)
     raw = read_json(folder / _CARD)
+    if wrong := wrong_field(raw):
+        raise EegToolError(
+            f"{folder / _CARD}: {wrong}.",
+            "Take the file as `eegvlm finetune` or `export` wrote it.",
+        )
     try:
         spec = raw.pop("pixel_spec")
         spec = PixelSpec(spec["size"], tuple(spec["mean"]), tuple(spec["std"]))
@@ -302,6 +309,8 @@ def load_adapter(
     dtype: torch.dtype,
     attention: str = "auto",
     vision_tower: str = "",
+    device: torch.device | None = None,
+    merge: bool = False,
 ) -> tuple[PeftModel | EEGVLM, Processor, Contract]:
     """Load a model for inference, with no weight missing and none left over.
 
@@ -312,9 +321,11 @@ def load_adapter(
     base, vision_tower : str, optional
         Where the base lies here, if not where it lay in training.
     dtype : torch.dtype
-        Precision of the base; LoRA keeps its own.
-    attention : str
+        Precision of the base, LoRA and projector.
+    attention, device
         See `load_base`.
+    merge : bool
+        Add LoRA to the weights of the base (see `merge_lora`).
 
     Returns
     -------
@@ -328,24 +339,59 @@ def load_adapter(
     Raises
     ------
     EegToolError
-        If the folder is none of these, the base is another one than it was trained on, or any weight
-        does not find its place.
+        If the folder is none of these, the base is another one than it was trained on, any weight
+        does not find its place, is not a finite number or cannot be held in `dtype`, or LoRA is zero.
     """
     contract = read_contract(folder)
     base_model = contract_base(folder, contract, base, vision_tower)
-    parts = [] if contract.merged else [_PROJECTOR_FILE, _ADAPTER]
-    tensors = [_read_tensors(folder / name) for name in parts]
+    trained = () if contract.merged else _read_trained(folder, dtype, exact=merge)
     model, processor = load_base(
         base_model,
         fusion=contract.fusion,
         version=contract.version,
         dtype=dtype,
         attention=attention,
+        device=device,
     )
+    if contract.merged:
+        _check_finite(folder, dict(model.named_parameters()), dtype)
+    if processor.pixel_spec.size != contract.pixel_spec.size:
+        raise EegToolError(
+            f"{folder / _CARD}: pixel_spec.size is {contract.pixel_spec.size}; the vision tower takes "
+            f"pictures of {processor.pixel_spec.size} px.",
+            "Take the file as `eegvlm finetune` or `export` wrote it.",
+        )
     if not contract.merged:
-        model = _adapted(folder, model, *tensors)
+        model = _adapted(folder, model, *trained, exact=merge)
+        model = merge_lora(model) if merge else model
     model.eval()
     return model, replace(processor, pixel_spec=contract.pixel_spec), contract
+
+
+def merge_lora(model: PeftModel) -> EEGVLM:
+    """Add LoRA's product to the weights of each layer: in float32, and rounded once.
+
+    Raises
+    ------
+    EegToolError
+        If a sum is not a number in the precision of the weights.
+    """
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            weight = layer.get_base_layer().weight
+            (name,) = layer.active_adapters
+            total = (weight.data.float() + layer.get_delta_weight(name).float()).to(weight.dtype)
+            if not bool(total.isfinite().all()):
+                raise EegToolError(
+                    f"The merged weights cannot be held in {str(weight.dtype).removeprefix('torch.')}.",
+                    "Use --dtype bfloat16 or float32.",
+                )
+            weight.data = total
+    with quiet():
+        merged: EEGVLM = model.unload()
+    if any(isinstance(module, LoraLayer) for module in merged.modules()):
+        raise RuntimeError("LoRA layers are left after merging.")
+    return merged
 
 
 def inner(model: PeftModel | EEGVLM) -> EEGVLM:
@@ -358,22 +404,80 @@ def _adapted(
     model: EEGVLM,
     projector: dict[str, torch.Tensor],
     lora: dict[str, torch.Tensor],
+    *,
+    exact: bool,
 ) -> PeftModel:
-    """Put projector and LoRA of a folder into its base."""
+    """Put projector and LoRA of a folder into its base; LoRA in its precision, or in float32 if `exact`."""
     own = {k for k in model.state_dict() if k.startswith(_PROJECTOR)}
     check_keys(folder / _PROJECTOR_FILE, own - projector.keys(), projector.keys() - own)
-    config = LoraConfig.from_pretrained(folder)
-    config.base_model_name_or_path = None  # peft warns of a folder that has moved; ours is checked
+    config = _read_lora_config(folder, lora)
     try:
         model.load_state_dict(projector, strict=False)
         with quiet():
-            peft_model = get_peft_model(model, config)
+            peft_model = get_peft_model(model, config, autocast_adapter_dtype=exact)
         result = set_peft_model_state_dict(peft_model, lora)
-    except RuntimeError as error:  # PyTorch's word for a weight of another shape
+    # PyTorch's word for a weight of another shape, and peft's for layers that are not there
+    except (RuntimeError, ValueError) as error:
         raise EegToolError(f"{folder} does not fit the model: {error}") from error
     missing = [k for k in result.missing_keys if "lora_" in k]
     check_keys(folder / _ADAPTER, missing, result.unexpected_keys)
     return peft_model
+
+
+def _read_lora_config(folder: Path, lora: Mapping[str, torch.Tensor]) -> LoraConfig:
+    """Read how LoRA was put on the base, if it is such as finetune writes it for these weights."""
+    path = folder / "adapter_config.json"
+    kind = read_json(path).get("peft_type")
+    try:
+        if kind != "LORA":
+            raise ValueError(f"peft_type is {kind!r}, not 'LORA'")
+        config = LoraConfig.from_pretrained(folder)
+        rank, alpha = config.r, config.lora_alpha
+        largest = max((len(v) for k, v in lora.items() if "lora_A" in k), default=1)
+        if not (type(rank) is int and 1 <= rank <= largest):
+            raise ValueError(f"r is {rank!r}, and its largest weights have rank {largest}")
+        if type(alpha) not in (int, float) or not 0 < alpha < math.inf:
+            raise ValueError(f"lora_alpha is {alpha!r}, not a number above 0")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise EegToolError(
+            f"{path} is not readable as the configuration of LoRA: {brief(error)}.",
+            "Take the file as `eegvlm finetune` wrote it.",
+        ) from error
+    config.base_model_name_or_path = None  # peft warns of a folder that has moved; ours is checked
+    return config
+
+
+def _read_trained(
+    folder: Path, dtype: torch.dtype, *, exact: bool
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Read projector and LoRA of a folder, if they can be asked in `dtype`; LoRA in float32 if `exact`."""
+    projector, lora = (_read_tensors(folder / name) for name in (_PROJECTOR_FILE, _ADAPTER))
+    _check_finite(folder / _PROJECTOR_FILE, projector, dtype)
+    _check_finite(folder / _ADAPTER, lora, torch.float32 if exact else dtype)
+    up = {name: tensor for name, tensor in lora.items() if "lora_B" in name}
+    if up and not any(bool(tensor.any()) for tensor in up.values()):
+        raise EegToolError(
+            f"{folder / _ADAPTER}: LoRA is zero ({min(up)} and all other lora_B), so the base model "
+            "alone would answer.",
+            "Its training had learnt nothing yet; take a later checkpoint, or fine-tune again.",
+        )
+    return projector, lora
+
+
+def _check_finite(where: Path, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> None:
+    """Refuse weights of which any is not a number, or none in the precision that is asked for."""
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise EegToolError(
+                f"{where}: {name} has values that are not finite numbers.",
+                "Its training diverged, or the file is damaged; take another checkpoint, or fine-tune "
+                "again with a lower --learning-rate.",
+            )
+        if not bool(tensor.to(dtype).isfinite().all()):
+            raise EegToolError(
+                f"{where}: {name} cannot be held in {str(dtype).removeprefix('torch.')}.",
+                "Use --dtype bfloat16 or float32.",
+            )
 
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:

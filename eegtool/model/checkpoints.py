@@ -20,7 +20,7 @@ from transformers.modeling_utils import set_zero3_state
 from transformers.utils import logging as transformers_logging
 
 from eegtool.core.errors import EegToolError, brief
-from eegtool.core.records import IMAGE_TOKEN
+from eegtool.core.forms import IMAGE_TOKEN
 from eegtool.core.registry import check_name, closest
 from eegtool.core.workspace import read_json
 from eegtool.model import llava_layout, tiny
@@ -224,6 +224,7 @@ def load_base(
     dtype: torch.dtype,
     attention: str = "auto",
     bits: int = 16,
+    device: torch.device | None = None,
 ) -> tuple[EEGVLM, Processor]:
     """Load a base model and the processor that fits it.
 
@@ -239,6 +240,9 @@ def load_base(
         One of `ATTENTIONS`; ``auto`` is FlashAttention where it is installed, else PyTorch's own.
     bits : int
         4 packs the language model, not its head, into NF4 (QLoRA, Dettmers et al. 2023).
+    device : torch.device, optional
+        Where each weight goes as it is read, instead of through the memory of the host. ZeRO-3 places
+        weights itself, and takes no notice.
 
     Raises
     ------
@@ -253,6 +257,7 @@ def load_base(
     options = {
         "attn_implementation": choose_attention(attention, dtype),
         "quantization_config": quantization(bits, dtype),
+        "device_map": None if device is None or is_deepspeed_zero3_enabled() else {"": device},
     }
     try:
         with quiet():

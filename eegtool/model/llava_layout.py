@@ -14,7 +14,7 @@ import torch
 from transformers import AddedToken, CLIPVisionConfig, LlamaConfig, LlamaTokenizer, LlavaConfig
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.records import IMAGE_TOKEN
+from eegtool.core.forms import IMAGE_TOKEN
 from eegtool.core.workspace import read_json
 from eegtool.model.hub import model_folder
 from eegtool.model.weights import open_weights, renamed

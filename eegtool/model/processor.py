@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.records import IMAGE_TOKEN
+from eegtool.core.forms import IMAGE_TOKEN
+from eegtool.core.pictures import read_rgb
 
 IGNORED: Final = -100
 """Label of tokens that are not trained (PyTorch's cross-entropy default)."""
@@ -26,10 +27,14 @@ class ConversationTemplate:
     user: str
     assistant: str
 
-    def prompt(self, question: str, n_images: int) -> str:
-        """Return the text up to and including the cue for the answer."""
+    def prompt(self, question: str, n_images: int, system: str = "") -> str:
+        """Return the text up to and including the cue for the answer; `system` may replace the template's."""
         images = f"{IMAGE_TOKEN}\n" * n_images
-        return f"{self.system} {self.user}: {images}{question} {self.assistant}:"
+        return f"{system or self.system} {self.turn(images + question)}"
+
+    def turn(self, question: str) -> str:
+        """Return what stands between the end of an answer and the next one."""
+        return f"{self.user}: {question} {self.assistant}:"
 
 
 TEMPLATES: Final[dict[str, ConversationTemplate]] = {
@@ -54,7 +59,7 @@ class PixelSpec:
     std: tuple[float, float, float]
 
     def pixels(self, path: Path) -> np.ndarray:
-        """Read one picture as float32 ``[3, size, size]``.
+        """Read one picture, of any kind (`read_rgb`), as float32 ``[3, size, size]``.
 
         A picture that is not square is padded with the mean colour, never cropped; one of another
         size is resampled.
@@ -64,15 +69,7 @@ class PixelSpec:
         EegToolError
             If the picture is missing or cannot be read.
         """
-        try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except FileNotFoundError:
-            raise EegToolError(
-                f"The picture {path} does not exist.", "Check --image-folder, or prepare again."
-            ) from None
-        except OSError as error:
-            raise EegToolError(f"The picture {path} cannot be read: {error}.") from error
+        image = read_rgb(path, "Check --image-folder, or prepare again.")
         side = max(image.size)
         if image.size != (side, side):
             square = Image.new("RGB", (side, side), tuple(round(255 * m) for m in self.mean))
@@ -109,36 +106,68 @@ class Processor:
         tokens = self._tokens(self.template.prompt(question, n_images))
         return tuple(i for i, _ in self._expanded([(i, IGNORED) for i, _ in tokens], n_images))
 
-    def encode(self, question: str, n_images: int, answer: str) -> Encoded:
-        """Tokenise question and answer together; only the answer and the end token get labels.
+    def encode(
+        self,
+        question: str,
+        n_images: int,
+        answer: str,
+        later: Sequence[tuple[str, str]] = (),
+        system: str = "",
+    ) -> Encoded:
+        """Tokenise questions and answers together; only the answers and their end tokens get labels.
 
         Labels come from character offsets, so they are right whatever the tokenizer merges.
+
+        Parameters
+        ----------
+        question, n_images, answer : str, int, str
+            The first turn, with the pictures.
+        later : sequence of (str, str)
+            Further questions with their answers; as in LLaVA, each follows the end token before it.
+        system : str
+            What stands in place of the template's system text; empty for that.
 
         Raises
         ------
         EegToolError
-            If the prompt's tokens change when the answer follows: the model would be asked with
+            If a prompt's tokens change when the answer follows: the model would be asked with
             other tokens than it was trained on.
         """
-        prompt = self.template.prompt(question, n_images)
-        tokens = self._tokens(f"{prompt} {answer}")
+        pairs = self._turn(self.template.prompt(question, n_images, system), answer, first=True)
+        for further, reply in later:
+            pairs += self._turn(self.template.turn(further), reply, first=False)
+        expanded = self._expanded(pairs, n_images)
+        return Encoded(tuple(i for i, _ in expanded), tuple(label for _, label in expanded))
+
+    def count_tokens(self, answer: str) -> int:
+        """Count the tokens of an answer, its end included."""
+        return len(self._tokens(f" {answer}", first=False)) + 1
+
+    def _turn(self, prompt: str, answer: str, *, first: bool) -> list[tuple[int, int]]:
+        """Return the tokens of one turn, end token included, each with its label."""
+        tokens = self._tokens(f"{prompt} {answer}", first=first)
         pairs = [(i, i if end > len(prompt) else IGNORED) for i, end in tokens]
         asked = [i for i, label in pairs if label == IGNORED]
-        if asked != [i for i, _ in self._tokens(prompt)]:
+        if asked != [i for i, _ in self._tokens(prompt, first=first)]:
             raise EegToolError(
                 f"The answer '{answer}' merges with the end of the prompt '{prompt[-30:]}'.",
                 "Choose another conversation template with --version.",
             )
         eos = self.tokenizer.eos_token_id
-        expanded = self._expanded([*pairs, (eos, eos)], n_images)
-        return Encoded(tuple(i for i, _ in expanded), tuple(label for _, label in expanded))
+        return [*pairs, (eos, eos)]
 
-    def _tokens(self, text: str) -> list[tuple[int, int]]:
-        """Return each token's id and where it ends in `text`, without an end token at the end."""
-        found = self.tokenizer(text, return_offsets_mapping=True)
+    def _tokens(self, text: str, *, first: bool = True) -> list[tuple[int, int]]:
+        """Return each token's id and where it ends in `text`, without an end token at the end.
+
+        Only what comes `first` begins with the tokenizer's beginning token.
+        """
+        found = self.tokenizer(text, return_offsets_mapping=True, add_special_tokens=first)
         ends = [end for _, end in found["offset_mapping"]]
         tokens = list(zip(found["input_ids"], ends, strict=True))
-        added = tokens[-1] == (self.tokenizer.eos_token_id, 0)  # some tokenizers append it
+        added = first and tokens[-1] == (
+            self.tokenizer.eos_token_id,
+            0,
+        )  # some tokenizers append it
         return tokens[:-1] if added else tokens
 
     def _expanded(self, pairs: list[tuple[int, int]], n_images: int) -> list[tuple[int, int]]:

@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.records import IMAGE_TOKEN
+from eegtool.core.forms import IMAGE_TOKEN
 
 IMAGE_SIZE: Final = 64
 PATCH_SIZE: Final = 16

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import warnings
 import zipfile
@@ -16,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from eegtool.core.errors import EegToolError, brief
+from eegtool.core.parsing import parse_json
 from eegtool.core.workspace import read_json
 
 _NAMES: Final = ("model.safetensors", "pytorch_model.bin")
@@ -144,10 +144,10 @@ def _tensor_ends(file: BinaryIO) -> list[tuple[int, int]]:
     """Return begin and end of every tensor of a safetensors file; none if it is not one."""
     try:
         length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length)) if length < 100_000_000 else {}
+        header = parse_json(file.read(length), file.name) if length < 100_000_000 else {}
         offsets = [v["data_offsets"] for k, v in header.items() if k != "__metadata__"]
         return sorted((8 + length + begin, 8 + length + end) for begin, end in offsets)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (EegToolError, KeyError, TypeError, AttributeError):
         return []
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Conversation, Epoch, Question
 from eegtool.core.stages import STAGES
 from eegtool.prepare.facts import Facts
-from eegtool.prepare.rationale import LEAD, conclusion, define, reason
+from eegtool.prepare.rationale import conclusion, define, reason
 
 _ASK: Final = "Which sleep stage does this 30-second EEG epoch show?"
 _CHOICE: Final = f"{', '.join(STAGES[:-1])} or {STAGES[-1]}"
@@ -26,26 +26,22 @@ class QuestionTemplate:
         The same for every epoch: it cannot tell the stage.
     answer : callable
         The answer without reasons, given the stage.
-    max_new_tokens : int
-        Room for an answer, in tokens, with reasons where they are asked for.
     reasons : bool
         Whether reasons are asked for.
     """
 
     question: str
     answer: Callable[[str], str]
-    max_new_tokens: int
     reasons: bool = False
 
 
 QUESTION_TEMPLATES: Final[dict[str, QuestionTemplate]] = {
-    "stage": QuestionTemplate(_ASK, str, 8),
-    "options": QuestionTemplate(f"{_ASK} Answer with one of {_CHOICE}.", str, 8),
+    "stage": QuestionTemplate(_ASK, str),
+    "options": QuestionTemplate(f"{_ASK} Answer with one of {_CHOICE}.", str),
     "cot": QuestionTemplate(
         f"{_ASK} Reason step by step: amplitude and frequencies, rhythm, spindles, K-complexes and "
         f"slow waves, the AASM rule. Conclude with 'The stage is ...', one of {_CHOICE}.",
         conclusion,
-        320,
         reasons=True,
     ),
 }
@@ -57,25 +53,6 @@ RATIONALES: Final[dict[str, Callable[[str, Facts | None], str]]] = {
 }
 """Reasons for the answer, given the stage and what was measured: an empty text, what the AASM Manual
 says of the stage, or what was measured in the epoch and what the manual makes of it."""
-
-
-def answer_form(template: QuestionTemplate) -> dict[str, Any]:
-    """Return what whoever asks the trained model must know: question and answers, the same for all epochs.
-
-    Returns
-    -------
-    dict
-        ``question``; ``stages``, the answer of each stage, where reasons are asked for their
-        conclusion; ``lead``, the words with which every conclusion begins, empty without reasons;
-        ``max_new_tokens``, room for an answer.
-    """
-    stages = {stage: template.answer(stage) for stage in STAGES}
-    return {
-        "question": template.question,
-        "stages": stages,
-        "lead": LEAD if template.reasons else "",
-        "max_new_tokens": template.max_new_tokens,
-    }
 
 
 def check_rationale(template: str, rationale: str) -> None:

@@ -46,7 +46,6 @@ from eegtool.prepare.nights import (
 from eegtool.prepare.questions import (
     QUESTION_TEMPLATES,
     RATIONALES,
-    answer_form,
     check_rationale,
     conversation,
     question,
@@ -478,7 +477,6 @@ def _stamp(
         f"{p.night.recording}: {name}": sha256 for p in used for name, sha256 in p.inputs.items()
     }
     stamp = run_stamp("prepare", settings, inputs=inputs, protocol=protocol, results=results)
-    stamp["answers"] = answer_form(QUESTION_TEMPLATES[settings.template])
     stamp["sequence"] = {
         # Before balancing: thinned out, hardly an epoch is followed by its neighbour.
         "transitions": transitions(p.staged for p in used if _side(p.night, split) == "ft"),

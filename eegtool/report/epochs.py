@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Final
 
+from eegtool.core.answers import Reading
 from eegtool.core.stages import STAGES
-from eegtool.report.answers import Reading
 
 _SUM_TOLERANCE: Final = 0.02
 """By how much five probabilities may miss 1: two digits each, as others may write them."""
@@ -94,7 +93,7 @@ def probabilities_of(told: Any) -> tuple[float, ...] | None:
     numbers = [told[stage] for stage in STAGES]
     if any(isinstance(p, bool) or not isinstance(p, int | float) for p in numbers):
         raise ValueError("they are not numbers")
-    if not all(math.isfinite(p) and 0 <= p <= 1 for p in numbers):
+    if not all(0 <= p <= 1 for p in numbers):  # NaN is not, either
         raise ValueError("one is not between 0 and 1")
     if abs(sum(numbers) - 1) > _SUM_TOLERANCE:
         raise ValueError(f"their sum is {sum(numbers):.3g}")

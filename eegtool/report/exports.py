@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import csv
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby
+from itertools import chain, count, groupby
 from pathlib import Path
 from typing import Any, Final
 
 import edfio
 
+from eegtool.core.sheets import safe_cell
 from eegtool.core.stages import EPOCH_S, STAGES
 from eegtool.core.workspace import atomic_path, write_json
 
 _MISSING: Final = "n/a"
 """What BIDS writes for a value that is not there."""
+
+_MAX_BYTES: Final = 180
+"""Of the name of a file, which may have 255, before its endings."""
 
 _AASM_NAMES: Final = {stage: stage for stage in STAGES} | {"REM": "R"}
 
@@ -69,9 +74,26 @@ class ScoredEpoch:
     words: str = ""
 
 
-def safe_name(name: str) -> str:
-    """Return a file name that stays in its folder, whatever the recording is called."""
-    return re.sub(r"[^\w.-]", "_", name).lstrip(".") or "recording"
+def file_names(names: Sequence[str]) -> list[str]:
+    """Return a file name for each recording: it stays in its folder, and no two are the same.
+
+    Those that become equal when made safe, on disks that do not tell case either, are numbered.
+
+    Examples
+    --------
+    >>> file_names(["a b", "a/b", "A_B", "a_b-2"])
+    ['a_b', 'a_b-2', 'A_B-3', 'a_b-2-2']
+    """
+    taken: set[str] = set()
+    found = []
+    for name in names:
+        safe = re.sub(r"[^\w.-]", "_", unicodedata.normalize("NFC", name)).lstrip(".")
+        safe = safe.encode()[:_MAX_BYTES].decode(errors="ignore") or "recording"
+        numbered = (f"{safe}-{i}" for i in count(2))
+        free = next(n for n in chain([safe], numbered) if n.casefold() not in taken)
+        taken.add(free.casefold())
+        found.append(free)
+    return found
 
 
 def write_table(path: Path, epochs: Sequence[ScoredEpoch]) -> None:
@@ -103,8 +125,7 @@ def write_table(path: Path, epochs: Sequence[ScoredEpoch]) -> None:
                     epoch.true or "",
                     max(shares),
                     *shares,
-                    _reading(epoch),
-                    *cells,
+                    *map(safe_cell, [_reading(epoch), *cells]),
                 ]
             )
 

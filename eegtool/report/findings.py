@@ -42,6 +42,8 @@ class Findings:
         Files of the workspace that could not be used, and why.
     not_drawn : int
         Recordings that are not drawn, for ``--hypnograms``.
+    label_notes : tuple of str
+        What must be said of the true stages.
     """
 
     name: str = ""
@@ -56,6 +58,7 @@ class Findings:
     models_in_file: int = 1
     problems: tuple[str, ...] = ()
     not_drawn: int = 0
+    label_notes: tuple[str, ...] = ()
 
     def to_row(self) -> dict[str, Any]:
         """Return the form of ``metrics.json``."""

@@ -14,6 +14,7 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from eegtool.core.sheets import safe_cell
 from eegtool.report.tables import Cell, Table
 
 _LATEX: Final = {
@@ -66,15 +67,8 @@ def to_csv(tables: Sequence[Table]) -> str:
     for table in tables:
         for row in table.rows:
             for column, cell in zip(table.columns[1:], row[1:], strict=True):
-                writer.writerow(
-                    [
-                        table.key,
-                        _guarded(row[0].text),
-                        _guarded(column),
-                        _guarded(cell.text),
-                        _guarded(cell.detail),
-                    ]
-                )
+                texts = (row[0].text, column, cell.text, cell.detail)
+                writer.writerow([table.key, *map(safe_cell, texts)])
     return out.getvalue()
 
 
@@ -113,12 +107,6 @@ def _latex(table: Table) -> str:
 def latex(text: str) -> str:
     """Return `text` so that LaTeX shows it as it is."""
     return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
-
-
-def _guarded(text: str) -> str:
-    """Write minus as programs read it, and keep a spreadsheet from taking a name for a formula."""
-    text = text.replace("−", "-")
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") and not text[1:2].isdigit() else text
 
 
 def _rich_cell(cell: Cell, *, first: bool) -> Padding:

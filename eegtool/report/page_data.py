@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from eegtool.core.answers import Reading
 from eegtool.core.stages import EPOCH_S, STAGE_INDEX, STAGES
-from eegtool.report.answers import Reading
 from eegtool.report.epochs import AnsweredEpoch
 from eegtool.report.pictures import Pictures
 

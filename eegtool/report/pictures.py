@@ -159,7 +159,7 @@ def _embedded(
     for sample_id in order:
         try:
             raw = inside(folder, images[sample_id]).read_bytes()
-        except (EegToolError, OSError):  # a symbolic link to elsewhere, or gone meanwhile
+        except (EegToolError, OSError):  # its name climbs, or it is gone meanwhile
             continue
         media_type = next((m for head, m in _SIGNATURES.items() if raw.startswith(head)), None)
         if media_type is None:

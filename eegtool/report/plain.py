@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any, Final
+
+from eegtool.core.parsing import finite
 
 # Control characters could drive a terminal and lone surrogates cannot be written as UTF-8. Each is
 # replaced by one character, so that positions in the text stay what they were.
@@ -17,13 +18,13 @@ def plain_text(value: object) -> str:
 
 
 def plain_value(value: Any) -> Any:
-    """Return a JSON value with its texts made plain and with None for every number not finite."""
+    """Return a JSON value with its texts made plain and with None for every number that no float can be."""
     if isinstance(value, dict):
         return {plain_text(k): plain_value(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [plain_value(v) for v in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int | float):
+        return None if finite(value) is None else value
     return plain_text(value)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from eegtool.core.answers import Reader, Reading, read_stage
 from eegtool.core.errors import EegToolError
+from eegtool.core.labels import Labels, read_labels
+from eegtool.core.parsing import finite, parse_json
 from eegtool.core.records import Answer, check_unique
-from eegtool.core.registry import closest
-from eegtool.core.stages import STAGES
 from eegtool.core.workspace import missing
-from eegtool.report.answers import Reader, Reading, read_stage
 from eegtool.report.epochs import AnsweredEpoch, probabilities_of
 from eegtool.report.plain import plain_text
 from eegtool.report.protocol import Run, RunGatherer
@@ -39,6 +37,8 @@ class AnswerSet:
         Ids of the rows whose probabilities are none, and why; such rows have none.
     siblings : int
         Number of models in the file.
+    label_notes : tuple of str
+        What must be said of the true stages.
     """
 
     path: Path
@@ -48,6 +48,7 @@ class AnswerSet:
     broken_line: str = ""
     odd_probabilities: tuple[str, ...] = ()
     siblings: int = 1
+    label_notes: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -56,10 +57,21 @@ class _Gathering:
 
     run: RunGatherer = field(default_factory=RunGatherer)
     epochs: list[AnsweredEpoch] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
     odd: list[str] = field(default_factory=list)
 
+    def labelled(self, path: Path, coding: str) -> tuple[tuple[AnsweredEpoch, ...], Labels]:
+        """Return the epochs with their true stages, and what was found of these."""
+        ids = [epoch.sample_id for epoch in self.epochs]
+        found = read_labels(str(path), ids, self.labels, coding)
+        epochs = (
+            replace(epoch, true=stage or None)
+            for epoch, stage in zip(self.epochs, found.stages, strict=True)
+        )
+        return tuple(epochs), found
 
-def read_answer_sets(path: Path, reader: Reader = "free") -> list[AnswerSet]:
+
+def read_answer_sets(path: Path, reader: Reader = "free", coding: str = "") -> list[AnswerSet]:
     """Read an answers file.
 
     A file in which several models (or one model with other features) have answered is taken apart:
@@ -70,7 +82,10 @@ def read_answer_sets(path: Path, reader: Reader = "free") -> list[AnswerSet]:
     path : Path
         The file.
     reader : str
-        How stages are read; see `eegtool.report.answers.read_stage`.
+        How stages are read; see `eegtool.core.answers.read_stage`.
+
+    coding : str
+        What numbers mean as true stages; see `eegtool.core.labels.read_labels`.
 
     Returns
     -------
@@ -88,22 +103,17 @@ def read_answer_sets(path: Path, reader: Reader = "free") -> list[AnswerSet]:
     broken = ""
     for number, line, last in _lines(path):
         try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError("not a JSON object")
-            answer = Answer.from_row(row)
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
-            reason = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else str(error)
+            answer = _answer(path, number, line)
+        except EegToolError as error:
             if not last:
-                raise EegToolError(
-                    f"{path}, line {number}: {reason}.", "Mend that row or write the file again."
-                ) from error
-            broken = f"line {number}: {reason}"
+                raise
+            broken = error.what.removeprefix(f"{path}, ").removesuffix(".")
             continue
         gathering = found.setdefault(_key(answer), _Gathering())
         gathering.run.add(answer)
         epoch, odd = read.epoch(answer)
         gathering.epochs.append(epoch)
+        gathering.labels.append(plain_text(answer.label).strip())
         if odd:
             gathering.odd.append(f"'{epoch.sample_id}': {odd}")
     if not found:
@@ -112,21 +122,37 @@ def read_answer_sets(path: Path, reader: Reader = "free") -> list[AnswerSet]:
             f"{path} holds no answers{but}.",
             "Run `eegvlm evaluate` first, or give another file.",
         )
-    sets = [
-        AnswerSet(
-            path=path,
-            name=path.stem,
-            run=gathering.run.run(),
-            epochs=tuple(gathering.epochs),
-            broken_line=broken,
-            odd_probabilities=tuple(gathering.odd),
-            siblings=len(found),
+    sets = []
+    for gathering in found.values():
+        epochs, labels = gathering.labelled(path, coding)
+        sets.append(
+            AnswerSet(
+                path=path,
+                name=path.stem,
+                run=gathering.run.run(),
+                epochs=epochs,
+                broken_line=broken,
+                odd_probabilities=tuple(gathering.odd),
+                siblings=len(found),
+                label_notes=labels.notes,
+            )
         )
-        for gathering in found.values()
-    ]
     for one in sets:
         check_unique(path, [epoch.sample_id for epoch in one.epochs])
     return sets
+
+
+def _answer(path: Path, number: int, line: str) -> Answer:
+    row = parse_json(line, path, number, half_characters=True)  # `plain_text` replaces them
+    try:
+        if not isinstance(row, dict):
+            raise ValueError("not a JSON object")
+        return Answer.from_row(row)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else str(error)
+        raise EegToolError(
+            f"{path}, line {number}: {reason}.", "Mend that row or write the file again."
+        ) from error
 
 
 class _CachedReader:
@@ -153,7 +179,7 @@ class _CachedReader:
             recording=self._word(metadata.get("recording")),
             subject=self._word(metadata.get("subject")),
             epoch_index=_whole(metadata.get("epoch_index"), 0),
-            true=_true_stage(self._path, sample_id, plain_text(answer.label).strip()),
+            true=None,  # of all labels together: `_Gathering.labelled`
             text=text,
             reading=reading,
             onset_s=_onset(metadata.get("onset_s")),
@@ -216,29 +242,16 @@ def _key(answer: Answer) -> tuple[str, ...]:
     return (answer.model_id, str(told.get("adapter_sha256", "")), str(told.get("features", "")))
 
 
-def _true_stage(path: Path, sample_id: str, label: str) -> str | None:
-    if not label:
-        return None
-    if label not in STAGES:
-        known = ", ".join(f"'{stage}'" for stage in STAGES)
-        raise EegToolError(
-            f"{path}: the label '{label}' of '{sample_id}' is no sleep stage.",
-            f"Labels are {known}, or empty where not known.{closest(label, STAGES)}",
-        )
-    return STAGES[STAGES.index(label)]
-
-
 def _whole(value: object, least: int) -> int | None:
-    """Return a whole number from `least` on; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    """Return a whole number from `least` on, of 64 bits at most; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
         return None
     return value
 
 
 def _onset(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if math.isfinite(value) and value >= 0 else None
+    onset_s = finite(value)
+    return None if onset_s is None or onset_s < 0 else onset_s
 
 
 def named_apart(sets: Sequence[AnswerSet]) -> list[AnswerSet]:

@@ -12,7 +12,7 @@ from rich.text import Text
 from eegtool.core.console import console, progress
 from eegtool.core.errors import EegToolError
 from eegtool.core.settings import ReportSettings
-from eegtool.core.workspace import Workspace, atomic_path, run_stamp, write_json
+from eegtool.core.workspace import Workspace, atomic_path, check_folder, run_stamp, write_json
 from eegtool.report import exports
 from eegtool.report.compare import Comparison, as_answers, compare
 from eegtool.report.data import ReportData
@@ -20,6 +20,7 @@ from eegtool.report.faithfulness import faithfulness
 from eegtool.report.finding_tables import all_tables
 from eegtool.report.findings import Findings
 from eegtool.report.forms import markdown, to_csv, to_latex, to_markdown, to_rich
+from eegtool.report.how_read import write_how_read
 from eegtool.report.hypnogram import picture
 from eegtool.report.intervals import Sampling
 from eegtool.report.joins import Known, look_up
@@ -49,8 +50,18 @@ def run(settings: ReportSettings) -> None:
         If the answers cannot be read or scored, or the folder cannot be written.
     """
     workspace = Workspace(settings.workspace)
+    out = settings.out or workspace.report
+    check_folder(out, "The report folder")
     paths = _paths(settings, workspace)
-    sets = named_apart([s for path in paths for s in read_answer_sets(path, settings.reader)])
+    sets = named_apart(
+        [
+            s
+            for path in paths
+            for s in read_answer_sets(path, settings.reader, settings.label_coding)
+        ]
+    )
+    if settings.how_read:
+        write_how_read(settings.how_read, sets)
     first, sampling = sets[0], Sampling(settings.draws, settings.seed)
     known = look_up(workspace, first.epochs, first.run.protocol)
     nights, absences = lay_out(first.epochs)
@@ -59,7 +70,6 @@ def run(settings: ReportSettings) -> None:
     drawn = nights if settings.hypnograms < 0 else nights[: settings.hypnograms]
     findings = replace(findings, not_drawn=len(nights) - len(drawn))
 
-    out = settings.out or workspace.report
     _make_folder(out)
     drawings = _export_nights(nights, len(drawn), out / "hypnograms")
     data = _gather(metrics, findings, known, first, (nights, absences, drawings), workspace)
@@ -107,6 +117,7 @@ def _find(
         odd_probabilities=first.odd_probabilities,
         models_in_file=first.siblings,
         problems=known.problems,
+        label_notes=first.label_notes,
     )
 
 
@@ -194,17 +205,13 @@ def _print_report(data: ReportData) -> None:
 
 def _export_nights(nights: Sequence[Night], n_drawn: int, folder: Path) -> list[Drawing]:
     """Write every recording for other programs, and draw the first ones."""
-    names: dict[str, int] = {}
+    names = exports.file_names([night.recording for night in nights])
     drawings = []
     if nights:
         _make_folder(folder)
     with progress("recordings") as bar:
         task = bar.add_task("Hypnograms", total=len(nights), note="")
-        for i, night in enumerate(nights):
-            name = exports.safe_name(night.recording)
-            names[name] = names.get(name, 0) + 1
-            if names[name] > 1:
-                name = f"{name}-{names[name]}"
+        for i, (night, name) in enumerate(zip(nights, names, strict=True)):
             epochs = scored_epochs(night)
             exports.write_table(folder / f"{name}.csv", epochs)
             exports.write_events(folder / f"{name}_events.tsv", epochs)

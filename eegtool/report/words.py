@@ -156,6 +156,7 @@ def _of_the_file(findings: Findings) -> list[Notice]:
             f"The last line of the answers file is broken and left out ({findings.broken_line}). All "
             "others are used."
         )
+    texts += [f"{note}." for note in findings.label_notes]
     if findings.missing:
         shown = ", ".join(findings.missing[:_SHOWN_IDS])
         more = ", ... (all in metrics.json)" if len(findings.missing) > _SHOWN_IDS else ""

@@ -10,6 +10,7 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.settings import PrepareSettings, StageSettings
 from eegtool.extract.stored import CARD, STORED, is_module
 from eegtool.model.adapters import Contract, adapter_sha256, contract_base, read_contract
+from eegtool.model.answer_form import AnswerForm
 from eegtool.model.eegvlm import FUSIONS
 from eegtool.prepare.images import STYLES
 from eegtool.stage.smoothing import Chain, chain_of
@@ -59,7 +60,7 @@ class Needs:
     @property
     def reasons(self) -> bool:
         """Whether the model was taught to give reasons: then all its answers have some."""
-        return bool(self.contract.answers.get("lead"))
+        return AnswerForm.from_contract(self.contract.answers).reasons_first
 
     def prepare_settings(self, settings: StageSettings, workspace: Path) -> PrepareSettings:
         """Return how to draw a recording for this model."""

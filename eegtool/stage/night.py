@@ -94,6 +94,7 @@ def _evaluation(
         batch_size=settings.batch_size,
         num_gpus=settings.num_gpus,
         dtype=settings.dtype,
+        merge=settings.merge,
         attention=settings.attention,
         **more,
     )

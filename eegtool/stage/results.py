@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from eegtool.core.answers import read_stage
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Answer, json_line
 from eegtool.core.settings import ReportSettings, StageSettings
@@ -18,7 +19,6 @@ from eegtool.core.workspace import Workspace, atomic_path, read_json, sha256_of,
 from eegtool.prepare.nights import Prepared
 from eegtool.prepare.recordings import read_header
 from eegtool.report import step as report
-from eegtool.report.answers import read_stage
 from eegtool.report.exports import ScoredEpoch, write_annotations, write_events, write_table
 from eegtool.report.sleep import statistics
 from eegtool.stage.needs import Needs

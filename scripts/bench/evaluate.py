@@ -11,6 +11,8 @@ generation  Our batches: the same questions, pictures and number of tokens. On a
             must write the same texts.
 score       The probabilities of the five stages out of one forward, against the loops that write an answer
             with reasons, and against those that write a label.
+sharing     Words and probabilities (`--mode both`) against probabilities alone, on one layer as wide as those of
+            LLaVA-1.5-13B, with its 1,152 visual tokens and labels of 8 tokens: the prompt is run once for both.
 memory      Largest memory of a fresh process of `eegvlm evaluate` that answered few questions, and ten times
             as many.
 
@@ -62,7 +64,7 @@ from eegtool.core.settings import AnswerMode
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, write_json
 from eegtool.evaluate.decode import Decoding
-from eegtool.evaluate.generate import Asker, StageAnswers, Told
+from eegtool.evaluate.generate import Asker, Reply, StageAnswers
 from eegtool.evaluate.score import probabilities
 from eegtool.extract.features import FeatureTable, Sidecar, load_features, write_features
 from eegtool.model.adapters import Contract, add_lora, write_adapter
@@ -82,6 +84,7 @@ FEATURES = 1000  # of the evaluation side: a night
 GOALS = {
     "generation_vs_reference_reasons": (">=", 8.0 if torch.cuda.is_available() else 5.0),
     "score_vs_reference_reasons": (">=", 20.0),
+    "both_vs_score": ("<=", 1.15),
     "memory_growth": ("<=", 1.05),
 }
 
@@ -118,8 +121,8 @@ def write_workspace(workspace: Workspace, n: int, size: int) -> list[Question]:
     return questions
 
 
-def load_model(base: str) -> tuple[EEGVLM, Processor]:
-    """Return the model, on its device, and the processor."""
+def load_model(base: str, layers: int | None = None) -> tuple[EEGVLM, Processor]:
+    """Return the model, on its device, and the processor; of random weights perhaps a few layers only."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     model, processor = load_base(find_base("tiny"), fusion="add", version="v1", dtype=dtype)
@@ -127,6 +130,9 @@ def load_model(base: str) -> tuple[EEGVLM, Processor]:
         torch.manual_seed(0)
         config = llava_15(base)
         config.image_token_index = model.config.image_token_id
+        if layers:
+            config.text_config.num_hidden_layers = layers
+            config.vision_config.num_hidden_layers = layers + 1  # the last one is not read
         with torch.device(device):
             model = EEGVLM._from_config(config, dtype=dtype)
         model.generation_config = GenerationConfig()
@@ -233,14 +239,14 @@ class Scene:
 
     def generation(self, asked: Sequence[Question], n_tokens: int) -> list[str]:
         """Answer a batch."""
-        return [told.text for told in self.ask(asked, "generate", n_tokens)]
+        return [reply.text for reply in self.ask(asked, "generate", n_tokens)]
 
     def score(self, asked: Sequence[Question]) -> np.ndarray:
         """Return probabilities of the stages for a batch."""
-        told = self.ask(asked, "score", 1)
-        return probabilities(np.stack([t.log_likelihood for t in told]))
+        replies = self.ask(asked, "score", 1)
+        return probabilities(np.stack([reply.log_likelihood for reply in replies]))
 
-    def ask(self, asked: Sequence[Question], mode: AnswerMode, n_tokens: int) -> list[Told]:
+    def ask(self, asked: Sequence[Question], mode: AnswerMode, n_tokens: int) -> list[Reply]:
         answers = StageAnswers(STAGES, "", n_tokens)
         asker = Asker(self.model, self.processor, answers, mode, Decoding(n_tokens))
         return asker(asked, self.pixels(asked), self.rows(asked))
@@ -258,6 +264,7 @@ def now() -> float:
 
 
 LOOPS = ("reference", "lean")
+MODES: tuple[AnswerMode, ...] = ("score", "both")
 
 
 def speed(base: str, folder: Path, batch: int, n_alone: int, n_rounds: int) -> dict[str, float]:
@@ -299,6 +306,32 @@ def speed(base: str, folder: Path, batch: int, n_alone: int, n_rounds: int) -> d
                 times = statistics.median(r[f"{loop}_{form}"] / r[way] for r in rounds)
                 figures[f"{ours}_vs_{loop}_{form}"] = times
     return figures
+
+
+def sharing(folder: Path, batch: int, n_rounds: int) -> dict[str, float]:
+    """Return how much longer words and probabilities take than probabilities alone."""
+    torch.set_num_threads(1)
+    model, processor = load_model("13b", layers=1)
+    model.drop_unread_layers()
+    workspace = Workspace(folder / "sharing")
+    asked = write_workspace(workspace, batch, processor.pixel_spec.size)
+    features = load_features(workspace.features("eval"), [q.sample_id for q in asked])
+    scene = Scene(model, None, processor, workspace, features)
+    scene.ask(asked[:1], "score", 1)  # what is done once is done now
+    ratios, seconds = [], []
+    for _ in range(n_rounds):
+        times = {}
+        for mode in MODES:
+            began = now()
+            scene.ask(asked, mode, LABEL_TOKENS)
+            times[mode] = now() - began
+        ratios.append(times["both"] / times["score"])
+        seconds.append(times["score"] / batch)
+    figures = {
+        "wide_score_s": statistics.median(seconds),
+        "both_vs_score": statistics.median(ratios),
+    }
+    return figures | {"prompt_tokens": len(processor.encode_prompt(asked[0].text, 2))}
 
 
 # --- memory -----------------------------------------------------------------------------------------
@@ -390,6 +423,12 @@ def show(figures: dict[str, float], base: str, batch: int, n: int) -> None:
                     ratio = f"{figures[key]:.1f}"
                     table.add_row(ours, form, str(n_tokens), loop, *times, ratio, goal)
         console.print(table)
+    if "both_vs_score" in figures:
+        print(
+            f"Both words and probabilities: {figures['both_vs_score']:.3f} times as long as probabilities "
+            f"({1e3 * figures['wide_score_s']:,.0f} ms a question of {figures['prompt_tokens']:,.0f} tokens, "
+            f"one layer of 13B; {reached('both_vs_score', figures['both_vs_score'])})"
+        )
     if "peak_mb" in figures:
         print(
             f"Peak memory: {figures['peak_mb_few']:.0f} MiB for {n // 10:,} questions, "
@@ -403,11 +442,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     cuda = torch.cuda.is_available()
-    parts = ("speed", "memory")
+    parts = ("speed", "sharing", "memory")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     parser.add_argument("--only", choices=parts, nargs="+", default=parts)
     parser.add_argument("--base", choices=("tiny", "7b", "13b"), default="13b" if cuda else "tiny")
     parser.add_argument("--batch", type=int, default=32 if cuda else 64)
+    parser.add_argument("--wide-batch", type=int, default=32 if cuda else 2, help="for sharing")
     parser.add_argument("--alone", type=int, default=4, help="questions of the reference per round")
     parser.add_argument("--rounds", type=int, default=3, help="rounds; the median counts")
     parser.add_argument("--questions", type=int, default=2000, help="for memory; and a tenth")
@@ -416,6 +456,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         if "speed" in options.only:
             figures |= speed(options.base, Path(name), options.batch, options.alone, options.rounds)
+        if "sharing" in options.only:
+            figures |= sharing(Path(name), options.wide_batch, options.rounds)
         if "memory" in options.only:
             figures |= memory(Path(name), options.questions)
     show(figures, options.base, options.batch, options.questions)

@@ -30,10 +30,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from eegtool.core.answers import Reading
 from eegtool.core.records import Answer, json_line
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import atomic_path
-from eegtool.report.answers import Reading
 from eegtool.report.epochs import AnsweredEpoch
 from eegtool.report.intervals import Bootstrap, Sampling
 from eegtool.report.scores import BOUNDS, FIGURES

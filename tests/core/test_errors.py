@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import copy
+import errno
+from pathlib import Path
 
 import pytest
 
-from eegtool.core.errors import EegToolError, brief
+from eegtool.core.errors import EegToolError, brief, of_system
 
 
 def test_an_error_keeps_both_parts_between_processes() -> None:
@@ -24,3 +26,24 @@ def test_an_error_keeps_both_parts_between_processes() -> None:
 )
 def test_brief(error: Exception, text: str) -> None:
     assert brief(error) == text
+
+
+@pytest.mark.parametrize(
+    ("error", "path", "what"),
+    [
+        (OSError(errno.ENOSPC, "No space left"), None, "No space left."),
+        (OSError(errno.EACCES, "Permission denied", "in"), None, "in: Permission denied."),
+        (OSError(errno.EFBIG, "File too large"), "out", "out cannot be written: File too large."),
+        (OSError(errno.EROFS, "Read-only", "tmp"), "out", "out cannot be written: Read-only."),
+        (OSError("12 requested and 3 written"), "out", "out cannot be written: 12 requested and"),
+    ],
+)
+def test_what_the_system_refuses(error: OSError, path: str | None, what: str) -> None:
+    told = of_system(error, Path(path) if path else None)
+    assert told.what.startswith(what)
+    assert told.fix
+
+
+def test_what_to_do_depends_on_the_cause() -> None:
+    causes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EINVAL)
+    assert len({of_system(OSError(number, "x")).fix for number in causes}) == len(causes)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -184,3 +185,27 @@ def test_launched_programs_hold_a_lock_though_their_parent_is_gone(tmp_path: Pat
     again = launching.open_locked(path)
     assert again is not None
     again.close()
+
+
+def test_a_lock_leaves_what_the_file_holds(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("of another one")
+    with launching.open_locked(path) or pytest.fail("nobody has it"):
+        assert launching.open_locked(path) is None
+    assert path.read_text() == "of another one"
+
+
+def test_a_lock_on_a_file_that_was_removed_meanwhile_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / ".lock"
+    locked = fcntl.flock
+
+    def late(file: Any, how: int) -> None:
+        monkeypatch.undo()
+        path.unlink()  # its holder ends between our opening and our locking
+        locked(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with launching.open_locked(path) or pytest.fail("nobody has it"):
+        assert launching.open_locked(path) is None

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from eegtool.core.errors import EegToolError
+from eegtool.core.forms import Forms
 from eegtool.core.records import (
     Answer,
     Conversation,
@@ -114,10 +115,15 @@ def test_foreign_llava_rows_are_read(tmp_path: Path) -> None:
     """One image as plain text, numbers as ids, no category: all occur in LLaVA's own files."""
     rows = [{"question_id": 7, "image": "x.png", "text": "<image>\nWhich?"}]
     (tmp_path / "q.jsonl").write_text(json.dumps(rows[0]) + "\n\n")
-    assert read_questions(tmp_path / "q.jsonl") == [Question("7", ("x.png",), "Which?", "")]
-    row = ANSWER.to_row() | {"question_id": 7}
+    assert read_questions(tmp_path / "q.jsonl") == [Question("7", ("x.png",) * 2, "Which?", "")]
+    rows[0]["category"] = None
+    (tmp_path / "q.jsonl").write_text(json.dumps(rows))
+    taken = Forms()
+    assert read_questions(tmp_path / "q.jsonl", taken)[0].category == ""
+    assert taken == {"image": 1, "number": 1, "list": 1}
+    row = ANSWER.to_row() | {"question_id": 7, "label": None}
     (tmp_path / "a.jsonl").write_text(json.dumps(row))
-    assert read_answers(tmp_path / "a.jsonl") == [replace(ANSWER, question_id="7")]
+    assert read_answers(tmp_path / "a.jsonl") == [replace(ANSWER, question_id="7", label="")]
 
 
 def edited(record: Any, **changes: Any) -> Any:
@@ -131,15 +137,28 @@ HUMAN, GPT = CONVERSATION.to_row()["conversations"]
     ("row", "reason"),
     [
         ({"id": "x"}, "'conversations' is missing"),
-        (edited(CONVERSATION, conversations=[HUMAN]), "one human turn and one gpt turn"),
-        (edited(CONVERSATION, conversations=[GPT, HUMAN]), "one human turn and one gpt turn"),
-        (edited(CONVERSATION, conversations=[HUMAN, GPT, HUMAN]), "one human turn and one gpt"),
-        (edited(CONVERSATION, image=["a.png"]), "2 <image> for 1 images"),
+        (
+            edited(CONVERSATION, conversations=[HUMAN]),
+            "the turns are human; they must be human and",
+        ),
+        (edited(CONVERSATION, conversations=[GPT, HUMAN]), "the turns are gpt, human; they must"),
+        (
+            edited(CONVERSATION, conversations=[HUMAN, GPT, HUMAN]),
+            "the turns are human, gpt, human;",
+        ),
+        (edited(CONVERSATION, conversations=[]), "the turns are none;"),
+        (edited(CONVERSATION, conversations="text"), "'conversations' is not a list of turns"),
+        (edited(CONVERSATION, conversations=[HUMAN, {"from": "bot"}]), "turn 2 is from 'bot'"),
+        (edited(CONVERSATION, conversations=[HUMAN, GPT, HUMAN, GPT]), "in a later turn"),
+        (edited(CONVERSATION, conversations=[GPT | {"from": "human"}, GPT]), "0 <image> for 2"),
+        (edited(CONVERSATION, image=["a.png"] * 3), "2 <image> for 3 images"),
+        (edited(CONVERSATION, id=None), "'id' must be text or a whole number, not None"),
+        (edited(CONVERSATION, id=True), "'id' must be text or a whole number, not True"),
         (edited(CONVERSATION, image=[1, 2]), "'image' is not a path or a list of paths"),
         (edited(CONVERSATION, image=None), "'image' is not a path or a list of paths"),
         (
             edited(CONVERSATION, conversations=[HUMAN, {"from": "gpt", "value": 2}]),
-            "'value' is not text",
+            "'value' of turn 2 is not text",
         ),
         ("text", "not a JSON object"),
     ],
@@ -158,7 +177,7 @@ def test_broken_conversation_names_file_and_row(tmp_path: Path, row: Any, reason
     ("line", "reason"),
     [
         ("{", "Expecting property name"),
-        ("[1]", "not a JSON object"),
+        ("1", "not a JSON object"),
         ('{"question_id": "x", "image": "a.png"}', "'text' is missing"),
         ('{"question_id": "x", "image": "a.png", "text": null}', "'text' is not text"),
     ],
@@ -176,7 +195,7 @@ def test_broken_question_names_file_and_line(tmp_path: Path, line: str, reason: 
     ("changes", "reason"),
     [
         ({"text": ["N2"]}, "'text' is not text"),
-        ({"label": None}, "'label' is not text"),
+        ({"label": ["N2"]}, "'label' is not text"),
         ({"metadata": "none"}, "'metadata' is not a JSON object"),
     ],
 )
@@ -242,7 +261,7 @@ def test_unreadable_files(tmp_path: Path, read: Callable[[Path], Any]) -> None:
         read(tmp_path)
 
 
-@pytest.mark.parametrize(("text", "where"), [("[{]", "line 1"), ('{"id": 1}', "top level")])
+@pytest.mark.parametrize(("text", "where"), [("[{]", "line 1"), ('{"id": 1}', "line 1")])
 def test_broken_json_list(tmp_path: Path, text: str, where: str) -> None:
     path = tmp_path / "eeg_ft.json"
     path.write_text(text)

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import subprocess
+import sys
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,12 +19,15 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.workspace import (
     Workspace,
     atomic_path,
+    check_folder,
     check_same_pictures,
+    find_picture,
     inside,
     jsonable,
     read_json,
     run_stamp,
     sha256_of,
+    target_of,
     write_json,
 )
 
@@ -85,26 +92,63 @@ def test_atomic_path_takes_away_what_a_killed_writer_left(tmp_path: Path) -> Non
     assert {path.name for path in tmp_path.iterdir()} == {"file.txt", ".other.txt.4711.tmp"}
 
 
-@pytest.mark.parametrize("name", ["a.png", "SC4001E0/a.png", "x/../a.png", "..a.png"])
+@pytest.mark.parametrize("name", ["a.png", "SC4001E0/a.png", "..a.png", "./a.png", "x//a.png"])
 def test_inside_gives_paths_in_the_folder(tmp_path: Path, name: str) -> None:
     assert inside(tmp_path, name) == tmp_path / name
 
 
-@pytest.mark.parametrize("name", ["../a.png", "x/../../a.png", "/etc/passwd", "link/a.png"])
+@pytest.mark.parametrize(
+    "name", ["../a.png", "x/../../a.png", "x/../a.png", "/etc/passwd", "x/..", "..\\a.png", "\\a"]
+)
 def test_inside_refuses_to_leave_the_folder(tmp_path: Path, name: str) -> None:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    (folder / "link").symlink_to(tmp_path)
+    """Even where it would come back: behind a link, ".." is not the folder before it."""
     with pytest.raises(EegToolError) as raised:
-        inside(folder, name)
-    assert f"'{name}' leaves the image folder {folder}" in raised.value.what
+        inside(tmp_path, name)
+    assert f"'{name}' leaves the image folder {tmp_path}" in raised.value.what
 
 
-def test_inside_follows_links_that_stay(tmp_path: Path) -> None:
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "pictures")
-    assert inside(tmp_path, "link/a.png") == tmp_path / "link/a.png"
-    assert inside(tmp_path / "link", "a.png") == tmp_path / "link/a.png"
+def test_links_of_the_owner_are_followed(tmp_path: Path) -> None:
+    """A picture, the folder of a night and the image folder itself, as annexes and scratch disks have them."""
+    store = tmp_path / "store" / "SC4001E0"
+    store.mkdir(parents=True)
+    (store / "a.png").touch()
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").symlink_to(store / "a.png")
+    (tmp_path / "images" / "SC4001E0").symlink_to(store)
+    (tmp_path / "all").symlink_to("images")
+    for folder in ("images", "all"):
+        for name in ("a.png", "SC4001E0/a.png"):
+            assert find_picture(tmp_path / folder, name, "epoch 'e'") == tmp_path / folder / name
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("gone.png", "gone.png of epoch 'e' does not exist"),
+        ("a.png/b.png", "b.png of epoch 'e' does not exist"),
+        ("\0.png", "of epoch 'e' does not exist"),
+        ("night", "night of epoch 'e' is a folder"),
+        ("", "of epoch 'e' is a folder"),
+        ("loop.png", "is a link that leads back to itself"),
+        ("left.png", "is a link that leads back to itself"),
+        ("annexed.png", "is a link to .git/annex/objects/x, which does not exist"),
+        ("scratch/a.png", "lies behind the link {folder}/scratch to {folder}/gone, which does not"),
+        ("x" * 300, "cannot be reached: File name too long"),
+    ],
+)
+def test_what_keeps_a_picture_from_being_found_is_said(
+    tmp_path: Path, name: str, said: str
+) -> None:
+    (tmp_path / "a.png").touch()
+    (tmp_path / "night").mkdir()
+    links = {"loop.png": "loop.png", "left.png": "right.png", "right.png": "left.png"}
+    links |= {"annexed.png": ".git/annex/objects/x", "scratch": str(tmp_path / "gone")}
+    for link, to in links.items():
+        (tmp_path / link).symlink_to(to)
+    with pytest.raises(EegToolError) as raised:
+        find_picture(tmp_path, name, "epoch 'e'")
+    assert said.format(folder=tmp_path) in raised.value.what
+    assert "links" in raised.value.fix
 
 
 def test_json_round_trip(tmp_path: Path) -> None:
@@ -205,3 +249,160 @@ def test_run_stamp_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
     stamp = run_stamp("report", Settings(), inputs={}, protocol={}, results={})
     assert stamp["git_commit"] is None
     assert list(stamp["versions"]) == ["python", "numpy"]
+
+
+def test_a_link_stays_and_its_target_is_written(tmp_path: Path) -> None:
+    store = tmp_path / "disk"
+    store.mkdir()
+    (tmp_path / "link").symlink_to("disk/file.txt")
+    (tmp_path / "link of it").symlink_to(tmp_path / "link")
+    for name, text in (("link", "new"), ("link of it", "newer")):
+        with atomic_path(tmp_path / name) as tmp:
+            assert tmp.parent == store  # a file takes no name on another disk
+            tmp.write_text(text)
+        assert (tmp_path / name).is_symlink()
+        assert (store / "file.txt").read_text() == text
+    assert [path.name for path in store.iterdir()] == ["file.txt"]
+
+
+def test_what_is_no_file_stays_what_it_is(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "link", "folder"):
+        with (
+            pytest.raises(EegToolError, match=f"{name} is not a file"),
+            atomic_path(tmp_path / name),
+        ):
+            pytest.fail("it was to be written")
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["/dev/null", "/dev/full", "/dev/tty", "/proc/self"])
+def test_devices_are_no_files(name: str) -> None:
+    with pytest.raises(EegToolError, match=f"{name} (is not a file|cannot be written)"):
+        target_of(Path(name))  # only looked at
+
+
+def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(EegToolError, match=r"a cannot be written: .*links"):
+        target_of(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        *(OSError(n, os.strerror(n)) for n in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)),
+        OSError("1024 requested and 12 written"),  # NumPy's
+    ],
+    ids=str,
+)
+def test_a_disk_that_takes_no_more_is_a_message(tmp_path: Path, refused: OSError) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(EegToolError) as raised, atomic_path(path) as tmp:  # noqa: PT012
+        tmp.write_text("half of the new")
+        raise refused
+    assert raised.value.what.startswith(f"{path} cannot be written: ")
+    assert raised.value.fix
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_limit_on_the_size_of_files_is_a_message(tmp_path: Path) -> None:
+    program = (
+        "import resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from eegtool.core.errors import EegToolError\n"
+        "from eegtool.core.workspace import write_json\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))\n"
+        "try:\n    write_json(Path(sys.argv[1]), 'x' * 5000)\n"
+        "except EegToolError as error:\n    print(error.what)\n"
+    )
+    path = tmp_path / "file.json"
+    command = [sys.executable, "-c", program, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{path} cannot be written: File too large.\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENAMETOOLONG])
+def test_a_folder_that_takes_no_file_is_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(path: Path, *_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(EegToolError) as raised:
+        write_json(tmp_path / "x.json", {})
+    assert raised.value.what == f"{tmp_path}/x.json cannot be written: {os.strerror(number)}."
+
+
+def test_an_error_about_another_file_stays_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="input"), atomic_path(tmp_path / "x"):
+        (tmp_path / "input").read_text()
+
+
+def test_two_writers_of_a_file_end_well_and_the_last_wins(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    with atomic_path(path) as first:
+        first.write_text("first")
+        with atomic_path(path) as second, atomic_path(path) as third:
+            second.write_text("second")
+            third.write_text("third")
+        assert path.read_text() == "second"
+        assert first.read_text() == "first"
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_writer_in_another_process_is_alive_until_it_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom eegtool.core.workspace import atomic_path\n"
+        "with atomic_path(Path(sys.argv[1])) as tmp:\n"
+        "    print(tmp, flush=True)\n    sys.stdin.readline()\n"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
+        assert other.stdout is not None
+        theirs = Path(other.stdout.readline().strip())
+        write_json(path, 1)
+        assert theirs.exists()
+        other.kill()
+    write_json(path, 2)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("refused", [OSError(errno.ENOLCK, "No locks available"), ImportError()])
+def test_where_nothing_can_be_locked_files_are_written_and_nothing_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Exception
+) -> None:
+    def no_lock(path: Path) -> None:
+        raise refused
+
+    monkeypatch.setattr(module, "open_locked", no_lock)
+    (tmp_path / ".x.json.4711.tmp").touch()
+    write_json(tmp_path / "x.json", {})
+    assert {path.name for path in tmp_path.iterdir()} == {"x.json", ".x.json.4711.tmp"}
+
+
+def test_a_folder_is_looked_at_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_folder(tmp_path / "to" / "be made", "The folder")
+    assert not (tmp_path / "to").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        EegToolError, match=f"The folder {tmp_path}/file/x cannot be written: .*file"
+    ):
+        check_folder(tmp_path / "file" / "x", "The folder")
+    monkeypatch.setattr(os, "access", lambda path, how: path != tmp_path)
+    with pytest.raises(EegToolError, match=f"no permission to write in {tmp_path}"):
+        check_folder(tmp_path / "to" / "be made", "The folder")

@@ -16,7 +16,7 @@ from eegtool.core.records import Question
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.workspace import Workspace
 from eegtool.evaluate import loading
-from eegtool.evaluate.generate import Asker, Told
+from eegtool.evaluate.generate import Asker, Reply
 from eegtool.model.adapters import adapter_sha256, load_adapter, read_contract
 
 BATCH = 4
@@ -61,12 +61,12 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def say(
         asker: Asker, questions: Sequence[Question], pixels: np.ndarray, features: np.ndarray
-    ) -> list[Told]:
+    ) -> list[Reply]:
         assert len(questions) == len(pixels) == len(features)
         sizes.append(len(questions))
         scored = asker.mode != "generate"
         return [
-            Told(f"{q.sample_id} µV\u2028 [/b]", scores_of(q.sample_id) if scored else None)
+            Reply(f"{q.sample_id} µV\u2028 [/b]", scores_of(q.sample_id) if scored else None)
             for q in questions
         ]
 

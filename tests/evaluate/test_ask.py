@@ -25,13 +25,14 @@ from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, read_json, write_json
 from eegtool.evaluate import ask, loading, step
 from eegtool.evaluate.calibration import Calibration, write_calibration
-from eegtool.evaluate.generate import StageAnswers
 from eegtool.extract.features import Sidecar, write_features
 from eegtool.extract.module import VisionModule
 from eegtool.extract.stored import feature_of, store_module
 from eegtool.extract.weights import save_module
 from eegtool.model.adapters import adapter_sha256
-from eegtool.prepare.questions import QUESTION_TEMPLATES, answer_form
+from eegtool.model.answer_form import AnswerForm
+from eegtool.prepare.questions import QUESTION_TEMPLATES
+from tests.conftest import form_for
 from tests.evaluate.conftest import rows_of
 
 ASKED = QUESTION_TEMPLATES["stage"].question
@@ -64,7 +65,7 @@ def model(adapter: Path, trained: Path) -> Path:
         adapter,
         features_weights_sha256=weights,
         protocol={"style": "spectrogram", "size": 64},
-        answers=answer_form(QUESTION_TEMPLATES["stage"]),
+        answers=form_for("stage"),
     )
     assert store_module(trained, adapter, weights)
     return adapter
@@ -450,7 +451,9 @@ def test_code_of_ones_own_runs_only_if_it_is_named(
 # Answers with reasons
 
 
-CONCLUSIONS = StageAnswers(tuple(f"The stage is {stage}." for stage in STAGES), "The stage is ", 99)
+CONCLUSIONS = AnswerForm(
+    stages={stage: f"The stage is {stage}." for stage in STAGES}, lead="The stage is", place="end"
+)
 
 
 @pytest.mark.parametrize(
@@ -481,7 +484,7 @@ def test_reasons_come_first_where_they_were_trained(
     settings: AskSettings, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     template = QUESTION_TEMPLATES["cot"]
-    told(model, answers=answer_form(template) | {"max_new_tokens": 12})
+    told(model, answers=form_for("cot") | {"max_new_tokens": 12})
     found = answered(settings, capsys)
     assert found["prompt"] == template.question
     assert sum(found["stage_probabilities"].values()) == pytest.approx(1.0, abs=1e-5)

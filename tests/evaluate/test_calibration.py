@@ -171,6 +171,9 @@ def test_it_belongs_to_its_weights(calibration: Calibration, tmp_path: Path) -> 
     [
         ({"temperature": 0.0}, "has the temperature 0"),
         ({"temperature": float("nan")}, "has the temperature nan"),
+        ({"temperature": float("inf")}, "has the temperature inf"),
+        ({"temperature": 10**400}, "has the temperature 1000"),
+        ({"temperature": True}, "not readable"),
         ({"temperature": "warm"}, "not readable"),
         ({"temperature": None}, "not readable"),
         ({"subjects": 3}, "not readable"),

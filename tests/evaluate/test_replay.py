@@ -137,10 +137,17 @@ def spoilt(rows: list[dict[str, Any]], name: str) -> None:
             rows[3]["question_id"] = "S99E0-0000"
         case "two models":
             rows[3]["metadata"]["adapter_sha256"] = "f" * 64
-        case "no label":
-            del rows[3]["label"]
+        case "no text":
+            del rows[3]["text"]
         case "a stage less":
             del rows[3]["metadata"]["log_likelihoods"]["N2"]
+        case "not a number" | "no float" | "text":
+            odd = {"not a number": float("nan"), "no float": 10**400, "text": "-1.5"}
+            rows[3]["metadata"]["log_likelihoods"]["N2"] = odd[name]
+        case "deep":
+            rows[3]["metadata"]["protocol"] = json.loads('{"a":' * 800 + "1" + "}" * 800)
+        case "half a character":
+            rows[3]["prompt"] += "\ud83d"
         case "nothing":
             rows.clear()
 
@@ -151,8 +158,13 @@ def spoilt(rows: list[dict[str, Any]], name: str) -> None:
         ("twice", "'S03E0-0000' occurs more than once"),
         ("stranger", r"1 of its answers are to no question .* \(S99E0-0000\)"),
         ("two models", "answers of several models: .* ffffffffffff"),
-        ("no label", "line 4: 'label' is missing"),
+        ("no text", "line 4: 'text' is missing"),
         ("a stage less", "log-likelihoods of 'S03E0-0003' are not one number for each stage"),
+        ("not a number", "log-likelihoods of 'S03E0-0003' are not one number for each stage"),
+        ("no float", "log-likelihoods of 'S03E0-0003' are not one number for each stage"),
+        ("text", "log-likelihoods of 'S03E0-0003' are not one number for each stage"),
+        ("deep", "line 4: cannot be read: it is nested more than 100 deep"),
+        ("half a character", "line 4: cannot be read: .* is half of a character"),
         ("nothing", "holds no answers"),
     ],
 )

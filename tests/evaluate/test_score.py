@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from eegtool.core.stages import STAGES
+from eegtool.evaluate.cache import Cached, as_argument, frozen, preallocated
 from eegtool.evaluate.score import (
     Choice,
     behind_reasons,
@@ -22,7 +23,7 @@ from eegtool.evaluate.score import (
 from eegtool.model import tiny as tiny_model
 from eegtool.model.adapters import inner, load_adapter
 from eegtool.model.eegvlm import EEGVLM
-from eegtool.model.processor import Processor
+from eegtool.model.processor import Processor, pad
 from eegtool.prepare.rationale import conclusion, define
 
 N = 16
@@ -157,6 +158,57 @@ def test_one_forward_is_five_teacher_forced_passes(model: EEGVLM, asked: Asked, 
     np.testing.assert_allclose(
         probabilities(found), probabilities(asked.expected), atol=CLOSE, rtol=0
     )
+
+
+def read(model: EEGVLM, asked: Asked, size: int, cut: int, junk: int) -> Cached:
+    """Run the prompts of a batch less `cut` tokens, and tokens that do not belong to them, into a cache."""
+    choices = asked.choices[:size]
+    tokens = [[*c.prompt[: len(c.prompt) - cut], *[7] * junk] for c in choices]
+    mask = pad([[1] * len(row) for row in tokens], 0, "left")
+    language = model.model.language_model
+    cache = preallocated(language, mask.shape[1])
+    with torch.inference_mode():
+        ids = pad(tokens, 0, "left")
+        language(
+            inputs_embeds=model.embed(ids, asked.pixels[:size], asked.features[:size]),
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            use_cache=True,
+            **as_argument(language, cache),
+        )
+    return Cached(frozen(cache), tokens)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "flash_attention_2"], indirect=True)
+@pytest.mark.parametrize(("cut", "junk"), [(0, 0), (1, 0), (5, 4)])
+@pytest.mark.parametrize("size", [1, 5])
+def test_what_was_read_before_is_not_read_again(
+    model: EEGVLM, asked: Asked, size: int, cut: int, junk: int, attention: str
+) -> None:
+    """Only what the cache has of a prompt counts, whatever stands in its columns beside."""
+    config = model.model.language_model.config
+    config._attn_implementation = "eager" if attention == "eager" else "sdpa"
+    cached = read(model, asked, size, cut, junk)
+    config._attn_implementation = attention
+    n_tokens = cached.cache.get_seq_length()
+    nothing = torch.full((size, 3, 64, 64), torch.nan)  # is not looked at
+    choices = asked.choices[:size]
+    found = [
+        stage_log_likelihoods(model, asked.processor, choices, nothing, None, cached)
+        for _ in range(2)
+    ]
+    np.testing.assert_allclose(found[0], asked.expected[:size], atol=CLOSE, rtol=0)
+    np.testing.assert_array_equal(found[0], found[1])
+    assert cached.cache.get_seq_length() == n_tokens
+
+
+def test_a_cache_of_another_prompt_is_no_use(model: EEGVLM, asked: Asked) -> None:
+    cached = read(model, asked, 1, 0, 0)
+    other = replace(cached, tokens=[[9, *cached.tokens[0][1:]]])
+    with pytest.raises(RuntimeError, match="does not hold the pictures"):
+        stage_log_likelihoods(
+            model, asked.processor, asked.choices[:1], asked.pixels[:1], None, other
+        )
 
 
 @pytest.mark.parametrize("attention", ["flash_attention_2"], indirect=True)

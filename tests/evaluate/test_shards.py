@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from eegtool.core.records import read_questions, write_questions
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.workspace import Workspace, atomic_path
 from eegtool.evaluate import rank, step
-from eegtool.evaluate.generate import Asker, Told
+from eegtool.evaluate.generate import Asker, Reply
 from eegtool.evaluate.shards import Writer, deal, part_path, parts_of, whole_lines
 from eegtool.evaluate.step import run
 from tests.evaluate.conftest import rows_of
@@ -189,25 +192,118 @@ def test_two_chunks_that_end_at_the_same_moment(
 ) -> None:
     run(chunk(settings, 0, 2))
 
-    def overtaken(path: Path) -> Any:
-        workspace.answers.with_name(".eeg_answers.jsonl.1.tmp").touch()
-        monkeypatch.undo()
-        with atomic_path(path) as tmp:  # the other one, whose folder is cleared of our file
-            tmp.write_text("")
-        raise FileNotFoundError(path)
+    @contextmanager
+    def overtaken(path: Path) -> Iterator[Path]:
+        with atomic_path(path) as tmp:
+            with atomic_path(path) as others:  # begins later, and is done before
+                others.write_text("")
+            yield tmp
 
     monkeypatch.setattr(step, "atomic_path", overtaken)
-    monkeypatch.setattr(Asker, "__call__", lambda _, some, *__: [Told("N2") for _ in some])
     run(chunk(settings, 1, 2))
+    assert [row["question_id"] for row in rows_of(workspace.answers)] == ids(workspace)
+
+
+@pytest.mark.usefixtures("batches")
+def test_a_second_evaluation_of_the_same_answers_is_refused_at_once(
+    settings: EvaluateSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[str] = []
+    ask = Asker.__call__
+
+    def second(asker: Asker, some: list[Any], *rest: Any) -> list[Reply]:
+        with monkeypatch.context() as patch:
+            patch.setattr(Asker, "__call__", ask)
+            for again in (chunk(settings, 0, 2), replace(chunk(settings, 0, 2), overwrite=True)):
+                with pytest.raises(EegToolError, match="is running already") as raised:
+                    run(again)
+                refused.append(raised.value.what)
+            run(chunk(settings, 1, 2))  # another chunk, or another file, is another matter
+            run(replace(settings, answers_file=workspace.root / "others.jsonl"))
+        return ask(asker, some, *rest)
+
+    monkeypatch.setattr(Asker, "__call__", second)
+    run(chunk(replace(settings, batch_size="16"), 0, 2))
+    assert refused == [f"An evaluation that writes {workspace.answers} is running already."] * 2
+    assert [row["question_id"] for row in rows_of(workspace.answers)] == ids(workspace)
+    names = {path.name for path in workspace.answers.parent.iterdir()}
+    assert names == {"eeg_answers.jsonl", "eeg_answers.run.json"}
+
+
+@pytest.mark.usefixtures("batches")
+def test_what_a_killed_evaluation_left_locks_nobody_out(
+    settings: EvaluateSettings, workspace: Workspace
+) -> None:
+    lock = workspace.answers.with_name(".eeg_answers.part-0.jsonl.lock")
+    lock.parent.mkdir(exist_ok=True)
+    lock.touch()
+    run(settings)
+    assert len(rows_of(workspace.answers)) == len(ids(workspace))
+    assert not lock.exists()
+
+
+@pytest.mark.usefixtures("batches")
+def test_answers_are_written_through_a_link(
+    settings: EvaluateSettings, workspace: Workspace, tmp_path: Path
+) -> None:
+    store = tmp_path / "big disk" / "answers.jsonl"
+    link = workspace.root / "link.jsonl"
+    link.symlink_to(store)
+    for again in (settings, settings, replace(settings, overwrite=True)):
+        run(replace(again, answers_file=link))
+        assert link.is_symlink()
+        assert [row["question_id"] for row in rows_of(store)] == ids(workspace)
+    assert {p.name for p in store.parent.iterdir()} == {"answers.jsonl", "answers.run.json"}
+    assert not list(workspace.root.glob("link.*run*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("pipe", "is not a file"), ("folder", "is not a file"), ("epochs.csv/x", "Not a directory")],
+)
+def test_what_is_no_file_is_refused_before_a_model_is_loaded(
+    settings: EvaluateSettings,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    reason: str,
+) -> None:
+    os.mkfifo(workspace.root / "pipe")
+    (workspace.root / "folder").mkdir()
+    monkeypatch.setattr(step, "_ask", None)
+    with pytest.raises(EegToolError, match=reason):
+        run(replace(settings, answers_file=workspace.root / name, overwrite=True))
+    assert (workspace.root / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+@pytest.mark.usefixtures("batches")
+def test_answers_that_the_disk_does_not_take(
+    settings: EvaluateSettings,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(EegToolError, match=r"part-0\.jsonl cannot be written") as raised:
+            run(settings)
+    assert os.strerror(number) in raised.value.what
+    assert raised.value.fix
+    run(settings)
+    assert [row["question_id"] for row in rows_of(workspace.answers)] == ids(workspace)
 
 
 def test_answers_that_vanish_are_not_passed_over(
     settings: EvaluateSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lose(asker: Asker, some: list[Any], *_: Any) -> list[Told]:
+    def lose(asker: Asker, some: list[Any], *_: Any) -> list[Reply]:
         for path in parts_of(workspace.answers):
             path.unlink()
-        return [Told("W") for _ in some]
+        return [Reply("W") for _ in some]
 
     monkeypatch.setattr(Asker, "__call__", lose)
     with pytest.raises(EegToolError, match="answers vanished"):
@@ -265,7 +361,11 @@ def test_batches_ranks_and_chunks_give_the_same_file(
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Return what runs the ranks one after the other, as torchrun would side by side."""
 
-    def launch(command: Sequence[str], environment: dict[str, str]) -> int:
+    def launch(
+        command: Sequence[str], environment: dict[str, str], *, kept_open: Sequence[int]
+    ) -> int:
+        (lock,) = kept_open  # held as long as a rank is at work, though its parent be killed
+        assert os.fstat(lock).st_nlink == 1
         *_, ranks, path = command
         codes = [0]
         for number in range(int(ranks)):
@@ -319,9 +419,9 @@ def test_deterministic_is_for_the_run_only(
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     seen: list[bool] = []
 
-    def look(asker: Asker, some: list[Any], *_: Any) -> list[Told]:
+    def look(asker: Asker, some: list[Any], *_: Any) -> list[Reply]:
         seen.append(torch.are_deterministic_algorithms_enabled())
-        return [Told("W") for _ in some]
+        return [Reply("W") for _ in some]
 
     monkeypatch.setattr(Asker, "__call__", look)
     run(replace(settings, deterministic=True, limit=1))

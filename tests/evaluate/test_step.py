@@ -17,10 +17,10 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.records import Question, read_epochs, read_questions, write_questions
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.stages import STAGES
-from eegtool.core.workspace import Workspace, write_json
+from eegtool.core.workspace import Workspace, read_json, write_json
 from eegtool.evaluate import loading, rank
 from eegtool.evaluate.calibration import ece
-from eegtool.evaluate.generate import Asker, Told
+from eegtool.evaluate.generate import Asker, Reply
 from eegtool.evaluate.score import probabilities
 from eegtool.evaluate.step import run
 from tests.evaluate.conftest import BATCH, rows_of, scores_of
@@ -75,7 +75,7 @@ def test_the_model_is_asked_and_not_trained(
 ) -> None:
     seen: list[tuple[bool, torch.dtype, bool]] = []
 
-    def look(asker: Asker, *others: Any) -> list[Told]:
+    def look(asker: Asker, *others: Any) -> list[Reply]:
         model = asker.model
         lora = any("lora_" in name for name, _ in model.named_parameters())
         seen.append((any(m.training for m in model.modules()), model.dtype, lora))
@@ -92,6 +92,7 @@ def test_the_terminal_is_quiet(
     run(settings)
     out, err = capfd.readouterr()
     assert err == ""
+    out = out.replace("warning: 10 of 10 answers reached the limit", "")  # drawn weights do not end
     assert out.startswith("Asking")
     assert "(10 rows)" in out
     assert "warning" not in out
@@ -115,9 +116,9 @@ def test_the_longest_question_is_asked_first(
     )
     order: list[int] = []
 
-    def say(asker: Asker, asked: Sequence[Question], *_: Any) -> list[Told]:
+    def say(asker: Asker, asked: Sequence[Question], *_: Any) -> list[Reply]:
         order.extend(q.text.count("Well") for q in asked)
-        return [Told(q.sample_id) for q in asked]
+        return [Reply(q.sample_id) for q in asked]
 
     monkeypatch.setattr(Asker, "__call__", say)
     run(settings)
@@ -210,14 +211,14 @@ def test_another_template_is_what_the_model_sees(
 # --- memory ---------------------------------------------------------------------------------------
 
 
-def fit(most: int, sizes: list[int]) -> Callable[..., list[Told]]:
+def fit(most: int, sizes: list[int]) -> Callable[..., list[Reply]]:
     """Return a model that has room for so many questions."""
 
-    def say(asker: Asker, questions: Sequence[Question], *_: Any) -> list[Told]:
+    def say(asker: Asker, questions: Sequence[Question], *_: Any) -> list[Reply]:
         sizes.append(len(questions))
         if len(questions) > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
-        return [Told(q.sample_id) for q in questions]
+        return [Reply(q.sample_id) for q in questions]
 
     return say
 
@@ -347,11 +348,11 @@ def test_a_run_that_was_stopped_is_gone_on_with(
     stamp.write_text("of the run before")
     asked: list[str] = []
 
-    def stop(asker: Asker, questions: Sequence[Question], *_: Any) -> list[Told]:
+    def stop(asker: Asker, questions: Sequence[Question], *_: Any) -> list[Reply]:
         if len(asked) == BATCH:
             raise KeyboardInterrupt
         asked.extend(q.sample_id for q in questions)
-        return [Told("W") for _ in questions]
+        return [Reply("W") for _ in questions]
 
     monkeypatch.setattr(Asker, "__call__", stop)
     with pytest.raises(KeyboardInterrupt):
@@ -359,7 +360,7 @@ def test_a_run_that_was_stopped_is_gone_on_with(
     assert [row["question_id"] for row in rows_of(part(workspace))] == asked
     assert not stamp.exists()
     assert not workspace.answers.exists()
-    monkeypatch.setattr(Asker, "__call__", lambda _, some, *__: [Told("N2") for _ in some])
+    monkeypatch.setattr(Asker, "__call__", lambda _, some, *__: [Reply("N2") for _ in some])
     run(settings)
     rows = rows_of(workspace.answers)
     assert [row["text"] for row in rows] == ["W"] * BATCH + ["N2"] * (10 - BATCH)
@@ -759,7 +760,7 @@ def no_base(workspace: Workspace, adapter: Path) -> None:
 
 
 BAD: dict[Spoil, str] = {
-    lose_the_image: r"The images of sample 'S03E0-0000' are \[\]",
+    lose_the_image: r"line 1: 'image' is not a path or a list of paths",
     show_two_pictures: r"'S03E0-0000' are \[S03E0-0000.png, S03E0-0001.png\]",
     lose_a_picture: "S03E0-0002.png of question 'S03E0-0002' does not exist",
     leave_the_folder: "'/etc/S03E0-0002.png' leaves the image folder",
@@ -812,9 +813,76 @@ def test_a_model_that_says_one_thing_only_is_pointed_out(
     warned: bool,
 ) -> None:
     texts = iter(["[/W]"] * n_same + ["N2"] * 10)
-    monkeypatch.setattr(Asker, "__call__", lambda *args: [Told(next(texts)) for _ in args[1]])
+    monkeypatch.setattr(Asker, "__call__", lambda *args: [Reply(next(texts)) for _ in args[1]])
     run(settings)
     assert ("100% of the answers are '[/W]'" in capsys.readouterr().out) is warned
+
+
+@pytest.mark.parametrize("labels", [["N2"] * 10, [""] * 10, ["detail"] * 10])
+def test_one_answer_to_epochs_of_one_stage_or_none_says_nothing_of_the_model(
+    settings: EvaluateSettings,
+    workspace: Workspace,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    labels: list[str],
+) -> None:
+    questions = read_questions(workspace.questions)
+    rows = [replace(q, category=c) for q, c in zip(questions, labels, strict=True)]
+    write_questions(workspace.questions, rows)
+    monkeypatch.setattr(Asker, "__call__", lambda *args: [Reply("N2") for _ in args[1]])
+    run(settings)
+    assert "does not look" not in capsys.readouterr().out
+
+
+def test_answers_that_are_cut_are_counted(
+    settings: EvaluateSettings,
+    workspace: Workspace,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cut = iter([True] * 3 + [False] * 7)
+    monkeypatch.setattr(
+        Asker, "__call__", lambda *args: [Reply("N2", truncated=next(cut)) for _ in args[1]]
+    )
+    run(settings)
+    assert "3 of 10 answers reached the limit" in " ".join(capsys.readouterr().out.split())
+    rows = rows_of(workspace.answers)
+    assert sum(row["metadata"].get("truncated", False) for row in rows) == 3
+    assert read_json(workspace.answers.with_suffix(".run.json"))["results"]["truncated"] == 3
+
+
+def test_labels_are_translated_before_anything_is_asked(
+    settings: EvaluateSettings, workspace: Workspace, batches: list[int]
+) -> None:
+    questions = read_questions(workspace.questions)
+    spelt = {"W": "Wake", "N1": "S1", "N2": "Stage 2", "N3": "N4", "REM": "Sleep stage R"}
+    write_questions(
+        workspace.questions, [replace(q, category=spelt[q.category]) for q in questions]
+    )
+    run(settings)
+    assert [row["label"] for row in rows_of(workspace.answers)] == [q.category for q in questions]
+    numbers = [replace(q, category=str(STAGES.index(q.category))) for q in questions]
+    write_questions(workspace.questions, numbers)
+    again = replace(settings, overwrite=True)
+    batches.clear()
+    with pytest.raises(EegToolError, match="its labels are numbers"):
+        run(again)
+    assert not batches
+    run(replace(again, label_coding="0-4"))
+    assert [row["label"] for row in rows_of(workspace.answers)] == [q.category for q in questions]
+
+
+def test_a_model_that_was_taught_no_form_is_read_and_not_scored(
+    settings: EvaluateSettings, workspace: Workspace, adapter: Path, batches: list[int]
+) -> None:
+    contract = read_json(adapter / "eegvlm.json")
+    write_json(adapter / "eegvlm.json", contract | {"answers": {"stages": {}, "place": "nowhere"}})
+    for mode in ("score", "both"):
+        with pytest.raises(EegToolError, match="taught no form of answer") as caught:
+            run(replace(settings, mode=mode))
+        assert "--mode generate" in caught.value.fix
+    run(settings)
+    assert len(rows_of(workspace.answers)) == 10
 
 
 def test_the_base_may_have_moved(

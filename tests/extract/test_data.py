@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 
 from eegtool.core.errors import EegToolError
+from eegtool.core.pictures import read_rgb
 from eegtool.core.records import Epoch
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace
@@ -36,6 +37,29 @@ def test_palette_becomes_colours(workspace: Workspace, side: list[Epoch]) -> Non
     image.putpalette([0, 0, 0, 200, 100, 50])
     image.save(workspace.images("ft") / side[0].image)
     assert Pictures(side, workspace.images("ft"))[0][0][:, 5, 5].tolist() == [200, 100, 50]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "I;16", "F", "CMYK", "1"])
+def test_both_models_see_the_same_picture(
+    workspace: Workspace, side: list[Epoch], mode: str
+) -> None:
+    """Foreign ones, too: see `eegtool.core.pictures`."""
+    path = workspace.images("ft") / side[0].image
+    levels = np.arange(64 * 64).reshape(64, 64)
+    deep: dict[str, np.ndarray] = {
+        "I;16": (levels * 16).astype(np.uint16),
+        "F": (levels / 4095).astype(np.float32),
+    }
+    grey = Image.fromarray((levels // 16).astype(np.uint8))
+    image = Image.fromarray(deep[mode]) if mode in deep else grey.convert(mode)
+    if image.mode in ("RGBA", "LA"):
+        image.putalpha(ImageOps.invert(grey))
+    image.save(path, "PNG" if mode in ("RGBA", "LA", "I;16", "1") else "TIFF")
+    seen = Pictures(side, workspace.images("ft"), 64)[0][0].permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(seen, np.asarray(read_rgb(path, "")))
+    assert 0 < seen.std() < 255
+    assert seen.min() < 10
+    assert seen.max() > 245
 
 
 def whole(path: Path) -> bytes:

@@ -13,13 +13,16 @@ import pytest
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import read_conversations, read_questions
 from eegtool.core.workspace import Workspace, write_json
+from eegtool.extract import features
 from eegtool.extract.features import (
     FEATURE_DIM,
     FoldCard,
     Sidecar,
+    check_finite,
     import_features,
     load_features,
     read_ids,
+    read_sidecar,
     sidecar_path,
     unchanged,
     warn_if_by_order,
@@ -195,8 +198,9 @@ def test_epoch_that_was_dropped_with_its_row_is_named(path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "cannot be read"),
-        ('{"backbone": "resnet18"}', "is not a features sidecar"),
+        ("{", r"could be the sidecar of eval_high_level_features\.npy, cannot be read"),
+        (json.dumps({"sample_ids": IDS}), "is not a features sidecar"),
+        (json.dumps({"row_checks": "0" * 48}), "is not a features sidecar"),
         (json.dumps({"sample_ids": IDS, "colour": 1}), "is not a features sidecar"),
         (
             json.dumps(
@@ -222,6 +226,7 @@ def test_epoch_that_was_dropped_with_its_row_is_named(path: Path) -> None:
     ids=[
         "no JSON",
         "too little",
+        "without its ids",
         "something else",
         "an id twice",
         "too few folds",
@@ -249,6 +254,74 @@ def test_bare_file_is_taken_by_order_with_a_warning(
     assert "warning" in capsys.readouterr().out
     with pytest.raises(EegToolError, match="no sidecar and 6 rows for 5 epochs"):
         load_features(path, IDS[:5])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps([{"id": sample_id, "image": ["a.png"] * 2} for sample_id in IDS]),
+        json.dumps(list(IDS)),
+        json.dumps({"backbone": "resnet18", "dim": 1024}),
+        json.dumps({"SC4001E0-0000": 0}),
+        "null",
+        "1024",
+    ],
+    ids=["samples", "ids", "what made them", "rows by id", "nothing", "a number"],
+)
+def test_json_that_is_something_else_is_not_a_sidecar(
+    path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Samples and their features are called `own.json` and `own.npy` by many."""
+    sidecar_path(path).write_text(text)
+    assert read_sidecar(path) is None
+    table = load_features(path, IDS)
+    assert table.by_order
+    np.testing.assert_array_equal(table[IDS[4]], rows_of(6)[4])
+    warn_if_by_order(path, table)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"no sidecar ({sidecar_path(path).name} beside it is something else)" in said
+    with pytest.raises(EegToolError, match="6 rows for 5 epochs") as raised:
+        load_features(path, IDS[:5])
+    assert "A sidecar is what `eegvlm extract` writes as NAME.json" in raised.value.fix
+    assert not unchanged(path, sidecar_of(IDS))
+
+
+def with_flat_rows(rows: np.ndarray) -> np.ndarray:
+    rows[2], rows[4] = 0, 7.5
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda rows: rows * 0, "all 6 features are the same"),
+        (lambda rows: np.repeat(rows[:1], 6, axis=0), "all 6 features are the same"),
+        (lambda rows: np.full_like(rows, -3e-9), "all 6 features are the same"),
+        (lambda rows: rows[:1] + rows * np.float32(1e-8), "all 6 features are the same"),
+        (with_flat_rows, f"2 of 6 features are one number 1024 times ({IDS[2]}, {IDS[4]})"),
+        (lambda rows: rows, ""),
+        (lambda rows: rows * np.float32(1e-20), ""),
+        (lambda rows: np.maximum(rows, 0), ""),
+    ],
+    ids=["zero", "one row", "a constant", "rounding", "some flat", "alive", "small", "rectified"],
+)
+def test_features_that_say_nothing_are_warned_of(
+    path: Path, spoil: Callable[[Any], Any], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_features(path, spoil(rows_of(6)), sidecar_of(IDS))
+    check_finite(path, load_features(path, IDS))
+    found = " ".join(capsys.readouterr().out.split())
+    assert said in found
+    assert bool(said) is ("warning:" in found)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_all_features_are_held_to_be_finite(path: Path, value: float) -> None:
+    rows = rows_of(6)
+    rows[:, 0, 3] = value
+    write_features(path, rows, sidecar_of(IDS))
+    with pytest.raises(EegToolError, match=rf"6 of the .* not finite: {IDS[0]}, {IDS[1]}"):
+        check_finite(path, load_features(path, IDS))
 
 
 def test_no_warning_where_there_is_a_sidecar(
@@ -301,7 +374,7 @@ def test_rows_never_stand_beside_the_ids_of_others(
         raise OSError("No space left on device")
 
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(EegToolError, match="npy cannot be written: No space"):
         write_features(path, rows_of(6)[::-1], sidecar_of(IDS[::-1]))
     assert not sidecar_path(path).exists()
     assert [p.name for p in path.parent.iterdir()] == [path.name]
@@ -397,6 +470,9 @@ def test_ids_are_read_in_three_forms(tmp_path: Path, name: str, text: str) -> No
         ("ids.json", '["a", 2]', "not a list of sample ids"),
         ("ids.json", '{"a": 1}', "not a list of sample ids"),
         ("ids.json", "[", "is not JSON"),
+        ("ids.json", "[" * 100_000, "ids.json, line 1: cannot be read: it is nested"),
+        ("ids.json", '["a",\n"\\ud83d"]', "ids.json, line 2: cannot be read: .* half of"),
+        ("ids.json", f"[{'1' * 5000}]", "ids.json, line 1: cannot be read: a number"),
         ("ids.csv", "id\na\n", "not a list of sample ids"),
         ("ids.csv", "stage,sample_id\nW\n", "not a list of sample ids"),
         ("ids.npy", "a", "not a list of sample ids"),
@@ -458,6 +534,55 @@ def test_one_side_can_be_imported_by_itself(
     assert "no epochs of the ft side" in " ".join(capsys.readouterr().out.split())
 
 
+def test_the_files_of_the_recipe_are_enough(
+    workspace: Workspace, made_elsewhere: tuple[Path, Path]
+) -> None:
+    workspace.epochs.unlink()
+    workspace.prepare_stamp.unlink()
+    assert import_features(*made_elsewhere, workspace) == {"ft": 20, "eval": 10}
+
+
+def test_one_file_of_the_recipe_is_enough_for_its_side(workspace: Workspace) -> None:
+    ids = ids_of(workspace)["ft"]
+    workspace.questions.unlink()
+    np.save(workspace.root / "mine.npy", rows_of(20))
+    (workspace.root / "ids.txt").write_text("\n".join(ids))
+    given = workspace.root / "mine.npy", workspace.root / "ids.txt"
+    assert import_features(*given, workspace) == {"ft": 20}
+    workspace.conversations.unlink()
+    with pytest.raises(EegToolError, match=r"eeg_ft\.json does not exist"):
+        import_features(*given, workspace)
+
+
+def test_dead_features_are_warned_of_where_they_are_imported(
+    workspace: Workspace, made_elsewhere: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(made_elsewhere[0], np.zeros((30, 1, FEATURE_DIM), np.float32))
+    import_features(*made_elsewhere, workspace)
+    assert "all 30 features are the same" in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_import_that_is_stopped_leaves_what_was_there(
+    workspace: Workspace, made_elsewhere: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where the last file of the second side no longer finds room."""
+    before = {path: path.read_bytes() for path in workspace.root.iterdir() if path.is_file()}
+    write, written = features.write_sidecar, []
+
+    def full(path: Path, sidecar: Sidecar) -> None:
+        written.append(path)
+        if len(written) == 2:
+            raise OSError("No space left on device")
+        write(path, sidecar)
+
+    monkeypatch.setattr(features, "write_sidecar", full)
+    names = set(workspace.root.iterdir())
+    with pytest.raises(OSError, match="No space"):
+        import_features(*made_elsewhere, workspace)
+    assert set(workspace.root.iterdir()) == names
+    assert {path: path.read_bytes() for path in before} == before
+
+
 def drop_both(npy: Path, ids_file: Path) -> None:
     ids = read_ids(ids_file)
     kept = [i for i, sample_id in enumerate(ids) if not sample_id.endswith("0-0007")]
@@ -477,6 +602,12 @@ def twice(npy: Path, ids_file: Path) -> None:
     ids_file.write_text(ids_file.read_text().replace("S03E0-0004", "S03E0-0005"))
 
 
+def same_ids_on_both_sides(npy: Path, ids_file: Path) -> None:
+    """As where each file of the recipe counts from 0."""
+    questions = npy.parent / "workspace" / "eeg_eval.jsonl"
+    questions.write_text(questions.read_text().replace("S03E0-0001", "S01E0-0001"))
+
+
 def nan(npy: Path, ids_file: Path) -> None:
     rows = rows_of(30)
     rows[read_ids(ids_file).index("S03E0-0008"), 0, 5] = np.nan
@@ -494,6 +625,7 @@ MISFITS: dict[Callable[[Path, Path], object], str] = {
     rename: r"1 epochs of the eval .* \(S03E0-0004\); 1 of its ids are .* \(S09E0-0004\)",
     strangers: r"30 of its ids are in neither JSON file \(x0, x1, x2, …\)",
     twice: "'S03E0-0005' occurs more than once",
+    same_ids_on_both_sides: "'S01E0-0001' occurs more than once",
     nan: r"1 of the high-level features are not finite: S03E0-0008\.",
 }
 

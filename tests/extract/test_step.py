@@ -620,6 +620,51 @@ def test_features_made_elsewhere_are_taken_over(workspace: Workspace, tmp_path: 
     np.testing.assert_array_equal(table[ids[3]], rows[3])
 
 
+def test_features_are_taken_over_by_the_files_of_the_recipe_alone(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace.epochs.unlink()
+    workspace.prepare_stamp.unlink()
+    ids = [sample_id for side in ids_of(workspace).values() for sample_id in side]
+    rows = np.random.default_rng(0).standard_normal((len(ids), 1, 1024)).astype(np.float32)
+    np.save(tmp_path / "mine.npy", rows)
+    (tmp_path / "ids.txt").write_text("\n".join(ids))
+    given: dict[str, Any] = {
+        "import_features": tmp_path / "mine.npy",
+        "ids": tmp_path / "ids.txt",
+    }
+    run(replace(settings_of(workspace), **given))
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "There is no epochs.csv: epochs and their order are those of the rows of eeg_ft.json"
+        in said
+    )
+    table = load_features(workspace.features("ft"), ids_of(workspace)["ft"])
+    np.testing.assert_array_equal(table[ids[3]], rows[3])
+    inputs = json.loads((workspace.vision_module / "run.json").read_text())["inputs"]
+    assert inputs == {
+        path.name: sha256_of(path) for path in (workspace.conversations, workspace.questions)
+    }
+
+
+def test_nothing_is_taken_over_where_prepare_has_not_ended(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    workspace.prepare_stamp.unlink()
+    workspace.night("any").parent.mkdir()
+    ids = ids_of(workspace)["eval"]
+    np.save(tmp_path / "mine.npy", np.ones((len(ids), 1, 1024), np.float32))
+    (tmp_path / "ids.txt").write_text("\n".join(ids))
+    before = workspace.features("eval").read_bytes()
+    given: dict[str, Any] = {
+        "import_features": tmp_path / "mine.npy",
+        "ids": tmp_path / "ids.txt",
+    }
+    with pytest.raises(EegToolError, match="`eegvlm prepare` did not finish"):
+        run(replace(settings_of(workspace), **given))
+    assert workspace.features("eval").read_bytes() == before
+
+
 def test_backbones_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     run(ExtractSettings(list_backbones="test_resnet*"))
     (row,) = [line for line in capsys.readouterr().out.splitlines() if "test_resnet" in line]

@@ -432,6 +432,23 @@ def test_loss_that_is_no_number_ends_it(workspace: Workspace, tmp_path: Path) ->
     assert "--learning-rate" in caught.value.fix
 
 
+def test_the_only_step_of_a_training_is_not_lost_to_the_warm_up(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    """As where one batch holds all pictures; the first step of a warm-up has a rate of 0."""
+    weights = []
+    for rate in (1e-12, 1e-2):
+        plan = plan_of(
+            workspace, tmp_path / str(rate), train_epochs=1, batch_size=10, learning_rate=rate
+        )
+        assert plan.warmup > 0
+        train_module(plan)
+        learnt = weights_of(tmp_path / str(rate))
+        weights.append({k: v for k, v in learnt.items() if "running" not in k and v.ndim > 1})
+    moved = [(weights[1][name] - before).abs().max() for name, before in weights[0].items()]
+    assert max(moved) > 1e-3
+
+
 @pytest.mark.parametrize(("name", "value"), [("imbalance", "wieghts"), ("log", "tensorbord")])
 def test_misspelt_choice_names_the_closest(
     workspace: Workspace, tmp_path: Path, name: str, value: str

@@ -311,3 +311,28 @@ def test_every_flag_of_transformers_is_decided_on() -> None:
     assert not (arguments.LLAVA.keys() - {"logging_dir"}) & known
     assert not arguments._FIXED.keys() & arguments._NO_EFFECT.keys()
     assert not (arguments._FIXED.keys() | arguments._NO_EFFECT.keys()) & own
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("on", True),
+        ("On", True),
+        ("yes", True),
+        ("t", True),
+        ("off", False),
+        ("OFF", False),
+        ("n", False),
+    ],
+)
+@pytest.mark.parametrize("name", ["bf16", "tf32", "logging_first_step", "lazy_preprocess"])
+def test_switches_know_the_words_of_yaml(name: str, word: str, said: bool) -> None:
+    assert read_flags({name: [word]}) == {name: said}
+
+
+@pytest.mark.parametrize("value", ['{"a":' * 5000, "{" * 5000, '{"a": "\\ud83d"}'])
+def test_json_that_cannot_be_is_one_line(value: str) -> None:
+    with pytest.raises(EegToolError) as caught:
+        built(lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs=value)
+    assert "\n" not in caught.value.what
+    assert len(caught.value.what) < 500

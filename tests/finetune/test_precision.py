@@ -181,9 +181,9 @@ def test_a_mask_would_change_nothing(plan_of: Planner, monkeypatch: pytest.Monke
     plan = plan_for(plan_of, "none", "mask")
     args = TrainingArguments(plan.output_dir, use_cpu=True, seed=3)
     model, processor = train.build_model(plan, args)
-    rows = read_conversations(Path(plan.data_path))[:3]
-    rows = [replace(row, answer=row.answer + ", deep" * i) for i, row in enumerate(rows)]
+    rows = read_conversations(Path(plan.data_path))
     table = load_features(Path(plan.features_file), [row.sample_id for row in rows])
+    rows = [replace(row, answer=row.answer + ", deep" * i) for i, row in enumerate(rows[:3])]
     dataset = FinetuneDataset(rows, Path(plan.image_folder), table, processor, 4096)
     batch = collate([dataset[i] for i in range(3)], processor.tokenizer.pad_token_id)
     lengths = torch.tensor(dataset.lengths())

@@ -23,12 +23,11 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.launching import Stopped
 from eegtool.core.records import read_conversations, write_conversations
 from eegtool.core.settings import FinetuneSettings
-from eegtool.core.workspace import Workspace, read_json, sha256_of, write_json
+from eegtool.core.workspace import Workspace, sha256_of, write_json
 from eegtool.finetune import hardware, launcher, step
 from eegtool.finetune.plan import Plan
 from eegtool.model.adapters import read_contract
 from eegtool.model.eegvlm import EEGVLM
-from eegtool.prepare.questions import QUESTION_TEMPLATES, answer_form
 
 
 @pytest.fixture
@@ -203,7 +202,25 @@ def something_there(workspace: Workspace, output_dir: Path) -> None:
     (output_dir / "thesis.tex").write_text("")
 
 
+def a_picture_that_is_a_loop(workspace: Workspace, output_dir: Path) -> None:
+    no_picture(workspace, output_dir)
+    (workspace.images("ft") / "S02E0-0007.png").symlink_to("S02E0-0007.png")
+
+
+def a_picture_that_was_not_fetched(workspace: Workspace, output_dir: Path) -> None:
+    no_picture(workspace, output_dir)
+    (workspace.images("ft") / "S02E0-0007.png").symlink_to("../.git/annex/objects/7")
+
+
+def a_stamp_by_hand(workspace: Workspace, output_dir: Path) -> None:
+    """Its adapter could be trained, and never be asked."""
+    write_json(workspace.prepare_stamp, {"protocol": {"size": "64"}})
+
+
 BAD: dict[Callable[[Workspace, Path], None], str] = {
+    a_picture_that_is_a_loop: "of sample 'S02E0-0007' is a link that leads back to itself",
+    a_picture_that_was_not_fetched: "is a link to ../.git/annex/objects/7, which does not exist",
+    a_stamp_by_hand: r"prepare.json: protocol.size is '64', not a whole number from 1 to 2048",
     other_features: r"S01E0-0003.*S09E0-0003",
     features_of_other_pictures: "differently drawn pictures: style waveform and spectrogram",
     fewer_bare_features: "no sidecar and 19 rows for 20 epochs",
@@ -234,6 +251,17 @@ def test_a_workspace_that_does_not_fit_is_refused(
     spoil(workspace, output_dir)
     with pytest.raises(EegToolError, match=message):
         step.make_plan(settings, output_dir)
+
+
+def test_pictures_in_a_store_are_trained_on(
+    settings: FinetuneSettings, output_dir: Path, workspace: Workspace
+) -> None:
+    folder, store = workspace.images("ft"), workspace.root / "store"
+    folder.rename(store)
+    folder.mkdir()
+    for picture in store.iterdir():
+        (folder / picture.name).symlink_to(picture)
+    assert step.make_plan(settings, output_dir)
 
 
 def test_features_are_needed_only_where_they_are_used(
@@ -406,13 +434,34 @@ def test_without_features_no_vision_module_is_missed(
     assert "vision module" not in capsys.readouterr().out
 
 
-def test_how_answers_read_goes_from_prepare_to_the_plan(
-    settings: FinetuneSettings, output_dir: Path, workspace: Workspace
+def test_how_answers_read_is_found_in_the_samples(
+    settings: FinetuneSettings,
+    output_dir: Path,
+    workspace: Workspace,
+    launched: Launched,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert step.make_plan(settings, output_dir).answers == {}  # of an earlier version
-    form = answer_form(QUESTION_TEMPLATES["cot"])
-    write_json(workspace.prepare_stamp, read_json(workspace.prepare_stamp) | {"answers": form})
-    assert step.make_plan(settings, output_dir).answers == form
+    step.run(settings)
+    assert "5 stages found in 20 of 20 answers, as the whole answer, up to 2 tokens" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    rows = read_conversations(workspace.conversations)
+    rows = [
+        replace(row, answer=f"There are {i} spindles. It is stage {row.answer}.")
+        for i, row in enumerate(rows)
+    ]
+    write_conversations(workspace.conversations, rows)
+    form = step.make_plan(settings, output_dir).answers
+    assert form["place"] == "end"
+    assert form["lead"] == "It is stage"
+    assert form["stages"]["N2"] == "It is stage N2."
+    assert form["question"] == rows[0].question
+    assert form["max_new_tokens"] > form["longest_tokens"] > 8
+    write_conversations(workspace.conversations, [replace(row, answer="Spindles.") for row in rows])
+    step.run(replace(settings, output_dir=output_dir))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "0 stages found in 0 of 20 answers" in said
+    assert "cannot score them" in said
 
 
 @pytest.mark.parametrize(
@@ -707,6 +756,35 @@ def test_a_dry_run_says_all_and_trains_nothing(
     assert typed[-3:-1] == ["--module", "eegtool.finetune.rank"]
     plan = Plan.read(Path(typed[-1]))  # it can be pasted
     assert (plan.zero_stage, plan.lora_r) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("gib", "expected"),
+    [
+        (8.0, ["on a GPU of 8 GiB", "zero2 1.7 GiB - fits", "none 1.7 GiB - fits"]),
+        (
+            1.65,
+            ["none 1.7 GiB - does not fit: ", "Would fit: --gradient-checkpointing True (zero2);"],
+        ),
+        (0.5, ["does not fit: 1.2 GiB too much", "Not even a batch of 1 would fit"]),
+    ],
+)
+def test_a_dry_run_says_what_fits_a_gpu(
+    settings: FinetuneSettings,
+    launched: Launched,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    gib: float,
+    expected: list[str],
+) -> None:
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    step.run(replace(settings, dry_run=True, gpu_memory=gib, deepspeed="none"))
+    out = " ".join(capsys.readouterr().out.split())
+    assert all(words in out for words in expected), out
+    with pytest.raises(EegToolError, match="--gpu-memory is for --dry-run"):
+        step.run(replace(settings, gpu_memory=gib))
+    assert not launched
 
 
 RECIPE = """

@@ -13,7 +13,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import read_conversations, write_conversations
@@ -22,7 +22,7 @@ from eegtool.extract.features import FeatureTable, Sidecar, write_features
 from eegtool.finetune import train
 from eegtool.finetune.plan import Plan
 from eegtool.finetune.trainer import EegTrainer, Monitor, PassOrder, check_trained
-from eegtool.model.adapters import add_lora
+from eegtool.model.adapters import add_lora, load_adapter
 from eegtool.model.checkpoints import load_base, quiet
 from eegtool.model.eegvlm import EEGVLM
 from tests.finetune.conftest import Planner, run_ranks
@@ -179,6 +179,52 @@ def test_losses_do_not_depend_on_how_a_step_is_shared(
         assert other == pytest.approx(expected, abs=1e-4), name
 
 
+def rates_of(kind: Any, n_steps: int, **arguments: Any) -> list[float]:
+    """The learning rate of each step of a training."""
+    it: Any = object.__new__(kind)
+    it.args = TrainingArguments(use_cpu=True, report_to="none", **arguments)
+    it.optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    it.lr_scheduler = None
+    scheduler = it.create_scheduler(num_training_steps=n_steps, optimizer=it.optimizer)
+    rates = []
+    for _ in range(n_steps):
+        rates += scheduler.get_last_lr()
+        it.optimizer.step()
+        scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant_with_warmup", "inverse_sqrt"])
+@pytest.mark.parametrize("warmup", [0, 0.03, 0.5, 0.99, 1, 5])
+def test_some_step_has_a_rate_and_longer_trainings_warm_up_as_ever(
+    schedule: str, warmup: float
+) -> None:
+    how = {"lr_scheduler_type": schedule, "warmup_steps": warmup}
+    assert rates_of(EegTrainer, 1, **how) == [1.0]
+    for n_steps in (2, 3, 100):
+        rates = rates_of(EegTrainer, n_steps, **how)
+        assert max(rates) > 0
+        assert rates == rates_of(Trainer, n_steps, **how)
+
+
+@pytest.mark.parametrize("length", [{"max_steps": 1}, {"max_steps": 2}, {"num_train_epochs": 1}])
+def test_the_shortest_training_moves_lora(
+    plan_of: Planner, workspace: Workspace, length: dict[str, int]
+) -> None:
+    """The smoke test of everybody, and a data set of one sample."""
+    if "num_train_epochs" in length:
+        rows = read_conversations(workspace.conversations)[:1]
+        write_conversations(workspace.conversations, rows)
+        table = np.load(workspace.features("ft"))[:1]
+        write_features(workspace.features("ft"), table, Sidecar((rows[0].sample_id,), "", "", ""))
+        length = length | {"max_steps": -1}
+    plan = plan_of(lr_scheduler_type="cosine", warmup_steps=0.03, **length)
+    train.run(plan)
+    log = read_json(Path(plan.output_dir) / "training_log.json")["log"]
+    assert sum("loss" in entry for entry in log) == max(1, length["max_steps"])
+    assert load_adapter(Path(plan.output_dir), base=None, dtype=torch.float32)
+
+
 def test_nothing_but_lora_and_projector_is_trained(tiny: Path) -> None:
     model, _ = load_base(tiny, fusion="add", version="v1", dtype=torch.float32)
     peft_model = add_lora(model, r=2, alpha=4, dropout=0.0)
@@ -221,7 +267,9 @@ def test_checkpointing_is_not_reentrant(plan_of: Planner) -> None:
 def test_weights_are_loaded_in_the_precision_of_the_hardware(
     plan_of: Planner, change: dict[str, bool], dtype: torch.dtype
 ) -> None:
-    arguments = SimpleNamespace(bf16=False, fp16=False, deepspeed=None, seed=1)
+    arguments = SimpleNamespace(
+        bf16=False, fp16=False, deepspeed=None, seed=1, device=torch.device("cpu")
+    )
     vars(arguments).update(change)
     model, _ = train.build_model(plan_of(), arguments)
     parameters = dict(model.get_base_model().named_parameters())

@@ -206,6 +206,114 @@ def test_weights_that_do_not_fit_are_refused(
         load(adapter)
 
 
+def spoil_one(value: float) -> Callable[[Path], str]:
+    """Return what puts one value into the last tensor of a file, and names the tensor."""
+
+    def spoil(path: Path) -> str:
+        weights = load_file(path)
+        name = sorted(weights)[-1]
+        weights[name].view(-1)[-1] = value
+        save_file(weights, path)
+        return name
+
+    return spoil
+
+
+@pytest.mark.parametrize("name", [LORA, PROJECTOR])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("merge", [False, True])
+def test_one_weight_that_is_no_number_is_refused(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: float, merge: bool
+) -> None:
+    """Before the base is read; its answers would be empty, and merging would blame the precision."""
+    tensor = spoil_one(value)(adapter / name)
+    monkeypatch.setattr(adapters, "load_base", None)
+    with pytest.raises(EegToolError) as caught:
+        load_adapter(adapter, base=None, dtype=torch.float16, merge=merge)
+    assert f"{adapter / name}: {tensor} has values that are not finite numbers" in caught.value.what
+    assert "--dtype" not in caught.value.fix
+
+
+@pytest.mark.parametrize(("name", "merge"), [(LORA, False), (PROJECTOR, False), (PROJECTOR, True)])
+def test_weights_beyond_the_precision_asked_for_are_refused(
+    adapter: Path, name: str, merge: bool
+) -> None:
+    tensor = spoil_one(1e6)(adapter / name)
+    with pytest.raises(EegToolError, match=f"{tensor} cannot be held in float16") as caught:
+        load_adapter(adapter, base=None, dtype=torch.float16, merge=merge)
+    assert "--dtype bfloat16" in caught.value.fix
+    assert load_adapter(adapter, base=None, dtype=torch.bfloat16, merge=merge)
+
+
+def zeroed(adapter: Path, keep: str = "nothing") -> None:
+    weights = load_file(adapter / LORA)
+    for name, tensor in weights.items():
+        if "lora_B" in name and keep not in name:
+            tensor.zero_()
+    save_file(weights, adapter / LORA)
+
+
+def all_zero(adapter: Path) -> None:
+    save_file({k: v * 0 for k, v in load_file(adapter / LORA).items()}, adapter / LORA)
+
+
+@pytest.mark.parametrize("spoil", [zeroed, all_zero])
+@pytest.mark.parametrize("merge", [False, True])
+def test_lora_that_changes_nothing_is_refused(
+    adapter: Path, spoil: Callable[[Path], None], merge: bool
+) -> None:
+    """As a checkpoint within the warm-up has it: the bare base would answer in its name."""
+    spoil(adapter)
+    with pytest.raises(EegToolError, match=r"LoRA is zero \(.*lora_B") as caught:
+        load_adapter(adapter, base=None, dtype=torch.float32, merge=merge)
+    assert str(adapter / LORA) in caught.value.what
+
+
+def test_lora_of_one_layer_is_enough(adapter: Path) -> None:
+    zeroed(adapter, keep="layers.1.mlp.up_proj")
+    assert load(adapter)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"r": 0}, "r is 0"),
+        ({"r": 10**9}, "r is 1000000000, and its largest weights have rank 4"),
+        ({"r": "4"}, "r is '4'"),
+        ({"lora_alpha": 0}, "lora_alpha is 0"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan"),
+        ({"lora_alpha": None}, "lora_alpha is None"),
+        ({"peft_type": "IA3"}, "peft_type is 'IA3', not 'LORA'"),
+        ({"peft_type": ["LORA"]}, "peft_type is"),
+    ],
+    ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
+)
+def test_a_configuration_of_lora_that_cannot_be_is_refused(
+    adapter: Path, values: dict[str, Any], said: str
+) -> None:
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    with pytest.raises(EegToolError, match=said) as caught:
+        load(adapter)
+    assert str(path) in caught.value.what
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "null"])
+def test_a_configuration_that_is_no_object_is_refused(adapter: Path, text: str) -> None:
+    (adapter / "adapter_config.json").write_text(text)
+    with pytest.raises(
+        EegToolError, match=r"adapter_config\.json (cannot be read|is not a JSON object)"
+    ):
+        load(adapter)
+
+
+def test_layers_that_the_base_does_not_have_are_refused(adapter: Path) -> None:
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"target_modules": ["nowhere"]}))
+    with pytest.raises(EegToolError, match="does not fit the model: Target modules"):
+        load(adapter)
+
+
 def test_another_base_is_refused(adapter: Path, tiny: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(tiny, tmp_path / "other"))
     assert load(adapter, base=str(other))  # a copy of the same
@@ -239,6 +347,16 @@ def test_a_contract_that_cannot_be_kept_is_refused(
     (adapter / "eegvlm.json").write_text(json.dumps(told | values))
     with pytest.raises(EegToolError, match=message):
         read_contract(adapter)
+
+
+def test_pixels_must_be_those_of_the_tower(adapter: Path) -> None:
+    told = json.loads((adapter / "eegvlm.json").read_text())
+    told["pixel_spec"]["size"] = 336
+    (adapter / "eegvlm.json").write_text(json.dumps(told))
+    with pytest.raises(
+        EegToolError, match=r"pixel_spec\.size is 336; the vision tower takes .* 64"
+    ):
+        load(adapter)
 
 
 def test_a_model_is_known_by_its_trained_weights(adapter: Path) -> None:
@@ -395,6 +513,45 @@ def test_a_checkpoint_is_asked_like_an_adapter(adapter: Path, tmp_path: Path) ->
     assert str(out / "checkpoint-100") in caught.value.fix
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_all_that_is_asked_has_the_precision_of_the_base(adapter: Path, dtype: torch.dtype) -> None:
+    """LoRA in 32 bits on a base of 16 costs half the speed and tells nothing more."""
+    model, _, _ = load_adapter(adapter, base=None, dtype=dtype, device=torch.device("cpu"))
+    assert {p.dtype for p in model.parameters()} == {dtype}
+    stored = load_file(adapter / LORA) | load_file(adapter / PROJECTOR)
+    state = {k.replace(".default", ""): v for k, v in model.state_dict().items()}
+    prefix = "base_model.model."
+    for name, tensor in stored.items():
+        found = state[name if name.startswith(prefix) else prefix + name]
+        assert torch.equal(found, tensor.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_merging_rounds_once(adapter: Path, tiny: Path, dtype: torch.dtype) -> None:
+    """The sum of base and LoRA's product is made in 32 bits, of LoRA as it was stored."""
+    model, _, _ = load_adapter(adapter, base=None, dtype=dtype, merge=True)
+    assert type(model) is EEGVLM
+    assert not model.training
+    base, _ = load_base(Base(tiny), fusion="add", version="v1", dtype=dtype)
+    lora = load_file(adapter / LORA)
+    expected = dict(base.state_dict())
+    for name in lora:
+        if name.endswith("lora_A.weight"):
+            product = lora[name.replace("lora_A", "lora_B")] @ lora[name] * (8 / 4)
+            weight = name.removeprefix("base_model.model.").replace("lora_A.", "")
+            expected[weight] = (expected[weight].float() + product).to(dtype)
+    expected |= {k: v.to(dtype) for k, v in load_file(adapter / PROJECTOR).items()}
+    found = model.state_dict()
+    assert found.keys() == expected.keys()
+    assert [k for k, v in expected.items() if not torch.equal(v, found[k])] == []
+
+
+def test_a_merged_model_answers_as_one_with_lora_beside_it(adapter: Path) -> None:
+    expected = logits_of(load(adapter)[0])
+    found = logits_of(load_adapter(adapter, base=None, dtype=torch.float32, merge=True)[0])
+    assert (found - expected).abs().max() < 1e-4
+
+
 @pytest.fixture
 def merged(adapter: Path, tmp_path: Path) -> Path:
     """Base and adapter in one folder, as `eegvlm export` leaves it."""
@@ -426,6 +583,12 @@ def test_a_merged_model_is_asked_like_an_adapter(merged: Path, adapter: Path) ->
     assert len(prompts) == 1
     assert contract_base(merged, contract) == find_base(str(merged))
     assert load_processor(find_base(str(merged)), fusion="add", version="v1")
+
+
+def test_a_merged_weight_that_is_no_number_is_refused(merged: Path) -> None:
+    tensor = spoil_one(torch.nan)(merged / "model.safetensors")
+    with pytest.raises(EegToolError, match=f"{tensor} has values that are not finite"):
+        load(merged)
 
 
 def test_a_merged_model_is_known_by_its_weights(merged: Path) -> None:

@@ -26,6 +26,7 @@ from eegtool.model.checkpoints import (
     load_base,
     load_processor,
 )
+from eegtool.model.eegvlm import EEGVLM
 
 
 @pytest.fixture
@@ -331,6 +332,39 @@ def test_attention_is_the_fastest_that_works_here(
             choose_attention(asked, dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_go_straight_to_the_device(tiny: Path, dtype: torch.dtype) -> None:
+    """Each as it is read; they and what no file holds, such as rotary frequencies, are the same there."""
+    plain, placed = (
+        load_base(find_base(str(tiny)), fusion="add", version="v1", dtype=dtype, device=device)[0]
+        for device in (None, torch.device("cpu"))
+    )
+    for name in ("named_parameters", "named_buffers"):
+        ours, theirs = (dict(getattr(model, name)()) for model in (placed, plain))
+        assert ours.keys() == theirs.keys()
+        for key, tensor in ours.items():
+            assert tensor.dtype == theirs[key].dtype
+            assert torch.equal(tensor, theirs[key])
+    assert {parameter.dtype for parameter in placed.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize(("zero3", "placed"), [(False, {"": torch.device("meta")}), (True, None)])
+def test_zero3_places_weights_itself(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, zero3: bool, placed: dict[str, torch.device] | None
+) -> None:
+    asked: list[Any] = []
+
+    def look(*_: Any, device_map: Any, quantization_config: Any, **__: Any) -> Any:
+        asked.append((device_map, quantization_config))
+        raise OSError("seen")
+
+    monkeypatch.setattr(EEGVLM, "from_pretrained", look)
+    monkeypatch.setattr(checkpoints, "is_deepspeed_zero3_enabled", lambda: zero3)
+    with pytest.raises(EegToolError, match="seen"):
+        load(tiny, device=torch.device("meta"))
+    assert asked == [(placed, None)]
+
+
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_attention_reaches_every_part(tiny: Path, attention: str) -> None:
     model, _ = load(tiny, attention=attention)
@@ -338,9 +372,10 @@ def test_attention_reaches_every_part(tiny: Path, attention: str) -> None:
     assert {part.config._attn_implementation for part in parts} == {attention}
 
 
-def test_four_bits_pack_the_language_model_only(tiny: Path) -> None:
+@pytest.mark.parametrize("device", [None, torch.device("cpu")])
+def test_four_bits_pack_the_language_model_only(tiny: Path, device: torch.device | None) -> None:
     pytest.importorskip("bitsandbytes")
-    model, _ = load(tiny, bits=4)
+    model, _ = load(tiny, bits=4, device=device)
     packed = {n for n, m in model.named_modules() if type(m).__name__ == "Linear4bit"}
     kinds = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()
     assert len(packed) == len(kinds) * len(model.model.language_model.layers)

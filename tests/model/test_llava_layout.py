@@ -560,7 +560,7 @@ SPOILT: dict[str, tuple[Callable[[Original], object], str]] = {
     ),
     "a broken configuration": (
         lambda o: (o.folder / "config.json").write_text("{"),
-        r"config\.json cannot be read",
+        r"config\.json, line 1: cannot be read",
     ),
     "a size that is no number": (
         lambda o: change(o.folder / "config.json", hidden_size="wide"),

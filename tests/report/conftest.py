@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from eegtool.core.answers import Reading
 from eegtool.core.records import Answer
-from eegtool.report.answers import Reading
 from eegtool.report.epochs import AnsweredEpoch
 from eegtool.report.metrics import Metrics, measure
 from eegtool.report.protocol import Run

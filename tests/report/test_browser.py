@@ -15,8 +15,8 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
+from eegtool.core.answers import read_stage
 from eegtool.core.stages import STAGES
-from eegtool.report.answers import read_stage
 from eegtool.report.contents import agreement_tables
 from eegtool.report.data import ReportData
 from eegtool.report.epochs import AnsweredEpoch

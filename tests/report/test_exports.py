@@ -8,10 +8,10 @@ from pathlib import Path
 import mne
 import pytest
 
+from eegtool.core.answers import read_stage
 from eegtool.core.stages import STAGES
 from eegtool.prepare.hypnograms import read_hypnogram, stage_per_epoch
 from eegtool.report import exports
-from eegtool.report.answers import read_stage
 from eegtool.report.epochs import AnsweredEpoch
 from eegtool.report.exports import ScoredEpoch
 from eegtool.report.hypnogram import picture
@@ -76,12 +76,45 @@ def test_table_holds_everything(tmp_path: Path) -> None:
     assert rows[1]["prob_W"] == ""
 
 
-@pytest.mark.parametrize("name", ["../../etc/passwd", "a/b", "..", "", ".hidden", "a\x00b", "日本"])
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "a/b", "..", "", ".hidden", "a\x00b", "日本", "睡" * 300]
+)
 def test_file_names_stay_in_their_folder(tmp_path: Path, name: str) -> None:
-    safe = exports.safe_name(name)
+    (safe,) = exports.file_names([name])
+    (tmp_path / f".{safe}_hypnogram.edf.0123abcd.tmp").touch()  # no longer than a name may be
     assert (tmp_path / f"{safe}.csv").resolve().parent == tmp_path.resolve()
     assert not safe.startswith(".")
     assert "\x00" not in safe
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a b", "a/b", "a_b"],
+        ["a b", "a/b", "a_b-2"],  # as the second one would be called
+        ["a_b-2", "a b", "a/b"],
+        ["Night", "NIGHT", "night"],  # one file where case does not count
+        ["", ".", "..", "recording"],
+        ["u\u0308", "\u00fc"],  # one file on a Mac
+        ["x" * 300, "x" * 299],
+    ],
+)
+def test_recordings_whose_file_names_become_equal_are_kept_apart(names: list[str]) -> None:
+    found = exports.file_names(names)
+    assert len({name.casefold() for name in found}) == len(names)
+
+
+def test_texts_in_a_table_are_no_formulas(tmp_path: Path) -> None:
+    epochs = [
+        ScoredEpoch(0, 0.0, "N2", read="=N2", why="", words=" =HYPERLINK(1)"),
+        ScoredEpoch(1, 30.0, "W", read="W", words="-2+3"),
+        ScoredEpoch(2, 60.0, None, why="+1+1", missing=True),
+    ]
+    exports.write_table(tmp_path / "x.csv", epochs)
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "x.csv").read_text("utf-8"), newline="")))
+    assert [row["words"] for row in rows] == ["' =HYPERLINK(1)", "'-2+3", ""]
+    assert [row["read"] for row in rows] == ["'=N2", "W", ""]
+    assert rows[2]["unstaged_because"] == "'+1+1"
 
 
 def test_a_night_is_exported_with_its_grid_and_gaps(

@@ -90,3 +90,47 @@ def test_not_text_and_byte_order_mark(answer: AnswerOf, write_answers: WriteAnsw
     path.write_bytes(b"\xff\xfe\n" + good)
     with pytest.raises(EegToolError, match="not UTF-8"):
         read_answer_sets(path)
+
+
+@pytest.mark.parametrize(
+    "odd", [10**30, 10**400, -1, float("nan"), float("inf"), True, "1", [1], {}]
+)
+def test_odd_numbers_are_as_if_they_were_not_there(
+    answer: AnswerOf, write_answers: WriteAnswers, odd: object
+) -> None:
+    rows = [
+        answer(0, "N2", "N2", epoch_index=odd, night=odd),
+        answer(1, "N2", "N2", onset_s=odd if odd != 10**30 else 10**400),
+        answer(2, "N2", "N2", stage_probabilities=dict.fromkeys(STAGES, odd)),
+        answer(3, "N2", "N2", protocol={"low_hz": odd, "deep": [odd, {"x": odd}]}),
+    ]
+    (only,) = read_answer_sets(write_answers(rows))
+    first, second, third, _ = only.epochs
+    assert (first.epoch_index, first.night, second.onset_s) == (None, None, None)
+    assert third.probabilities is None
+    assert [text.partition(":")[0] for text in only.odd_probabilities] == ["'SC4031E0-0002'"]
+    if odd == 10**400 or isinstance(odd, float):
+        assert only.run.protocol["low_hz"] == [0.3, None]
+        assert only.run.protocol["deep"] == [None, {"x": None}]
+
+
+def test_what_is_nested_too_deeply_costs_only_a_last_line(
+    answer: AnswerOf, write_answers: WriteAnswers
+) -> None:
+    path = write_answers([answer(i, "N2", "N2") for i in range(2)])
+    deep = '{"a":' * 800 + "1" + "}" * 800
+    with path.open("a") as file:
+        file.write(deep + "\n")
+    (only,) = read_answer_sets(path)
+    assert only.broken_line == "line 3: cannot be read: it is nested more than 100 deep"
+    with path.open("a") as file:
+        file.write(path.read_text().splitlines()[0] + "\n")
+    with pytest.raises(EegToolError, match=r"line 3: cannot be read: it is nested"):
+        read_answer_sets(path)
+
+
+def test_half_characters_of_an_answer_are_replaced(
+    answer: AnswerOf, write_answers: WriteAnswers
+) -> None:
+    (only,) = read_answer_sets(write_answers([answer(0, "N2", "N2 \ud83d", subject="\udc00")]))
+    assert (only.epochs[0].text, only.epochs[0].subject) == ("N2 \ufffd", "\ufffd")

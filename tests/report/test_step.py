@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -186,6 +187,32 @@ def test_a_stricter_reader_reads_less(
     assert "No intervals: --draws 0." in terminal.getvalue()
 
 
+def test_how_each_answer_was_read(
+    tmp_path: Path, answer: AnswerOf, write_answers: WriteAnswers, terminal: io.StringIO
+) -> None:
+    texts = ["The image shows N2, unlike N3.", "=N2", "no idea"]
+    path = write_answers([answer(i, "N2", text) for i, text in enumerate(texts)])
+    table = tmp_path / "new" / "how.csv"
+    step.run(ReportSettings(tmp_path, answers=[path], how_read=table, hypnograms=0, draws=0))
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0] == {
+        "question_id": "SC4031E0-0000",
+        "text": texts[0],
+        "stage": "N2",
+        "words": "N2",
+        "begin": "16",
+        "end": "18",
+        "rule": "verdict",
+        "answers": "eeg_answers",
+    }
+    assert (rows[1]["text"], rows[1]["words"]) == ("'=N2", "N2")
+    assert (rows[2]["stage"], rows[2]["words"], rows[2]["rule"]) == ("", "", "no stage named")
+    assert len(rows) == len(texts)
+    with pytest.raises(EegToolError, match="is not a file but a folder"):
+        step.run(ReportSettings(tmp_path, answers=[path], how_read=tmp_path))
+
+
 def test_answers_given_twice_are_refused(tmp_path: Path) -> None:
     settings = ReportSettings(tmp_path, answers=[tmp_path / "a"], answers_file=tmp_path / "b")
     with pytest.raises(EegToolError, match="given twice"):
@@ -212,9 +239,9 @@ def test_the_readme_explains_every_key_of_the_metrics(
         (lambda rows: [], "holds no answers", "eegvlm evaluate"),
         (lambda rows: [*rows, rows[0]], "'SC4031E0-0000' occurs more than once", "remove"),
         (
-            lambda rows: [*rows[:2], replace(rows[2], label="n2")],
-            "the label 'n2' of 'SC4031E0-0002' is no sleep stage",
-            "Did you mean 'N2'?",
+            lambda rows: [*rows[:2], replace(rows[2], label="Wakee")],
+            "the label 'Wakee' of 'SC4031E0-0002' is not a sleep stage. Did you mean 'Wake'?",
+            "leave it empty",
         ),
     ],
 )  # fmt: skip

@@ -19,9 +19,9 @@ from eegtool.core.workspace import read_json, write_json
 from eegtool.extract.module import VisionModule
 from eegtool.extract.stored import store_module
 from eegtool.extract.weights import save_module
-from eegtool.prepare.questions import QUESTION_TEMPLATES, answer_form
 from eegtool.prepare.simulate import load_twin, write_night
 from eegtool.stage import step
+from tests.conftest import form_for
 
 NIGHTS = ("SC4001E0", "SC4012E0", "SC4021E0")
 PROTOCOL = {
@@ -69,7 +69,7 @@ def stage_model(adapter_model: Path, tmp_path_factory: pytest.TempPathFactory) -
         model,
         features_weights_sha256=weights,
         protocol=PROTOCOL,
-        answers=answer_form(QUESTION_TEMPLATES["stage"]),
+        answers=form_for("stage"),
         sequence=SEQUENCE,
     )
     assert store_module(folder / "module", model, weights)

@@ -74,6 +74,19 @@ def test_it_is_what_the_commands_make_one_by_one(
         np.testing.assert_allclose(shares, told, atol=1e-4)
 
 
+def test_how_it_is_asked_reaches_evaluate(
+    settings: StageSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(asked: EvaluateSettings) -> None:
+        how = (asked.merge, asked.dtype, asked.attention, asked.batch_size, asked.mode)
+        assert how == (True, "bfloat16", "eager", "3", "both")
+        raise EegToolError("Seen.")
+
+    monkeypatch.setattr(evaluate, "run", stop)
+    wanted = replace(settings, merge=True, dtype="bfloat16", attention="eager", batch_size="3")
+    assert refused(replace(wanted, mode="both")).what == "Seen."
+
+
 def test_other_programs_read_what_it_writes(
     settings: StageSettings, staged: Stage, simulated: Path
 ) -> None:
@@ -198,9 +211,9 @@ def test_a_killed_run_goes_on(
     asked: list[int] = []
     ask = evaluate._ask
 
-    def counted(task: Any, n_missing: int) -> None:
+    def counted(task: Any, n_missing: int, lock: Any) -> None:
         asked.append(n_missing)
-        ask(task, n_missing)
+        ask(task, n_missing, lock)
 
     monkeypatch.setattr(evaluate, "_ask", counted)
     assert staged(killed)["nights"] == expected

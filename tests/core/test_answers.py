@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from eegtool.core.answers import UNREADABLE, Reader, read_stage
 from eegtool.core.stages import STAGES
-from eegtool.report.answers import UNREADABLE, Reader, read_stage
 
 READ = [
     # labels
@@ -32,6 +32,7 @@ READ = [
     ("The answer is W.", "W", "W"),
     ("Stage 2 sleep", "N2", "2"),
     ("Stage 4", "N3", "4"),
+    ("N4", "N3", "N4"),
     ("Stage 3/4 sleep.", "N3", "3/4"),
     ("stage 3 or 4", "N3", "3 or 4"),
     ("NREM 2", "N2", "2"),
@@ -66,7 +67,7 @@ UNREAD = [
     "I cannot tell.",
     "NREM",
     "non-REM sleep",
-    "N4",
+    "N5",
     "N25",
     "IN2",
     "stager",
@@ -128,6 +129,38 @@ def test_there_are_enough_cases() -> None:
     assert len({case[0] for case in CASES}) == len(CASES)
 
 
+MORE = json.loads(Path(__file__).with_name("answers_more.json").read_text(encoding="utf-8"))
+
+
+def test_answers_of_vision_language_models() -> None:
+    """In the styles of such models, the first 178 written before the rules; one in twenty may be missed."""
+    read = [(id_, stage, read_stage(text).stage) for id_, text, stage in MORE]
+    assert [row for row in read if row[2] not in (None, row[1])] == []
+    unread = [row for row in read if row[1] != row[2]]
+    assert len(unread) <= 0.05 * len(MORE), unread
+    assert len({row[0] for row in read}) == len(MORE) >= 130
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("N2", "label"),
+        ("The image shows N2, unlike N1.", "verdict"),
+        ("N1? Rather low. Therefore N2, as in the epoch before.", "conclusion"),
+        ("N3 fits less than N2, which I choose.", "chosen"),
+        ("W fits less well than N1, so I go with the latter.", "latter"),
+        ("N1 and REM are alike; N1 fits best.", "best"),
+        ("Spindles suggest N2.", "evidence"),
+        ("Spindles in this N2 epoch", "only stage named"),
+        ('{"stage": "N2", "excluded": "N3"}', "field"),
+        ("N2 or N3", "several stages"),
+        ("I cannot tell.", "no stage named"),
+    ],
+)
+def test_says_by_which_rule(text: str, rule: str) -> None:
+    assert read_stage(text).rule == rule
+
+
 @pytest.mark.parametrize(
     ("reader", "text", "stage"),
     [
@@ -147,6 +180,28 @@ def test_stricter_readers(reader: Reader, text: str, stage: str | None) -> None:
     reading = read_stage(text, reader)
     assert reading.stage == stage
     assert (reading.span is None) == (stage is None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "N2 or " * 160_000,
+        "is " * 330_000 + "N2",
+        "(" * 500_000 + " " * 500_000,
+        "[" * 100_000 + '"N2"' + "]" * 100_000,
+        '{"stage": ' * 100_000,
+        "与N2期" * 250_000,
+    ],
+    ids=lambda text: text[:8],
+)
+def test_a_long_text_returns(text: str) -> None:
+    assert read_stage(text).stage in (None, "N2")
+
+
+def test_of_a_very_long_text_both_ends_are_read() -> None:
+    text = "This is N1. " + "It rambles on. " * 70_000 + "The stage is N3."
+    assert read_stage(text).span == (len(text) - 3, len(text) - 1)
+    assert read_stage(text[:-16]).span == (8, 10)
 
 
 def test_hostile_texts_are_read_in_no_time() -> None:

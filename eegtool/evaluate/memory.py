@@ -1,0 +1,99 @@
+"""How many questions fit into the free memory of a GPU at the same time."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from transformers import LlavaConfig
+
+from eegtool.model.eegvlm import EEGVLM
+
+LARGEST_BATCH: Final = 64
+_SHARE: Final = 0.9
+"""Of the free memory that is counted on; the rest is for fragments and what a batch takes as a whole."""
+_MULTIPLE: Final = 8
+_PACKED: Final = 32
+"""Tokens of five packed answers, generously."""
+
+
+def first_batch_size(
+    model: EEGVLM, *, n_tokens: int, n_new_tokens: int, n_beams: int, writes: bool, scores: bool
+) -> int:
+    """Return where ``--batch-size auto`` begins: on a CPU with `LARGEST_BATCH`.
+
+    See `questions_that_fit` and `bytes_per_question`; each beam takes as much as a question. The model
+    must be on its device, or its weights are taken for free memory.
+    """
+    if model.device.type != "cuda":
+        return LARGEST_BATCH
+    torch.cuda.empty_cache()  # what PyTorch holds of an earlier model is free
+    free, _ = torch.cuda.mem_get_info(model.device)
+    per_question = bytes_per_question(
+        model.config,
+        model.dtype,
+        n_tokens=n_tokens,
+        n_new_tokens=n_new_tokens,
+        writes=writes,
+        scores=scores,
+    )
+    return questions_that_fit(free, n_beams * per_question)
+
+
+def questions_that_fit(free_bytes: int, bytes_per_question: int) -> int:
+    """Return how many questions fit, from 1 to `LARGEST_BATCH`, from 8 on a multiple of 8.
+
+    Examples
+    --------
+    LLaVA-1.5-13B in bfloat16 has 27 GB of an 80 GB card; an answer takes 1.2 GB while it is written.
+
+    >>> questions_that_fit(53 * 10**9, 1_200_000_000)
+    32
+    """
+    n = min(int(_SHARE * free_bytes) // bytes_per_question, LARGEST_BATCH)
+    return max(1, n - n % _MULTIPLE if n > _MULTIPLE else n)
+
+
+def bytes_per_question(
+    config: LlavaConfig,
+    dtype: torch.dtype,
+    *,
+    n_tokens: int,
+    n_new_tokens: int,
+    writes: bool,
+    scores: bool,
+) -> int:
+    """Estimate the memory that a question takes, beside the weights, while it is asked.
+
+    With e the bytes of a number, T tokens of the prompt, N of the answer, L layers, D and I the widths of the
+    states and of the MLP, H heads of width d for keys and values, V words::
+
+        keys and values   e · 2 L (T + N) H d          kept where an answer is written
+        a layer           e · T (6 D + 5 I)            one at a time, without gradients
+        logits            8 · V, 32 times if scored    in float32, before and after the softmax
+
+    Of a layer there are, at the same time, its input, the states it is added to and their norm in float32; and of
+    the MLP both halves, the sum of base and LoRA and what it is made of. The vision tower runs before and
+    needs less.
+
+    Parameters
+    ----------
+    config : LlavaConfig
+        Of the model.
+    dtype : torch.dtype
+        Its precision.
+    n_tokens : int
+        The longest prompt, visual tokens included.
+    n_new_tokens : int
+        Space for an answer.
+    writes, scores : bool
+        Whether the model writes an answer, and whether stages are scored.
+    """
+    text = config.text_config
+    heads = text.num_key_value_heads * (
+        text.head_dim or text.hidden_size // text.num_attention_heads
+    )
+    cache = 2 * text.num_hidden_layers * (n_tokens + n_new_tokens) * heads if writes else 0
+    layer = n_tokens * (6 * text.hidden_size + 5 * text.intermediate_size)
+    logits = 8 * text.vocab_size * (_PACKED if scores else 1)
+    return int(dtype.itemsize * (cache + layer) + logits)

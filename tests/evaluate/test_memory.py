@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+
+from eegtool.core.settings import EvaluateSettings
+from eegtool.evaluate import rank
+from eegtool.evaluate.memory import (
+    bytes_per_question,
+    first_batch_size,
+    questions_that_fit,
+)
+from eegtool.evaluate.step import run
+
+GB = 10**9
+PROMPT = 1195
+"""Tokens of a question about two blocks of 576 visual ones."""
+
+
+def llava_13b(**change: Any) -> LlavaConfig:
+    shape = {
+        "hidden_size": 5120,
+        "intermediate_size": 13824,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 40,
+        "vocab_size": 32064,
+    }
+    return LlavaConfig(text_config=LlamaConfig(**shape | change), vision_config=CLIPVisionConfig())
+
+
+def needed(writes: bool = True, dtype: torch.dtype = torch.bfloat16, **change: Any) -> int:
+    return bytes_per_question(
+        llava_13b(**change), dtype, n_tokens=PROMPT, n_new_tokens=8, writes=writes, scores=True
+    )
+
+
+def test_keys_and_values_are_most_of_what_an_answer_takes() -> None:
+    """13B keeps 2 · 40 layers · 5120 numbers of 2 bytes, 0.8 MB, of every token."""
+    cache = 819_200 * (PROMPT + 8)
+    assert needed(writes=True) - needed(writes=False) == cache
+    assert 0.98 * GB < cache < 0.99 * GB
+    assert 0.2 * GB < needed(writes=False) < 0.3 * GB
+    few_heads = needed(writes=True, num_key_value_heads=8) - needed(writes=False)
+    assert few_heads == cache // 5
+    assert needed(dtype=torch.float32) > 1.9 * needed()
+
+
+@pytest.mark.parametrize(
+    ("free_gb", "writes", "expected"),
+    [
+        (80 - 27, True, 32),  # 13B on an 80 GB card
+        (80 - 27, False, 64),  # more would fit: the cap
+        (40 - 27, True, 8),
+        (40 - 27, False, 40),
+        (32 - 27, True, 3),
+        (28 - 27, True, 1),  # too little is tried, too
+        (0, True, 1),
+    ],
+)
+def test_what_is_free_says_how_many_questions_fit(
+    free_gb: int, writes: bool, expected: int
+) -> None:
+    assert questions_that_fit(free_gb * GB, needed(writes)) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "n_beams", "expected"), [("cpu", 1, 64), ("cuda", 1, 32), ("cuda", 3, 8)]
+)
+def test_only_on_a_gpu_memory_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch, device: str, n_beams: int, expected: int
+) -> None:
+    """Free memory as it is after the model was loaded, what PyTorch keeps in reserve included."""
+    looked: list[Any] = []
+
+    def look(where: torch.device) -> tuple[int, int]:
+        looked.append(where)
+        return 53 * GB, 80 * GB
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: looked.append("emptied"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", look)
+    where = torch.device(device)
+    model: Any = SimpleNamespace(device=where, config=llava_13b(), dtype=torch.bfloat16)
+    size = {"n_tokens": PROMPT, "n_new_tokens": 8, "n_beams": n_beams}
+    assert first_batch_size(model, **size, writes=True, scores=True) == expected
+    assert looked == ([] if device == "cpu" else ["emptied", where])
+
+
+@pytest.mark.parametrize(("mode", "writes"), [("score", False), ("both", True)])
+def test_auto_begins_with_what_fits(
+    settings: EvaluateSettings,
+    batches: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    mode: Any,
+    writes: bool,
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def fit(model: Any, **how: Any) -> int:
+        asked.append(how)
+        return 3
+
+    monkeypatch.setattr(rank, "first_batch_size", fit)
+    run(replace(settings, batch_size="auto", mode=mode))
+    assert batches == [3, 3, 3, 1]
+    (how,) = asked
+    assert 50 < how.pop("n_tokens") < 200
+    assert how == {"n_new_tokens": 3, "n_beams": 1, "writes": writes, "scores": True}
+
+
+def test_a_number_is_taken_as_it_is(
+    settings: EvaluateSettings, batches: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rank, "first_batch_size", lambda *_, **__: pytest.fail("was estimated"))
+    run(replace(settings, batch_size="4"))
+    assert batches == [4, 4, 2]
