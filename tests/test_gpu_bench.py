@@ -37,7 +37,7 @@ def rehearse(out: Path, *words: str) -> tuple[int, list[dict[str, Any]]]:
 def test_a_part_that_fails_is_a_row_and_the_rest_runs(tmp_path: Path) -> None:
     code, rows = rehearse(tmp_path, "--break", "tiny: export")
     failed = {row["part"]: (row["status"], row["error"]) for row in rows if row["error"]}
-    assert failed == {"tiny: export": ("failed", "error: broken as asked")}
+    assert failed == {"tiny: export": ("failed", "failed: broken as asked")}
     assert code == 1
     found = {row["part"]: row for row in rows}
     skipped = [name for name, row in found.items() if row["status"].startswith("skipped")]

@@ -48,7 +48,7 @@ from eegtool.core.records import Epoch, write_conversations
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, read_json, write_json
 from eegtool.extract.features import Sidecar, write_features
-from eegtool.prepare.questions import QUESTION_TEMPLATES, answer_form, conversation
+from eegtool.prepare.questions import QUESTION_TEMPLATES, conversation
 
 SKIPPED = 2  # first steps, in which memory is still sought
 GOALS = {"step": 0.85, "mfu": 0.45}
@@ -132,7 +132,7 @@ def write_workspace(workspace: Workspace, n: int) -> None:
         Image.fromarray(noise).save(path)
         samples.append(conversation(epoch, template))
     write_conversations(workspace.conversations, samples)
-    write_json(workspace.prepare_stamp, {"protocol": {}, "answers": answer_form(template)})
+    write_json(workspace.prepare_stamp, {"protocol": {}})
     rows = rng.standard_normal((n, 1, 1024)).astype(np.float32)
     ids = tuple(sample.sample_id for sample in samples)
     write_features(workspace.features("ft"), rows, Sidecar(ids, "resnet18", "", ""))

@@ -30,6 +30,7 @@ from workers import Worker, adopt_orphans, end_orphans
 ROOT = Path(__file__).parents[3]
 RESERVE_S = 10.0  # to end what hangs, and for the table
 HANG_S = 2.0  # limit of a part that is made to hang
+INSTALL_S = 90.0
 BUDGET_S = 560.0
 SLOWER = 5  # a CPU, which others may use and where DeepSpeed's extension may have to be built
 
@@ -46,7 +47,7 @@ class Run:
     began: float = field(default_factory=time.monotonic)
     rows: list[dict[str, Any]] = field(default_factory=list)
     workers: dict[str, Worker] = field(default_factory=dict)
-    """By part for those in the background; that of all others is called ``""``."""
+    """By function for those in the background; that of all others is called ``""``."""
 
     def left_s(self) -> float:
         return self.budget_s - (time.monotonic() - self.began)
@@ -62,7 +63,9 @@ class Run:
             flush=True,
         )
 
-    def worker(self, name: str) -> Worker:
+    def worker(self, part: Part) -> Worker:
+        """Return the worker of a part; each one in the background has its own."""
+        name = part.target.partition(":")[2] if part.background else ""
         if name not in self.workers:
             environment = os.environ | {
                 "PYTHONPATH": os.pathsep.join((str(self.work / "site"), str(ROOT))),
@@ -74,7 +77,7 @@ class Run:
                 environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
             else:  # one folder for all ranks, and for what is built ahead
                 environment["TORCH_EXTENSIONS_DIR"] = str(self.work / "torch_extensions")
-            log = self.out / ("log-background.txt" if name else "log.txt")
+            log = self.out / f"log{name and '-'}{name}.txt"
             self.workers[name] = Worker(
                 [str(self.work), str(int(self.rehearsal))], environment, log
             )
@@ -86,7 +89,7 @@ class Run:
         limit_s = part.limit_s * (SLOWER if self.rehearsal else 1)
         limit_s = HANG_S if fault == "hang" else limit_s
         limit_s = min(limit_s, self.left_s() - RESERVE_S)
-        self.worker(part.name if part.background else "").send(request, limit_s)
+        self.worker(part).send(request, limit_s)
 
     def run(self, part: Part) -> None:
         """Run a part, or wait for one in the background, and write its row."""
@@ -96,7 +99,7 @@ class Run:
                 self.add(part.name, "skipped: no time", 0.0, figures={}, predicted=part.predicted)
                 return
             self.send(part)
-        worker = self.worker(part.name if part.background else "")
+        worker = self.worker(part)
         reply = {"seconds": 0.0, "predicted": part.predicted} | worker.receive()
         reply["seconds"] = reply["seconds"] or time.monotonic() - began
         if reply["status"] == "failed" and "out of memory" in reply["error"]:
@@ -120,8 +123,11 @@ def install(run: Run) -> None:
     if found and not run.rehearsal:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
         command = [*pip, "--no-compile", "--no-cache-dir", "--target", str(site), *found]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        output = done.stderr.strip() if done.returncode else ""
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S)
+            output = done.stderr.strip() if done.returncode else ""
+        except subprocess.TimeoutExpired as late:
+            output = str(late)
     names = {d.metadata["Name"] for d in distributions(path=[str(site), *sys.path])}
     lacking = sorted(packages.required() - set(map(packages.normal, filter(None, names))))
     error = output.rpartition("\n")[2] or (f"missing: {', '.join(lacking)}" if lacking else "")
@@ -138,14 +144,13 @@ def chosen(only: list[str]) -> Iterator[Part]:
 
 
 def go(run: Run, only: list[str]) -> None:
-    """Run all parts; those in the background begin behind the first one, whose figures they would spoil."""
+    """Run all parts; those in the background begin after the ceilings, which they would spoil."""
     install(run)
     todo = list(chosen(only))
-    for number, part in enumerate(todo):
-        if number == min(1, len(todo) - 1):
-            for other in todo:
-                if other.background:
-                    run.send(other)
+    waiting = [part for part in todo if part.background]
+    for part in todo:
+        while waiting and part.name != "ceilings":
+            run.send(waiting.pop())
         run.run(part)
 
 
@@ -163,10 +168,12 @@ def main() -> None:
     if options.fetch_wheels:
         packages.fetch()
         return
+    if not (options.rehearse or shutil.which("nvidia-smi") or Path("/dev/nvidiactl").exists()):
+        sys.exit("There is no GPU here: give --rehearse.")
     out = Path(os.environ.get("OUT", "gpu_results")).resolve()
     out.mkdir(parents=True, exist_ok=True)
-    for name in ("results.jsonl", "table.md", "log.txt", "log-background.txt"):
-        (out / name).unlink(missing_ok=True)
+    for old in (out / "results.jsonl", out / "table.md", *out.glob("log*.txt")):
+        old.unlink(missing_ok=True)
     adopt_orphans()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     work = Path(tempfile.mkdtemp(prefix="eegvlm-gpu-"))

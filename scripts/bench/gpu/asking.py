@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 from commands import PartError
+from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from scene import Scene
 
 from eegtool.core.records import Question
 from eegtool.core.workspace import Workspace
 from eegtool.evaluate.decode import Decoding
-from eegtool.evaluate.generate import Asker, StageAnswers, stage_answers
+from eegtool.evaluate.generate import Asker
 from eegtool.evaluate.task import questions_of
 from eegtool.extract.features import load_features
-from eegtool.model.adapters import inner, load_adapter
+from eegtool.model.adapters import inner, load_adapter, merge_lora
+from eegtool.model.answer_form import AnswerForm
 from eegtool.model.checkpoints import best_dtype
 from eegtool.model.eegvlm import EEGVLM
 from eegtool.model.processor import Processor
@@ -32,68 +34,72 @@ ROUNDS = 2  # the first of which only warms up
 class Asked:
     """The model, and a batch to ask it about."""
 
-    model: EEGVLM
+    loaded: PeftModel | EEGVLM
     processor: Processor
-    answers: StageAnswers
+    answers: AnswerForm
     questions: list[Question]
     pixels: np.ndarray
     rows: np.ndarray
     reference: np.ndarray | None = None
     """Log-likelihoods of the first way that was measured."""
 
+    def set_precision(self, precision: str) -> None:
+        """Give LoRA float32, the precision of the base, or add it to the weights: in this order."""
+        if precision == "merged":
+            if isinstance(self.loaded, PeftModel):
+                self.loaded = merge_lora(self.loaded)
+            return
+        if not isinstance(self.loaded, PeftModel):
+            raise PartError("LoRA is merged already")
+        dtype = torch.float32 if precision == "float32" else inner(self.loaded).dtype
+        for layer in self.loaded.modules():
+            if isinstance(layer, LoraLayer):
+                layer.lora_A.to(dtype)
+                layer.lora_B.to(dtype)
+
 
 @cache
-def loaded(scene: Scene) -> Asked:
+def asked_of(scene: Scene) -> Asked:
     """Load the model that was trained, and the largest batch."""
     trained = [scene.trained(f"13b-{name}") for name in ("zero2", "zero3", "small")]
     folder = next((f for f in trained if (f / "eegvlm.json").exists()), None)
     if folder is None:
         raise PartError("no training of 13B has left an adapter")
-    dtype = best_dtype() if torch.cuda.is_available() else torch.bfloat16
-    peft_model, processor, contract = load_adapter(folder, base=None, dtype=dtype)
-    model = inner(peft_model)
-    model.drop_unread_layers()
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    cuda = torch.cuda.is_available()
+    loaded, processor, contract = load_adapter(
+        folder,
+        base=None,
+        dtype=best_dtype() if cuda else torch.bfloat16,
+        device=torch.device("cuda" if cuda else "cpu"),
+    )
+    inner(loaded).drop_unread_layers()
     workspace = Workspace(scene.workspace)
-    questions = questions_of(workspace.questions)
+    questions, _ = questions_of(workspace.questions)
     table = load_features(workspace.features("eval"), [q.sample_id for q in questions])
     batch = max(scene.scale.ask_batches)
     questions = (questions * batch)[:batch]
     images = workspace.images("eval")
     pixels = np.stack([processor.pixel_spec.pixels(images / q.images[0]) for q in questions])
     rows = np.stack([table[q.sample_id] for q in questions])
-    return Asked(model, processor, stage_answers(contract), questions, pixels, rows)
-
-
-def set_precision(model: EEGVLM, precision: str) -> None:
-    """Give LoRA float32, the precision of the base, or no place of its own: in this order."""
-    for layer in model.modules():
-        if isinstance(layer, LoraLayer):
-            if precision == "merged":
-                if not layer.merged:
-                    layer.merge()
-            elif layer.merged:
-                raise PartError("LoRA is merged already")
-            else:
-                dtype = torch.float32 if precision == "float32" else model.dtype
-                layer.lora_A.to(dtype)
-                layer.lora_B.to(dtype)
+    answers = AnswerForm.from_contract(contract.answers)
+    return Asked(loaded, processor, answers, questions, pixels, rows)
 
 
 def load(scene: Scene) -> dict[str, Any]:
     began = time.perf_counter()
-    model = loaded(scene).model
+    model = inner(asked_of(scene).loaded)
     return {"load_s": time.perf_counter() - began, "dtype": str(model.dtype)}
 
 
 @torch.inference_mode()
 def measure(scene: Scene, precision: str, mode: str, size: int) -> dict[str, Any]:
     """Return milliseconds per question, peak memory, and how far the scores are from the first ones."""
-    asked = loaded(scene)
-    set_precision(asked.model, precision)
+    asked = asked_of(scene)
+    asked.set_precision(precision)
+    model = inner(asked.loaded)
     n = scene.scale.ask_batches[size]
     decoding = Decoding(asked.answers.max_new_tokens)
-    asker = Asker(asked.model, asked.processor, asked.answers, mode, decoding)
+    asker = Asker(model, asked.processor, asked.answers, mode, decoding)
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.reset_peak_memory_stats()

@@ -45,13 +45,13 @@ def train(
 
 
 def estimated_gib(out: Path, mode: str) -> float:
-    """Return what a dry run says of the memory of the GPU."""
+    """Return what a dry run says of the memory that PyTorch allocates on the GPU."""
     from eegtool.finetune import estimate
     from eegtool.finetune.plan import Plan
     from eegtool.finetune.step import _size
 
     plan = Plan.read(out / "plan.json")
-    return estimate.memory(_size(plan), plan, 1, 1)[mode].gpu / 2**30
+    return estimate.memory(_size(plan), plan, 1, 1)[mode].allocated / 2**30
 
 
 def compare(scene: Scene, name: str) -> dict[str, Any]:

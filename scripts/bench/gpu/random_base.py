@@ -63,6 +63,15 @@ def llava_15(size: str, image_token: int = 32000) -> LlavaConfig:
     )
 
 
+def write_size(folder: Path, size: str) -> None:
+    """Write the model of a size, with what `tiny` has beside its weights."""
+    like = tiny.folder()
+    config = LlavaConfig.from_pretrained(like)
+    if size != "tiny":
+        config = llava_15(size, config.image_token_id)
+    write(folder, config, like)
+
+
 def write(folder: Path, config: LlavaConfig, like: Path) -> None:
     """Write a model of a configuration, with the tokenizer and the pixel statistics of another one.
 
@@ -114,11 +123,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--size", choices=SIZES, default="13b")
     options = parser.parse_args()
-    like = tiny.folder()
-    config = LlavaConfig.from_pretrained(like)
-    if options.size != "tiny":
-        config = llava_15(options.size, config.image_token_id)
-    write(options.folder, config, like)
+    write_size(options.folder, options.size)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def serve(scene: Scene, request: dict[str, Any]) -> dict[str, Any]:
     except SkipError as skipped:
         return {"status": f"skipped: {skipped}", "figures": {}}
     except PartError as failed:
-        print(f"error: {failed}", flush=True)
+        print(f"failed: {failed}", flush=True)
     except (Exception, SystemExit):
         traceback.print_exc()
     return {"status": "failed", "figures": {}}

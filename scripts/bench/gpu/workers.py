@@ -17,8 +17,8 @@ from typing import Any
 
 import psutil
 
-# What says why a part failed, the best first: the last line of a traceback, of a rank too; a message.
-ERRORS = (r"(\[rank\d+\]: )?[\w.]+(Error|Exception|Exit): ", r"error: ")
+# What says why a part failed, the best first: the end of a traceback, of a rank too; eegvlm; the part itself.
+ERRORS = (r"(\[rank\d+\]: )?[\w.]+(Error|Exception|Exit): ", r"error: ", r"failed: ")
 
 
 def adopt_orphans() -> None:
@@ -28,8 +28,7 @@ def adopt_orphans() -> None:
 
 def end(process: subprocess.Popen[bytes]) -> None:
     """Kill a process and all below it, in whichever group or session they are."""
-    with suppress(psutil.NoSuchProcess):
-        _kill(psutil.Process(process.pid))
+    _kill(process.pid)
     process.wait()
 
 
@@ -37,15 +36,17 @@ def end_orphans(ours: set[int]) -> None:
     """Kill the children of this process that it has not started itself, such as ranks whose launcher died."""
     for child in psutil.Process().children():
         if child.pid not in ours:
-            _kill(child)
+            _kill(child.pid)
 
 
-def _kill(process: psutil.Process) -> None:
-    family = [process, *process.children(recursive=True)]
-    for member in family:
-        with suppress(psutil.NoSuchProcess):
-            member.kill()
-    psutil.wait_procs(family[1:], timeout=5)
+def _kill(pid: int) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        below = process.children(recursive=True)
+        for member in (process, *below):
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+        psutil.wait_procs(below, timeout=5)
 
 
 class Worker:
