@@ -180,7 +180,8 @@ def _train_here(command: list[str], environment: dict[str, str], **_: Any) -> in
 
     plan = Plan.read(Path(command[-1]))
     ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
-    ranks |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(launcher.free_port())}
+    port = launcher.free_port()
+    ranks |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     ranks |= {"DS_ACCELERATOR": "cpu", "CROSS_RANK": "0", "CROSS_SIZE": "1"}
     with patch.dict(os.environ, plan.environment | (ranks if plan.zero_stage else {})):
         try:
@@ -188,6 +189,7 @@ def _train_here(command: list[str], environment: dict[str, str], **_: Any) -> in
         finally:
             gc.collect()  # transformers knows of ZeRO-3 as long as the last training's arguments live
             AcceleratorState._reset_state(reset_partial_state=True)
+            launcher.remove_shared_memory(port)
     return 0
 
 
