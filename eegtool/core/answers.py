@@ -7,10 +7,11 @@ How free text is read, in three steps, each of which is a table below:
    dropped, all other words are ``x``, numbers ``#``, ends of sentences and lines ``.``, arrows ``:``,
    bullets and dashes ``-``. "The image shows N1, unlike wake." becomes ``qvS,kD.``
 2. **Grammar.** `_RULES` are patterns over these letters. From top to bottom each gives names a role:
-   `DENIED` ("not N3"), `ASIDE` (compared, described, asked: "unlike wake"), `VERDICT` ("The image
-   shows N1") or `EVIDENCE` ("spindles suggest N2"). The first rule that meets a name keeps it.
-3. **Decision** (`_prose`). The last verdict counts. Without one, the stage that all evidence agrees on, then the
-   only one that is named at all. A verdict over several stages ("N2 or N3"), evidence that disagrees
+   `DENIED` ("not N3"), `ASIDE` (compared, described, asked: "unlike wake"), `CONCLUSION` ("Therefore
+   N1", "The stage is N1"), `VERDICT` ("The image shows N1") or `EVIDENCE` ("spindles suggest N2"). The
+   first rule that meets a name keeps it.
+3. **Decision** (`_prose`). The last conclusion counts; without one the verdict of the first sentence, which what
+   follows explains; then the last verdict, the stage that all evidence agrees on, the only one that is named at all. A verdict over several stages ("N2 or N3"), evidence that disagrees
    and words that merely describe (``D``: "as in deep sleep") give nothing.
 
 Each step looks a bounded number of words ahead, so that the time grows with the length of the text.
@@ -80,7 +81,7 @@ _NAME: Final = r"""
       | (?P<EYES> (?<!non-)(?<!non[ ]) rapid[- ]eye[- ]movement )
       | (?P<WAKE> awake | wake(?:ful(?:ness)?)?(?![ ]up) | waking(?=[ ]state) | WK )
       | (?P<DEEP> deep(?:est)?\s(?:non-?rem\s|nrem\s)?sleep | slow[- ]waves?\s+sleep | delta\s+sleep | SWS )
-    )(?!\w|-like)(?:["'*`]{0,3}[ \-](?:sleep|stages?|phase|state)\b(?![ ]*[:=]))*
+    )(?!\w|-like)(?:["'*`]{0,3}[ \-](?:sleep|stages?|phase|state)\b(?![ ]*[:=])|[ ]?(?:睡眠|阶段|期))*
   | (?<!\w)(?:sleep[ ])?(?:(?:stage|phase|n-?rem|non-?rem)[-_\s]{0,3}){1,3}["'*\s]{0,3}(?:(?:is|was|[:=：为是])["'*(\[\s]{0,9})?
       (?P<number> (?:3|iii|three)\s?(?:/|-|and|or)\s?(?:4|iv|four)
         | (?:[0-4]|iv|i{2,3}|i(?!\s(?!sleep|of|is|was)[a-z])|one|two|three|four)(?!\s?(?:/|-|and|or|to)\s?(?:\d|i+v?\b)) )
@@ -95,7 +96,7 @@ _NAME: Final = r"""
 
 _LEXICON: Final = (
     # letter, what it stands for, its words ("_" is a blank)
-    ("q", "what is staged", """image picture figure epoch segment eeg signal recording spectrogram plot
+    ("q", "what is staged", """image picture figure epoch segment eeg signal recording spectrogram plot combination constellation finding findings trace tracing
      graph pattern patient subject sleeper participant person state brain data period it this these here
      图 图像 图片 本段 该段 脑电 脑电图 信号 受试者 被试 患者 这 时段"""),
     ("l", "the word for the answer", """stage phase answer label class classification prediction
@@ -105,7 +106,7 @@ _LEXICON: Final = (
     ("v", "shows", """shows show showing depicts depict depicting illustrates illustrate displays display
      represents represent representing indicates indicate indicating suggests suggest suggesting
      corresponds_to correspond_to corresponding_to belongs_to belong_to belonging_to reflects reflect
-     demonstrates exhibits fits fit matches match means remains leaves points_to point_to pointing_to
+     demonstrates exhibits fits fit matches match means leaves points_to point_to pointing_to
      supports support entered appears seems appears_like seems_like more_like
      falls_into falls_under falls_within aligns_with align_with consistent_with indicative_of
      suggestive_of compatible_with in_line_with in_keeping_with makes_it makes_this making_it has_to meet
@@ -113,8 +114,9 @@ _LEXICON: Final = (
      what_one_would_expect_in speaks_for speak_for favors favours we_have reveals portrays presents signifies denotes implies confirms confirming
      comes_from taken_from recorded_during recorded_in recorded_from mark marks identify identifies
      recognize looking_at closely_resembles most_closely_resembles
-     显示 显示的 表示 表明 提示 符合 对应 处于 判为 判定 判定为 判断为 判读为 应判为 应为 考虑 归为 归类为 呈现 反映
+     显示 显示了 显示的 描绘 描绘了 展示 展示了 代表 代表了 对应于 表示 表明 提示 符合 对应 处于 判为 判定 判定为 判断为 判读为 应判为 应为 考虑 归为 归类为 呈现 反映
      属于 支持 进入 更像"""),
+    ("M", "remains", "remains is_left are_left stays"),
     ("a", "looks like", "looks_like look_like looking_like"),
     ("s", "scored as", """scored_as classified_as classified staged_as labelled_as labeled_as labelled
      labeled identified_as categorized_as categorised_as interpreted_as recognized_as recognised_as
@@ -132,7 +134,7 @@ _LEXICON: Final = (
     ("N", "is not", """cannot isn't wasn't doesn't don't didn't can't couldn't won't wouldn't aren't
      hasn't shouldn't"""),
     ("u", "is ruled out", """unlikely improbable absent missing excluded ruled_out less_likely
-     out_of_the_question fits_less fit_less fits_worse less_probable less_convincing less_plausible
+     out_of_the_question is_out fits_less_well_than fit_less_well_than fits_less_than fits_less fit_less fits_worse less_probable less_convincing less_plausible
      less_appropriate less_suitable less_consistent worse_than 可能性不大 可能性小 可能性较小 不成立
      可以排除 可排除 被排除 不足 不明显 不符 特征不明显"""),
     ("A", "an alternative", """alternative alternatives alternatively second_choice second_best runner-up next_best
@@ -154,7 +156,7 @@ _LEXICON: Final = (
      characteristics_of typical_for characteristic_for associated_with feature_of features_of sign_of signs_of marker_of markers_of indicator_of indicators_of signature_of"""),
     ("h", "if, although", """whether although though where while_in during_which in_which at_first
      initially at_first_sight at_first_glance first_thought some_would one_would others_would might_call
-     may_call difficult hard impossible cannot_tell undecided thought_of otherwise else 虽然 尽管"""),
+     may_call difficult hard impossible tempting tempted cannot_tell undecided thought_of otherwise else 虽然 尽管"""),
     ("H", "if", "if when whenever unless provided_that 如果 若 当"),
     ("R", "which", "which whom"),
     ("F", "the first of two", "former 前者"),
@@ -168,6 +170,7 @@ _LEXICON: Final = (
     ("B", "is best", """best better most_closely most_fitting most_suitable best_suited better_choice better_fit better_match most_appropriate more_appropriate
      right_stage right_answer correct_stage correct_answer most_plausible more_plausible more_likely
      most_probable best_choice best_fit best_match correct my_choice my_answer my_pick my_guess right_one right_choice"""),
+    ("#", "a number", "first second third fourth"),
     ("f", "a word without weight", """any clear obvious definite strong real true sufficient enough sign
      signs evidence feature features indication indications criteria criterion consistent characteristic
      suggestive indicative compatible both typical relaxed quiet drowsy fully example portion look reach
@@ -179,7 +182,7 @@ _LEXICON: Final = (
     ("&", "and", "and 与 和 跟 同 以及 及"),
     ("", "dropped", """a an the most likely probably clearly sleep that who there i we my its his her
      definitely certainly so_that no_doubt without_doubt without_a_doubt without_any_doubt not_only very just simply still
-     now given_image given_eeg 的 该 本 此 睡眠 第 期 了 已 此时 为主 非常"""),
+     now given_image given_eeg does do did even nrem non-rem 的 该 本 此 睡眠 第 期 了 已 此时 为主 非常"""),
 )  # fmt: skip
 _LETTER_OF: Final = {
     word.replace("_", " "): letter for letter, _, words in _LEXICON for word in words.split()
@@ -218,12 +221,13 @@ _MARKS: Final = {
 
 # --- 2. grammar ------------------------------------------------------------------------------------
 
-DENIED, ASIDE, NAMED, EVIDENCE, VERDICT = "denied", "aside", "named", "evidence", "verdict"
+DENIED, ASIDE, NAMED, EVIDENCE = "denied", "aside", "named", "evidence"
+VERDICT, CONCLUSION = "verdict", "conclusion"
 
 # What the patterns are made of: a name, names of one stage, several names, words between verb and name.
 _N = "[SDU]"
 _SAME = rf"{_N}(?>(?:\(?{_N}\)?|,?\(?e{_N}\)?){{0,6}})"  # "N3 sleep, also known as slow wave sleep"
-_LIST = rf"(?:,?\(?[o>\-]{{1,2}}t?|,?&(?!{_N}[imwuN])|,(?={_N}(?:,{_N}){{0,6}},?[o&]{_N}))l?"
+_LIST = rf"(?:,?\(?[o>\-]{{1,2}}t?|,?&t?(?!{_N}[imwuN])|,(?={_N}(?:,{_N}){{0,6}},?[o&]t?{_N}))l?"
 _BARE_LIST = rf",(?={_N}(?:,{_N}){{0,6}}(?:[.?)]|$))"
 _SOME = rf"{_SAME}(?>(?:{_LIST}{_SAME}){{0,8}})"  # "N1, N2 or N3"
 _RUN = rf"{_SAME}(?>(?:(?:{_LIST}|{_BARE_LIST}){_SAME}){{0,8}})"  # ... and "N1, N2."
@@ -234,15 +238,16 @@ _WHAT = r"[ql][qltfpc#(]{0,8}"
 _RULES: Final = tuple(
     (name, role, re.compile(pattern))
     for name, role, pattern in (
-        ("former", VERDICT, rf"({_N})(?=[^.SDU]{{0,12}}{_N}[^.SDU]{{0,16}}(?:[cv]F|F[iv]?B))"),
-        ("latter", VERDICT, rf"({_N})(?=[^.SDU]{{0,16}}(?:[cv]Z|Z[iv]?B))"),
-        ("chosen", VERDICT, rf"({_N}),?(?=(?:R[qm]?|l)c)"),
+        ("former", CONCLUSION, rf"({_N})(?=[^.SDU]{{0,12}}{_N}[^.SDU]{{0,16}}(?:[cv]F|F[iv]?B))"),
+        ("latter", CONCLUSION, rf"({_N})(?=[^.SDU]{{0,16}}(?:[cv]Z|Z[iv]?B))"),
+        ("chosen", CONCLUSION, rf"({_N}),?(?=(?:R[qmi]{{0,2}}|l)[cB])"),
+        ("chosen", CONCLUSION, rf"({_N})(?=qi(?:[.,]|$))"),
         ("denied", DENIED, rf"[nN]:?[aqlivmstk>fzcpy#]{{0,8}}({_SOME})"),
         ("alternative", ASIDE, rf"({_N})(?=i?A)"),
         ("alternative", ASIDE, rf"(?:A|u:)[i:,.f(-]{{0,3}}({_RUN}(?:\.-{_N}){{0,4}})"),
         ("denied", DENIED, rf"({_N}(?:(?:,{_N}){{0,5}},?[o&]{_N})?)(?=\)?[:(]?[fz]{{0,2}}(?:[imw]{{0,2}}f?[Nu]|[imw]{{1,2}}n))"),
         ("asked", ASIDE, rf"({_RUN})(?=[)fl]{{0,2}}\?)"),
-        ("best", VERDICT, rf"({_SOME})(?=\)?w?[iv]?[fq]{{0,3}}(?:B|cl?(?:[.,)]|$)))"),
+        ("best", CONCLUSION, rf"({_SOME})(?=\)?w?[iv]?[fq]{{0,3}}(?:B|cl?(?:[.,)]|$)))"),
         ("condition", ASIDE, rf"[hH][^.,:b?(SDU-]{{0,10}}({_RUN})"),
         ("condition", ASIDE, rf"({_RUN})(?=H)|H[^.SDU]{{0,24}},[ql]?w{_CHAIN}({_RUN})"),
         ("condition", ASIDE, rf"({_N}(?:[o&]{_N})?)(?=ih)"),
@@ -254,17 +259,20 @@ _RULES: Final = tuple(
         ("hypothesis", ASIDE, rf"({_RUN})(?=\)?f?w)"),
         ("reason", EVIDENCE, rf"{_N}[^.SDU]{{0,6}}(?:g|tq)[^.,:SDU]{{0,10}}[iv]{_CHAIN}({_RUN})"),
         ("shown", VERDICT, rf"({_SOME})(?=ip)"),
-        ("verdict", VERDICT, rf"{_WHAT}(?:w?[iv]|m?s|:){{1,3}}{_CHAIN}({_RUN})"),
+        ("left over", CONCLUSION, rf"({_N})(?=M)"),
+        ("conclusion", CONCLUSION, rf"l[qltfpc#(]{{0,8}}(?:w?[ivM]|m?s|:){{1,3}}{_CHAIN}({_RUN})"),
+        ("last words", CONCLUSION, rf"[.,:]c?{_WHAT}(?:w?[ivM]|m?s|:){{1,3}}{_CHAIN}({_RUN})[).]{{0,3}}$"),
+        ("verdict", VERDICT, rf"{_WHAT}(?:w?[ivM]|m?s|:){{1,3}}{_CHAIN}(?:l,)?({_RUN})"),
         ("verdict", VERDICT, r"qf?(D)(?=[.,]|$)"),
-        ("conclusion", VERDICT, rf"c[qlivstfc#,:]{{0,8}}({_RUN})"),
+        ("conclusion", CONCLUSION, rf"c[qlivstfc#,:]{{0,8}}({_RUN})"),
         ("conclusion", VERDICT, rf"g[^.:SDU]{{0,24}},[qliv]{{0,3}}({_RUN})(?=[.,]|$)"),
         ("hypothesis", ASIDE, rf"wv{_CHAIN}({_RUN})"),
         ("possible", NAMED, rf"m[iv]?{_CHAIN}({_RUN})"),
         ("label", VERDICT, rf"^[:(fel]{{0,3}}({_RUN})(?=\)?(?:,(?!{_N})|[(gt-]|\.(?!-?{_N}(?:\.|$))))"),
-        ("label", VERDICT, rf"^[-:(fel]{{0,3}}({_RUN})[).]{{0,3}}$"),
-        ("label", VERDICT, rf"l[.:]{{0,2}}-?({_RUN})(?=[.)]|$)"),
+        ("label", CONCLUSION, rf"^[-:(fel]{{0,3}}({_RUN})[).]{{0,3}}$"),
+        ("label", CONCLUSION, rf"l[.:]{{0,2}}-?({_RUN})(?=[.)]|$)"),
         ("label", VERDICT, rf"(?:^|[^x#SDU)]):[.f-]?({_RUN})(?=[.)]|$)"),
-        ("label", VERDICT, rf"[^SDU)][.?]f?({_RUN})\.?$"),
+        ("label", CONCLUSION, rf"[^SDU)][.?]f?({_RUN})\.?$"),
         ("evidence", EVIDENCE, rf"[ivsa]{_CHAIN}({_RUN})"),
         ("evidence", EVIDENCE, rf"e({_RUN})"),
         ("label", EVIDENCE, rf"(?<![SDU)]):[.f-]?({_RUN})(?=[.)]|$)"),
@@ -276,7 +284,7 @@ _RULES: Final = tuple(
 # Where a lone letter, or "rapid eye movement" without "sleep", is the name of a stage.
 _PROMOTED: Final = re.compile(
     rf"^[:f]?([Lr])(?=l?(?:[.,(-]|$))|l[:i]?([Ljr])(?=[.,)(-]|$)|(?:[:.ivc]t?|c,)([L])(?=[.,)(]|$)"
-    rf"|,([L])(?=\.?$)|(L)(?=,?[o&>]{{1,2}}{_N})|{_N},?[o&>]{{1,2}}(L)"
+    rf"|,([L])(?=\.?$)|(L)(?=qi(?:[.,]|$))|(L)(?=,?[o&>]{{1,2}}{_N})|{_N},?[o&>]{{1,2}}(L)"
 )
 
 
@@ -341,12 +349,15 @@ def _prose(text: str) -> Reading:
     for place in names:
         if letters[place] != "D":  # a description counts where a rule says so
             ruled.setdefault(place, (NAMED, "only stage named", place))
-    for role in (VERDICT, EVIDENCE, NAMED):
+    first_end = letters.find(".", letters.find(next(iter(letters.strip(".-:")), "")))
+    for role in (CONCLUSION, VERDICT, EVIDENCE, NAMED):
         found = [place for place in names if place in ruled and ruled[place][0] == role]
         if not found:
             continue
-        _, rule, met = ruled[found[-1]]
         if role == VERDICT:
+            found = [place for place in found if place < first_end] or found
+        _, rule, met = ruled[found[-1]]
+        if role in (CONCLUSION, VERDICT):
             found = [place for place in found if ruled[place][2] == met]
         if len({names[place].stage for place in found}) > 1:
             return Reading(None, None, "several stages")
