@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from eegtool import cli
@@ -873,5 +874,7 @@ def test_the_recipes_command_runs_to_its_end(in_recipes_folder: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     folder = in_recipes_folder / "checkpoints" / "your_checkpoints_save_path"
     assert read_contract(folder).base == "tiny"
+    weights = load_file(folder / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}  # --bf16 True
     stamp = json.loads((folder / "run.json").read_text())
     assert stamp["settings"]["further"]["mm_vision_select_layer"] == -2
