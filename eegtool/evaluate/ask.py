@@ -267,9 +267,9 @@ def _ask(
     asked = Question(settings.image.stem, (name, name), question)
     pixels = processor.pixel_spec.pixels(settings.image)
     with console.status("Asking ..."):
-        told = asker([asked], pixels[None], None if feature is None else feature[None])[0]
-    scores = told.log_likelihood
-    return told.text, None if scores is None else np.asarray(scores, np.float64)
+        reply = asker([asked], pixels[None], None if feature is None else feature[None])[0]
+    scores = reply.log_likelihood
+    return reply.text, None if scores is None else np.asarray(scores, np.float64)
 
 
 def shown(reply: Reply) -> RenderableType:

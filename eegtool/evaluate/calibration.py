@@ -190,11 +190,11 @@ class Sureness:
         return found
 
 
-def as_scores(told: object) -> list[float] | None:
+def as_scores(log_likelihoods: object) -> list[float] | None:
     """Return log-likelihoods in the order of `STAGES`; None if they are not one finite number for each."""
-    if not isinstance(told, dict) or set(told) != set(STAGES):
+    if not isinstance(log_likelihoods, dict) or set(log_likelihoods) != set(STAGES):
         return None
-    scores = [finite(told[stage]) for stage in STAGES]
+    scores = [finite(log_likelihoods[stage]) for stage in STAGES]
     return None if None in scores else [score for score in scores if score is not None]
 
 

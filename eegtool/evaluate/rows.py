@@ -31,7 +31,7 @@ def versions() -> str:
     return ", ".join([f"eegvlm {__version__}", *others])
 
 
-def make_row(task: Task, question: Question, told: Reply, how: dict[str, Any]) -> dict[str, Any]:
+def make_row(task: Task, question: Question, reply: Reply, how: dict[str, Any]) -> dict[str, Any]:
     """Return the row of one answer, as a writer appends it; probabilities come at the end.
 
     Parameters
@@ -41,15 +41,15 @@ def make_row(task: Task, question: Question, told: Reply, how: dict[str, Any]) -
     """
     metadata = {**task.identity, **how, "protocol": task.protocol}
     metadata |= whence(question.sample_id, task.epochs)
-    if told.log_likelihood is not None:
-        rounded = told.log_likelihood.round(_DIGITS).tolist()
+    if reply.log_likelihood is not None:
+        rounded = reply.log_likelihood.round(_DIGITS).tolist()
         metadata["log_likelihoods"] = dict(zip(STAGES, rounded, strict=True))
-    if told.truncated:
+    if reply.truncated:
         metadata["truncated"] = True
     row = Answer(
         question_id=question.sample_id,
         prompt=task.prompts[question.sample_id],
-        text=told.text,
+        text=reply.text,
         label=question.category,
         answer_id=f"{question.sample_id}-{task.identity['adapter_sha256'][:8]}",
         model_id=task.model_path.resolve().name,
