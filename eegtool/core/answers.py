@@ -106,7 +106,7 @@ _LEXICON: Final = (
     ("v", "shows", """shows show showing depicts depict depicting illustrates illustrate displays display
      represents represent representing indicates indicate indicating suggests suggest suggesting
      corresponds_to correspond_to corresponding_to belongs_to belong_to belonging_to reflects reflect
-     demonstrates exhibits fits fit matches match means leaves points_to point_to pointing_to
+     demonstrates exhibits fits fit matches match means makes make leaves points_to point_to pointing_to
      supports support entered appears seems appears_like seems_like more_like
      falls_into falls_under falls_within aligns_with align_with consistent_with indicative_of
      suggestive_of compatible_with in_line_with in_keeping_with makes_it makes_this making_it has_to meet
@@ -157,6 +157,7 @@ _LEXICON: Final = (
     ("h", "if, although", """whether although though where while_in during_which in_which at_first
      initially at_first_sight at_first_glance first_thought some_would one_would others_would might_call
      may_call difficult hard impossible tempting tempted cannot_tell undecided thought_of otherwise else 虽然 尽管"""),
+    ("Y", "yes", "yes 是的"),
     ("H", "if", "if when whenever unless provided_that 如果 若 当"),
     ("R", "which", "which whom"),
     ("F", "the first of two", "former 前者"),
@@ -207,7 +208,7 @@ _TOKEN: Final = re.compile(
   | (?P<bullet> (?:^|(?<=\n))[ ]{{0,8}}(?:[-*+•]|\d\d?[.)])[ ] )
   | (?P<words> (?:{_any_of(w for w in _LETTER_OF if " " in w or "." in w)})(?!\w)
       | [a-z]+(?:[-'’][a-z]+)* | {_any_of(w for w in _LETTER_OF if w[0] > "~")} )
-  | (?P<digits> \d+(?:[.,]\d+)?[ ]?%? )
+  | (?P<digits> \d+(?:[.,]\d+)?(?:[ ]?% | [ -]?s(?:ec(?:ond)?s?)?(?!\w))? )
   | (?P<mark> [.!;。！；]+(?!\d) | \n | [?？(（)）,，、/&–—-] )
   | (?P<other> [^\x00-\x7f] )
     """,
@@ -243,9 +244,11 @@ _RULES: Final = tuple(
         ("chosen", CONCLUSION, rf"({_N}),?(?=(?:R[qmi]{{0,2}}|l)[cB])"),
         ("chosen", CONCLUSION, rf"({_N})(?=qi(?:[.,]|$))"),
         ("denied", DENIED, rf"[nN]:?[aqlivmstk>fzcpy#]{{0,8}}({_SOME})"),
+        ("denied", DENIED, rf"(?:^|\.)g?[nu][.:]{{1,2}}-({_SOME}(?:[^.]{{0,40}}\.-{_N}){{0,4}})"),
         ("alternative", ASIDE, rf"({_N})(?=i?A)"),
         ("alternative", ASIDE, rf"(?:A|u:)[i:,.f(-]{{0,3}}({_RUN}(?:\.-{_N}){{0,4}})"),
         ("denied", DENIED, rf"({_N}(?:(?:,{_N}){{0,5}},?[o&]{_N})?)(?=\)?[:(]?[fz]{{0,2}}(?:[imw]{{0,2}}f?[Nu]|[imw]{{1,2}}n))"),
+        ("confirmed", CONCLUSION, rf"({_N})\?(?=Y)"),
         ("asked", ASIDE, rf"({_RUN})(?=[)fl]{{0,2}}\?)"),
         ("best", CONCLUSION, rf"({_SOME})(?=\)?w?[iv]?[fq]{{0,3}}(?:B|cl?(?:[.,)]|$)))"),
         ("condition", ASIDE, rf"[hH][^.,:b?(SDU-]{{0,10}}({_RUN})"),
@@ -284,7 +287,7 @@ _RULES: Final = tuple(
 # Where a lone letter, or "rapid eye movement" without "sleep", is the name of a stage.
 _PROMOTED: Final = re.compile(
     rf"^[:f]?([Lr])(?=l?(?:[.,(-]|$))|l[:i]?([Ljr])(?=[.,)(-]|$)|(?:[:.ivc]t?|c,)([L])(?=[.,)(]|$)"
-    rf"|,([L])(?=\.?$)|(L)(?=qi(?:[.,]|$))|(L)(?=,?[o&>]{{1,2}}{_N})|{_N},?[o&>]{{1,2}}(L)"
+    rf"|,([L])(?=\.?$)|(L)(?=qi(?:[.,]|$))|[SD]\((L)(?=\))|(r)(?=\(S\))|(L)(?=,?[o&>]{{1,2}}{_N})|{_N},?[o&>]{{1,2}}(L)"
 )
 
 
