@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 from eegtool.core.answers import Reader, Reading, read_stage
@@ -101,13 +102,9 @@ def read_answer_sets(path: Path, reader: Reader = "free", coding: str = "") -> l
     found: dict[tuple[str, ...], _Gathering] = {}
     read = _CachedReader(path, reader)
     broken = ""
-    for number, line, last in _lines(path):
-        try:
-            answer = _answer(path, number, line)
-        except EegToolError as error:
-            if not last:
-                raise
-            broken = error.what.removeprefix(f"{path}, ").removesuffix(".")
+    for answer in _answers(path):
+        if isinstance(answer, EegToolError):
+            broken = answer.what.removeprefix(f"{path}, ").removesuffix(".")
             continue
         gathering = found.setdefault(_key(answer), _Gathering())
         gathering.run.add(answer)
@@ -142,8 +139,7 @@ def read_answer_sets(path: Path, reader: Reader = "free", coding: str = "") -> l
     return sets
 
 
-def _answer(path: Path, number: int, line: str) -> Answer:
-    row = parse_json(line, path, number, half_characters=True)  # `plain_text` replaces them
+def _answer(path: Path, place: str, row: object) -> Answer:
     try:
         if not isinstance(row, dict):
             raise ValueError("not a JSON object")
@@ -151,8 +147,29 @@ def _answer(path: Path, number: int, line: str) -> Answer:
     except (KeyError, TypeError, ValueError) as error:
         reason = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else str(error)
         raise EegToolError(
-            f"{path}, line {number}: {reason}.", "Mend that row or write the file again."
+            f"{path}, {place}: {reason}.", "Fix that row or write the file again."
         ) from error
+
+
+def _answers(path: Path) -> Iterator[Answer | EegToolError]:
+    """Yield the answers of a file with one on each line, or of a JSON list.
+
+    A broken last line, which a killed writer leaves, comes as its error; any other one is raised.
+    """
+    lines = _lines(path)
+    head = next(lines, None)
+    if head is not None and head[1].lstrip()[:1] == "[":
+        rows = parse_json(path.read_bytes(), path, half_characters=True)
+        yield from (_answer(path, f"row {number}", row) for number, row in enumerate(rows, start=1))
+        return
+    for number, line, last in chain([head] if head else [], lines):
+        try:  # `plain_text` replaces halves of characters
+            row = parse_json(line, path, number, half_characters=True)
+            yield _answer(path, f"line {number}", row)
+        except EegToolError as error:
+            if not last:
+                raise
+            yield error
 
 
 class _CachedReader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -134,3 +135,17 @@ def test_half_characters_of_an_answer_are_replaced(
 ) -> None:
     (only,) = read_answer_sets(write_answers([answer(0, "N2", "N2 \ud83d", subject="\udc00")]))
     assert (only.epochs[0].text, only.epochs[0].subject) == ("N2 \ufffd", "\ufffd")
+
+
+def test_a_json_list_of_answers_is_read(
+    tmp_path: Path, answer: AnswerOf, write_answers: WriteAnswers
+) -> None:
+    lines = write_answers([answer(i, "N2", "N2") for i in range(3)])
+    rows = [json.loads(line) for line in lines.read_text().splitlines()]
+    listed = tmp_path / "answers.json"
+    listed.write_text(json.dumps(rows, indent=2))
+    (one,), (other,) = read_answer_sets(lines), read_answer_sets(listed)
+    assert one.epochs == other.epochs
+    listed.write_text(json.dumps([*rows, 7]))
+    with pytest.raises(EegToolError, match="row 4: not a JSON object"):
+        read_answer_sets(listed)
