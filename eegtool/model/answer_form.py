@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import takewhile
 from typing import Any, Final, Literal
 
@@ -82,7 +82,8 @@ class AnswerForm:
             If it is not a form, or does not have one answer for each stage.
         """
         earlier = {"place": "end"} if raw.get("lead") else {}  # version 0.1 did not say the place
-        form = cls(**{**earlier, **raw, "untaught": tuple(raw.get("untaught", ()))})
+        known = {f.name: raw[f.name] for f in fields(cls) if f.name in raw}
+        form = cls(**{**earlier, **known, "untaught": tuple(raw.get("untaught", ()))})
         stages = form.stages
         if stages and (set(stages) != set(STAGES) or len(set(stages.values())) < len(STAGES)):
             raise EegToolError(
