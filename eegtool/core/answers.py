@@ -227,7 +227,9 @@ VERDICT, CONCLUSION = "verdict", "conclusion"
 
 # What the patterns are made of: a name, names of one stage, several names, words between verb and name.
 _N = "[SDU]"
-_SAME = rf"{_N}(?>(?:\(?[SDUL]\)?|,?\(?e{_N}\)?){{0,6}})"  # "N3 sleep, also known as slow wave sleep"
+_SAME = (
+    rf"{_N}(?>(?:\(?[SDUL]\)?|,?\(?e{_N}\)?){{0,6}})"  # "N3 sleep, also known as slow wave sleep"
+)
 _LIST = rf"(?:,?\(?[o>\-]{{1,2}}t?|,?&t?(?!{_N}[imwuN])|,(?={_N}(?:,{_N}){{0,6}},?[o&]t?{_N}))l?"
 _BARE_LIST = rf",(?={_N}(?:,{_N}){{0,6}}(?:[.?)]|$))"
 _SOME = rf"{_SAME}(?>(?:{_LIST}{_SAME}){{0,8}})"  # "N1, N2 or N3"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import re
 import shlex
@@ -184,12 +186,18 @@ def command(
     module = "eegtool.finetune.rank"
     if not use_deepspeed:
         return [sys.executable, "-m", module, str(plan)]
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "error"]
     if hosts is not None:
-        launcher += ["--hostfile", str(hosts.file)]
-        ranks = hosts.ranks_each
-    launcher += ["--num_gpus", str(ranks)]
-    return [*launcher, "--master_port", str(port), "--module", module, str(plan)]
+        launcher = [sys.executable, "-m", "deepspeed.launcher.runner"]
+        launcher += ["--hostfile", str(hosts.file), "--num_gpus", str(hosts.ranks_each)]
+    else:
+        # What the runner starts on each machine. On this one it would only import DeepSpeed, too, five
+        # seconds long, and take names of GPUs for numbers.
+        world = json.dumps({"localhost": list(range(ranks))}).encode()
+        launcher = [sys.executable, "-u", "-m", "deepspeed.launcher.launch"]
+        launcher += ["--world_info", base64.urlsafe_b64encode(world).decode()]
+        launcher += ["--master_addr", "127.0.0.1"]
+    launcher += ["--log_level", "error", "--master_port", str(port)]
+    return [*launcher, "--module", module, str(plan)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -130,8 +131,9 @@ def test_command_on_a_cpu(tmp_path: Path) -> None:
     plan = tmp_path / "plan.json"
     port = launcher.free_port()
     command = launcher.command(plan, 3, use_deepspeed=True, port=port)
-    assert command[:3] == [sys.executable, "-m", "deepspeed.launcher.runner"]
-    assert command[command.index("--num_gpus") + 1] == "3"
+    assert command[:4] == [sys.executable, "-u", "-m", "deepspeed.launcher.launch"]
+    world = base64.urlsafe_b64decode(command[command.index("--world_info") + 1])
+    assert json.loads(world) == {"localhost": [0, 1, 2]}
     assert command[-3:] == ["--module", "eegtool.finetune.rank", str(plan)]
     assert 1024 <= port < 65536
     assert command[command.index("--master_port") + 1] == str(port)
@@ -325,6 +327,7 @@ def test_hosts_are_read(tmp_path: Path) -> None:
     assert (hosts.names, hosts.ranks_each, hosts.ranks) == (("worker-1", "worker-2"), 4, 8)
     assert launcher.read_hosts(path, 3).ranks == 6
     command = launcher.command(tmp_path / "p", 8, use_deepspeed=True, port=9, hosts=hosts)
+    assert command[:3] == [sys.executable, "-m", "deepspeed.launcher.runner"]
     assert command[command.index("--hostfile") + 1] == str(path)
     assert command[command.index("--num_gpus") + 1] == "4"
 

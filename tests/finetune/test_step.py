@@ -798,6 +798,7 @@ def test_a_dry_run_says_what_fits_a_gpu(
     expected: list[str],
 ) -> None:
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    settings = replace(settings, further={"bf16": False})  # which GPUs would be taken to have
     step.run(replace(settings, dry_run=True, gpu_memory=gib, deepspeed="none"))
     out = " ".join(capsys.readouterr().out.split())
     assert all(words in out for words in expected), out

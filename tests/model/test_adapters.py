@@ -302,7 +302,7 @@ def test_a_configuration_of_lora_that_cannot_be_is_refused(
 def test_a_configuration_that_is_no_object_is_refused(adapter: Path, text: str) -> None:
     (adapter / "adapter_config.json").write_text(text)
     with pytest.raises(
-        EegToolError, match=r"adapter_config\.json (cannot be read|is not a JSON object)"
+        EegToolError, match=r"adapter_config\.json(, line 1: cannot be read| is not a JSON object)"
     ):
         load(adapter)
 
