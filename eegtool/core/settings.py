@@ -649,8 +649,8 @@ class FinetuneSettings:
         int | None,
         Option(
             min=0,
-            help="Processes of each rank that decode pictures.",
-            show_default="up to 4 beside a GPU, else 0",
+            help="Threads of each rank that decode pictures.",
+            show_default="up to 4 beside a GPU, else 1",
             rich_help_panel=HARDWARE,
         ),
     ] = None

@@ -139,6 +139,11 @@ _FIXED: Final[dict[str, tuple[Any, str]]] = {
         None,
         "--use_liger_kernel takes RMSNorm, RoPE and SwiGLU; the loss is ours",
     ),
+    **dict.fromkeys(
+        ("dataloader_prefetch_factor", "dataloader_persistent_workers"),
+        ("", "threads decode pictures, see --dataloader-num-workers; no process is forked"),
+    ),
+    "dataloader_multiprocessing_context": ("", "threads decode pictures; no process is forked"),
     "dataloader_drop_last": (False, "every sample is trained on in every pass"),
 }
 _NO_EFFECT: Final[dict[str, str]] = {

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
@@ -20,6 +22,9 @@ class FinetuneDataset(Dataset[dict[str, Any]]):
     """Conversations with their pictures, decoded when asked for, and their features, joined by id.
 
     The index ``~i`` gives sample i as a filler: without labels, so that nothing is learnt from it.
+
+    The pictures of a batch are decoded by threads of this process. Processes of PyTorch's loader would be
+    forked from one that has threads (of wandb, of DeepSpeed), and now and then such a fork stands still.
     """
 
     def __init__(
@@ -29,7 +34,9 @@ class FinetuneDataset(Dataset[dict[str, Any]]):
         features: FeatureTable | None,
         processor: Processor,
         max_length: int,
+        threads: int = 1,
     ) -> None:
+        self._pool = ThreadPoolExecutor(threads, "decode") if threads > 1 else None
         self.rows = rows
         self.image_folder = image_folder
         self.features = features
@@ -40,14 +47,28 @@ class FinetuneDataset(Dataset[dict[str, Any]]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        filler = index < 0
-        row = self.rows[~index if filler else index]
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the samples of a batch; PyTorch's loader asks for them so."""
+        decode = self._pool.map if self._pool else map
+        pictures = decode(self._pixels, indices)
+        return [self._item(i, pixels) for i, pixels in zip(indices, pictures, strict=True)]
+
+    def _row(self, index: int) -> Conversation:
+        return self.rows[~index if index < 0 else index]
+
+    def _pixels(self, index: int) -> np.ndarray:
+        picture = inside(self.image_folder, self._row(index).images[0])
+        return self.processor.pixel_spec.pixels(picture)
+
+    def _item(self, index: int, pixels: np.ndarray) -> dict[str, Any]:
+        row = self._row(index)
         encoded = encode(row, self.processor, self.max_length)
-        picture = inside(self.image_folder, row.images[0])
         item = {
             "input_ids": encoded.input_ids,
-            "labels": (IGNORED,) * len(encoded.labels) if filler else encoded.labels,
-            "pixel_values": torch.from_numpy(self.processor.pixel_spec.pixels(picture)),
+            "labels": (IGNORED,) * len(encoded.labels) if index < 0 else encoded.labels,
+            "pixel_values": torch.from_numpy(pixels),
         }
         if self.features is not None:
             item["high_level_features"] = torch.from_numpy(self.features[row.sample_id])

@@ -30,8 +30,8 @@ _FIELDS_OF_THE_OUTCOME: Final = (
 _SAME_OUTCOME: Final = (
     *("output_dir", "deepspeed", "tf32", "report_to", "run_name", "project"),
     *("disable_tqdm", "log_level", "log_level_replica", "log_on_each_node"),
-    *("dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_pin_memory"),
-    *("dataloader_persistent_workers", "trackio_space_id", "skip_memory_metrics"),
+    *("dataloader_num_workers", "dataloader_pin_memory"),
+    *("trackio_space_id", "skip_memory_metrics"),
 )
 """Arguments that only say how a training runs; so do all whose names begin with these:"""
 _SAME_OUTCOME_PREFIXES: Final = ("save_", "logging_", "hub_", "ddp_", "torch_compile")

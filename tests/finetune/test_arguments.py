@@ -141,6 +141,8 @@ def test_the_recipes_flags_are_taken_and_reported() -> None:
         ("label_smoothing_factor", 0.1),
         ("auto_find_batch_size", True),
         ("torch_compile", True),
+        ("dataloader_prefetch_factor", 2),
+        ("dataloader_persistent_workers", True),
         ("torch_compile_backend", "inductor"),
         ("liger_kernel_config", '{"fused_linear_cross_entropy": true}'),
     ],
@@ -203,7 +205,7 @@ def test_settings_become_arguments() -> None:
 
 def test_what_transformers_refuses_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(EegToolError, match="transformers refuses") as caught:
-        built(dataloader_prefetch_factor=2)  # with no workers to fetch ahead
+        built(torch_empty_cache_steps=0)
     assert "\n" not in caught.value.what
 
 

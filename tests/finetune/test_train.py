@@ -249,7 +249,13 @@ def test_liger_replaces_no_forward_of_ours(
 
 @pytest.mark.parametrize(
     ("gpu", "cores", "asked", "workers"),
-    [(True, 16, None, 4), (True, 2, None, 1), (False, 16, None, 0), (True, 16, 0, 0)],
+    [
+        (True, 16, None, 4),
+        (True, 2, None, 1),
+        (False, 16, None, 1),
+        (True, 16, 0, 1),
+        (False, 2, 3, 3),
+    ],
 )
 def test_pictures_are_decoded_beside_a_gpu(
     plan_of: Planner,
@@ -263,7 +269,9 @@ def test_pictures_are_decoded_beside_a_gpu(
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     monkeypatch.setattr(train, "TrainingArguments", lambda **chosen: SimpleNamespace(**chosen))
     change = {} if asked is None else {"dataloader_num_workers": asked}
-    args = train.arguments(plan_of(tf32=True, **change))
-    assert args.dataloader_num_workers == workers
+    plan = plan_of(tf32=True, **change)
+    assert train.count_threads(plan) == workers
+    args = train.arguments(plan)
+    assert args.dataloader_num_workers == 0  # no process is forked from one that has threads
     assert args.use_cpu is not gpu
     assert hasattr(args, "tf32") is gpu

@@ -107,7 +107,7 @@ def probe(workspace: Workspace, plan_of: Planner, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    "change", [{}, {"group_by_length": True}, {"dataloader_num_workers": 1}], ids=str
+    "change", [{}, {"group_by_length": True}, {"dataloader_num_workers": 3}], ids=str
 )
 def test_each_sample_meets_its_own_feature_row(
     probe: Callable[..., Probe], change: dict[str, Any]
