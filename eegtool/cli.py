@@ -97,7 +97,8 @@ class FlagsCommand(TyperCommand):
         except flags.FlagError as error:
             by_file = error.name in config and error.name not in given
             flag = f"--config {file}: {error.name}" if by_file else f"--{error.name}"
-            raise _UsageError(f"{flag}: {error.what}.", ctx=ctx) from None
+            end = "" if error.what.endswith("?") else "."
+            raise _UsageError(f"{flag}: {error.what}{end}", ctx=ctx) from None
         except typer.BadParameter as error:
             name = flags.name_of(error.param.opts[0]) if error.param else ""
             if name in config and name not in given:

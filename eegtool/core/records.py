@@ -341,4 +341,4 @@ def _open(path: Path) -> io.StringIO:
 
 def _broken(path: Path, where: str, error: Exception) -> EegToolError:
     reason = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else str(error)
-    return EegToolError(f"{path}, {where}: {reason}.", "Mend that row or write the file again.")
+    return EegToolError(f"{path}, {where}: {reason}.", "Fix that row or write the file again.")

@@ -170,7 +170,7 @@ def test_broken_conversation_names_file_and_row(tmp_path: Path, row: Any, reason
         read_conversations(path)
     assert f"{path}, row 2: " in raised.value.what
     assert reason in raised.value.what
-    assert "Mend" in raised.value.fix
+    assert "Fix" in raised.value.fix
 
 
 @pytest.mark.parametrize(
