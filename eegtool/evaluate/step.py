@@ -58,7 +58,7 @@ def run(settings: EvaluateSettings) -> None:
     warn(task)
     with _alone(task) as lock:
         if settings.overwrite:
-            # Of several chunks only this one begins anew: the others are at work, perhaps.
+            # Of several chunks only this one starts from scratch: the others are at work, perhaps.
             chunks = settings.num_chunks if settings.num_chunks > 1 else 0
             remove(parts_of(task.answers_file, chunk=settings.chunk_idx, chunks=chunks))
         before = set(answered(task))

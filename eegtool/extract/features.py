@@ -498,7 +498,7 @@ def _in_row_order(npy: Path, n: int, sides: dict[str, tuple[str, ...]]) -> tuple
     if len(readings) != 1:
         counts = ", ".join(f"{len(own):,} on the {side} side" for side, own in sides.items())
         raise EegToolError(
-            f"{npy} has {n:,} rows; there are {counts}: which rows are whose cannot be told.",
+            f"{npy} has {n:,} rows; there are {counts}: which rows are whose cannot be decided.",
             "Give the ids of its rows with --ids.",
         )
     (side, ids), *_ = readings.items()

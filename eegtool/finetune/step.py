@@ -244,6 +244,8 @@ def _environment(
     if settings.report_to == "wandb":
         environment.setdefault("WANDB_DIR", logs)
         environment.setdefault("WANDB_PROJECT", "eegvlm")
+        if hosts:  # each machine has a run of its own
+            environment.setdefault("WANDB_RUN_GROUP", out.name)
         # A key in the environment is not in the plan, which others may read: other machines lack it.
         seen = environment if hosts else os.environ
         if "WANDB_MODE" not in environment and not _has_wandb_key(seen):

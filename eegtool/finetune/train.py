@@ -11,7 +11,8 @@ import os
 import sys
 import time
 import warnings
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any, Final
@@ -75,7 +76,8 @@ def run(plan: Plan) -> None:
         state = saving.read_trained(checkpoint, model)
         log |= {"metrics": {}, "log": read_json(checkpoint / saving.STATE)["log_history"]}
     else:
-        result = trainer.resume(checkpoint)
+        with _watched(args):
+            result = trainer.resume(checkpoint)
         if trainer.stopped:
             return
         state = saving.gathered(model, keep=first)
@@ -84,6 +86,18 @@ def run(plan: Plan) -> None:
         log |= {"peak_memory": peak_memory()}
     if first:
         _write(Path(plan.output_dir), model, state, contract, log)
+
+
+@contextmanager
+def _watched(args: TrainingArguments) -> Iterator[None]:
+    """Let Weights & Biases watch every further machine: transformers logs on the first rank only."""
+    if args.process_index == 0 or args.local_process_index > 0 or "wandb" not in args.report_to:
+        yield
+        return
+    import wandb
+
+    with wandb.init(job_type="machine", settings=wandb.Settings(silent=True)):
+        yield
 
 
 def arguments(plan: Plan) -> TrainingArguments:

@@ -78,5 +78,6 @@ def test_every_machine_gets_what_its_ranks_need(workspace: Workspace, tmp_path: 
         assert seen["WANDB_DIR"] == str(logs)
         assert seen["WANDB_NOTES"] == "two machines"
         assert seen["OMP_NUM_THREADS"] == "1"
-    assert len(list(logs.glob("wandb/offline-run-*"))) == 1  # transformers logs on the first rank
+        assert seen["WANDB_RUN_GROUP"] == "eegvlm"
+    assert len(list(logs.glob("wandb/offline-run-*/*.wandb"))) == 2  # one of each machine
     assert len([row for row in read_json(out / "training_log.json")["log"] if "loss" in row]) == 2
