@@ -16,20 +16,22 @@ LEVELS = {
     "prepare": 1,
     "extract": 1,
     "model": 1,
-    "finetune": 2,
-    "evaluate": 2,
-    "report": 2,
-    "cli": 3,
-    "demo": 3,
-    "stage": 3,
-    "doctor": 3,
-    "__main__": 4,
+    "inference": 2,
+    "finetune": 3,
+    "evaluate": 3,
+    "report": 3,
+    "stage": 4,
+    "cli": 5,
+    "demo": 5,
+    "doctor": 5,
+    "__main__": 6,
 }
 # What a room uses of another one, where the level alone would allow more.
 DOORS = {
     # extract.stored: a fine-tuned model carries its vision module, and `ask` computes a feature by it.
-    "finetune": ("core", "extract.features", "extract.stored", "model"),
-    "evaluate": ("core", "extract.features", "extract.stored", "model"),
+    "finetune": ("core", "extract.features", "extract.stored", "model", "inference"),
+    "evaluate": ("core", "extract.features", "extract.stored", "model", "inference"),
+    "inference": ("core", "model"),
     # prepare.claims, prepare.facts: what an answer claims is checked against what was measured.
     "report": ("core", "prepare.claims", "prepare.facts"),
     # stage drives the rooms: what it asks of them goes through these doors.
@@ -40,6 +42,7 @@ DOORS = {
         "extract.stored",
         "extract.module",
         "model",
+        "inference",
         "evaluate",
         "report",
     ),

@@ -24,13 +24,13 @@ from eegtool.core.records import Question
 from eegtool.core.settings import AskSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, check_same_pictures, read_json
-from eegtool.evaluate.calibration import Calibration, read_calibration
-from eegtool.evaluate.decode import Decoding
-from eegtool.evaluate.generate import Asker
 from eegtool.evaluate.loading import load
-from eegtool.evaluate.score import probabilities
 from eegtool.extract.features import load_features, read_sidecar
 from eegtool.extract.stored import STORED, feature_of, is_module
+from eegtool.inference.calibration import Calibration, read_calibration
+from eegtool.inference.decoding import Decoding
+from eegtool.inference.generate import Asker
+from eegtool.inference.scoring import probabilities
 from eegtool.model.adapters import (
     Contract,
     adapter_sha256,

@@ -25,13 +25,13 @@ from eegtool.core.errors import EegToolError, brief
 from eegtool.core.records import Question, json_line
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.workspace import inside, jsonable, read_json, write_json
-from eegtool.evaluate.generate import Asker, Reply, decoded_ahead
 from eegtool.evaluate.loading import load
-from eegtool.evaluate.memory import first_batch_size
 from eegtool.evaluate.rows import answered, make_row, versions
 from eegtool.evaluate.shards import Writer, deal
 from eegtool.evaluate.task import Task, asked_template, check, read_batch_size
 from eegtool.extract.features import FeatureTable
+from eegtool.inference.generate import Asker, Reply, decoded_ahead
+from eegtool.inference.memory import first_batch_size
 from eegtool.model.processor import Processor
 
 

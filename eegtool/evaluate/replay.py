@@ -14,9 +14,9 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.records import Answer, Question, check_unique, read_answers
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.workspace import Workspace
-from eegtool.evaluate.calibration import read_calibration
 from eegtool.evaluate.rows import whence, with_probabilities
 from eegtool.evaluate.task import epochs_of, protocol_of, questions_of
+from eegtool.inference.calibration import read_calibration
 from eegtool.model.adapters import adapter_sha256, read_contract
 
 

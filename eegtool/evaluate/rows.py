@@ -15,11 +15,11 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.parsing import parse_json
 from eegtool.core.records import Answer, Epoch, Question
 from eegtool.core.stages import STAGES
-from eegtool.evaluate.calibration import Calibration, as_scores
-from eegtool.evaluate.generate import Reply
-from eegtool.evaluate.score import probabilities
 from eegtool.evaluate.shards import parts_of, whole_lines
 from eegtool.evaluate.task import Task
+from eegtool.inference.calibration import Calibration, as_scores
+from eegtool.inference.generate import Reply
+from eegtool.inference.scoring import probabilities
 
 _DIGITS: Final = 6
 _ANEW: Final = "Begin anew with --overwrite, or give another --answers-file."

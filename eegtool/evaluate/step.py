@@ -24,17 +24,17 @@ from eegtool.core.records import Answer, json_line
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import atomic_path, run_stamp, sha256_of, write_json
-from eegtool.evaluate.calibration import (
-    Sureness,
-    calibrate,
-    read_calibration,
-    write_calibration,
-)
 from eegtool.evaluate.rank import ask, write_settings
 from eegtool.evaluate.replay import replay
 from eegtool.evaluate.rows import answered, read_row, remove, scores_of, with_probabilities
 from eegtool.evaluate.shards import deal, parts_of
 from eegtool.evaluate.task import Task, answers_file_of, check, warn
+from eegtool.inference.calibration import (
+    Sureness,
+    calibrate,
+    read_calibration,
+    write_calibration,
+)
 
 _CONSTANT: Final = 0.95
 """Share of equal answers above which a model may not look at the epochs ..."""

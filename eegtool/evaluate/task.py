@@ -23,10 +23,10 @@ from eegtool.core.workspace import (
     find_picture,
     target_of,
 )
-from eegtool.evaluate.calibration import Calibration, read_calibration
-from eegtool.evaluate.decode import Decoding
 from eegtool.evaluate.shards import deal, part_path
 from eegtool.extract.features import FeatureTable, load_features
+from eegtool.inference.calibration import Calibration, read_calibration
+from eegtool.inference.decoding import Decoding
 from eegtool.model.adapters import Contract, adapter_sha256, contract_base, read_contract
 from eegtool.model.answer_form import AnswerForm
 from eegtool.model.checkpoints import ATTENTIONS

@@ -63,10 +63,10 @@ from eegtool.core.records import Epoch, Question, write_questions
 from eegtool.core.settings import AnswerMode
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, write_json
-from eegtool.evaluate.decode import Decoding
-from eegtool.evaluate.generate import Asker, Reply, StageAnswers
-from eegtool.evaluate.score import probabilities
 from eegtool.extract.features import FeatureTable, Sidecar, load_features, write_features
+from eegtool.inference.decoding import Decoding
+from eegtool.inference.generate import Asker, Reply, StageAnswers
+from eegtool.inference.scoring import probabilities
 from eegtool.model.adapters import Contract, add_lora, write_adapter
 from eegtool.model.checkpoints import base_sha256, find_base, load_base
 from eegtool.model.eegvlm import EEGVLM, FUSIONS, patches

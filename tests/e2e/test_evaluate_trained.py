@@ -13,7 +13,7 @@ from PIL import Image
 
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace
-from eegtool.evaluate.calibration import ece
+from eegtool.inference.calibration import ece
 from tests.e2e.conftest import Walk
 
 

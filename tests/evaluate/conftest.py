@@ -16,7 +16,7 @@ from eegtool.core.records import Question
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.workspace import Workspace
 from eegtool.evaluate import loading
-from eegtool.evaluate.generate import Asker, Reply
+from eegtool.inference.generate import Asker, Reply
 from eegtool.model.adapters import adapter_sha256, load_adapter, read_contract
 
 BATCH = 4

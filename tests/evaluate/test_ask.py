@@ -24,11 +24,11 @@ from eegtool.core.settings import AskSettings, EvaluateSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, read_json, write_json
 from eegtool.evaluate import ask, loading, step
-from eegtool.evaluate.calibration import Calibration, write_calibration
 from eegtool.extract.features import Sidecar, write_features
 from eegtool.extract.module import VisionModule
 from eegtool.extract.stored import feature_of, store_module
 from eegtool.extract.weights import save_module
+from eegtool.inference.calibration import Calibration, write_calibration
 from eegtool.model.adapters import adapter_sha256
 from eegtool.model.answer_form import AnswerForm
 from eegtool.prepare.questions import QUESTION_TEMPLATES

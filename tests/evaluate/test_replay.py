@@ -15,9 +15,9 @@ from eegtool.core.records import read_questions, write_questions
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.workspace import Workspace, sha256_of
 from eegtool.evaluate import loading
-from eegtool.evaluate.calibration import Calibration, write_calibration
-from eegtool.evaluate.score import probabilities
 from eegtool.evaluate.step import run
+from eegtool.inference.calibration import Calibration, write_calibration
+from eegtool.inference.scoring import probabilities
 from tests.evaluate.conftest import rows_of, scores_of
 
 

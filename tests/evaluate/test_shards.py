@@ -23,9 +23,9 @@ from eegtool.core.records import read_questions, write_questions
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.workspace import Workspace, atomic_path
 from eegtool.evaluate import rank, step
-from eegtool.evaluate.generate import Asker, Reply
 from eegtool.evaluate.shards import Writer, deal, part_path, parts_of, whole_lines
 from eegtool.evaluate.step import run
+from eegtool.inference.generate import Asker, Reply
 from tests.evaluate.conftest import rows_of
 
 IDS = [f"SC4{i // 100:03d}E0-{i % 100:04d}" for i in range(1000)]

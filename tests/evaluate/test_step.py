@@ -19,10 +19,10 @@ from eegtool.core.settings import EvaluateSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, read_json, write_json
 from eegtool.evaluate import loading, rank
-from eegtool.evaluate.calibration import ece
-from eegtool.evaluate.generate import Asker, Reply
-from eegtool.evaluate.score import probabilities
 from eegtool.evaluate.step import run
+from eegtool.inference.calibration import ece
+from eegtool.inference.generate import Asker, Reply
+from eegtool.inference.scoring import probabilities
 from tests.evaluate.conftest import BATCH, rows_of, scores_of
 
 ASK = Asker.__call__
@@ -151,7 +151,7 @@ def test_rows_carry_the_probability_of_each_stage(
 def test_score_alone_answers_without_a_word_being_written(
     settings: EvaluateSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eegtool.evaluate.generate.write", lambda *_: pytest.fail("wrote"))
+    monkeypatch.setattr("eegtool.inference.generate.write", lambda *_: pytest.fail("wrote"))
     run(replace(settings, mode="score"))
     for row in rows_of(workspace.answers):
         shares = row["metadata"]["stage_probabilities"]
@@ -895,3 +895,33 @@ def test_the_base_may_have_moved(
     no_base(workspace, adapter)
     run(replace(settings, model_base=str(tiny)))
     assert len(rows_of(workspace.answers)) == 10
+
+
+@pytest.mark.parametrize(("mode", "writes"), [("score", False), ("both", True)])
+def test_auto_begins_with_what_fits(
+    settings: EvaluateSettings,
+    batches: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    mode: Any,
+    writes: bool,
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def fit(model: Any, **how: Any) -> int:
+        asked.append(how)
+        return 3
+
+    monkeypatch.setattr(rank, "first_batch_size", fit)
+    run(replace(settings, batch_size="auto", mode=mode))
+    assert batches == [3, 3, 3, 1]
+    (how,) = asked
+    assert 50 < how.pop("n_tokens") < 200
+    assert how == {"n_new_tokens": 3, "n_beams": 1, "writes": writes, "scores": True}
+
+
+def test_a_number_is_taken_as_it_is(
+    settings: EvaluateSettings, batches: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rank, "first_batch_size", lambda *_, **__: pytest.fail("was estimated"))
+    run(replace(settings, batch_size="4"))
+    assert batches == [4, 4, 2]

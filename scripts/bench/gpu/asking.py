@@ -17,10 +17,10 @@ from scene import Scene
 
 from eegtool.core.records import Question
 from eegtool.core.workspace import Workspace
-from eegtool.evaluate.decode import Decoding
-from eegtool.evaluate.generate import Asker
 from eegtool.evaluate.task import questions_of
 from eegtool.extract.features import load_features
+from eegtool.inference.decoding import Decoding
+from eegtool.inference.generate import Asker
 from eegtool.model.adapters import inner, load_adapter, merge_lora
 from eegtool.model.answer_form import AnswerForm
 from eegtool.model.checkpoints import best_dtype

@@ -10,7 +10,7 @@ import pytest
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.stages import STAGES
-from eegtool.evaluate.calibration import (
+from eegtool.inference.calibration import (
     Calibration,
     calibrate,
     ece,
@@ -19,7 +19,7 @@ from eegtool.evaluate.calibration import (
     read_calibration,
     write_calibration,
 )
-from eegtool.evaluate.score import probabilities
+from eegtool.inference.scoring import probabilities
 
 WEIGHTS = "cd" * 32
 

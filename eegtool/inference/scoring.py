@@ -27,7 +27,7 @@ import torch
 from torch.nn.functional import linear, log_softmax
 
 from eegtool.core.forms import IMAGE_TOKEN
-from eegtool.evaluate.cache import Cached, as_argument
+from eegtool.inference.cache import Cached, as_argument
 from eegtool.model.answer_form import conclusion_start
 from eegtool.model.eegvlm import EEGVLM
 from eegtool.model.processor import Processor, pad

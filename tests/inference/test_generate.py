@@ -16,16 +16,16 @@ from eegtool.core.records import Question, read_questions
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace
-from eegtool.evaluate import generate
-from eegtool.evaluate.decode import Decoding, Draw, decode
-from eegtool.evaluate.generate import (
+from eegtool.evaluate.loading import load
+from eegtool.extract.features import load_features
+from eegtool.inference import generate
+from eegtool.inference.decoding import Decoding, Draw, decode
+from eegtool.inference.generate import (
     Asker,
     decoded_ahead,
     write,
 )
-from eegtool.evaluate.loading import load
-from eegtool.evaluate.score import behind_reasons, encode_choice, stage_log_likelihoods
-from eegtool.extract.features import load_features
+from eegtool.inference.scoring import behind_reasons, encode_choice, stage_log_likelihoods
 from eegtool.model.adapters import Contract, inner, load_adapter
 from eegtool.model.answer_form import AnswerForm
 from eegtool.model.eegvlm import FUSIONS, patches

@@ -22,7 +22,7 @@ from eegtool.core.parsing import finite
 from eegtool.core.records import Answer
 from eegtool.core.stages import STAGE_INDEX, STAGES
 from eegtool.core.workspace import read_json, write_json
-from eegtool.evaluate.score import probabilities
+from eegtool.inference.scoring import probabilities
 
 _FILE: Final = "calibration.json"
 _RANGE: Final = (0.01, 100.0)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers.cache_utils import Cache
 
-from eegtool.evaluate.cache import as_argument, frozen, preallocated, split
+from eegtool.inference.cache import as_argument, frozen, preallocated, split
 from eegtool.model.eegvlm import EEGVLM
 
 Leave = Callable[[torch.Tensor, torch.Tensor, Cache], None]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,14 +7,11 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
-from eegtool.core.settings import EvaluateSettings
-from eegtool.evaluate import rank
-from eegtool.evaluate.memory import (
+from eegtool.inference.memory import (
     bytes_per_question,
     first_batch_size,
     questions_that_fit,
 )
-from eegtool.evaluate.step import run
 
 GB = 10**9
 PROMPT = 1195
@@ -89,33 +85,3 @@ def test_only_on_a_gpu_memory_is_looked_at(
     size = {"n_tokens": PROMPT, "n_new_tokens": 8, "n_beams": n_beams}
     assert first_batch_size(model, **size, writes=True, scores=True) == expected
     assert looked == ([] if device == "cpu" else ["emptied", where])
-
-
-@pytest.mark.parametrize(("mode", "writes"), [("score", False), ("both", True)])
-def test_auto_begins_with_what_fits(
-    settings: EvaluateSettings,
-    batches: list[int],
-    monkeypatch: pytest.MonkeyPatch,
-    mode: Any,
-    writes: bool,
-) -> None:
-    asked: list[dict[str, Any]] = []
-
-    def fit(model: Any, **how: Any) -> int:
-        asked.append(how)
-        return 3
-
-    monkeypatch.setattr(rank, "first_batch_size", fit)
-    run(replace(settings, batch_size="auto", mode=mode))
-    assert batches == [3, 3, 3, 1]
-    (how,) = asked
-    assert 50 < how.pop("n_tokens") < 200
-    assert how == {"n_new_tokens": 3, "n_beams": 1, "writes": writes, "scores": True}
-
-
-def test_a_number_is_taken_as_it_is(
-    settings: EvaluateSettings, batches: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rank, "first_batch_size", lambda *_, **__: pytest.fail("was estimated"))
-    run(replace(settings, batch_size="4"))
-    assert batches == [4, 4, 2]

@@ -20,9 +20,9 @@ from transformers.cache_utils import Cache
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Question
 from eegtool.core.settings import AnswerMode
-from eegtool.evaluate.cache import Cached
-from eegtool.evaluate.decode import Decoding, chooser, decode
-from eegtool.evaluate.score import Choice, behind_reasons, encode_choice, stage_log_likelihoods
+from eegtool.inference.cache import Cached
+from eegtool.inference.decoding import Decoding, chooser, decode
+from eegtool.inference.scoring import Choice, behind_reasons, encode_choice, stage_log_likelihoods
 from eegtool.model.answer_form import AnswerForm
 from eegtool.model.eegvlm import EEGVLM
 from eegtool.model.processor import PixelSpec, Processor, pad

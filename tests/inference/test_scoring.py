@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from eegtool.core.stages import STAGES
-from eegtool.evaluate.cache import Cached, as_argument, frozen, preallocated
-from eegtool.evaluate.score import (
+from eegtool.inference.cache import Cached, as_argument, frozen, preallocated
+from eegtool.inference.scoring import (
     Choice,
     behind_reasons,
     encode_choice,

@@ -1,0 +1,1 @@
+"""A loaded model: asked in words, scored in one pass, calibrated."""
