@@ -701,14 +701,7 @@ class FinetuneSettings:
 class EvaluateSettings:
     """Ask the fine-tuned model about every epoch of the evaluation side."""
 
-    model_path: Annotated[
-        Path | None,
-        Option(
-            help="Adapter folder that finetune wrote.",
-            show_default="required, but for --answers-from",
-            rich_help_panel=FILES,
-        ),
-    ] = None
+    model_path: ModelFolder
     workspace: Workspace = Path("sleep_data")
     model_base: ModelBase = None
     vision_tower: VisionTower = ""
@@ -738,14 +731,6 @@ class EvaluateSettings:
         Option(
             help="Where the answers go.",
             show_default="WORKSPACE/answers/eeg_answers.jsonl",
-            rich_help_panel=FILES,
-        ),
-    ] = None
-    answers_from: Annotated[
-        Path | None,
-        Option(
-            help="Read saved answers again instead of asking; needs no model.",
-            show_default="no",
             rich_help_panel=FILES,
         ),
     ] = None

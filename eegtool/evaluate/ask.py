@@ -24,12 +24,11 @@ from eegtool.core.records import Question
 from eegtool.core.settings import AskSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, check_same_pictures, read_json
-from eegtool.evaluate.loading import load
 from eegtool.extract.features import load_features, read_sidecar
 from eegtool.extract.stored import STORED, feature_of, is_module
 from eegtool.inference.calibration import Calibration, read_calibration
 from eegtool.inference.decoding import Decoding
-from eegtool.inference.generate import Asker
+from eegtool.inference.loaded import LoadedModel, merge_note
 from eegtool.inference.scoring import probabilities
 from eegtool.model.adapters import (
     Contract,
@@ -104,6 +103,8 @@ def run(settings: AskSettings) -> None:
     for doubt in said:
         _warn(doubt)
     feature = high_level_feature(settings, contract, picture)
+    if settings.merge:
+        console.print(merge_note(settings.model_path, contract, settings.dtype), markup=False)
     text, scores = _ask(settings, answers, question, feature, trained=trained)
     if scores is not None and (doubt := disagreement(text, scores, answers)):
         _warn(doubt)
@@ -259,17 +260,26 @@ def _ask(
 ) -> tuple[str, np.ndarray | None]:
     """Load the model; return what it writes about the picture, and the score of each stage's answer."""
     with console.status("Loading the model ..."):
-        model, processor = load(settings.model_path, settings)
+        model = LoadedModel.load(
+            settings.model_path,
+            base=settings.model_base,
+            vision_tower=settings.vision_tower,
+            dtype=settings.dtype,
+            merge=settings.merge,
+        )
     room = answers.max_new_tokens if trained else max(answers.max_new_tokens, _OWN_QUESTION)
-    decoding = Decoding(settings.max_new_tokens or room)
-    asker = Asker(model, processor, answers, "both" if answers.stages else "generate", decoding)
     name = settings.image.name
     asked = Question(settings.image.stem, (name, name), question)
-    pixels = processor.pixel_spec.pixels(settings.image)
+    pixels = model.processor.pixel_spec.pixels(settings.image)
     with console.status("Asking ..."):
-        reply = asker([asked], pixels[None], None if feature is None else feature[None])[0]
-    scores = reply.log_likelihood
-    return reply.text, None if scores is None else np.asarray(scores, np.float64)
+        (reply,) = model.reply(
+            [asked],
+            pixels[None],
+            None if feature is None else feature[None],
+            "both" if answers.stages else "generate",
+            Decoding(settings.max_new_tokens or room),
+        )
+    return reply.text, reply.log_likelihood
 
 
 def shown(reply: Reply) -> RenderableType:

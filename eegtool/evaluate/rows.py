@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from eegtool import __version__
 from eegtool.core.errors import EegToolError
 from eegtool.core.parsing import parse_json
 from eegtool.core.records import Answer, Epoch, Question
@@ -18,17 +16,11 @@ from eegtool.core.stages import STAGES
 from eegtool.evaluate.shards import parts_of, whole_lines
 from eegtool.evaluate.task import Task
 from eegtool.inference.calibration import Calibration, as_scores
-from eegtool.inference.generate import Reply
 from eegtool.inference.scoring import probabilities
+from eegtool.inference.writing import Reply
 
 _DIGITS: Final = 6
 _ANEW: Final = "Begin anew with --overwrite, or give another --answers-file."
-
-
-def versions() -> str:
-    """Return what answered, in one line."""
-    others = (f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
-    return ", ".join([f"eegvlm {__version__}", *others])
 
 
 def make_row(task: Task, question: Question, reply: Reply, how: dict[str, Any]) -> dict[str, Any]:

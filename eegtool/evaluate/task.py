@@ -92,11 +92,6 @@ def check(settings: EvaluateSettings) -> Task:
     """
     _check_settings(settings)
     answers_file = answers_file_of(settings)
-    if settings.model_path is None:
-        raise EegToolError(
-            "--model-path is missing: which model is to be asked?",
-            "Give the folder that `eegvlm finetune` wrote.",
-        )
     workspace = Workspace(settings.workspace)
     contract = read_contract(settings.model_path)
     if settings.calibrate:
