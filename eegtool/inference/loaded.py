@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -53,12 +53,15 @@ class LoadedModel:
         How it was taught to answer.
     merged : bool
         Whether LoRA is part of the network's weights.
+    around : callable
+        Calls what asks about a batch, with whatever must be around it; by default nothing is.
     """
 
     network: EEGVLM
     processor: Processor
     answers: AnswerForm
     merged: bool = False
+    around: Callable[[Callable[[], list[Reply]]], list[Reply]] = lambda ask: ask()
     _choices: dict[tuple[str, int], Choice] = field(default_factory=dict, init=False)
 
     @classmethod
@@ -137,7 +140,7 @@ class LoadedModel:
         decoding: Decoding | None = None,
         batch_size: int | None = None,
         done: Collection[str] = (),
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch, None, None]:
         """Ask about many epochs, batch by batch, those with the longest questions first.
 
         Parameters
@@ -274,7 +277,7 @@ class LoadedModel:
         The exception ends here: as long as it lives, so do the tensors of all frames it went through.
         """
         try:
-            return self.reply(batch, pixels, features, mode, decoding), ""
+            return self.around(lambda: self.reply(batch, pixels, features, mode, decoding)), ""
         except (MemoryError, RuntimeError) as error:  # CUDA's is a RuntimeError, too
             if not is_out_of_memory(error):
                 raise
