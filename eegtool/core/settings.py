@@ -6,11 +6,14 @@ text, the default is the option's default.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from typer import Argument, Option
+
+_Settings = TypeVar("_Settings")
 
 COHORT: Final = "Cohort"
 SIGNAL: Final = "Signal and epochs"
@@ -1168,3 +1171,20 @@ class DemoSettings:
     ] = False
     features: Features = "real"
     seed: Seed = 42
+
+
+def settings_from(kind: type[_Settings], values: Mapping[str, Any]) -> _Settings:
+    """Return settings from what JSON has kept of their fields; paths are texts there.
+
+    Relative paths stay so: whoever reads them starts in the same folder.
+    """
+
+    def typed(hint: Any, value: Any) -> Any:
+        if value is None:
+            return None
+        if hint is Path or Path in get_args(hint):
+            return [Path(v) for v in value] if get_origin(hint) is list else Path(value)
+        return value
+
+    hints = get_type_hints(kind)
+    return kind(**{name: typed(hints[name], value) for name, value in values.items()})

@@ -25,7 +25,7 @@ from eegtool.core.settings import AskSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, check_same_pictures, read_json
 from eegtool.extract.features import load_features, read_sidecar
-from eegtool.extract.stored import STORED, feature_of, is_module
+from eegtool.extract.stored import STORED, features_of, is_module, open_module
 from eegtool.inference.calibration import Calibration, read_calibration
 from eegtool.inference.decoding import Decoding
 from eegtool.inference.loaded import LoadedModel, merge_note
@@ -102,7 +102,7 @@ def run(settings: AskSettings) -> None:
     said = list(doubts(settings, contract, question, picture))
     for doubt in said:
         _warn(doubt)
-    feature = high_level_feature(settings, contract, picture)
+    feature = high_level_feature(settings, contract)
     if settings.merge:
         console.print(merge_note(settings.model_path, contract, settings.dtype), markup=False)
     text, scores = _ask(settings, answers, question, feature, trained=trained)
@@ -197,9 +197,7 @@ def disagreement(text: str, log_likelihood: np.ndarray, answers: AnswerForm) -> 
     return f"word by word the model came to '{wrote[0]}', as a whole '{likeliest}' is likeliest."
 
 
-def high_level_feature(
-    settings: AskSettings, contract: Contract, picture: np.ndarray
-) -> np.ndarray | None:
+def high_level_feature(settings: AskSettings, contract: Contract) -> np.ndarray | None:
     """Return the feature of the picture, float32 ``[1, 1024]``; None if the model looks at none.
 
     Raises
@@ -215,7 +213,9 @@ def high_level_feature(
     stored, trained = settings.model_path / STORED, Workspace(settings.workspace).vision_module
     for folder in (stored, trained):
         if is_module(folder, weights):
-            return feature_of(folder, picture, settings.backbone or None)
+            module, _ = open_module(folder, settings.backbone or None)
+            name = settings.image.stem
+            return features_of(module, {name: settings.image.read_bytes()})[name]
     if not weights:
         raise EegToolError(
             f"{settings.model_path} was trained with features that were made elsewhere: that of "

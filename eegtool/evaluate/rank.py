@@ -11,19 +11,17 @@ import sys
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
 
 import torch
 from rich.markup import escape
 
 from eegtool.core.console import console, progress
-from eegtool.core.errors import EegToolError
+from eegtool.core.launching import this_rank
 from eegtool.core.records import json_line
-from eegtool.core.settings import EvaluateSettings
-from eegtool.core.workspace import inside, jsonable, read_json, write_json
-from eegtool.evaluate.rows import answered, make_row
+from eegtool.core.settings import EvaluateSettings, settings_from
+from eegtool.core.workspace import inside, read_json
+from eegtool.evaluate.rows import answered, epoch_metadata, make_row
 from eegtool.evaluate.shards import Writer, deal
 from eegtool.evaluate.task import Task, check, read_batch_size
 from eegtool.inference.loaded import LoadedModel, merge_note
@@ -49,6 +47,7 @@ def ask(task: Task, rank: int = 0, ranks: int = 1) -> None:
         if rank == 0:
             _announce(task, done, ranks)
         how = {"batch_size": 0, **model.computation, "deterministic": settings.deterministic}
+        common = {**task.identity, **how, "protocol": task.protocol}
         bar = progress("epochs")
         bar.disable = rank > 0
         with bar, Writer(task.part(rank)) as file:
@@ -68,11 +67,21 @@ def ask(task: Task, rank: int = 0, ranks: int = 1) -> None:
                 if not n:
                     task.begin()
                 rows = [
-                    make_row(task, q, reply, how | {"batch_size": size})
+                    make_row(
+                        q,
+                        reply,
+                        prompt=task.prompts[q.sample_id],
+                        model_id=task.model_path.resolve().name,
+                        metadata={
+                            **common,
+                            "batch_size": size,
+                            **epoch_metadata(task.epochs.get(q.sample_id)),
+                        },
+                    )
                     for q, reply in zip(batch, replies, strict=True)
                     if q.sample_id not in done
                 ]
-                file.append([json_line(row) for row in rows])
+                file.append([json_line(row.to_row()) for row in rows])
                 n += len(rows)
                 rate = n / (time.perf_counter() - began)
                 bar.update(line, advance=len(rows), note=f"{rate:,.{rate < 10:d}f} answers/s")
@@ -123,34 +132,11 @@ def deterministic(wanted: bool) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before[1]
 
 
-def write_settings(path: Path, settings: EvaluateSettings) -> None:
-    """Write what the ranks are to do; relative paths stay so: ranks start in the same folder."""
-    write_json(path, jsonable(asdict(settings)))
-
-
-def read_settings(path: Path) -> EvaluateSettings:
-    """Read what `write_settings` wrote."""
-    hints = get_type_hints(EvaluateSettings)
-    paths = {
-        f.name
-        for f in fields(EvaluateSettings)
-        if Path in (hints[f.name], *get_args(hints[f.name]))
-    }
-    values: dict[str, Any] = {
-        k: Path(v) if k in paths and v is not None else v for k, v in read_json(path).items()
-    }
-    return EvaluateSettings(**values)
-
-
 def main() -> None:
     """Be the rank that torchrun says in the environment."""
-    try:
-        rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        ask(check(read_settings(Path(sys.argv[1]))), rank, ranks)
-    except EegToolError as error:
-        console.print("error:", style="bold red", end=" ")
-        console.print(str(error), markup=False)
-        sys.exit(1)
+    with this_rank() as (rank, ranks):
+        settings = settings_from(EvaluateSettings, read_json(Path(sys.argv[1])))
+        ask(check(settings), rank, ranks)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -19,12 +18,13 @@ from rich.markup import escape
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
-from eegtool.core.launching import count_ranks, launch, open_locked
+from eegtool.core.launching import count_ranks, open_locked
 from eegtool.core.records import Answer, json_line
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.stages import STAGES
-from eegtool.core.workspace import atomic_path, run_stamp, sha256_of, write_json
-from eegtool.evaluate.rank import ask, write_settings
+from eegtool.core.workspace import atomic_path, jsonable, run_stamp, sha256_of, write_json
+from eegtool.evaluate.launcher import launch_ranks
+from eegtool.evaluate.rank import ask
 from eegtool.evaluate.rows import answered, read_row, remove, scores_of, with_probabilities
 from eegtool.evaluate.shards import deal, parts_of
 from eegtool.evaluate.task import Task, check, warn
@@ -117,17 +117,8 @@ def _ask(task: Task, n_missing: int, lock: IO[str]) -> None:
         return
     with tempfile.TemporaryDirectory(prefix="eegvlm-") as tmp:
         path = Path(tmp) / "settings.json"
-        write_settings(path, task.settings)
-        launcher = [sys.executable, "-m", "eegtool.evaluate.launcher"]
-        threads = max(1, (os.cpu_count() or 1) // ranks)
-        environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
-        command = [*launcher, str(ranks), str(path)]
-        code = launch(command, environment, kept_open=(lock.fileno(),))
-    if code != 0:
-        raise EegToolError(
-            f"A rank stopped with exit code {code}.",
-            "The reason stands above. What was answered is kept: run again to go on.",
-        )
+        write_json(path, jsonable(asdict(task.settings)))
+        launch_ranks("eegtool.evaluate.rank", path, ranks, kept_open=(lock.fileno(),))
 
 
 def _all_there(task: Task, lines: Mapping[str, bytes]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
@@ -26,7 +27,7 @@ from eegtool.core.workspace import Workspace, read_json, write_json
 from eegtool.evaluate import ask, step
 from eegtool.extract.features import Sidecar, write_features
 from eegtool.extract.module import VisionModule
-from eegtool.extract.stored import feature_of, store_module
+from eegtool.extract.stored import features_of, open_module, store_module
 from eegtool.extract.weights import save_module
 from eegtool.inference import loaded
 from eegtool.inference.calibration import Calibration, write_calibration
@@ -95,6 +96,13 @@ def answered(settings: AskSettings, capsys: pytest.CaptureFixture[str]) -> dict[
     ask.run(replace(settings, json=True))
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
+
+
+def feature_of(folder: Path, picture: np.ndarray, backbone: str | None = None) -> np.ndarray:
+    """Return the feature of one picture, uint8 ``[H, W, 3]``, by the module of a folder."""
+    png = io.BytesIO()
+    Image.fromarray(picture).save(png, "PNG")
+    return features_of(open_module(folder, backbone)[0], {"a": png.getvalue()})["a"]
 
 
 def refused(settings: AskSettings) -> EegToolError:

@@ -407,13 +407,6 @@ def test_a_rank_that_fails_says_why_and_keeps_the_answers(
     assert stamp["results"]["asked"] == 10 - kept
 
 
-def test_settings_reach_the_ranks_as_they_are(settings: EvaluateSettings, tmp_path: Path) -> None:
-    changed = replace(settings, model_base="tiny", image_folder=Path("a b"), temperature=0.25)
-    path = tmp_path / "settings.json"
-    rank.write_settings(path, changed)
-    assert rank.read_settings(path) == changed
-
-
 def test_deterministic_is_for_the_run_only(
     settings: EvaluateSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
