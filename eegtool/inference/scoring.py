@@ -269,7 +269,7 @@ def _in_float32(head: torch.nn.Linear) -> Iterator[torch.nn.Linear]:
         with torch.autocast(states.device.type, enabled=False):
             return linear(states.float(), head.weight.float())
 
-    head.forward = forward
+    head.forward = forward  # type: ignore[method-assign, assignment]
     try:
         yield head
     finally:
