@@ -600,6 +600,30 @@ class FinetuneSettings:
     lora_dropout: Annotated[
         float, Option(min=0.0, max=1.0, help="Dropout before the updates.", rich_help_panel=LORA)
     ] = 0.05
+    use_dora: Annotated[
+        bool,
+        Option(
+            "--use-dora",
+            help="DoRA: also train the length of each row of the weights.",
+            rich_help_panel=LORA,
+        ),
+    ] = False
+    use_rslora: Annotated[
+        bool,
+        Option(
+            "--use-rslora",
+            help="rsLoRA: scale updates by alpha / sqrt(r).",
+            rich_help_panel=LORA,
+        ),
+    ] = False
+    loraplus_lr_ratio: Annotated[
+        float,
+        Option(
+            min=1.0,
+            help="LoRA+: learning rate of LoRA's second matrices, in multiples of the first ones'.",
+            rich_help_panel=LORA,
+        ),
+    ] = 1.0
     eval_strategy: Annotated[
         str,
         Option(

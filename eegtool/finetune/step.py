@@ -438,6 +438,9 @@ def make_plan(
         base_sha256=base_sha256(base),
         data_sha256=sha256_of(data_path),
         features_sha256=features_sha256,
+        use_dora=settings.use_dora,
+        use_rslora=settings.use_rslora,
+        loraplus_lr_ratio=settings.loraplus_lr_ratio,
         attention=settings.attention,
         bits=settings.bits,
         zero_stage=stage,
@@ -486,8 +489,8 @@ def _validation_notes(settings: FinetuneSettings, sides: Sides, features_file: P
     sidecar = read_sidecar(features_file) if FUSIONS[settings.fusion].needs_features else None
     if sidecar is not None and sidecar.fold is None:
         notes.append(
-            "--eval-strategy: the vision module knows the held-out subjects, so κ is higher than on new "
-            "ones; `eegvlm extract --folds` makes features that do not"
+            "--eval-strategy: the vision module was trained on this side, held-out subjects included, so κ may "
+            "be higher than on new ones; `eegvlm extract --folds` makes features without them"
         )
     return notes
 

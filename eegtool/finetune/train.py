@@ -157,6 +157,8 @@ def build_model(plan: Plan, args: TrainingArguments) -> tuple[PeftModel, Process
         r=plan.lora_r,
         alpha=plan.lora_alpha,
         dropout=plan.lora_dropout,
+        use_dora=plan.use_dora,
+        use_rslora=plan.use_rslora,
         dtype=dtype if args.deepspeed else torch.float32,
     )
     if plan.gradient_checkpointing:

@@ -282,11 +282,15 @@ class Stager:
         """Return the high-level feature of each epoch, float32 ``[1, 1024]``; None if none are needed."""
         if self.module is None:
             return None
-        with progress("epochs") as bar:
-            task = bar.add_task("Looking", total=len(drawn.pictures), note="")
-            return features_of(
-                self.module, drawn.pictures, advance=lambda n: bar.update(task, advance=n)
-            )
+        if not drawn.features:
+            with progress("epochs") as bar:
+                task = bar.add_task("Looking", total=len(drawn.pictures), note="")
+                drawn.features.update(
+                    features_of(
+                        self.module, drawn.pictures, advance=lambda n: bar.update(task, advance=n)
+                    )
+                )
+        return drawn.features
 
     def protocol(self, drawn: DrawnNight) -> dict[str, Any]:
         """Return how the pictures of a night were made, and which model was asked."""
