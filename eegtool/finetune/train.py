@@ -78,6 +78,7 @@ def run(plan: Plan) -> None:
     if first:
         saving.remove_broken(Path(plan.output_dir))
         _announce(model, plan, checkpoint)
+    inner(model).drop_unread_layers()
     log: dict[str, Any] = {"resumed_after": saving.step_of(checkpoint) if checkpoint else 0}
     with _watched(args):
         result = trainer.resume(checkpoint)

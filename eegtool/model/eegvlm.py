@@ -72,7 +72,7 @@ class EEGVLM(LlavaForConditionalGeneration):  # type: ignore[misc]
     def drop_unread_layers(self) -> None:
         """Remove what the tower has behind the layer that is read: it costs time and tells nothing.
 
-        Only where the model is asked: it cannot be saved any more.
+        Only where the model is asked or an adapter is trained: it cannot be saved as a whole any more.
         """
         for module in self.model.vision_tower.modules():
             if isinstance(module, ModuleList):
