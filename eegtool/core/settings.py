@@ -627,7 +627,7 @@ class FinetuneSettings:
     eval_strategy: Annotated[
         str,
         Option(
-            help="Validate while training: 'no', every --eval-steps ('steps'), after each pass ('epoch').",
+            help="Validate while training: 'no', 'steps' (every so many), 'epoch' (after each pass).",
             rich_help_panel=VALIDATION,
         ),
     ] = "no"

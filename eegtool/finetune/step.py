@@ -116,12 +116,13 @@ def run(settings: FinetuneSettings) -> None:
     _train(settings, plan, ranks, hosts)
     if FUSIONS[plan.fusion].needs_features:
         _store_module(Workspace(settings.workspace).vision_module, output_dir)
+    log = read_json(output_dir / "training_log.json")
     stamp = run_stamp(
         "finetune",
         settings,
         inputs={"data": plan.data_sha256},
         protocol=plan.protocol,
-        results=read_json(output_dir / "training_log.json")["metrics"],
+        results=log["metrics"] | {name: log[name] for name in ("best",) if name in log},
     )
     write_json(output_dir / "run.json", stamp)
     console.print(f"Adapter: [bold]{escape(str(output_dir))}[/]")
@@ -486,6 +487,8 @@ def _validation_notes(settings: FinetuneSettings, sides: Sides, features_file: P
         notes.append(
             "--eval-limit: epochs are drawn evenly over the stages, so κ is not that of whole nights"
         )
+    if settings.bits == 4:
+        notes.append("--bits 4: validations ask the packed base, `evaluate` asks one of 16 bits")
     sidecar = read_sidecar(features_file) if FUSIONS[settings.fusion].needs_features else None
     if sidecar is not None and sidecar.fold is None:
         notes.append(

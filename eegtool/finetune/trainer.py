@@ -247,6 +247,8 @@ class EegTrainer(Trainer):  # type: ignore[misc]
         if self.validator is not None and not done and is_due(self.args, self.state):
             self._evaluate(None, None)
         self._determine_best_metric()
+        if step := self.state.best_global_step:  # else it would be missed at the end
+            saving.whole_at(Path(self.plan.output_dir), step)
 
     def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Validate; where the training is asked to stop, that is left to when it goes on (see `catch_up`)."""
@@ -419,11 +421,12 @@ class Monitor(TrainerCallback):  # type: ignore[misc]
             if self.task is not None:
                 self.bar.update(self.task, note=f"validating {done}/{n}")
 
-        tell(0, 0)
-        yield tell
-        if self.task is not None:
-            self.bar.update(self.task, note=note)
-        self.began += time.perf_counter() - began
+        try:
+            yield tell
+        finally:
+            if self.task is not None:
+                self.bar.update(self.task, note=note)
+            self.began += time.perf_counter() - began
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
@@ -434,7 +437,7 @@ class Monitor(TrainerCallback):  # type: ignore[misc]
             console.print(
                 f"  Step {state.global_step}: κ {metrics['eval_kappa']:.3f}, "
                 f"macro-F1 {metrics['eval_macro_f1']:.3f}, accuracy {metrics['eval_accuracy']:.3f}, "
-                f"negative log-likelihood {metrics['eval_loss']:.3f}"
+                f"NLL {metrics['eval_loss']:.3f}"
             )
 
     def close(self) -> None:

@@ -136,7 +136,7 @@ class Validator:
         is_stopped : callable
             Asked after each batch whether to give up.
         tell : callable
-            Told after each batch how many epochs of how many this rank has scored.
+            Told before and after each batch how many epochs of how many this rank has scored.
 
         Returns
         -------
@@ -144,6 +144,7 @@ class Validator:
             None where it was stopped, on any rank.
         """
         found: dict[str, np.ndarray | None] = {}
+        tell(0, len(self.share))
         stopped = is_stopped()
         training = self.model.training
         self.model.eval()
