@@ -18,6 +18,7 @@ from eegtool.evaluate.rows import whence, with_probabilities
 from eegtool.evaluate.task import epochs_of, protocol_of, questions_of
 from eegtool.inference.calibration import read_calibration
 from eegtool.model.adapters import adapter_sha256, read_contract
+from eegtool.model.answer_form import AnswerForm
 
 
 def replay(
@@ -60,14 +61,21 @@ def replay(
     _check(saved, answers, questions, question_file)
     inputs = {"questions": question_file, "answers": saved}
     protocol: dict[str, Any] | None = None
-    calibration = None
+    calibration, texts = None, tuple[str, ...]()
     if settings.model_path is not None:
-        protocol = protocol_of(read_contract(settings.model_path))
+        contract = read_contract(settings.model_path)
+        protocol, texts = protocol_of(contract), AnswerForm.from_contract(contract.answers).texts
         inputs["contract"] = settings.model_path / "eegvlm.json"
         sha256 = adapter_sha256(settings.model_path)
         _check_model(saved, answers, settings.model_path, sha256)
         if not settings.no_calibration:
             calibration = read_calibration(settings.model_path, sha256)
+    elif settings.no_calibration and any(_is_decided(answer) for answer in answers):
+        raise EegToolError(
+            f"The stages of {saved} were decided by a calibration; without it they are others, and only "
+            "the model knows how its answers are spelt.",
+            "Give its folder with --model-path, too.",
+        )
     epochs = epochs_of(workspace)
     by_id = {answer.question_id: answer for answer in answers}
     again = settings.model_path is not None or settings.no_calibration
@@ -81,7 +89,7 @@ def replay(
             metadata["protocol"] = protocol
         label = question.category or answer.label
         answer = replace(answer, label=label, metadata=metadata)
-        told.append(with_probabilities(answer, calibration) if again else answer)
+        told.append(with_probabilities(answer, calibration, texts) if again else answer)
     if len(told) < len(questions):
         lost = [q.sample_id for q in questions if q.sample_id not in by_id]
         console.print(
@@ -126,6 +134,11 @@ def _check_model(saved: Path, answers: Sequence[Answer], model_path: Path, sha25
             f"{saved} holds answers of another model ({told[:12]}) than {model_path} ({sha256[:12]}).",
             "Give the --model-path they are from, or none.",
         )
+
+
+def _is_decided(answer: Answer) -> bool:
+    """Say whether a calibration may have moved one stage in front of another."""
+    return answer.metadata.get("mode") == "score" and "calibration_offsets" in answer.metadata
 
 
 def _sha256(answer: Answer) -> str:

@@ -13,6 +13,7 @@ import pytest
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import read_questions, write_questions
 from eegtool.core.settings import EvaluateSettings
+from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, sha256_of
 from eegtool.evaluate import loading
 from eegtool.evaluate.step import run
@@ -95,6 +96,30 @@ def test_probabilities_are_made_anew(
         told = row["metadata"]
         assert np.allclose(list(told["stage_probabilities"].values()), expected, atol=2e-6)
         assert told.get("calibrated_on", False) is applied
+
+
+def test_decided_stages_are_taken_back_by_the_model_alone(
+    again: EvaluateSettings, workspace: Workspace, adapter: Path, saved: Path
+) -> None:
+    sha256 = rows_of(saved)[0]["metadata"]["adapter_sha256"]
+    towards = tuple(60.0 * (stage == "N3") for stage in STAGES)
+    write_calibration(
+        adapter, Calibration(1.0, "score", ("S09",), 9, 1, 1, 1, 1, sha256, offsets=towards)
+    )
+    rows = rows_of(saved)
+    for row in rows:
+        row["metadata"]["mode"] = "score"
+        row["text"] = STAGES[int(scores_of(row["question_id"]).argmax())]
+    saved.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    decided = workspace.root / "decided.jsonl"
+    run(replace(again, model_path=adapter, answers_file=decided))
+    assert {row["text"] for row in rows_of(decided)} == {"N3"}
+    again = replace(again, answers_from=decided, no_calibration=True)
+    with pytest.raises(EegToolError, match="decided by a calibration") as caught:
+        run(again)
+    assert "--model-path" in caught.value.fix
+    run(replace(again, model_path=adapter))
+    assert [row["text"] for row in rows_of(workspace.answers)] == [row["text"] for row in rows]
 
 
 def test_questions_without_an_answer_are_listed(
