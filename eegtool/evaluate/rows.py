@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from importlib.metadata import version
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from eegtool import __version__
 from eegtool.core.errors import EegToolError
 from eegtool.core.parsing import parse_json
 from eegtool.core.probabilities import of_stages
@@ -16,52 +14,49 @@ from eegtool.core.stages import STAGES
 from eegtool.evaluate.shards import parts_of, whole_lines
 from eegtool.evaluate.task import Task
 from eegtool.inference.calibration import Calibration, calibrated
-from eegtool.inference.generate import Reply
+from eegtool.inference.writing import Reply
 
 _DIGITS: Final = 6
 _ANEW: Final = "Begin anew with --overwrite, or give another --answers-file."
 
 
-def versions() -> str:
-    """Return what answered, in one line."""
-    others = (f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
-    return ", ".join([f"eegvlm {__version__}", *others])
-
-
-def make_row(task: Task, question: Question, reply: Reply, how: dict[str, Any]) -> dict[str, Any]:
+def make_row(
+    question: Question, reply: Reply, *, prompt: str, model_id: str, metadata: Mapping[str, Any]
+) -> Answer:
     """Return the row of one answer, as a writer appends it; probabilities come at the end.
 
     Parameters
     ----------
-    how : dict
-        How it was computed: batch size, precision, versions, ...
+    question, reply : Question and Reply
+        What was asked and what the model says.
+    prompt : str
+        The question as the model saw it.
+    model_id : str
+        Name of the model.
+    metadata : mapping
+        Its identity (`task.identity`), how it was computed, protocol, whereabouts of the epoch.
     """
-    metadata = {**task.identity, **how, "protocol": task.protocol}
-    metadata |= whence(question.sample_id, task.epochs)
+    known = dict(metadata)
     if reply.log_likelihood is not None:
         rounded = reply.log_likelihood.round(_DIGITS).tolist()
-        metadata["log_likelihoods"] = dict(zip(STAGES, rounded, strict=True))
+        known["log_likelihoods"] = dict(zip(STAGES, rounded, strict=True))
     if reply.truncated:
-        metadata["truncated"] = True
-    row = Answer(
+        known["truncated"] = True
+    return Answer(
         question_id=question.sample_id,
-        prompt=task.prompts[question.sample_id],
+        prompt=prompt,
         text=reply.text,
         label=question.category,
-        answer_id=f"{question.sample_id}-{task.identity['adapter_sha256'][:8]}",
-        model_id=task.model_path.resolve().name,
-        metadata=metadata,
+        answer_id=f"{question.sample_id}-{known['adapter_sha256'][:8]}",
+        model_id=model_id,
+        metadata=known,
     )
-    return row.to_row()
 
 
-def whence(sample_id: str, epochs: dict[str, Epoch]) -> dict[str, Any]:
-    """Say where the epoch comes from, as far as the workspace knows."""
-    epoch = epochs.get(sample_id)
-    if epoch is None:
-        return {}
+def epoch_metadata(epoch: Epoch | None) -> dict[str, Any]:
+    """Say where an epoch comes from, as far as the workspace knows."""
     names = ("subject", "recording", "night", "epoch_index", "onset_s")
-    return {name: getattr(epoch, name) for name in names}
+    return {name: getattr(epoch, name) for name in names} if epoch else {}
 
 
 def with_probabilities(

@@ -28,7 +28,7 @@ _OWN: Final = (
     *("decide_for", "decision_offsets"),
 )
 """What rows say of their calibration, beside the probabilities."""
-_BY_STAGE: Final = ("offsets", "decision_offsets")
+_BY_STAGE: Final = ("offsets", "decision_offsets", "stages")
 """Fields of `Calibration` that the file has by stage."""
 
 
@@ -54,6 +54,8 @@ class Calibration:
     """In nats, in the order of `STAGES`; like the next two, see `Scaling`. Versions before 0.2 had none."""
     decide_for: DecideFor = "likelihood"
     decision_offsets: tuple[float, ...] = _NONE.decision_offsets
+    stages: tuple[float, ...] = ()
+    """Epochs of each stage, in the order of `STAGES`: how common stages are, as the probabilities have it."""
 
     @property
     def scaling(self) -> Scaling:
@@ -105,6 +107,7 @@ def calibrate(
         offsets=scaling.offsets,
         decide_for=scaling.decide_for,
         decision_offsets=scaling.decision_offsets,
+        stages=tuple(list(stages).count(stage) for stage in STAGES),
     )
     return calibration, found
 
@@ -211,8 +214,9 @@ class CertaintyCheck:
 
 def write_calibration(folder: Path, calibration: Calibration) -> None:
     """Write ``calibration.json`` beside the adapter."""
-    offsets = {name: by_stage(getattr(calibration, name), 17) for name in _BY_STAGE}
-    write_json(folder / _FILE, asdict(calibration) | offsets)
+    known = {name: getattr(calibration, name) for name in _BY_STAGE}
+    numbers = {name: by_stage(values, 17) for name, values in known.items() if values}
+    write_json(folder / _FILE, {k: v for k, v in asdict(calibration).items() if v != ()} | numbers)
 
 
 def read_calibration(folder: Path, adapter_sha256: str = "") -> Calibration | None:
@@ -235,15 +239,15 @@ def read_calibration(folder: Path, adapter_sha256: str = "") -> Calibration | No
         return None
     raw = read_json(path)
     try:
-        stages = {name: of_stages(raw[name]) for name in _BY_STAGE if name in raw}
-        calibration = Calibration(**raw | {"subjects": tuple(raw["subjects"])} | stages)
+        numbers = {name: of_stages(raw[name]) for name in _BY_STAGE if name in raw}
+        calibration = Calibration(**raw | {"subjects": tuple(raw["subjects"])} | numbers)
     except (KeyError, TypeError) as error:
         raise EegToolError(f"{path} is not readable as a calibration: {error}.", fix) from error
     reason = ""
     if (finite(calibration.temperature) or 0.0) <= 0:
         reason = f"it has the temperature {calibration.temperature}"
-    elif None in stages.values():
-        reason = "it does not have one offset for each stage"
+    elif None in numbers.values():
+        reason = "it does not have one number for each stage"
     elif calibration.decide_for not in [*AIMS]:
         reason = f"it decides for '{calibration.decide_for}'"
     if reason:

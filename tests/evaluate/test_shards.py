@@ -25,7 +25,8 @@ from eegtool.core.workspace import Workspace, atomic_path
 from eegtool.evaluate import rank, step
 from eegtool.evaluate.shards import Writer, deal, part_path, parts_of, whole_lines
 from eegtool.evaluate.step import run
-from eegtool.inference.generate import Asker, Reply
+from eegtool.inference.loaded import LoadedModel
+from eegtool.inference.writing import Reply
 from tests.evaluate.conftest import rows_of
 
 IDS = [f"SC4{i // 100:03d}E0-{i % 100:04d}" for i in range(1000)]
@@ -209,20 +210,20 @@ def test_a_second_evaluation_of_the_same_answers_is_refused_at_once(
     settings: EvaluateSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused: list[str] = []
-    ask = Asker.__call__
+    ask = LoadedModel.reply
 
-    def second(asker: Asker, some: list[Any], *rest: Any) -> list[Reply]:
+    def second(model: LoadedModel, some: list[Any], *rest: Any) -> list[Reply]:
         with monkeypatch.context() as patch:
-            patch.setattr(Asker, "__call__", ask)
+            patch.setattr(LoadedModel, "reply", ask)
             for again in (chunk(settings, 0, 2), replace(chunk(settings, 0, 2), overwrite=True)):
                 with pytest.raises(EegToolError, match="is running already") as raised:
                     run(again)
                 refused.append(raised.value.what)
             run(chunk(settings, 1, 2))  # another chunk, or another file, is another matter
             run(replace(settings, answers_file=workspace.root / "others.jsonl"))
-        return ask(asker, some, *rest)
+        return ask(model, some, *rest)
 
-    monkeypatch.setattr(Asker, "__call__", second)
+    monkeypatch.setattr(LoadedModel, "reply", second)
     run(chunk(replace(settings, batch_size="16"), 0, 2))
     assert refused == [f"An evaluation that writes {workspace.answers} is running already."] * 2
     assert [row["question_id"] for row in rows_of(workspace.answers)] == ids(workspace)
@@ -300,12 +301,12 @@ def test_answers_that_the_disk_does_not_take(
 def test_answers_that_vanish_are_not_passed_over(
     settings: EvaluateSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lose(asker: Asker, some: list[Any], *_: Any) -> list[Reply]:
+    def lose(model: LoadedModel, some: list[Any], *_: Any) -> list[Reply]:
         for path in parts_of(workspace.answers):
             path.unlink()
         return [Reply("W") for _ in some]
 
-    monkeypatch.setattr(Asker, "__call__", lose)
+    monkeypatch.setattr(LoadedModel, "reply", lose)
     with pytest.raises(EegToolError, match="answers vanished"):
         run(settings)
     assert not workspace.answers.exists()
@@ -406,24 +407,17 @@ def test_a_rank_that_fails_says_why_and_keeps_the_answers(
     assert stamp["results"]["asked"] == 10 - kept
 
 
-def test_settings_reach_the_ranks_as_they_are(settings: EvaluateSettings, tmp_path: Path) -> None:
-    changed = replace(settings, model_base="tiny", image_folder=Path("a b"), temperature=0.25)
-    path = tmp_path / "settings.json"
-    rank.write_settings(path, changed)
-    assert rank.read_settings(path) == changed
-
-
 def test_deterministic_is_for_the_run_only(
     settings: EvaluateSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     seen: list[bool] = []
 
-    def look(asker: Asker, some: list[Any], *_: Any) -> list[Reply]:
+    def look(model: LoadedModel, some: list[Any], *_: Any) -> list[Reply]:
         seen.append(torch.are_deterministic_algorithms_enabled())
         return [Reply("W") for _ in some]
 
-    monkeypatch.setattr(Asker, "__call__", look)
+    monkeypatch.setattr(LoadedModel, "reply", look)
     run(replace(settings, deterministic=True, limit=1))
     run(replace(settings, overwrite=True, limit=1))
     assert seen == [True, False]

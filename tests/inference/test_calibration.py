@@ -182,7 +182,7 @@ def test_one_that_knows_no_offsets_is_read(calibration: Calibration, tmp_path: P
     write_calibration(tmp_path, calibration)
     path = tmp_path / "calibration.json"
     raw = json.loads(path.read_text())
-    earlier = {k: v for k, v in raw.items() if not k.startswith(("offsets", "deci"))}
+    earlier = {k: v for k, v in raw.items() if not k.startswith(("offsets", "deci", "stages"))}
     path.write_text(json.dumps(earlier))
     found = read_calibration(tmp_path)
     assert found is not None
@@ -207,8 +207,9 @@ def test_it_belongs_to_its_weights(calibration: Calibration, tmp_path: Path) -> 
         ({"temperature": "warm"}, "not readable"),
         ({"temperature": None}, "not readable"),
         ({"subjects": 3}, "not readable"),
-        ({"offsets": [0, 0, 0, 0, 0]}, "one offset for each stage"),
-        ({"decision_offsets": {"W": 1.0}}, "one offset for each stage"),
+        ({"offsets": [0, 0, 0, 0, 0]}, "one number for each stage"),
+        ({"decision_offsets": {"W": 1.0}}, "one number for each stage"),
+        ({"stages": {"W": 1.0}}, "one number for each stage"),
         ({"decide_for": "accuracy"}, "decides for 'accuracy'"),
         ({"decide_for": ["kappa"]}, "decides for"),
         ({"another": 1}, "not readable"),
