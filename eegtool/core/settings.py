@@ -34,6 +34,7 @@ FIGURES: Final = "Figures"
 
 FeatureSource = Literal["real", "shuffled", "zero"]
 AnswerMode = Literal["generate", "score", "both"]
+DecideFor = Literal["likelihood", "macro_f1", "kappa"]
 
 Workspace = Annotated[
     Path,
@@ -160,7 +161,7 @@ OwnModule = Annotated[
 ]
 NoCalibration = Annotated[
     bool,
-    Option("--no-calibration", help="Leave the model's temperature out.", rich_help_panel=ASKING),
+    Option("--no-calibration", help="Leave the model's calibration out.", rich_help_panel=ASKING),
 ]
 
 
@@ -808,15 +809,23 @@ class EvaluateSettings:
         bool,
         Option(
             "--calibrate",
-            help="Fit a temperature to these answers and keep it beside the adapter.",
+            help="Fit a temperature and an offset per stage to these answers; keep them beside the adapter.",
             rich_help_panel=ASKING,
         ),
     ] = False
+    decide_for: Annotated[
+        DecideFor,
+        Option(
+            help="With --calibrate: also fit which stage is said, so that macro-F1 or Cohen's kappa is "
+            "highest; else it is the likeliest one.",
+            rich_help_panel=ASKING,
+        ),
+    ] = "likelihood"
     no_calibration: Annotated[
         bool,
         Option(
             "--no-calibration",
-            help="Leave the adapter's temperature out.",
+            help="Leave the adapter's calibration out.",
             rich_help_panel=ASKING,
         ),
     ] = False

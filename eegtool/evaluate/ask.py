@@ -20,6 +20,7 @@ from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
 from eegtool.core.forms import IMAGE_TOKEN
 from eegtool.core.pictures import read_rgb
+from eegtool.core.probabilities import AIMS, Scaling, by_stage
 from eegtool.core.records import Question
 from eegtool.core.settings import AskSettings
 from eegtool.core.stages import STAGES
@@ -29,7 +30,6 @@ from eegtool.extract.stored import STORED, features_of, is_module, open_module
 from eegtool.inference.calibration import Calibration, read_calibration
 from eegtool.inference.decoding import Decoding
 from eegtool.inference.loaded import LoadedModel, merge_note
-from eegtool.inference.scoring import probabilities
 from eegtool.model.adapters import (
     Contract,
     adapter_sha256,
@@ -59,24 +59,24 @@ class Reply:
     adapter_sha256: str
 
     @property
-    def temperature(self) -> float:
-        """By which the log-likelihoods are divided before they become probabilities."""
-        return self.calibration.temperature if self.calibration else 1.0
+    def scaling(self) -> Scaling:
+        """By which the log-likelihoods become probabilities and a stage."""
+        return self.calibration.scaling if self.calibration else Scaling()
 
     @property
     def stage_probabilities(self) -> dict[str, float]:
         """Probability of each stage; they sum to 1. Empty where there are no log-likelihoods."""
         if self.log_likelihood is None:
             return {}
-        shares = probabilities(self.log_likelihood, self.temperature)
+        shares = self.scaling.probabilities(self.log_likelihood)
         return dict(zip(STAGES, shares.tolist(), strict=True))
 
     @property
     def stage(self) -> str | None:
-        """The likeliest stage; without log-likelihoods, what is read in the text."""
+        """The stage that is decided for; without log-likelihoods, what is read in the text."""
         if self.log_likelihood is None:
             return read_stage(self.text).stage
-        return STAGES[int(self.log_likelihood.argmax())]
+        return STAGES[int(self.scaling.decided(self.log_likelihood))]
 
 
 def run(settings: AskSettings) -> None:
@@ -106,10 +106,10 @@ def run(settings: AskSettings) -> None:
     if settings.merge:
         console.print(merge_note(settings.model_path, contract, settings.dtype), markup=False)
     text, scores = _ask(settings, answers, question, feature, trained=trained)
-    if scores is not None and (doubt := disagreement(text, scores, answers)):
+    reply = Reply(settings.image, question, text, scores, calibration, weights)
+    if scores is not None and (doubt := disagreement(text, reply.stage, answers)):
         _warn(doubt)
         said.append(doubt)
-    reply = Reply(settings.image, question, text, scores, calibration, weights)
     if settings.json:
         print(json.dumps(as_json(reply, said), ensure_ascii=False))
     else:
@@ -188,13 +188,13 @@ def drawn(image: Path) -> dict[str, Any]:
     return {}
 
 
-def disagreement(text: str, log_likelihood: np.ndarray, answers: AnswerForm) -> str:
-    """Say that the model wrote another stage than the likeliest; empty if it did not."""
-    likeliest = answers.texts[int(log_likelihood.argmax())]
+def disagreement(text: str, stage: str | None, answers: AnswerForm) -> str:
+    """Say that the model wrote another stage than its probabilities give; empty if it did not."""
+    given = answers.stages[stage] if stage else ""
     wrote = [answer for answer in answers.texts if text.endswith(answer)]
-    if not wrote or likeliest in wrote:
+    if not wrote or given in wrote:
         return ""
-    return f"word by word the model came to '{wrote[0]}', as a whole '{likeliest}' is likeliest."
+    return f"word by word the model came to '{wrote[0]}', its probabilities give '{given}'."
 
 
 def high_level_feature(settings: AskSettings, contract: Contract) -> np.ndarray | None:
@@ -295,7 +295,8 @@ def shown(reply: Reply) -> RenderableType:
         bars.add_row(stage, bar, percent, style="bold" if stage == reply.stage else "dim")
     c = reply.calibration
     how = (
-        f"Calibrated: temperature {c.temperature:.2f}, fitted to {c.n:,} epochs."
+        f"Calibrated: temperature {c.temperature:.2f} and an offset per stage, fitted to {c.n:,} "
+        f"epochs; the stage is decided for {AIMS[c.decide_for]}."
         if c
         else "Not calibrated: how sure the model is need not be how often it is right."
     )
@@ -314,7 +315,9 @@ def as_json(reply: Reply, warnings: list[str]) -> dict[str, Any]:
         "stage": reply.stage,
         "stage_probabilities": {s: round(p, 6) for s, p in reply.stage_probabilities.items()},
         "log_likelihoods": dict(zip(STAGES, scores.round(6).tolist(), strict=False)),
-        "calibration_temperature": reply.temperature,
+        "calibration_temperature": reply.scaling.temperature,
+        "calibration_offsets": by_stage(reply.scaling.offsets),
+        "decide_for": reply.scaling.decide_for,
         "adapter_sha256": reply.adapter_sha256,
         "warnings": warnings,
     }

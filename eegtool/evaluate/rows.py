@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from eegtool.core.errors import EegToolError
 from eegtool.core.parsing import parse_json
+from eegtool.core.probabilities import of_stages
 from eegtool.core.records import Answer, Epoch, Question
 from eegtool.core.stages import STAGES
 from eegtool.evaluate.shards import parts_of, whole_lines
 from eegtool.evaluate.task import Task
-from eegtool.inference.calibration import Calibration, as_scores
-from eegtool.inference.scoring import probabilities
+from eegtool.inference.calibration import Calibration, calibrated
 from eegtool.inference.writing import Reply
 
 _DIGITS: Final = 6
@@ -66,30 +64,33 @@ class RowMaker:
         )
 
 
-def with_probabilities(row: Answer, calibration: Calibration | None) -> Answer:
-    """Return a row with the probabilities of its log-likelihoods; one without them stays as it is.
+def with_probabilities(
+    row: Answer, calibration: Calibration | None, answers: Sequence[str]
+) -> Answer:
+    """Return a row with the probabilities and, in mode ``score``, the stage that its log-likelihoods give.
+
+    What the model wrote (mode ``both``) stays as it is, and so does a row without log-likelihoods.
+
+    Parameters
+    ----------
+    row : Answer
+        As asked, or as calibrated otherwise before.
+    calibration : Calibration or None
+        Of the model that was asked.
+    answers : sequence of str
+        Its answer for each stage (see `AnswerForm.texts`).
 
     Raises
     ------
     EegToolError
-        If these are not one number for each stage.
+        If the log-likelihoods are not one number for each stage.
     """
-    told = row.metadata.get("log_likelihoods")
-    if told is None:
+    if row.metadata.get("log_likelihoods") is None:
         return row
-    temperature = calibration.temperature if calibration else 1.0
-    shares = probabilities(np.array([scores_of(row)]), temperature)[0]
-    fitted = calibration is not None and row.metadata.get("subject") in calibration.subjects
-    kept = {k: v for k, v in row.metadata.items() if k != "calibrated_on"}
-    own = {
-        "stage_probabilities": dict(zip(STAGES, shares.round(_DIGITS).tolist(), strict=True)),
-        "calibration_temperature": temperature,
-        **({"calibrated_on": True} if fitted else {}),
-    }
-    return replace(row, metadata=kept | own)
+    return calibrated(row, scores_of(row), calibration, answers)
 
 
-def scores_of(row: Answer) -> list[float]:
+def scores_of(row: Answer) -> tuple[float, ...]:
     """Return the log-likelihoods of a row, in the order of `STAGES`.
 
     Raises
@@ -97,7 +98,7 @@ def scores_of(row: Answer) -> list[float]:
     EegToolError
         If these are not one number for each stage.
     """
-    scores = as_scores(row.metadata.get("log_likelihoods"))
+    scores = of_stages(row.metadata.get("log_likelihoods"))
     if scores is None:
         raise EegToolError(
             f"The log-likelihoods of '{row.question_id}' are not one number for each stage.", _ANEW

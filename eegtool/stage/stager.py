@@ -195,7 +195,10 @@ class Stager:
             drawn, mode=mode, batch_size=batch_size, answers_file=answers_file
         )
         calibration = self.calibration if calibrate else None
-        finished = [with_probabilities(answer, calibration) for answer in answers.values()]
+        texts = self.requirements.answers.texts
+        finished = [with_probabilities(row, calibration, texts) for row in answers.values()]
+        if chain and calibration and calibration.stages:
+            chain = chain.of_probabilities(calibration.stages)
         return StagedNight(self, drawn, finished, chain)
 
     def answers_about(

@@ -207,10 +207,27 @@ def test_probabilities_are_calibrated(
     assert list(after["stage_probabilities"].values()) == pytest.approx(expected.tolist(), abs=1e-5)
     assert (before["calibration_temperature"], after["calibration_temperature"]) == (1.0, 3.0)
     ask.run(replace(settings, json=False))
-    assert "Calibrated: temperature 3.00, fitted to 812 epochs." in capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Calibrated: temperature 3.00 and an offset per stage, fitted to 812 epochs" in shown
     # Not where it is not wanted, and not for a question that it was not fitted to.
     for other in ({"no_calibration": True}, {"question": "REM?"}):
         assert answered(replace(settings, **other), capsys)["calibration_temperature"] == 1.0
+
+
+def test_the_stage_is_the_one_that_is_decided_for(
+    settings: AskSettings, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = answered(settings, capsys)
+    other = next(stage for stage in STAGES if stage != before["stage"])
+    wanted = tuple(60.0 * (stage == other) for stage in STAGES)
+    calibrated(model, decide_for="kappa", decision_offsets=wanted)
+    after = answered(settings, capsys)
+    assert (after["stage"], after["decide_for"]) == (other, "kappa")
+    assert max(after["stage_probabilities"], key=after["stage_probabilities"].get) != other
+    calibrated(model, offsets=wanted)
+    after = answered(settings, capsys)
+    assert (after["stage"], after["decide_for"]) == (other, "likelihood")
+    assert after["stage_probabilities"][other] == pytest.approx(1)
 
 
 def test_the_calibration_of_other_weights_is_refused(
@@ -475,9 +492,9 @@ CONCLUSIONS = AnswerForm(
     ],
 )
 def test_words_that_contradict_the_scores_are_told(text: str, said: str) -> None:
-    found = ask.disagreement(text, np.array([-3.0, -2.5, -2.0, -0.5, -3.0]), CONCLUSIONS)
+    found = ask.disagreement(text, "N3", CONCLUSIONS)
     assert said in found
-    assert bool(said) == ("'The stage is N3.' is likeliest" in found)
+    assert bool(said) == ("its probabilities give 'The stage is N3.'" in found)
 
 
 def test_a_contradiction_stands_above_the_table(

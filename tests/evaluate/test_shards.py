@@ -369,7 +369,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     ) -> int:
         (lock,) = kept_open  # held as long as a rank is at work, though its parent be killed
         assert os.fstat(lock).st_nlink == 1
-        *_, ranks, path = command
+        *_, ranks, _, path = command
         codes = [0]
         for number in range(int(ranks)):
             with monkeypatch.context() as patch:
