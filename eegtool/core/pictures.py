@@ -34,13 +34,13 @@ _WHITE: Final[dict[str, float]] = {
 """White of the modes that have more than 8 bits; black is 0."""
 
 
-def read_rgb(path: Path, fix: str) -> Image.Image:
+def read_rgb(source: Path | bytes, fix: str) -> Image.Image:
     """Read a picture of any kind as RGB (see `as_rgb`).
 
     Parameters
     ----------
-    path : Path
-        Links are followed.
+    source : Path or bytes
+        The file, links are followed; or what is in it.
     fix : str
         What to do where it cannot be read.
 
@@ -49,9 +49,10 @@ def read_rgb(path: Path, fix: str) -> Image.Image:
     EegToolError
         If it is missing or is not a picture.
     """
-    if fault := fault_of(path):
-        raise EegToolError(f"The picture {path} {fault}.", fix)
-    with open_picture(path, f"The picture {path}", fix) as image:
+    called = "A picture in memory" if isinstance(source, bytes) else f"The picture {source}"
+    if isinstance(source, Path) and (fault := fault_of(source)):
+        raise EegToolError(f"{called} {fault}.", fix)
+    with open_picture(source, called, fix) as image:
         return as_rgb(image)
 
 

@@ -6,11 +6,14 @@ text, the default is the option's default.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from typer import Argument, Option
+
+_Settings = TypeVar("_Settings")
 
 COHORT: Final = "Cohort"
 SIGNAL: Final = "Signal and epochs"
@@ -725,14 +728,7 @@ class FinetuneSettings:
 class EvaluateSettings:
     """Ask the fine-tuned model about every epoch of the evaluation side."""
 
-    model_path: Annotated[
-        Path | None,
-        Option(
-            help="Adapter folder that finetune wrote.",
-            show_default="required, but for --answers-from",
-            rich_help_panel=FILES,
-        ),
-    ] = None
+    model_path: ModelFolder
     workspace: Workspace = Path("sleep_data")
     model_base: ModelBase = None
     vision_tower: VisionTower = ""
@@ -762,14 +758,6 @@ class EvaluateSettings:
         Option(
             help="Where the answers go.",
             show_default="WORKSPACE/answers/eeg_answers.jsonl",
-            rich_help_panel=FILES,
-        ),
-    ] = None
-    answers_from: Annotated[
-        Path | None,
-        Option(
-            help="Read saved answers again instead of asking; needs no model.",
-            show_default="no",
             rich_help_panel=FILES,
         ),
     ] = None
@@ -1154,3 +1142,20 @@ class DemoSettings:
     ] = False
     features: Features = "real"
     seed: Seed = 42
+
+
+def settings_from(kind: type[_Settings], values: Mapping[str, Any]) -> _Settings:
+    """Return settings from what JSON has kept of their fields; paths are texts there.
+
+    Relative paths stay so: whoever reads them starts in the same folder.
+    """
+
+    def typed(hint: Any, value: Any) -> Any:
+        if value is None:
+            return None
+        if hint is Path or Path in get_args(hint):
+            return [Path(v) for v in value] if get_origin(hint) is list else Path(value)
+        return value
+
+    hints = get_type_hints(kind)
+    return kind(**{name: typed(hints[name], value) for name, value in values.items()})

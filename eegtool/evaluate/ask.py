@@ -24,12 +24,11 @@ from eegtool.core.records import Question
 from eegtool.core.settings import AskSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, check_same_pictures, read_json
-from eegtool.evaluate.loading import load
 from eegtool.extract.features import load_features, read_sidecar
-from eegtool.extract.stored import STORED, feature_of, is_module
+from eegtool.extract.stored import STORED, features_of, is_module, open_module
 from eegtool.inference.calibration import Calibration, read_calibration
 from eegtool.inference.decoding import Decoding
-from eegtool.inference.generate import Asker
+from eegtool.inference.loaded import LoadedModel, merge_note
 from eegtool.inference.scoring import probabilities
 from eegtool.model.adapters import (
     Contract,
@@ -103,7 +102,9 @@ def run(settings: AskSettings) -> None:
     said = list(doubts(settings, contract, question, picture))
     for doubt in said:
         _warn(doubt)
-    feature = high_level_feature(settings, contract, picture)
+    feature = high_level_feature(settings, contract)
+    if settings.merge:
+        console.print(merge_note(settings.model_path, contract, settings.dtype), markup=False)
     text, scores = _ask(settings, answers, question, feature, trained=trained)
     if scores is not None and (doubt := disagreement(text, scores, answers)):
         _warn(doubt)
@@ -196,9 +197,7 @@ def disagreement(text: str, log_likelihood: np.ndarray, answers: AnswerForm) -> 
     return f"word by word the model came to '{wrote[0]}', as a whole '{likeliest}' is likeliest."
 
 
-def high_level_feature(
-    settings: AskSettings, contract: Contract, picture: np.ndarray
-) -> np.ndarray | None:
+def high_level_feature(settings: AskSettings, contract: Contract) -> np.ndarray | None:
     """Return the feature of the picture, float32 ``[1, 1024]``; None if the model looks at none.
 
     Raises
@@ -214,7 +213,9 @@ def high_level_feature(
     stored, trained = settings.model_path / STORED, Workspace(settings.workspace).vision_module
     for folder in (stored, trained):
         if is_module(folder, weights):
-            return feature_of(folder, picture, settings.backbone or None)
+            module, _ = open_module(folder, settings.backbone or None)
+            name = settings.image.stem
+            return features_of(module, {name: settings.image.read_bytes()})[name]
     if not weights:
         raise EegToolError(
             f"{settings.model_path} was trained with features that were made elsewhere: that of "
@@ -259,17 +260,26 @@ def _ask(
 ) -> tuple[str, np.ndarray | None]:
     """Load the model; return what it writes about the picture, and the score of each stage's answer."""
     with console.status("Loading the model ..."):
-        model, processor = load(settings.model_path, settings)
+        model = LoadedModel.load(
+            settings.model_path,
+            base=settings.model_base,
+            vision_tower=settings.vision_tower,
+            dtype=settings.dtype,
+            merge=settings.merge,
+        )
     room = answers.max_new_tokens if trained else max(answers.max_new_tokens, _OWN_QUESTION)
-    decoding = Decoding(settings.max_new_tokens or room)
-    asker = Asker(model, processor, answers, "both" if answers.stages else "generate", decoding)
     name = settings.image.name
     asked = Question(settings.image.stem, (name, name), question)
-    pixels = processor.pixel_spec.pixels(settings.image)
+    pixels = model.processor.pixel_spec.pixels(settings.image)
     with console.status("Asking ..."):
-        reply = asker([asked], pixels[None], None if feature is None else feature[None])[0]
-    scores = reply.log_likelihood
-    return reply.text, None if scores is None else np.asarray(scores, np.float64)
+        (reply,) = model.reply(
+            [asked],
+            pixels[None],
+            None if feature is None else feature[None],
+            "both" if answers.stages else "generate",
+            Decoding(settings.max_new_tokens or room),
+        )
+    return reply.text, reply.log_likelihood
 
 
 def shown(reply: Reply) -> RenderableType:

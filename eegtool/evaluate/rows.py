@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
-from importlib.metadata import version
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from eegtool import __version__
 from eegtool.core.errors import EegToolError
 from eegtool.core.parsing import parse_json
 from eegtool.core.records import Answer, Epoch, Question
@@ -18,53 +16,54 @@ from eegtool.core.stages import STAGES
 from eegtool.evaluate.shards import parts_of, whole_lines
 from eegtool.evaluate.task import Task
 from eegtool.inference.calibration import Calibration, as_scores
-from eegtool.inference.generate import Reply
 from eegtool.inference.scoring import probabilities
+from eegtool.inference.writing import Reply
 
 _DIGITS: Final = 6
+_WHEREABOUTS: Final = ("subject", "recording", "night", "epoch_index", "onset_s")
 _ANEW: Final = "Begin anew with --overwrite, or give another --answers-file."
 
 
-def versions() -> str:
-    """Return what answered, in one line."""
-    others = (f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
-    return ", ".join([f"eegvlm {__version__}", *others])
+@dataclass(frozen=True, slots=True)
+class RowMaker:
+    """Makes the rows of one run, as a writer appends them; probabilities come at the end.
 
-
-def make_row(task: Task, question: Question, reply: Reply, how: dict[str, Any]) -> dict[str, Any]:
-    """Return the row of one answer, as a writer appends it; probabilities come at the end.
-
-    Parameters
+    Attributes
     ----------
-    how : dict
-        How it was computed: batch size, precision, versions, ...
+    model_id : str
+        Name of the model.
+    common : mapping
+        Metadata of all rows: the run's identity (`task.identity`), how it computes, protocol.
+    prompts : mapping of str to str
+        Each question as the model sees it, by sample id.
+    epochs : mapping of str to Epoch
+        Where epochs come from, as far as that is known.
     """
-    metadata = {**task.identity, **how, "protocol": task.protocol}
-    metadata |= whence(question.sample_id, task.epochs)
-    if reply.log_likelihood is not None:
-        rounded = reply.log_likelihood.round(_DIGITS).tolist()
-        metadata["log_likelihoods"] = dict(zip(STAGES, rounded, strict=True))
-    if reply.truncated:
-        metadata["truncated"] = True
-    row = Answer(
-        question_id=question.sample_id,
-        prompt=task.prompts[question.sample_id],
-        text=reply.text,
-        label=question.category,
-        answer_id=f"{question.sample_id}-{task.identity['adapter_sha256'][:8]}",
-        model_id=task.model_path.resolve().name,
-        metadata=metadata,
-    )
-    return row.to_row()
 
+    model_id: str
+    common: Mapping[str, Any]
+    prompts: Mapping[str, str]
+    epochs: Mapping[str, Epoch]
 
-def whence(sample_id: str, epochs: dict[str, Epoch]) -> dict[str, Any]:
-    """Say where the epoch comes from, as far as the workspace knows."""
-    epoch = epochs.get(sample_id)
-    if epoch is None:
-        return {}
-    names = ("subject", "recording", "night", "epoch_index", "onset_s")
-    return {name: getattr(epoch, name) for name in names}
+    def __call__(self, question: Question, reply: Reply, batch_size: int) -> Answer:
+        """Return the row of one answer."""
+        metadata = {**self.common, "batch_size": batch_size}
+        if epoch := self.epochs.get(question.sample_id):
+            metadata |= {name: getattr(epoch, name) for name in _WHEREABOUTS}
+        if reply.log_likelihood is not None:
+            rounded = reply.log_likelihood.round(_DIGITS).tolist()
+            metadata["log_likelihoods"] = dict(zip(STAGES, rounded, strict=True))
+        if reply.truncated:
+            metadata["truncated"] = True
+        return Answer(
+            question_id=question.sample_id,
+            prompt=self.prompts[question.sample_id],
+            text=reply.text,
+            label=question.category,
+            answer_id=f"{question.sample_id}-{metadata['adapter_sha256'][:8]}",
+            model_id=self.model_id,
+            metadata=metadata,
+        )
 
 
 def with_probabilities(row: Answer, calibration: Calibration | None) -> Answer:

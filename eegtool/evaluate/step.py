@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -19,16 +18,16 @@ from rich.markup import escape
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
-from eegtool.core.launching import count_ranks, launch, open_locked
+from eegtool.core.launching import count_ranks, open_locked
 from eegtool.core.records import Answer, json_line
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.stages import STAGES
-from eegtool.core.workspace import atomic_path, run_stamp, sha256_of, write_json
-from eegtool.evaluate.rank import ask, write_settings
-from eegtool.evaluate.replay import replay
+from eegtool.core.workspace import atomic_path, jsonable, run_stamp, sha256_of, write_json
+from eegtool.evaluate.launcher import launch_ranks
+from eegtool.evaluate.rank import ask
 from eegtool.evaluate.rows import answered, read_row, remove, scores_of, with_probabilities
 from eegtool.evaluate.shards import deal, parts_of
-from eegtool.evaluate.task import Task, answers_file_of, check, warn
+from eegtool.evaluate.task import Task, check, warn
 from eegtool.inference.calibration import (
     Sureness,
     calibrate,
@@ -51,9 +50,6 @@ def run(settings: EvaluateSettings) -> None:
         If a file, a picture or a feature is missing, ids do not match, the adapter does not fit, or
         the answers file belongs to another model: before the model is loaded wherever possible.
     """
-    if settings.answers_from is not None:
-        _replay(settings, settings.answers_from)
-        return
     task = check(settings)
     warn(task)
     with _alone(task) as lock:
@@ -106,7 +102,10 @@ def _finish(task: Task, n_missing: int, seconds: float) -> None:
     )
     results |= _write(task.answers_file, rows)
     hashes = {name: sha256_of(path) for name, path in task.inputs.items()}
-    _stamp(task.settings, task.answers_file, hashes, task.protocol, results)
+    stamp = run_stamp(
+        "evaluate", task.settings, inputs=hashes, protocol=task.protocol, results=results
+    )
+    write_json(task.stamp, stamp)
     remove(parts_of(task.answers_file))
 
 
@@ -118,17 +117,8 @@ def _ask(task: Task, n_missing: int, lock: IO[str]) -> None:
         return
     with tempfile.TemporaryDirectory(prefix="eegvlm-") as tmp:
         path = Path(tmp) / "settings.json"
-        write_settings(path, task.settings)
-        launcher = [sys.executable, "-m", "eegtool.evaluate.launcher"]
-        threads = max(1, (os.cpu_count() or 1) // ranks)
-        environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
-        command = [*launcher, str(ranks), str(path)]
-        code = launch(command, environment, kept_open=(lock.fileno(),))
-    if code != 0:
-        raise EegToolError(
-            f"A rank stopped with exit code {code}.",
-            "The reason stands above. What was answered is kept: run again to go on.",
-        )
+        write_json(path, jsonable(asdict(task.settings)))
+        launch_ranks("eegtool.evaluate.rank", path, ranks, kept_open=(lock.fileno(),))
 
 
 def _all_there(task: Task, lines: Mapping[str, bytes]) -> bool:
@@ -186,22 +176,6 @@ def _calibrate(task: Task, lines: Mapping[str, bytes]) -> tuple[Task, dict[str, 
     return replace(task, calibration=calibration), asdict(fitted)
 
 
-def _replay(settings: EvaluateSettings, saved: Path) -> None:
-    """Write saved answers as those of a run without a model."""
-    path = answers_file_of(settings)
-    in_place = path.exists() and saved.exists() and path.samefile(saved)
-    if path.exists() and not (settings.overwrite or in_place):
-        raise EegToolError(
-            f"{path} holds answers already.", "Add --overwrite, or give another --answers-file."
-        )
-    answers, inputs, protocol = replay(settings, saved)
-    hashes = {name: sha256_of(path) for name, path in inputs.items()}  # before one is written
-    stamp = path.with_suffix(".run.json")
-    stamp.unlink(missing_ok=True)
-    results = _write(path, answers)
-    _stamp(settings, path, hashes, protocol, results)
-
-
 def _write(path: Path, rows: Iterable[Answer]) -> dict[str, Any]:
     """Write the answers file, whole or not at all; return what there is to count."""
     counts: Counter[str] = Counter()
@@ -238,17 +212,6 @@ def _write(path: Path, rows: Iterable[Answer]) -> dict[str, Any]:
         told += f" → {figures['after']:.3f}" if "after" in figures else ", not calibrated"
         console.print(f"Expected calibration error: {told} ({figures['n']:,} epochs)")
     return {"n": n, "empty": empty, "truncated": truncated} | ({"ece": figures} if figures else {})
-
-
-def _stamp(
-    settings: EvaluateSettings,
-    path: Path,
-    inputs: Mapping[str, str],
-    protocol: Mapping[str, Any],
-    results: Mapping[str, Any],
-) -> None:
-    stamp = run_stamp("evaluate", settings, inputs=inputs, protocol=protocol, results=results)
-    write_json(path.with_suffix(".run.json"), stamp)
 
 
 def _warn_if_constant(counts: Counter[str], labels: Counter[str]) -> None:

@@ -15,7 +15,7 @@ from eegtool.core.forms import Forms, sentences
 from eegtool.core.labels import read_labels
 from eegtool.core.records import Epoch, Question, check_unique, read_epochs, read_questions
 from eegtool.core.registry import check_name, closest
-from eegtool.core.settings import EvaluateSettings
+from eegtool.core.settings import AnswerMode, EvaluateSettings, FeatureSource
 from eegtool.core.workspace import (
     Workspace,
     check_folder,
@@ -56,7 +56,7 @@ class Task:
     decoding: Decoding
     contract: Contract
     identity: dict[str, Any]
-    """What the rows of one answers file have in common, whenever they were written."""
+    """What the rows of one answers file have in common, whenever they were written (see `identity`)."""
     protocol: dict[str, Any]
     notes: tuple[str, ...]
     """What must be said of the question file."""
@@ -92,11 +92,6 @@ def check(settings: EvaluateSettings) -> Task:
     """
     _check_settings(settings)
     answers_file = answers_file_of(settings)
-    if settings.model_path is None:
-        raise EegToolError(
-            "--model-path is missing: which model is to be asked?",
-            "Give the folder that `eegvlm finetune` wrote.",
-        )
     workspace = Workspace(settings.workspace)
     contract = read_contract(settings.model_path)
     if settings.calibrate:
@@ -139,7 +134,15 @@ def check(settings: EvaluateSettings) -> Task:
         answers=answers,
         decoding=decoding,
         contract=contract,
-        identity=_identity(settings, contract, sha256, answers, decoding),
+        identity=identity(
+            sha256,
+            answers,
+            mode=settings.mode,
+            template=settings.conv_mode or contract.version,
+            decoding=decoding,
+            features=settings.features,
+            seed=settings.seed,
+        ),
         protocol=protocol_of(contract),
         notes=notes,
         epochs=epochs,
@@ -373,21 +376,24 @@ def _decoding(settings: EvaluateSettings, answers: AnswerForm) -> Decoding:
     )
 
 
-def _identity(
-    settings: EvaluateSettings,
-    contract: Contract,
-    sha256: str,
+def identity(
+    adapter_sha256: str,
     answers: AnswerForm,
+    *,
+    mode: AnswerMode,
+    template: str,
     decoding: Decoding,
+    features: FeatureSource = "real",
+    seed: int | None = None,
 ) -> dict[str, Any]:
     """Return what decides the answers; how they are computed (batches, precision) is no part of it."""
-    writes = settings.mode != "score" or answers.reasons_first
+    writes = mode != "score" or answers.reasons_first
     return {
-        "adapter_sha256": sha256,
-        "mode": settings.mode,
-        "conv_mode": settings.conv_mode or contract.version,
-        "features": settings.features,
+        "adapter_sha256": adapter_sha256,
+        "mode": mode,
+        "conv_mode": template,
+        "features": features,
         "decoding": str(decoding) if writes else None,
         "max_new_tokens": decoding.max_new_tokens if writes else None,
-        "seed": settings.seed if settings.features == "shuffled" else None,
+        "seed": seed if features == "shuffled" else None,
     }

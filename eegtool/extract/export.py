@@ -81,18 +81,13 @@ def export(
         finite; the epoch is named.
     """
     module.eval()
-    cuda, dtype = device.type == "cuda", best_dtype()
     probabilities = np.empty((len(epochs), len(STAGES)), np.float32)
     manifest, done = hashlib.sha256(), 0
     with atomic_path(out) as tmp:
         with RowWriter(tmp, len(epochs)) as writer:
             for pictures, digests in _batches(epochs, folder, size, batch_size, max(workers, 1)):
                 some = epochs[done : done + len(digests)]
-                batch = torch.from_numpy(pictures).permute(0, 3, 1, 2)  # channels last in memory
-                if cuda:
-                    batch = batch.pin_memory().to(device, non_blocking=True)
-                with torch.autocast(device.type, dtype, enabled=cuda):
-                    rows, logits = module(batch)
+                rows, logits = look(module, pictures, device)
                 writer.write(rows.float().cpu().numpy(), [epoch.sample_id for epoch in some])
                 probabilities[done : done + len(some)] = logits.float().softmax(1).cpu().numpy()
                 for epoch, digest in zip(some, digests, strict=True):
@@ -101,6 +96,22 @@ def export(
                 advance(len(some))
         sidecar_path(out).unlink(missing_ok=True)
     return Exported(probabilities, manifest.hexdigest())
+
+
+def look(
+    module: nn.Module, pictures: np.ndarray, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run the module over a batch of pictures, uint8 ``[B, H, W, 3]``; return features and logits.
+
+    CUDA computes as in training (`best_dtype`).
+    """
+    cuda = device.type == "cuda"
+    batch = torch.from_numpy(pictures).permute(0, 3, 1, 2)  # channels last in memory
+    if cuda:
+        batch = batch.pin_memory().to(device, non_blocking=True)
+    with torch.autocast(device.type, best_dtype(), enabled=cuda):
+        rows, logits = module(batch)
+    return rows, logits
 
 
 def _batches(

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,8 +21,8 @@ from rich.markup import escape
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
-from eegtool.core.records import read_epochs
-from eegtool.core.workspace import Workspace, read_json, sha256_of
+from eegtool.core.pictures import as_rgb, open_picture
+from eegtool.core.workspace import read_json, sha256_of
 
 if TYPE_CHECKING:  # timm, behind it, takes seconds to import
     from eegtool.extract.module import VisionModule
@@ -111,109 +112,65 @@ def open_module(folder: Path, backbone: str | None = None) -> tuple[VisionModule
     return module, card
 
 
-def export_night(
+@torch.inference_mode()
+def features_of(
     module: VisionModule,
-    card: dict[str, Any],
-    workspace: Workspace,
+    pictures: Mapping[str, bytes],
     *,
     batch_size: int = 128,
     workers: int = 2,
     advance: Callable[[int], None] = lambda _: None,
-) -> bool:
-    """Write the features of all epochs of a workspace's evaluation side, unless they are there already.
-
-    Pictures are decoded ahead, and memory does not grow with their number (see `export.export`). On a
-    GPU it computes in bfloat16, as `eegvlm extract` does.
+) -> dict[str, np.ndarray]:
+    """Let a stored module look at pictures in memory, as `eegvlm extract` lets it look at files.
 
     Parameters
     ----------
-    module, card : VisionModule and dict
-        What `open_module` gave.
-    workspace : Workspace
-        With ``epochs.csv`` and pictures.
+    module : VisionModule
+        What `open_module` gave; it is moved to the GPU, where there is one.
+    pictures : mapping of str to bytes
+        Pictures of any format, by sample id; brought to the size of the module's own pictures if they
+        have another one.
     batch_size, workers : int
         Pictures at a time, and threads that decode.
     advance : callable
-        Called with the number of epochs done, after each batch.
+        Called with the number of pictures done, after each batch.
 
     Returns
     -------
-    bool
-        Whether they were computed now.
+    dict of str to float32 [1, 1024]
+        The high-level feature of each, by sample id.
 
     Raises
     ------
     EegToolError
         If a picture cannot be read or a feature is not finite.
     """
-    from eegtool.extract.backbones import code_sha256
-    from eegtool.extract.data import images_sha256
-    from eegtool.extract.export import export
-    from eegtool.extract.features import Sidecar, unchanged, write_sidecar
+    from eegtool.extract.export import look
 
-    epochs = [epoch for epoch in read_epochs(workspace.epochs) if epoch.split == "eval"]
-    folder, out = workspace.images("eval"), workspace.features("eval")
-    planned = Sidecar(
-        tuple(epoch.sample_id for epoch in epochs),
-        card["backbone"],
-        card["weights_sha256"],
-        images_sha256(epochs, folder, workers, module.size),
-        workspace.protocol(),
-        code_sha256=code_sha256(card["backbone"]),
-    )
-    if unchanged(out, planned):
-        return False
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    export(
-        module.to(device),
-        epochs,
-        folder,
-        out,
-        size=module.size,
-        batch_size=batch_size,
-        workers=workers,
-        device=device,
-        advance=advance,
-    )
-    write_sidecar(out, planned)
-    return True
+    module.to(device).eval()
+    found: dict[str, np.ndarray] = {}
+    names = [*pictures]
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        for start in range(0, len(names), batch_size):
+            ids = names[start : start + batch_size]
+            decoded = pool.map(lambda i: _decoded(i, pictures[i], module.size), ids)
+            rows = look(module, np.stack(list(decoded)), device)[0].float().cpu().numpy()
+            if odd := [i for i, row in zip(ids, rows, strict=True) if not np.isfinite(row).all()]:
+                raise EegToolError(
+                    f"The high-level feature that '{module.name}' makes of '{odd[0]}' is not finite.",
+                    "Give it with --features-file, or train the module again with a lower "
+                    "--learning-rate.",
+                )
+            found |= zip(ids, rows[:, None], strict=True)
+            advance(len(ids))
+    return found
 
 
-@torch.inference_mode()
-def feature_of(folder: Path, picture: np.ndarray, backbone: str | None = None) -> np.ndarray:
-    """Let a stored module look at one picture, on the CPU.
-
-    It computes in float32; an export on a GPU computes in bfloat16, so its rows differ a little.
-
-    Parameters
-    ----------
-    folder : Path
-        Where the module is.
-    picture : uint8 [H, W, 3]
-        RGB; brought to the size of the module's own pictures if it has another one.
-    backbone : str, optional
-        What the user says the module is; needed for code of one's own (see `weights.load_module`).
-
-    Returns
-    -------
-    float32 [1, 1024]
-        The high-level feature.
-
-    Raises
-    ------
-    EegToolError
-        If the module cannot be loaded, or its feature is not finite.
-    """
-    module, _ = open_module(folder, backbone)
-    size = module.size
-    if size is not None and picture.shape[:2] != (size, size):
-        resized = Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC)
-        picture = np.asarray(resized)
-    pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None]
-    feature: np.ndarray = module.represent(pixels).float().numpy()
-    if not np.isfinite(feature).all():
-        raise EegToolError(
-            f"The high-level feature that '{module.name}' makes of this picture is not finite.",
-            "Give it with --features-file, or train the module again with a lower --learning-rate.",
-        )
-    return feature
+def _decoded(sample_id: str, data: bytes, size: int | None) -> np.ndarray:
+    """Return a picture, uint8 ``[H, W, 3]``, of so many pixels a side."""
+    with open_picture(data, f"The picture of '{sample_id}'", "Draw it again.") as image:
+        rgb = as_rgb(image)
+    if size is not None and rgb.size != (size, size):
+        rgb = rgb.resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(rgb)

@@ -1,4 +1,4 @@
-"""How many questions fit into the free memory of a GPU at the same time."""
+"""How many questions fit into the free memory of a GPU at the same time, and when they did not."""
 
 from __future__ import annotations
 
@@ -97,3 +97,10 @@ def bytes_per_question(
     layer = n_tokens * (6 * text.hidden_size + 5 * text.intermediate_size)
     logits = 8 * text.vocab_size * (_PACKED if scores else 1)
     return int(dtype.itemsize * (cache + layer) + logits)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell running out of memory from other faults; on a CPU, PyTorch has no exception of its own."""
+    said = ("not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or any(words in str(error) for words in said)

@@ -58,8 +58,8 @@ class PixelSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
-    def pixels(self, path: Path) -> np.ndarray:
-        """Read one picture, of any kind (`read_rgb`), as float32 ``[3, size, size]``.
+    def pixels(self, picture: Path | bytes) -> np.ndarray:
+        """Read one picture, a file of any kind or what is in it, as float32 ``[3, size, size]``.
 
         A picture that is not square is padded with the mean colour, never cropped; one of another
         size is resampled.
@@ -69,7 +69,7 @@ class PixelSpec:
         EegToolError
             If the picture is missing or cannot be read.
         """
-        image = read_rgb(path, "Check --image-folder, or prepare again.")
+        image = read_rgb(picture, "Check --image-folder, or prepare again.")
         side = max(image.size)
         if image.size != (side, side):
             square = Image.new("RGB", (side, side), tuple(round(255 * m) for m in self.mean))

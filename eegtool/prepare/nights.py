@@ -13,11 +13,13 @@ import time
 import traceback
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
 
 import eegtool
 from eegtool.core.errors import EegToolError, brief
@@ -30,7 +32,14 @@ from eegtool.prepare.facts import Facts, measure
 from eegtool.prepare.hypnograms import read_hypnogram, stage_per_epoch
 from eegtool.prepare.images import draw_png
 from eegtool.prepare.images.spec import PictureSpec
-from eegtool.prepare.recordings import Signal, find_signals, read_header, read_recording
+from eegtool.prepare.recordings import (
+    Recording,
+    Signal,
+    Source,
+    find_signals,
+    read_header,
+    read_recording,
+)
 from eegtool.prepare.signals import (
     band_pass,
     check_band,
@@ -222,26 +231,37 @@ def outline(night: Night, settings: PrepareSettings) -> Outline:
     )
 
 
-def outline_blind(night: Night, settings: PrepareSettings) -> Outline:
+def outline_unscored(
+    night: Night, settings: PrepareSettings, source: Source | None = None
+) -> Outline:
     """Read the header of a recording that is to be staged: every whole epoch, whatever is scored.
+
+    Parameters
+    ----------
+    night : Night
+        The recording.
+    settings : PrepareSettings
+        Channels and band.
+    source : Path or mne.io.BaseRaw, optional
+        Where it is, if not in the file of `night`.
 
     Raises
     ------
     EegToolError
         If it cannot be used, lacks a channel, is sampled too slowly or shorter than one epoch.
     """
-    header = read_header(night.signal_path, strict=settings.strict)
+    header = read_header(source or night.signal_path, strict=settings.strict)
     for _, sfreq_hz in find_signals(header, settings.channel):
         if not sfreq_hz > 2 * settings.high_hz:
             raise EegToolError(
-                f"{night.signal_path} is sampled at {sfreq_hz:g} Hz; the model was trained on signals "
+                f"{header.path} is sampled at {sfreq_hz:g} Hz; the model was trained on signals "
                 f"with rhythms up to {settings.high_hz:g} Hz.",
                 f"It takes recordings of more than {2 * settings.high_hz:g} Hz.",
             )
     n_epochs = whole_epochs(header.duration_s, 1.0)
     if not n_epochs:
         raise EegToolError(
-            f"{night.signal_path} lasts {header.duration_s:g} s: shorter than an epoch of {EPOCH_S} s.",
+            f"{header.path} lasts {header.duration_s:g} s: shorter than an epoch of {EPOCH_S} s.",
             "Give a whole recording.",
         )
     rest_s = header.duration_s - n_epochs * EPOCH_S
@@ -277,7 +297,7 @@ def open_easel(root: Path) -> str:
 
 
 def prepare_night(
-    night: Night, settings: PrepareSettings, run: str, *, blind: bool = False
+    night: Night, settings: PrepareSettings, run: str, *, unscored: bool = False
 ) -> Prepared:
     """Make the pictures of one recording in the easel of the workspace, or find them whole.
 
@@ -292,7 +312,7 @@ def prepare_night(
     run : str
         Name that `open_easel` gave. The worker of a killed run may still be at it when the next
         run begins; it stops when it sees that the easel has another owner.
-    blind : bool
+    unscored : bool
         Draw every epoch that holds EEG, whatever is scored; the others are flagged.
 
     Raises
@@ -302,29 +322,16 @@ def prepare_night(
         the `problem` of the result.
     """
     try:
-        plan = (outline_blind if blind else outline)(night, settings)
+        plan = (outline_unscored if unscored else outline)(night, settings)
         inputs = _hashes(plan.files)
-        key = _key(inputs, settings, blind=blind)
+        key = _key(inputs, settings, unscored=unscored)
         done = _find(plan, key, Workspace(settings.workspace))
         if done and (done.facts is not None or settings.rationale != "measured"):
             return done
         recording = read_recording(night.signal_path, settings.channel, strict=settings.strict)
         signals = [_cleaned(signal, settings) for signal in recording.signals]
         if done is None:
-            flagged = _flagged(recording.signals, plan) if blind else {}
-            done = Prepared(
-                night,
-                key=key,
-                channel=", ".join(signal.name for signal in signals),
-                staged=tuple((i, stage) for i, stage in plan.staged if i not in flagged),
-                first_onset_s=plan.first_onset_s,
-                n_trimmed=len(plan.stages) - len(plan.kept),
-                dropped=plan.dropped,
-                flagged=tuple(flagged.items()),
-                inputs=inputs,
-                simulated=plan.simulated,
-                notes=tuple(dict.fromkeys(plan.notes + recording.notes)),
-            )
+            done = replace(_described(plan, recording, unscored=unscored), key=key, inputs=inputs)
         if settings.rationale == "measured":
             onsets_s = [epoch.onset_s for epoch in done.epochs("")]
             facts = measure(signals[0].data_uv, signals[0].sfreq_hz, onsets_s)
@@ -340,9 +347,81 @@ def prepare_night(
         )
         return Prepared(night, problem=defect)
     try:
-        return _draw(done, signals, settings, run)
+        workspace = Workspace(settings.workspace)
+        if done.folder is None:
+            drawn = draw_epochs(done.epochs(""), signals, settings)
+            done = store_pictures(done, drawn, workspace, run)
+        _check_owner(workspace, run)
+        write_json(workspace.easel / f"{done.night.recording}.json", done.to_card())
     except OSError as error:
         raise cannot_write(settings.workspace, error) from error
+    return done
+
+
+def draw_in_memory(
+    night: Night, settings: PrepareSettings, source: Source | None = None
+) -> tuple[Prepared, list[bytes], Recording]:
+    """Make the pictures of a recording that is to be staged, and write nothing.
+
+    Parameters
+    ----------
+    night : Night
+        The recording.
+    settings : PrepareSettings
+        How to draw.
+    source : Path or mne.io.BaseRaw, optional
+        Where it is, if not in the file of `night`.
+
+    Returns
+    -------
+    prepared : Prepared
+        Without a folder.
+    pictures : list of bytes
+        A PNG for each of its epochs that hold EEG.
+    recording : Recording
+        As it was read.
+
+    Raises
+    ------
+    EegToolError
+        If the recording cannot be used.
+    """
+    plan = outline_unscored(night, settings, source)
+    recording = read_recording(
+        source or night.signal_path, settings.channel, strict=settings.strict
+    )
+    signals = [_cleaned(signal, settings) for signal in recording.signals]
+    inputs = _hashes(plan.files) or {night.recording: _samples_sha256(recording)}
+    done = replace(
+        _described(plan, recording, unscored=True),
+        key=_key(inputs, settings, unscored=True),
+        inputs=inputs,
+    )
+    return done, list(draw_epochs(done.epochs(""), signals, settings)), recording
+
+
+def _described(plan: Outline, recording: Recording, *, unscored: bool) -> Prepared:
+    """Return what is known of a recording that was read, before anything of it is drawn."""
+    flagged = _flagged(recording.signals, plan) if unscored else {}
+    return Prepared(
+        plan.night,
+        channel=", ".join(signal.name for signal in recording.signals),
+        staged=tuple((i, stage) for i, stage in plan.staged if i not in flagged),
+        first_onset_s=plan.first_onset_s,
+        n_trimmed=len(plan.stages) - len(plan.kept),
+        dropped=plan.dropped,
+        flagged=tuple(flagged.items()),
+        simulated=plan.simulated,
+        notes=tuple(dict.fromkeys(plan.notes + recording.notes)),
+    )
+
+
+def _samples_sha256(recording: Recording) -> str:
+    digest = hashlib.sha256()
+    for signal in recording.signals:
+        digest.update(f"{signal.name} {signal.sfreq_hz}\n".encode())
+        digest.update(np.ascontiguousarray(signal.data_uv).data)
+    return digest.hexdigest()
 
 
 def cannot_write(workspace: Path, error: OSError) -> EegToolError:
@@ -385,29 +464,45 @@ def estimate(night: Night, settings: PrepareSettings, n_pictures: int = 20) -> t
     return read_s, drawing_s / len(sizes), sum(sizes) / len(sizes)
 
 
-def _draw(
-    done: Prepared, signals: Sequence[Signal], settings: PrepareSettings, run: str
+def store_pictures(
+    done: Prepared, pictures: Iterable[bytes], workspace: Workspace, run: str
 ) -> Prepared:
-    """Draw what is not drawn yet, and leave the card of the recording in the easel."""
-    workspace = Workspace(settings.workspace)
-    if done.folder is None:
-        folder = workspace.easel / done.night.recording
-        part = folder.with_name(f"{folder.name}.{run}.part")
-        shutil.rmtree(part, ignore_errors=True)  # a Dask worker may be the second to try
-        part.mkdir()
-        digest = hashlib.sha256()
-        epochs = done.epochs("")
-        for epoch, png in zip(epochs, draw_epochs(epochs, signals, settings), strict=True):
-            name = Path(epoch.image).name
-            (part / name).write_bytes(png)
-            digest.update(_entry(name, png))
-        _check_owner(workspace, run)
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
-        done = replace(done, pictures_sha256=digest.hexdigest(), folder=folder)
+    """Write the pictures of a recording into the easel, whole or not at all.
+
+    Parameters
+    ----------
+    done : Prepared
+        The recording.
+    pictures : iterable of bytes
+        A PNG for each of its epochs, in their order.
+    workspace : Workspace
+        Whose easel `run` has opened.
+    run : str
+        Name that `open_easel` gave.
+
+    Returns
+    -------
+    Prepared
+        With the folder and the hash of its pictures.
+
+    Raises
+    ------
+    OSError
+        If they cannot be written.
+    """
+    folder = workspace.easel / done.night.recording
+    part = folder.with_name(f"{folder.name}.{run}.part")
+    shutil.rmtree(part, ignore_errors=True)  # a Dask worker may be the second to try
+    part.mkdir()
+    digest = hashlib.sha256()
+    for epoch, png in zip(done.epochs(""), pictures, strict=True):
+        name = Path(epoch.image).name
+        (part / name).write_bytes(png)
+        digest.update(_entry(name, png))
     _check_owner(workspace, run)
-    write_json(workspace.easel / f"{done.night.recording}.json", done.to_card())
-    return done
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+    return replace(done, pictures_sha256=digest.hexdigest(), folder=folder)
 
 
 def _check_owner(workspace: Workspace, run: str) -> None:
@@ -467,9 +562,9 @@ def _flagged(signals: Sequence[Signal], plan: Outline) -> dict[int, str]:
     return dict(sorted(reasons.items()))
 
 
-def _key(inputs: dict[str, str], settings: PrepareSettings, *, blind: bool) -> str:
+def _key(inputs: dict[str, str], settings: PrepareSettings, *, unscored: bool) -> str:
     decides: dict[str, Any] = {name: getattr(settings, name) for name in _DECIDES}
-    decides |= {"blind": True} if blind else {}
+    decides |= {"unscored": True} if unscored else {}
     return hashlib.sha256(json.dumps([_code_sha256(), inputs, decides]).encode()).hexdigest()
 
 

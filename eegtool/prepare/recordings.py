@@ -6,10 +6,10 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import mne
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from eegtool.core.errors import EegToolError, brief
 from eegtool.prepare.channels import Derivation, resolve
 from eegtool.prepare.edf import read_edf_header, read_edf_samples
-from eegtool.prepare.signals import check_amplitude, check_rate, microvolts
+from eegtool.prepare.signals import UV_PER_UNIT, check_amplitude, check_rate, microvolts, swing
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +112,9 @@ class Recording:
     notes: tuple[str, ...]
 
 
+Source: TypeAlias = Path | mne.io.BaseRaw
+"""A recording: its file, or what MNE has in memory."""
+
 _Read = Callable[[Sequence[int]], np.ndarray]
 """Reads channels of one rate by position, float64 [n_channels, n_samples] in the file's units."""
 
@@ -128,13 +131,13 @@ def is_recording(path: Path) -> bool:
     return _opener(path) is not None
 
 
-def read_header(path: Path, *, strict: bool = False) -> Header:
+def read_header(source: Source, *, strict: bool = False) -> Header:
     """Read what a recording says about itself. Cheap: no samples are read.
 
     Parameters
     ----------
-    path : Path
-        The file; for BrainVision the ``.vhdr``.
+    source : Path or mne.io.BaseRaw
+        The file, for BrainVision the ``.vhdr``; or what MNE has in memory, in volts.
     strict : bool
         Refuse a file of which a part is missing.
 
@@ -143,7 +146,7 @@ def read_header(path: Path, *, strict: bool = False) -> Header:
     EegToolError
         If the file is missing, of another format, damaged, empty, or has a gap.
     """
-    return _open(path, strict).header
+    return _open(source, strict).header
 
 
 def find_signals(header: Header, channels: Sequence[str]) -> tuple[tuple[Derivation, float], ...]:
@@ -184,13 +187,13 @@ def find_signals(header: Header, channels: Sequence[str]) -> tuple[tuple[Derivat
     return tuple(found)
 
 
-def read_recording(path: Path, channels: Sequence[str], *, strict: bool = False) -> Recording:
+def read_recording(source: Source, channels: Sequence[str], *, strict: bool = False) -> Recording:
     """Read the wanted signals of a recording in µV, and nothing but their channels.
 
     Parameters
     ----------
-    path : Path
-        The file; for BrainVision the ``.vhdr``.
+    source : Path or mne.io.BaseRaw
+        See `read_header`.
     channels : sequence of str
         Names or derivations, see `channels.resolve`.
     strict : bool
@@ -202,7 +205,7 @@ def read_recording(path: Path, channels: Sequence[str], *, strict: bool = False)
         As in `read_header` and `find_signals`; also if a channel is flat, saturated or no EEG in any
         unit.
     """
-    opened = _open(path, strict)
+    opened = _open(source, strict)
     header = opened.header
     wanted = find_signals(header, channels)
     notes = [*header.notes, *(derivation.note for derivation, _ in wanted)]
@@ -215,15 +218,17 @@ def read_recording(path: Path, channels: Sequence[str], *, strict: bool = False)
         with _reading(header):
             samples = opened.read([position[name] for name in names])
         for name, row in zip(names, samples, strict=True):
-            with _naming(f"Channel '{name}' of {path}"):
+            with _naming(f"Channel '{name}' of {header.path}"):
                 factor, note = microvolts(row, header.channels[position[name]].unit, rate)
+                if header.format == _RAW and factor != UV_PER_UNIT["V"]:
+                    raise _not_in_volts(row, rate)
             data_uv[name] = row if factor == 1 else row * factor
             notes.append(note and f"Channel '{name}': {note}")
     signals = []
     for derivation, sfreq_hz in wanted:
         signal_uv = _sum(data_uv, derivation.weights)
         if len(derivation.weights) > 1:  # two good channels can still cancel each other
-            with _naming(f"Derivation '{derivation.name}' of {path}"):
+            with _naming(f"Derivation '{derivation.name}' of {header.path}"):
                 check_amplitude(signal_uv, sfreq_hz)
         signals.append(Signal(derivation.name, signal_uv, sfreq_hz))
     return Recording(tuple(signals), header.start, tuple(dict.fromkeys(filter(None, notes))))
@@ -261,7 +266,10 @@ def _reading(header_or_path: Header | Path) -> Iterator[None]:
         ) from error
 
 
-def _open(path: Path, strict: bool) -> _Opened:
+def _open(source: Source, strict: bool) -> _Opened:
+    if isinstance(source, mne.io.BaseRaw):
+        return _open_raw(source)
+    path = source
     opener = _opener(path)
     if opener is None:
         raise EegToolError(
@@ -274,6 +282,16 @@ def _open(path: Path, strict: bool) -> _Opened:
     if strict and opened.loss:
         raise EegToolError(f"{path}: {opened.loss}", "Fetch the file again, or leave out --strict.")
     return opened
+
+
+def _open_raw(raw: mne.io.BaseRaw) -> _Opened:
+    """Describe a recording in memory: MNE holds all in volts, whatever its file was in."""
+    file = next(filter(None, raw.filenames), None)
+    path = Path(f"Raw object of {Path(file).name}" if file else "Raw object in memory")
+    opened = _opened_by_mne(path, _RAW, raw, unit="V")
+    channels = tuple(replace(channel, unit="V") for channel in opened.header.channels)
+    header = replace(opened.header, channels=channels, files=())
+    return _Opened(header, "", lambda which: np.asarray(raw.get_data(picks=list(which))))
 
 
 def _open_edf(path: Path) -> _Opened:
@@ -367,6 +385,17 @@ def _opened_by_mne(
         return data
 
     return _Opened(header, loss, read)
+
+
+_RAW: Final = "MNE Raw"
+"""Format of what is in memory."""
+
+
+def _not_in_volts(data: np.ndarray, sfreq_hz: float) -> EegToolError:
+    return EegToolError(
+        f"It is not in volts, as MNE holds signals: it swings by {swing(data, sfreq_hz):.3g}.",
+        "Bring it to volts (µV times 1e-6), or give the recording's file.",
+    )
 
 
 _PER_VOLT: Final = {"µV": 1e6, "uV": 1e6, "μV": 1e6, "mV": 1e3, "nV": 1e9}

@@ -1,147 +1,243 @@
-"""One night: features, answers, words, results; each step finds again what an earlier run made."""
+"""A staged night in memory: stages, probabilities, hypnogram, words; and on disk, once it is saved."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
+import yasa
+from matplotlib.figure import Figure
 
-from eegtool.core.console import console, progress
-from eegtool.core.records import Answer, read_answers, read_questions, write_questions
-from eegtool.core.settings import EvaluateSettings, StageSettings
-from eegtool.core.workspace import Workspace
-from eegtool.evaluate import step as evaluate
-from eegtool.evaluate.shards import parts_of
-from eegtool.extract.features import Sidecar, load_features, write_features
-from eegtool.extract.stored import export_night
-from eegtool.prepare.nights import Prepared
-from eegtool.stage.needs import Needs
-from eegtool.stage.results import certainty, write_results
+from eegtool.core.answers import read_stage
+from eegtool.core.console import console
+from eegtool.core.errors import EegToolError
+from eegtool.core.records import Answer
+from eegtool.core.stages import EPOCH_S, STAGES
+from eegtool.prepare.unscored import DrawnNight
+from eegtool.report.exports import ScoredEpoch
+from eegtool.stage.results import own_folder, write_night
+from eegtool.stage.smoothing import Chain, smoothed
 
 if TYPE_CHECKING:
-    from eegtool.extract.module import VisionModule
+    from eegtool.stage.stager import Stager
 
-Module: TypeAlias = "tuple[VisionModule, dict[str, Any]]"
-
-_WORK: Final = "work"
-_WORDS: Final = "words.jsonl"
+_WITHOUT_STAGE = "UNS"
+"""YASA's name for epochs without a stage."""
 
 
-def workspace_of(out: Path, recording: str) -> Path:
-    """Return the workspace of a night in the output folder."""
-    return out / recording / _WORK
+class StagedNight:
+    """One recording, staged.
 
-
-def stage_night(
-    prepared: Prepared, settings: StageSettings, needs: Needs, module: Module | None
-) -> dict[str, Any]:
-    """Stage a night that is drawn, and write its results.
-
-    Parameters
+    Attributes
     ----------
-    prepared : Prepared
-        The night; its pictures are in its workspace.
-    settings : StageSettings
-        What is wanted.
-    needs : Needs
-        The model.
-    module : tuple of VisionModule and dict, or None
-        Its vision module and the card of it; None if it looks at no features.
+    recording : str
+        Its name.
+    drawn : DrawnNight
+        Its epochs: pictures, what holds no EEG and why, notes.
+    answers : list of Answer
+        What the model says about each epoch that holds EEG, in order of time, with probabilities.
+    epochs : list of ScoredEpoch
+        All epochs of the recording, staged or not, in order of time.
+    """
 
-    Returns
-    -------
-    dict
-        What there is to say about the night (see `results.write_results`).
+    def __init__(
+        self, stager: Stager, drawn: DrawnNight, answers: list[Answer], chain: Chain | None
+    ) -> None:
+        self.recording = drawn.prepared.night.recording
+        self.stager = stager
+        self.drawn = drawn
+        self.answers = answers
+        self.epochs = _scored(drawn, answers, chain)
+
+    @property
+    def stages(self) -> list[str | None]:
+        """Stage of every epoch of the recording; None where the signal is no EEG."""
+        return [epoch.stage for epoch in self.epochs]
+
+    @property
+    def smoothed_stages(self) -> list[str | None]:
+        """The likeliest sequence of stages; all None if it was not sought (``smooth``)."""
+        return [epoch.smoothed for epoch in self.epochs]
+
+    @property
+    def probabilities(self) -> pd.DataFrame:
+        """Probability of each stage (columns) at the onset of each epoch in s (index); NaN without EEG."""
+        rows = [epoch.probabilities or (np.nan,) * len(STAGES) for epoch in self.epochs]
+        onsets_s = pd.Index([epoch.onset_s for epoch in self.epochs], name="onset_s")
+        return pd.DataFrame(rows, index=onsets_s, columns=list(STAGES), dtype=float)
+
+    @property
+    def hypnogram(self) -> yasa.Hypnogram:
+        """The stages and their probabilities for YASA; epochs without EEG are ``UNS``."""
+        shares = self.probabilities.reset_index(drop=True)
+        without = shares.isna().any(axis=1)
+        shares = shares.fillna(0.0)
+        shares = shares.div(shares.sum(axis=1).where(~without, 1.0), axis=0)
+        if without.any():
+            shares[_WITHOUT_STAGE] = without.astype(float)
+        return yasa.Hypnogram(
+            [stage or _WITHOUT_STAGE for stage in self.stages],
+            freq=f"{EPOCH_S}s",
+            start=self.drawn.start,
+            scorer="eegvlm",
+            proba=shares,
+        )
+
+    def plot(self) -> Figure:
+        """Draw the hypnogram above the probabilities (hypnodensity).
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            Shown by a notebook, or saved by its ``savefig``.
+        """
+        figure = Figure(figsize=(12, 6), layout="constrained")
+        upper, lower = figure.subplots(2, 1, sharex=True)
+        hypnogram = self.hypnogram
+        hypnogram.plot_hypnogram(ax=upper)
+        hypnogram.plot_hypnodensity(ax=lower)
+        upper.set_xlabel("")
+        lower.legend(frameon=False, bbox_to_anchor=(1, 1), loc="upper left")
+        return figure
+
+    def explain(self, epoch_indices: Iterable[int]) -> dict[int, str]:
+        """Let the model write about some epochs.
+
+        Parameters
+        ----------
+        epoch_indices : iterable of int
+            Places in the recording, from 0.
+
+        Returns
+        -------
+        dict of int to str
+            The model's words, by index.
+
+        Raises
+        ------
+        EegToolError
+            If there is no such epoch, or it holds no EEG.
+        """
+        answer_of = {int(answer.metadata["epoch_index"]): answer for answer in self.answers}
+        wanted = list(dict.fromkeys(epoch_indices))
+        for index in wanted:
+            if index not in answer_of:
+                why = dict(self.drawn.prepared.flagged).get(index)
+                raise EegToolError(
+                    f"{self.recording} has no epoch {index}: it has {len(self.epochs)}."
+                    if why is None
+                    else f"Epoch {index} of {self.recording} holds no EEG ({why}).",
+                    "Give the index of an epoch that was staged.",
+                )
+        texts = self.words([answer_of[index].question_id for index in wanted])
+        return {index: texts[answer_of[index].question_id] for index in wanted}
+
+    def words(
+        self,
+        sample_ids: Sequence[str],
+        *,
+        batch_size: int | None = None,
+        answers_file: Path | None = None,
+    ) -> dict[str, str]:
+        """Return the model's own words about epochs, by sample id; see `Stager.answers_about`."""
+        if not sample_ids:
+            return {}
+        answers = {answer.question_id: answer for answer in self.answers}
+        reasons_first = self.stager.requirements.answers.reasons_first
+        if answers[sample_ids[0]].metadata["mode"] == "score" and not reasons_first:
+            answers = self.stager.answers_about(
+                self.drawn,
+                sample_ids,
+                mode="generate",
+                batch_size=batch_size,
+                answers_file=answers_file,
+            )
+        return {sample_id: answers[sample_id].text for sample_id in sample_ids}
+
+    def least_certain(self, n: int) -> list[str]:
+        """Return the sample ids of the epochs whose likeliest stage is least likely."""
+        return [a.question_id for a in sorted(self.answers, key=certainty)[:n]]
+
+    def save(self, out: str | Path) -> dict[str, Any]:
+        """Write what `eegvlm stage` writes: hypnogram, events, annotations, report, into a folder of its own.
+
+        Parameters
+        ----------
+        out : str or Path
+            Folder of the results; other nights that the same model staged may be in it.
+
+        Returns
+        -------
+        dict
+            What stands in the night's ``night.json``.
+
+        Raises
+        ------
+        EegToolError
+            If the folder holds something else, or it cannot be written.
+        """
+        folder, model = Path(out), self.stager.requirements
+        identity = {
+            "adapter_sha256": model.adapter_sha256,
+            "mode": self.answers[0].metadata["mode"],
+            "channels": list(self.drawn.channels),
+        }
+        before, console.quiet = console.quiet, True
+        try:
+            with own_folder(folder, identity):
+                return write_night(self, folder)
+        finally:
+            console.quiet = before
+
+
+def certainty(answer: Answer) -> float:
+    """Return the probability of the likeliest stage."""
+    return max(_probabilities(answer))
+
+
+def _scored(drawn: DrawnNight, answers: Sequence[Answer], chain: Chain | None) -> list[ScoredEpoch]:
+    """Return a row for every epoch of the recording, staged or not, in order of time.
 
     Raises
     ------
     EegToolError
-        If a feature or an answer cannot be had, or something cannot be written.
+        If an epoch that was drawn has no answer.
     """
-    workspace = Workspace(workspace_of(settings.out, prepared.night.recording))
-    if module:
-        _features(module, workspace, len(prepared.staged), settings)
-    evaluate.run(_evaluation(settings, workspace, settings.mode))
-    answers = read_answers(workspace.answers)
-    words = _words(answers, settings, needs, workspace)
-    return write_results(prepared, answers, words, settings, needs, workspace)
-
-
-def _features(module: Module, workspace: Workspace, n: int, settings: StageSettings) -> None:
-    with progress("epochs") as bar:
-        task = bar.add_task("Looking", total=n, note="")
-        done = export_night(
-            *module,
-            workspace,
-            workers=settings.workers,
-            advance=lambda some: bar.update(task, advance=some),
+    prepared = drawn.prepared
+    answer_of = {int(answer.metadata["epoch_index"]): answer for answer in answers}
+    lost = [i for i, _ in prepared.staged if i not in answer_of]
+    if lost:
+        raise EegToolError(
+            f"{prepared.night.recording}: {len(lost)} epochs have no answer, such as epoch {lost[0]}.",
+            "Run again to continue.",
         )
-        if not done:
-            bar.update(task, completed=n, note="features were there")
+    sequence = {}
+    if chain:
+        places = sorted(answer_of)
+        shares = np.array([_probabilities(answer_of[i]) for i in places])
+        sequence = dict(zip(places, smoothed(places, shares, chain), strict=True))
+    rows = [_epoch(i, None, missing=True, why=why) for i, why in prepared.flagged]
+    for i, answer in answer_of.items():
+        reading = read_stage(answer.text)
+        rows.append(
+            _epoch(
+                i,
+                reading.stage,
+                probabilities=_probabilities(answer),
+                read=answer.text[slice(*reading.span)] if reading.span else "",
+                smoothed=sequence.get(i),
+            )
+        )
+    return sorted(rows, key=lambda row: row.epoch_index)
 
 
-def _evaluation(
-    settings: StageSettings, workspace: Workspace, mode: Any, **more: Any
-) -> EvaluateSettings:
-    return EvaluateSettings(
-        model_path=settings.model_path,
-        workspace=workspace.root,
-        model_base=settings.model_base,
-        vision_tower=settings.vision_tower,
-        mode=mode,
-        no_calibration=settings.no_calibration,
-        batch_size=settings.batch_size,
-        num_gpus=settings.num_gpus,
-        dtype=settings.dtype,
-        merge=settings.merge,
-        attention=settings.attention,
-        **more,
-    )
+def _epoch(index: int, stage: str | None, **known: Any) -> ScoredEpoch:
+    return ScoredEpoch(index, float(index * EPOCH_S), stage, **known)
 
 
-def _words(
-    answers: list[Answer], settings: StageSettings, needs: Needs, workspace: Workspace
-) -> dict[str, str]:
-    """Return the model's own words about the epochs that are to be explained, by sample id."""
-    if settings.explain == "none":
-        return {}
-    wanted = [answer.question_id for answer in answers]
-    if settings.explain == "uncertain":
-        sure = {answer.question_id: certainty(answer) for answer in answers}
-        wanted = sorted(wanted, key=sure.__getitem__)[: settings.explain_count]
-    if settings.mode == "score" and not needs.reasons:  # nothing has been written yet
-        answers = _written(set(wanted), settings, needs, workspace)
-    text_of = {answer.question_id: answer.text for answer in answers}
-    return {sample_id: text_of[sample_id] for sample_id in wanted}
-
-
-def _written(
-    wanted: set[str], settings: StageSettings, needs: Needs, workspace: Workspace
-) -> list[Answer]:
-    """Let the model write about some epochs."""
-    console.print(f"Words about {len(wanted):,} epochs")
-    path = workspace.answers.with_name(_WORDS)
-    questions = workspace.root / _WORDS
-    rows = [row for row in read_questions(workspace.questions) if row.sample_id in wanted]
-    if not questions.exists() or read_questions(questions) != rows:
-        for old in (path, *parts_of(path)):
-            old.unlink(missing_ok=True)
-        write_questions(questions, rows)
-    more = {"question_file": questions, "answers_file": path}
-    if needs.module:
-        more["features_file"] = _their_features([row.sample_id for row in rows], workspace)
-    evaluate.run(_evaluation(settings, workspace, "generate", **more))
-    return read_answers(path)
-
-
-def _their_features(sample_ids: list[str], workspace: Workspace) -> Path:
-    """Write the features of some epochs: a features file has those of its questions, and no others."""
-    whole = workspace.features("eval")
-    table = load_features(whole, [row.sample_id for row in read_questions(workspace.questions)])
-    path = whole.with_name("words_high_level_features.npy")
-    rows = np.stack([table[sample_id] for sample_id in sample_ids])
-    write_features(
-        path, rows, Sidecar(tuple(sample_ids), "", table.weights_sha256, "", table.protocol)
-    )
-    return path
+def _probabilities(answer: Answer) -> tuple[float, ...]:
+    shares = answer.metadata["stage_probabilities"]
+    return tuple(float(shares[stage]) for stage in STAGES)

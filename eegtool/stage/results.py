@@ -3,182 +3,181 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from eegtool.core.answers import read_stage
 from eegtool.core.errors import EegToolError
-from eegtool.core.records import Answer, json_line
-from eegtool.core.settings import ReportSettings, StageSettings
-from eegtool.core.stages import EPOCH_S, STAGES
-from eegtool.core.workspace import Workspace, atomic_path, read_json, sha256_of, write_json
+from eegtool.core.launching import open_locked
+from eegtool.core.records import json_line
+from eegtool.core.settings import ReportSettings
+from eegtool.core.workspace import Workspace, atomic_path, read_json, write_json
+from eegtool.evaluate.rows import remove
+from eegtool.evaluate.shards import parts_of
 from eegtool.prepare.nights import Prepared
-from eegtool.prepare.recordings import read_header
+from eegtool.prepare.unscored import store_drawn
 from eegtool.report import step as report
-from eegtool.report.exports import ScoredEpoch, write_annotations, write_events, write_table
+from eegtool.report.exports import write_annotations, write_events, write_table
 from eegtool.report.sleep import statistics
-from eegtool.stage.needs import Needs
-from eegtool.stage.smoothing import smoothed
 
+if TYPE_CHECKING:
+    from eegtool.stage.night import StagedNight
+
+_WORK: Final = "work"
 _SUMMARY: Final = "night.json"
+_STAMP: Final = "stage.json"
 _UNSTAGED: Final = "?"
 """By which epochs without a stage are counted."""
 
 
-def certainty(answer: Answer) -> float:
-    """Return the probability of the likeliest stage."""
-    return max(_probabilities(answer).values())
+def workspace_of(out: Path, recording: str) -> Workspace:
+    """Return the workspace of a night in the output folder."""
+    return Workspace(out / recording / _WORK)
 
 
-def write_results(
-    prepared: Prepared,
-    answers: Sequence[Answer],
-    words: Mapping[str, str],
-    settings: StageSettings,
-    needs: Needs,
-    workspace: Workspace,
-) -> dict[str, Any]:
-    """Write the results of a night into the folder above its workspace, unless they are there already.
+def stamp_of(out: Path) -> Path:
+    """Return the run stamp of an output folder."""
+    return out / _STAMP
+
+
+@contextmanager
+def own_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[None]:
+    """Take over an output folder, if it is a new one or that of a run with the same model.
 
     Parameters
     ----------
-    prepared : Prepared
+    out : Path
+        Folder of the results.
+    identity : mapping
+        What all nights in it have in common.
+
+    Raises
+    ------
+    EegToolError
+        If it holds something else, cannot be written, or another run is at work in it.
+    """
+    stamp = stamp_of(out)
+    if out.exists() and not out.is_dir():
+        raise EegToolError(f"--out {out} is not a folder.", "Name another one with --out.")
+    if stamp.exists():
+        before = read_json(stamp)
+        differing = [
+            f"{name.removesuffix('_sha256')} {_brief(before.get(name))} and {_brief(value)}"
+            for name, value in identity.items()
+            if before.get(name) != value
+        ]
+        if differing:
+            raise EegToolError(
+                f"{out} holds nights that were staged otherwise; then and now: {', '.join(differing)}.",
+                "Name another folder with --out; nothing is overwritten.",
+            )
+    elif out.exists() and any(out.iterdir()):
+        raise EegToolError(
+            f"{out} is not empty and not a folder of `eegvlm stage`.",
+            "Name another one with --out; nothing in it is overwritten.",
+        )
+    lock = open_locked(out / ".stage.lock")
+    if lock is None:
+        raise EegToolError(
+            f"Another `eegvlm stage` is running in {out}.", "Wait for it, or name another --out."
+        )
+    with lock:
+        if not stamp.exists():
+            write_json(stamp, {"step": "stage", "status": "begun", **identity})
+        yield
+
+
+def finished(prepared: Prepared, out: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the ``night.json`` of a night that was made from the same things, if its results are whole."""
+    name = prepared.night.recording
+    summary = out / name / _SUMMARY
+    if not summary.exists() or not all((out / name / f).exists() for f in _files(name).values()):
+        return None
+    before = read_json(summary)
+    return before if before.get("made_from") == made_from else None
+
+
+def write_night(
+    night: StagedNight,
+    out: Path,
+    words: Mapping[str, str] | None = None,
+    made_from: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write the results of a night into its folder in `out`.
+
+    Parameters
+    ----------
+    night : StagedNight
         The night.
-    answers : sequence of Answer
-        About each of its epochs that hold EEG.
-    words : mapping of str to str
+    out : Path
+        Folder of the results.
+    words : mapping of str to str, optional
         Texts that are to stand in the table, by sample id.
-    settings : StageSettings
-        What is wanted.
-    needs : Needs
-        The model.
-    workspace : Workspace
-        Where the answers are.
+    made_from : mapping, optional
+        What decides the results, for `finished`.
 
     Returns
     -------
     dict
         As in ``night.json``: counts, statistics (of the smoothed stages apart), files.
     """
-    folder, name = workspace.root.parent, prepared.night.recording
-    made_from = {
-        "answers": sha256_of(workspace.answers),
-        "recording": next(iter(prepared.inputs.values())),
-        "smooth": settings.smooth,
-        "words": [*words],
+    name, prepared = night.recording, night.drawn.prepared
+    folder, workspace, files = out / name, workspace_of(out, name), _files(name)
+    requirements = night.stager.requirements
+    if not workspace.prepare_stamp.exists():
+        settings = requirements.prepare_settings(night.drawn.channels, workspace.root)
+        store_drawn(night.drawn, settings, requirements.question, requirements.protocol)
+    _write_answers(night, workspace.answers)
+    report.run(ReportSettings(workspace=workspace.root, out=folder / "report"))
+    text_of = {
+        a.metadata["epoch_index"]: (words or {}).get(a.question_id, "") for a in night.answers
     }
-    files = {
+    epochs = [replace(e, words=text_of.get(e.epoch_index, "")) for e in night.epochs]
+    write_table(folder / files["hypnogram"], epochs)
+    write_events(folder / files["events"], epochs)
+    write_annotations(folder / files["annotations"], epochs, night.drawn.start)
+    certainties = [max(epoch.probabilities) for epoch in epochs if epoch.probabilities]
+    smoothed = night.smoothed_stages
+    found: dict[str, Any] = {
+        "recording": name,
+        "source": prepared.night.signal_path.name,
+        "channel": prepared.channel,
+        "epochs": len(epochs),
+        "staged": sum(epoch.stage is not None for epoch in epochs),
+        "flagged": dict(Counter(epoch.why for epoch in epochs if epoch.why)),
+        "stages": dict(Counter(epoch.stage or _UNSTAGED for epoch in epochs)),
+        "certainty": round(float(np.mean(certainties)), 4) if certainties else None,
+        "statistics": statistics(night.stages),
+        "statistics_smoothed": statistics(smoothed) if any(smoothed) else None,
+        "notes": list(prepared.notes),
+        "files": {kind: f"{name}/{file}" for kind, file in files.items()},
+        "made_from": dict(made_from or {}),
+    }
+    write_json(folder / _SUMMARY, found)
+    return found
+
+
+def _files(name: str) -> dict[str, str]:
+    return {
         "hypnogram": f"{name}_hypnogram.csv",
         "events": f"{name}_events.tsv",
         "annotations": f"{name}_hypnogram.edf",
         "report": "report/report.html",
         "metrics": "report/metrics.json",
     }
-    before = _found(folder, made_from, files)
-    if before:
-        return before
-    rows = epoch_rows(prepared, answers, words, needs)
-    own = _with_own_protocol(answers, workspace)
-    report.run(ReportSettings(workspace=workspace.root, answers_file=own, out=folder / "report"))
-    write_table(folder / files["hypnogram"], rows)
-    write_events(folder / files["events"], rows)
-    write_annotations(
-        folder / files["annotations"], rows, read_header(prepared.night.signal_path).start
-    )
-    sure = [max(row.probabilities) for row in rows if row.probabilities]
-    found: dict[str, Any] = {
-        "recording": name,
-        "source": prepared.night.signal_path.name,
-        "channel": prepared.channel,
-        "epochs": len(rows),
-        "staged": sum(row.stage is not None for row in rows),
-        "flagged": dict(Counter(row.why for row in rows if row.why)),
-        "stages": dict(Counter(row.stage or _UNSTAGED for row in rows)),
-        "certainty": round(float(np.mean(sure)), 4) if sure else None,
-        "statistics": statistics([row.stage for row in rows]),
-        "statistics_smoothed": statistics([r.smoothed for r in rows]) if settings.smooth else None,
-        "notes": list(prepared.notes),
-        "files": {kind: f"{name}/{file}" for kind, file in files.items()},
-        "made_from": made_from,
-    }
-    write_json(folder / _SUMMARY, found)
-    return found
 
 
-def epoch_rows(
-    prepared: Prepared, answers: Sequence[Answer], words: Mapping[str, str], needs: Needs
-) -> list[ScoredEpoch]:
-    """Return a row for every epoch of the recording, staged or not, in order of time.
-
-    Raises
-    ------
-    EegToolError
-        If an epoch that was drawn has no answer.
-    """
-    answer_of = {int(answer.metadata["epoch_index"]): answer for answer in answers}
-    lost = [i for i, _ in prepared.staged if i not in answer_of]
-    if lost:
-        raise EegToolError(
-            f"{prepared.night.recording}: {len(lost)} epochs have no answer, such as epoch {lost[0]}.",
-            "Run again to go on.",
-        )
-    sequence = {}
-    if needs.chain:
-        places = sorted(answer_of)
-        shares = np.array([[*_probabilities(answer_of[i]).values()] for i in places])
-        sequence = dict(zip(places, smoothed(places, shares, needs.chain), strict=True))
-    rows = [_epoch(i, None, missing=True, why=why) for i, why in prepared.flagged]
-    for i, answer in answer_of.items():
-        reading = read_stage(answer.text)
-        rows.append(
-            _epoch(
-                i,
-                reading.stage,
-                probabilities=tuple(_probabilities(answer).values()),
-                read=answer.text[slice(*reading.span)] if reading.span else "",
-                smoothed=sequence.get(i),
-                words=words.get(answer.question_id, ""),
-            )
-        )
-    return sorted(rows, key=lambda row: row.epoch_index)
-
-
-def _epoch(index: int, stage: str | None, **told: Any) -> ScoredEpoch:
-    return ScoredEpoch(index, float(index * EPOCH_S), stage, **told)
-
-
-def _with_own_protocol(answers: Sequence[Answer], workspace: Workspace) -> Path:
-    """Write the answers for the report, with how this night was prepared.
-
-    As they are, they say how the nights of the training were: split, and trimmed.
-    """
-    model = ("base", "fusion", "version")
-    path = workspace.answers.with_name("staged.jsonl")
-    here = workspace.protocol()
+def _write_answers(night: StagedNight, path: Path) -> None:
+    """Write the answers file, whole or not at all; what was kept beside it while it was made goes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as tmp, tmp.open("w", encoding="utf-8") as file:
-        for answer in answers:
-            told = answer.metadata.get("protocol", {})
-            protocol = here | {k: told[k] for k in model if k in told}
-            row = replace(answer, metadata=answer.metadata | {"protocol": protocol})
-            file.write(json_line(row.to_row()))
-    return path
+        file.writelines(json_line(answer.to_row()) for answer in night.answers)
+    remove(parts_of(path))
 
 
-def _probabilities(answer: Answer) -> dict[str, float]:
-    told = answer.metadata["stage_probabilities"]
-    return {stage: float(told[stage]) for stage in STAGES}
-
-
-def _found(
-    folder: Path, made_from: dict[str, Any], files: Mapping[str, str]
-) -> dict[str, Any] | None:
-    """Return what an earlier run wrote of the same night, if it is whole."""
-    summary = folder / _SUMMARY
-    if not summary.exists() or not all((folder / file).exists() for file in files.values()):
-        return None
-    before = read_json(summary)
-    return before if before.get("made_from") == made_from else None
+def _brief(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)[:12]

@@ -1,7 +1,7 @@
 """stage: new recordings in; scored nights out, by a model's folder alone.
 
-Each night has a folder of its own, with its results and a workspace in which the rooms of the five
-commands meet. What is drawn, computed and answered there is kept: a run that was killed goes on.
+Each night has a folder of its own, with its results and a workspace. What is drawn and answered there is
+kept: a run that was killed continues.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
+import torch
 from joblib import Parallel, delayed
 from rich.markup import escape
 from rich.table import Table
@@ -21,20 +24,21 @@ from rich.text import Text
 
 from eegtool.core.console import console, progress
 from eegtool.core.errors import CannotWriteError, EegToolError
-from eegtool.core.launching import open_locked
+from eegtool.core.launching import count_ranks
 from eegtool.core.registry import check_name
 from eegtool.core.settings import StageSettings
-from eegtool.core.workspace import jsonable, read_json, run_stamp, write_json
+from eegtool.core.workspace import jsonable, run_stamp, write_json
+from eegtool.evaluate.launcher import launch_ranks
 from eegtool.evaluate.task import read_batch_size
-from eegtool.extract.stored import open_module
+from eegtool.inference.loaded import merge_note
 from eegtool.model.checkpoints import ATTENTIONS
-from eegtool.prepare.blind import prepare_blind
 from eegtool.prepare.cohorts import Night, find_recordings
 from eegtool.prepare.nights import Prepared
-from eegtool.stage.needs import Needs, read_needs
-from eegtool.stage.night import Module, stage_night, workspace_of
+from eegtool.prepare.unscored import prepare_unscored, read_drawn
+from eegtool.stage.results import finished, own_folder, stamp_of, workspace_of, write_night
+from eegtool.stage.stager import Stager
 
-_STAMP: Final = "stage.json"
+_WORDS = "words.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,84 +64,56 @@ def run(settings: StageSettings) -> None:
     console.stderr = settings.json  # standard output is for the JSON object alone
     read_batch_size(settings.batch_size)
     check_name("--attention", settings.attention, ATTENTIONS)
-    needs = read_needs(settings)
-    if needs.contract.features != "real":
+    stager = open_stager(settings)
+    requirements = stager.requirements
+    requirements.prepare_settings(settings.channel, settings.out)  # are there enough channels?
+    if settings.smooth:
+        requirements.chain()
+    if requirements.contract.features != "real":
         console.print(
-            f"[bold yellow]warning:[/] the model was trained with {needs.contract.features} features, "
-            "as a sanity check."
+            f"[bold yellow]warning:[/] the model was trained with {requirements.contract.features} "
+            "features, as a sanity check."
         )
     nights = find_recordings(settings.recordings)
-    with _own(settings, needs), _stdout_for_json(settings.json):
-        outcomes = _stage_all(nights, settings, needs)
+    identity = {
+        "adapter_sha256": requirements.adapter_sha256,
+        "mode": settings.mode,
+        "channels": list(settings.channel or requirements.channels),
+    }
+    with own_folder(settings.out, identity), _stdout_for_json(settings.json):
+        outcomes = _stage_all(nights, settings, stager)
         done = [outcome.results for outcome in outcomes if outcome.results]
         if not done:
             raise _refusal(outcomes)
         left_out = {o.night.recording: str(o.problem) for o in outcomes if o.problem}
-        stamp = _identity(settings, needs) | run_stamp(
+        stamp = identity | run_stamp(
             "stage",
             settings,
-            inputs={"adapter": needs.adapter_sha256},
-            protocol=needs.protocol,
+            inputs={"adapter": requirements.adapter_sha256},
+            protocol=requirements.protocol,
             results={"nights": len(done), "left_out": left_out},
         )
-        write_json(settings.out / _STAMP, stamp)
-        _tell(settings, outcomes)
+        write_json(stamp_of(settings.out), stamp)
+        _print_table(settings, outcomes)
     if settings.json:
-        told = {"out": settings.out, "nights": done, "left_out": left_out}
-        print(json.dumps(jsonable(told), ensure_ascii=False))
+        found = {"out": settings.out, "nights": done, "left_out": left_out}
+        print(json.dumps(jsonable(found), ensure_ascii=False))
 
 
-def _identity(settings: StageSettings, needs: Needs) -> dict[str, Any]:
-    """Return what all nights of an output folder have in common."""
-    return {
-        "adapter_sha256": needs.adapter_sha256,
-        "mode": settings.mode,
-        "channels": list(settings.channel or needs.channels),
-    }
-
-
-@contextmanager
-def _own(settings: StageSettings, needs: Needs) -> Iterator[None]:
-    """Take over the output folder, if it is a new one or that of a run with the same model.
-
-    Raises
-    ------
-    EegToolError
-        If it holds something else, cannot be written, or another run is at work in it.
-    """
-    out, identity = settings.out, _identity(settings, needs)
-    if out.exists() and not out.is_dir():
-        raise EegToolError(f"--out {out} is no folder.", "Name another one with --out.")
-    if (out / _STAMP).exists():
-        before = read_json(out / _STAMP)
-        differing = [
-            f"{name.removesuffix('_sha256')} {_brief(before.get(name))} and {_brief(value)}"
-            for name, value in identity.items()
-            if before.get(name) != value
-        ]
-        if differing:
-            raise EegToolError(
-                f"{out} holds nights that were staged otherwise; then and now: {', '.join(differing)}.",
-                "Name another folder with --out; nothing is overwritten.",
-            )
-    elif out.exists() and any(out.iterdir()):
-        raise EegToolError(
-            f"{out} is not empty and no folder of `eegvlm stage`.",
-            "Name another one with --out; nothing in it is overwritten.",
-        )
-    lock = open_locked(out / ".stage.lock")
-    if lock is None:
-        raise EegToolError(
-            f"Another `eegvlm stage` is running in {out}.", "Wait for it, or name another --out."
-        )
-    with lock:
-        if not (out / _STAMP).exists():
-            write_json(out / _STAMP, {"step": "stage", "status": "begun", **identity})
-        yield
-
-
-def _brief(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)[:12]
+def open_stager(settings: StageSettings, device: str = "auto") -> Stager:
+    """Return the model that the settings name, its weights not loaded yet."""
+    return Stager.load(
+        settings.model_path,
+        settings.model_base,
+        device,
+        settings.dtype,
+        settings.attention,
+        settings.merge,
+        vision_tower=settings.vision_tower,
+        vision_module=settings.vision_module,
+        backbone=settings.backbone,
+        lazily=True,
+    )
 
 
 @contextmanager
@@ -157,19 +133,28 @@ def _stdout_for_json(wanted: bool) -> Iterator[None]:
         os.close(saved)
 
 
-def _stage_all(nights: Sequence[Night], settings: StageSettings, needs: Needs) -> Sequence[Outcome]:
+def _stage_all(
+    nights: Sequence[Night], settings: StageSettings, stager: Stager
+) -> Sequence[Outcome]:
     """Draw all nights, then stage one after the other."""
-    channels = ", ".join(settings.channel or needs.channels)
+    requirements = stager.requirements
+    channels = ", ".join(settings.channel or requirements.channels)
     console.print(
         f"Staging {len(nights)} recording{'s' * (len(nights) > 1)} by "
         f"[bold]{escape(str(settings.model_path))}[/]: {escape(channels)}, "
-        f"{needs.drawing['style']} pictures of {needs.drawing['size']} pixels"
+        f"{requirements.drawing['style']} pictures of {requirements.drawing['size']} pixels"
     )
-    prepared = _prepare_all(nights, settings, needs)
-    usable = [p for p in prepared if not p.problem]
-    module: Module | None = None
-    if needs.module and usable:
-        module = open_module(needs.module, settings.backbone or None)
+    if settings.merge:
+        note = merge_note(settings.model_path, requirements.contract, settings.dtype)
+        console.print(note, markup=False)
+    prepared = _prepare_all(nights, settings, stager)
+    decided = {p.night: _made_from(p, settings, stager) for p in prepared if not p.problem}
+    found = {
+        p.night: finished(p, settings.out, decided[p.night]) for p in prepared if not p.problem
+    }
+    ranks = count_ranks(settings.num_gpus, torch.cuda.device_count())
+    if ranks > 1 and not all(found.values()):
+        _ask_on_ranks(settings, [night for night, results in found.items() if not results], ranks)
     outcomes = []
     for one in prepared:
         if one.problem:
@@ -177,7 +162,8 @@ def _stage_all(nights: Sequence[Night], settings: StageSettings, needs: Needs) -
             continue
         console.print(f"\n[bold]{escape(one.night.recording)}[/]")
         try:
-            outcomes.append(Outcome(one.night, stage_night(one, settings, needs, module)))
+            results = found[one.night] or _stage_one(one, settings, stager, decided[one.night])
+            outcomes.append(Outcome(one.night, results))
         except CannotWriteError:  # a full disk: the nights to come would be left out, too
             raise
         except EegToolError as problem:
@@ -186,20 +172,76 @@ def _stage_all(nights: Sequence[Night], settings: StageSettings, needs: Needs) -
     return outcomes
 
 
+def _made_from(prepared: Prepared, settings: StageSettings, stager: Stager) -> dict[str, Any]:
+    """Return what decides the results of a night."""
+    calibration = None if settings.no_calibration else stager.calibration
+    return jsonable(
+        {
+            "recording": next(iter(prepared.inputs.values())),
+            "pictures": prepared.pictures_sha256,
+            "model": stager.requirements.adapter_sha256,
+            "mode": settings.mode,
+            "calibration": calibration and asdict(calibration),
+            "smooth": settings.smooth,
+            "explain": [settings.explain, settings.explain_count],
+        }
+    )
+
+
+def _stage_one(
+    prepared: Prepared, settings: StageSettings, stager: Stager, made_from: dict[str, Any]
+) -> dict[str, Any]:
+    """Stage a night that is drawn, and write its results."""
+    workspace = workspace_of(settings.out, prepared.night.recording)
+    night = stager.stage_drawn(
+        read_drawn(prepared, workspace, settings.channel or stager.requirements.channels),
+        smooth=settings.smooth,
+        mode=settings.mode,
+        calibrate=not settings.no_calibration,
+        batch_size=read_batch_size(settings.batch_size),
+        answers_file=workspace.answers,
+    )
+    wanted = {
+        "none": [],
+        "uncertain": night.least_certain(settings.explain_count),
+        "all": [answer.question_id for answer in night.answers],
+    }[settings.explain]
+    words = night.words(
+        wanted,
+        batch_size=read_batch_size(settings.batch_size),
+        answers_file=workspace.answers.with_name(_WORDS),
+    )
+    return write_night(night, settings.out, words, made_from)
+
+
+def _ask_on_ranks(settings: StageSettings, nights: Sequence[Night], ranks: int) -> None:
+    """Let several ranks, each with the whole model, answer their shares of all nights."""
+    with tempfile.TemporaryDirectory(prefix="eegvlm-") as tmp:
+        path = Path(tmp) / "stage.json"
+        names = [night.recording for night in nights]
+        write_json(path, {"settings": jsonable(asdict(settings)), "recordings": names})
+        launch_ranks("eegtool.stage.rank", path, ranks)
+
+
 def _prepare_all(
-    nights: Sequence[Night], settings: StageSettings, needs: Needs
+    nights: Sequence[Night], settings: StageSettings, stager: Stager
 ) -> Sequence[Prepared]:
     """Draw all nights, in parallel; return them in the order of `nights`."""
+    requirements = stager.requirements
     prepared: dict[Night, Prepared] = {}
     parallel = Parallel(
         n_jobs=min(settings.jobs, len(nights)), return_as="generator_unordered", batch_size=1
     )
     tasks = (
-        delayed(prepare_blind)(
+        delayed(prepare_unscored)(
             night,
-            needs.prepare_settings(settings, workspace_of(settings.out, night.recording)),
-            needs.question,
-            needs.protocol,
+            requirements.prepare_settings(
+                settings.channel,
+                workspace_of(settings.out, night.recording).root,
+                strict=settings.strict,
+            ),
+            requirements.question,
+            requirements.protocol,
         )
         for night in nights
     )
@@ -235,7 +277,7 @@ def _refusal(outcomes: Sequence[Outcome]) -> EegToolError:
     )
 
 
-def _tell(settings: StageSettings, outcomes: Sequence[Outcome]) -> None:
+def _print_table(settings: StageSettings, outcomes: Sequence[Outcome]) -> None:
     """Print what there is now, and loudly what there is not."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("recording")

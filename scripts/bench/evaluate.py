@@ -64,10 +64,11 @@ from eegtool.core.settings import AnswerMode
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, write_json
 from eegtool.extract.features import FeatureTable, Sidecar, load_features, write_features
-from eegtool.inference.decoding import Decoding
-from eegtool.inference.generate import Asker, Reply, StageAnswers
+from eegtool.inference.loaded import LoadedModel
 from eegtool.inference.scoring import probabilities
+from eegtool.inference.writing import Reply
 from eegtool.model.adapters import Contract, add_lora, write_adapter
+from eegtool.model.answer_form import AnswerForm
 from eegtool.model.checkpoints import base_sha256, find_base, load_base
 from eegtool.model.eegvlm import EEGVLM, FUSIONS, patches
 from eegtool.model.processor import PixelSpec, Processor
@@ -247,9 +248,8 @@ class Scene:
         return probabilities(np.stack([reply.log_likelihood for reply in replies]))
 
     def ask(self, asked: Sequence[Question], mode: AnswerMode, n_tokens: int) -> list[Reply]:
-        answers = StageAnswers(STAGES, "", n_tokens)
-        asker = Asker(self.model, self.processor, answers, mode, Decoding(n_tokens))
-        return asker(asked, self.pixels(asked), self.rows(asked))
+        model = LoadedModel(self.model, self.processor, AnswerForm(max_new_tokens=n_tokens))
+        return model.reply(asked, self.pixels(asked), self.rows(asked), mode)
 
 
 # --- speed ------------------------------------------------------------------------------------------

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
-from dataclasses import MISSING, Field, FrozenInstanceError, fields, is_dataclass
+from dataclasses import MISSING, Field, FrozenInstanceError, asdict, fields, is_dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 from typer.models import ArgumentInfo, OptionInfo
 
 from eegtool.core import settings
+from eegtool.core.settings import EvaluateSettings, StageSettings, settings_from
+from eegtool.core.workspace import jsonable, read_json, write_json
 
 CLASSES = [
     value
@@ -21,8 +24,6 @@ FIELDS = [(cls, field) for cls in CLASSES for field in fields(cls) if field.name
 
 def is_required(cls: type, field: Field[Any]) -> bool:
     """Say whether there is no default to fall back on (`out` has one in some commands)."""
-    if cls is settings.EvaluateSettings:  # saved answers can be read again without a model
-        return False
     by_name = field.name in REQUIRED
     return by_name and (field.name != "out" or cls is settings.ExportSettings)
 
@@ -82,3 +83,16 @@ def test_defaults_obey_their_own_limits(cls: type, field: Field[Any]) -> None:
         assert option.max is None or field.default <= option.max
     else:
         assert isinstance(field.default, kind)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        EvaluateSettings(Path("m"), model_base="tiny", image_folder=Path("a b"), temperature=0.25),
+        StageSettings([Path("a b"), Path("c")], Path("m"), channel=["C4-M1"], vision_module=None),
+    ],
+)
+def test_settings_reach_other_processes_as_they_are(given: Any, tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    write_json(path, jsonable(asdict(given)))
+    assert settings_from(type(given), read_json(path)) == given

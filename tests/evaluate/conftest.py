@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from eegtool.core.records import Question
-from eegtool.core.settings import EvaluateSettings
+from eegtool.core.settings import AnswerMode, EvaluateSettings
 from eegtool.core.workspace import Workspace
-from eegtool.evaluate import loading
-from eegtool.inference.generate import Asker, Reply
+from eegtool.inference import loaded as inference
+from eegtool.inference.loaded import LoadedModel
+from eegtool.inference.writing import Reply
 from eegtool.model.adapters import adapter_sha256, load_adapter, read_contract
 
 BATCH = 4
@@ -51,7 +52,7 @@ def _loaded_once(loaded: dict[Any, Any], monkeypatch: pytest.MonkeyPatch) -> Non
         model, processor, _ = loaded[key]
         return model, replace(processor, pixel_spec=contract.pixel_spec), contract
 
-    monkeypatch.setattr(loading, "load_adapter", load)
+    monkeypatch.setattr(inference, "load_adapter", load)
 
 
 @pytest.fixture
@@ -60,17 +61,22 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
 
     def say(
-        asker: Asker, questions: Sequence[Question], pixels: np.ndarray, features: np.ndarray
+        model: LoadedModel,
+        questions: Sequence[Question],
+        pixels: np.ndarray,
+        features: np.ndarray,
+        mode: AnswerMode,
+        *_: Any,
     ) -> list[Reply]:
         assert len(questions) == len(pixels) == len(features)
         sizes.append(len(questions))
-        scored = asker.mode != "generate"
+        scored = mode != "generate"
         return [
             Reply(f"{q.sample_id} µV\u2028 [/b]", scores_of(q.sample_id) if scored else None)
             for q in questions
         ]
 
-    monkeypatch.setattr(Asker, "__call__", say)
+    monkeypatch.setattr(LoadedModel, "reply", say)
     return sizes
 
 

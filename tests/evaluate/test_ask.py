@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
@@ -23,11 +24,12 @@ from eegtool.core.records import read_questions
 from eegtool.core.settings import AskSettings, EvaluateSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, read_json, write_json
-from eegtool.evaluate import ask, loading, step
+from eegtool.evaluate import ask, step
 from eegtool.extract.features import Sidecar, write_features
 from eegtool.extract.module import VisionModule
-from eegtool.extract.stored import feature_of, store_module
+from eegtool.extract.stored import features_of, open_module, store_module
 from eegtool.extract.weights import save_module
+from eegtool.inference import loaded
 from eegtool.inference.calibration import Calibration, write_calibration
 from eegtool.model.adapters import adapter_sha256
 from eegtool.model.answer_form import AnswerForm
@@ -85,7 +87,7 @@ def settings(
 @pytest.fixture
 def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make it a fault to load the model."""
-    monkeypatch.setattr(loading, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
+    monkeypatch.setattr(loaded, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
 
 
 def answered(settings: AskSettings, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -94,6 +96,13 @@ def answered(settings: AskSettings, capsys: pytest.CaptureFixture[str]) -> dict[
     ask.run(replace(settings, json=True))
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
+
+
+def feature_of(folder: Path, picture: np.ndarray, backbone: str | None = None) -> np.ndarray:
+    """Return the feature of one picture, uint8 ``[H, W, 3]``, by the module of a folder."""
+    png = io.BytesIO()
+    Image.fromarray(picture).save(png, "PNG")
+    return features_of(open_module(folder, backbone)[0], {"a": png.getvalue()})["a"]
 
 
 def refused(settings: AskSettings) -> EegToolError:
@@ -236,11 +245,11 @@ def test_room_for_the_answer(
     class StopHereError(Exception):
         pass
 
-    def asker(*given: Any) -> None:
-        assert given[4].max_new_tokens == room
+    def reply(*given: Any) -> None:
+        assert given[-1].max_new_tokens == room
         raise StopHereError
 
-    monkeypatch.setattr(ask, "Asker", asker)
+    monkeypatch.setattr(loaded.LoadedModel, "reply", reply)
     with pytest.raises(StopHereError):
         ask.run(replace(settings, **flags))
 
@@ -441,7 +450,7 @@ def test_code_of_ones_own_runs_only_if_it_is_named(
     weights = save_module(model / "vision_module", module, {"code_sha256": code_sha256(name)})
     told(model, features_weights_sha256=weights)
     with monkeypatch.context() as patch:
-        patch.setattr(loading, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
+        patch.setattr(loaded, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
         error = refused(settings)
     assert "code of your own" in error.what
     assert f"--backbone {name}" in error.fix

@@ -19,13 +19,14 @@ import torch
 from safetensors.torch import load_file, save
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.records import read_questions, write_questions
+from eegtool.core.records import Answer, json_line, read_questions, write_questions
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.workspace import Workspace, atomic_path
-from eegtool.evaluate import rank, step
+from eegtool.evaluate import launcher, rank, step
 from eegtool.evaluate.shards import Writer, deal, part_path, parts_of, whole_lines
 from eegtool.evaluate.step import run
-from eegtool.inference.generate import Asker, Reply
+from eegtool.inference.loaded import LoadedModel
+from eegtool.inference.writing import Reply
 from tests.evaluate.conftest import rows_of
 
 IDS = [f"SC4{i // 100:03d}E0-{i % 100:04d}" for i in range(1000)]
@@ -70,14 +71,16 @@ def test_a_family_of_files_is_found_and_no_other(tmp_path: Path, name: str) -> N
 
 def test_only_the_last_line_can_be_torn(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "a.jsonl"
+    rows = [Answer(i, "?", f"{i}\u2028", "N2", f"{i}-0", "m", {}) for i in ("one", "twö", "four")]
+    lines = [json_line(row.to_row()).encode() for row in rows]
     with Writer(path) as file:
-        file.append(["one\n", "two\u2028\n"])
-        assert whole_lines(path) == [b"one\n", "two\u2028\n".encode()]
-    path.write_bytes(path.read_bytes() + "thré".encode()[:-1])
+        file.append(rows[:2])
+        assert whole_lines(path) == lines[:2]
+    path.write_bytes(path.read_bytes() + lines[1].partition("ö".encode())[0] + "ö".encode()[:1])
     assert len(whole_lines(path)) == 2
     with Writer(path) as file:
-        file.append(["four\n"])
-    assert path.read_text() == "one\ntwo\u2028\nfour\n"
+        file.append(rows[2:])
+    assert path.read_bytes() == b"".join(lines)
 
 
 # --- chunks ---------------------------------------------------------------------------------------
@@ -209,20 +212,20 @@ def test_a_second_evaluation_of_the_same_answers_is_refused_at_once(
     settings: EvaluateSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused: list[str] = []
-    ask = Asker.__call__
+    ask = LoadedModel.reply
 
-    def second(asker: Asker, some: list[Any], *rest: Any) -> list[Reply]:
+    def second(model: LoadedModel, some: list[Any], *rest: Any) -> list[Reply]:
         with monkeypatch.context() as patch:
-            patch.setattr(Asker, "__call__", ask)
+            patch.setattr(LoadedModel, "reply", ask)
             for again in (chunk(settings, 0, 2), replace(chunk(settings, 0, 2), overwrite=True)):
                 with pytest.raises(EegToolError, match="is running already") as raised:
                     run(again)
                 refused.append(raised.value.what)
             run(chunk(settings, 1, 2))  # another chunk, or another file, is another matter
             run(replace(settings, answers_file=workspace.root / "others.jsonl"))
-        return ask(asker, some, *rest)
+        return ask(model, some, *rest)
 
-    monkeypatch.setattr(Asker, "__call__", second)
+    monkeypatch.setattr(LoadedModel, "reply", second)
     run(chunk(replace(settings, batch_size="16"), 0, 2))
     assert refused == [f"An evaluation that writes {workspace.answers} is running already."] * 2
     assert [row["question_id"] for row in rows_of(workspace.answers)] == ids(workspace)
@@ -300,12 +303,12 @@ def test_answers_that_the_disk_does_not_take(
 def test_answers_that_vanish_are_not_passed_over(
     settings: EvaluateSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lose(asker: Asker, some: list[Any], *_: Any) -> list[Reply]:
+    def lose(model: LoadedModel, some: list[Any], *_: Any) -> list[Reply]:
         for path in parts_of(workspace.answers):
             path.unlink()
         return [Reply("W") for _ in some]
 
-    monkeypatch.setattr(Asker, "__call__", lose)
+    monkeypatch.setattr(LoadedModel, "reply", lose)
     with pytest.raises(EegToolError, match="answers vanished"):
         run(settings)
     assert not workspace.answers.exists()
@@ -392,7 +395,7 @@ def test_a_rank_that_fails_says_why_and_keeps_the_answers(
     data = picture.read_bytes()
     picture.write_bytes(b"no picture")
     settings = replace(settings, num_gpus=2, batch_size="1")
-    monkeypatch.setattr(step, "launch", in_this_process(monkeypatch))
+    monkeypatch.setattr(launcher, "launch", in_this_process(monkeypatch))
     with pytest.raises(EegToolError, match="A rank stopped with exit code 1"):
         run(settings)
     assert "error: The picture" in (out := capsys.readouterr().out)
@@ -406,24 +409,17 @@ def test_a_rank_that_fails_says_why_and_keeps_the_answers(
     assert stamp["results"]["asked"] == 10 - kept
 
 
-def test_settings_reach_the_ranks_as_they_are(settings: EvaluateSettings, tmp_path: Path) -> None:
-    changed = replace(settings, model_base="tiny", image_folder=Path("a b"), temperature=0.25)
-    path = tmp_path / "settings.json"
-    rank.write_settings(path, changed)
-    assert rank.read_settings(path) == changed
-
-
 def test_deterministic_is_for_the_run_only(
     settings: EvaluateSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     seen: list[bool] = []
 
-    def look(asker: Asker, some: list[Any], *_: Any) -> list[Reply]:
+    def look(model: LoadedModel, some: list[Any], *_: Any) -> list[Reply]:
         seen.append(torch.are_deterministic_algorithms_enabled())
         return [Reply("W") for _ in some]
 
-    monkeypatch.setattr(Asker, "__call__", look)
+    monkeypatch.setattr(LoadedModel, "reply", look)
     run(replace(settings, deterministic=True, limit=1))
     run(replace(settings, overwrite=True, limit=1))
     assert seen == [True, False]

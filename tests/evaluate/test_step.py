@@ -18,14 +18,16 @@ from eegtool.core.records import Question, read_epochs, read_questions, write_qu
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, read_json, write_json
-from eegtool.evaluate import loading, rank
 from eegtool.evaluate.step import run
+from eegtool.inference import loaded
 from eegtool.inference.calibration import ece
-from eegtool.inference.generate import Asker, Reply
+from eegtool.inference.loaded import LoadedModel
+from eegtool.inference.memory import is_out_of_memory
 from eegtool.inference.scoring import probabilities
+from eegtool.inference.writing import Reply
 from tests.evaluate.conftest import BATCH, rows_of, scores_of
 
-ASK = Asker.__call__
+ASK = LoadedModel.reply
 
 
 def part(workspace: Workspace) -> Path:
@@ -75,13 +77,13 @@ def test_the_model_is_asked_and_not_trained(
 ) -> None:
     seen: list[tuple[bool, torch.dtype, bool]] = []
 
-    def look(asker: Asker, *others: Any) -> list[Reply]:
-        model = asker.model
-        lora = any("lora_" in name for name, _ in model.named_parameters())
-        seen.append((any(m.training for m in model.modules()), model.dtype, lora))
-        return ASK(asker, *others)
+    def look(model: LoadedModel, *others: Any) -> list[Reply]:
+        network = model.network
+        lora = any("lora_" in name for name, _ in network.named_parameters())
+        seen.append((any(m.training for m in network.modules()), network.dtype, lora))
+        return ASK(model, *others)
 
-    monkeypatch.setattr(Asker, "__call__", look)
+    monkeypatch.setattr(LoadedModel, "reply", look)
     run(settings)
     assert seen == [(False, torch.float32, True)] * 3
 
@@ -116,11 +118,11 @@ def test_the_longest_question_is_asked_first(
     )
     order: list[int] = []
 
-    def say(asker: Asker, asked: Sequence[Question], *_: Any) -> list[Reply]:
+    def say(model: LoadedModel, asked: Sequence[Question], *_: Any) -> list[Reply]:
         order.extend(q.text.count("Well") for q in asked)
         return [Reply(q.sample_id) for q in asked]
 
-    monkeypatch.setattr(Asker, "__call__", say)
+    monkeypatch.setattr(LoadedModel, "reply", say)
     run(settings)
     assert order == [2, 2, 2, 1, 1, 1, 0, 0, 0, 0]
     rows = rows_of(workspace.answers)
@@ -151,7 +153,7 @@ def test_rows_carry_the_probability_of_each_stage(
 def test_score_alone_answers_without_a_word_being_written(
     settings: EvaluateSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eegtool.inference.generate.write", lambda *_: pytest.fail("wrote"))
+    monkeypatch.setattr("eegtool.inference.writing.write", lambda *_: pytest.fail("wrote"))
     run(replace(settings, mode="score"))
     for row in rows_of(workspace.answers):
         shares = row["metadata"]["stage_probabilities"]
@@ -214,7 +216,7 @@ def test_another_template_is_what_the_model_sees(
 def fit(most: int, sizes: list[int]) -> Callable[..., list[Reply]]:
     """Return a model that has room for so many questions."""
 
-    def say(asker: Asker, questions: Sequence[Question], *_: Any) -> list[Reply]:
+    def say(model: LoadedModel, questions: Sequence[Question], *_: Any) -> list[Reply]:
         sizes.append(len(questions))
         if len(questions) > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
@@ -230,7 +232,7 @@ def test_the_batch_is_halved_when_memory_runs_out_and_no_answer_is_lost(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     sizes: list[int] = []
-    monkeypatch.setattr(Asker, "__call__", fit(3, sizes))
+    monkeypatch.setattr(LoadedModel, "reply", fit(3, sizes))
     run(replace(settings, batch_size="auto"))
     assert sizes == [10, 5, 2, 2, 2, 2, 2]
     rows = rows_of(workspace.answers)
@@ -248,7 +250,7 @@ def test_memory_that_does_not_suffice_is_a_message_and_answers_are_kept(
     most: int,
     fix: str,
 ) -> None:
-    monkeypatch.setattr(Asker, "__call__", fit(most, []))
+    monkeypatch.setattr(LoadedModel, "reply", fit(most, []))
     with pytest.raises(EegToolError, match=r"Memory ran out for .* Tried to allocate") as caught:
         run(replace(settings, batch_size=size))
     assert fix in caught.value.fix
@@ -261,7 +263,7 @@ def test_another_fault_is_not_taken_for_a_lack_of_memory(
     def fail(*_: Any) -> None:
         raise RuntimeError("device-side assert triggered")
 
-    monkeypatch.setattr(Asker, "__call__", fail)
+    monkeypatch.setattr(LoadedModel, "reply", fail)
     with pytest.raises(RuntimeError, match="device-side"):
         run(replace(settings, batch_size="auto"))
 
@@ -276,7 +278,7 @@ def test_another_fault_is_not_taken_for_a_lack_of_memory(
     ],
 )
 def test_what_counts_as_a_lack_of_memory(error: Exception, out: bool) -> None:
-    assert rank.is_out_of_memory(error) is out
+    assert is_out_of_memory(error) is out
 
 
 # --- going on -------------------------------------------------------------------------------------
@@ -348,19 +350,19 @@ def test_a_run_that_was_stopped_is_gone_on_with(
     stamp.write_text("of the run before")
     asked: list[str] = []
 
-    def stop(asker: Asker, questions: Sequence[Question], *_: Any) -> list[Reply]:
+    def stop(model: LoadedModel, questions: Sequence[Question], *_: Any) -> list[Reply]:
         if len(asked) == BATCH:
             raise KeyboardInterrupt
         asked.extend(q.sample_id for q in questions)
         return [Reply("W") for _ in questions]
 
-    monkeypatch.setattr(Asker, "__call__", stop)
+    monkeypatch.setattr(LoadedModel, "reply", stop)
     with pytest.raises(KeyboardInterrupt):
         run(settings)
     assert [row["question_id"] for row in rows_of(part(workspace))] == asked
     assert not stamp.exists()
     assert not workspace.answers.exists()
-    monkeypatch.setattr(Asker, "__call__", lambda _, some, *__: [Reply("N2") for _ in some])
+    monkeypatch.setattr(LoadedModel, "reply", lambda _, some, *__: [Reply("N2") for _ in some])
     run(settings)
     rows = rows_of(workspace.answers)
     assert [row["text"] for row in rows] == ["W"] * BATCH + ["N2"] * (10 - BATCH)
@@ -373,7 +375,7 @@ def test_what_is_complete_is_not_asked_again(
 ) -> None:
     run(settings)
     before = workspace.answers.read_bytes()
-    monkeypatch.setattr(loading, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
+    monkeypatch.setattr(loaded, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
     run(settings)
     assert workspace.answers.read_bytes() == before
     assert workspace.answers.with_suffix(".run.json").exists()
@@ -522,13 +524,13 @@ def test_a_model_that_cannot_be_loaded_costs_no_answers(
         raise EegToolError("no room for it")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loading, "load_adapter", fail)
+        patch.setattr(loaded, "load_adapter", fail)
         with pytest.raises(EegToolError, match="no room"):
             run(settings)
         assert not workspace.answers.parent.exists()
     run(settings)
     before = workspace.answers.read_bytes()
-    monkeypatch.setattr(loading, "load_adapter", fail)
+    monkeypatch.setattr(loaded, "load_adapter", fail)
     with pytest.raises(EegToolError, match="no room"):
         run(replace(settings, overwrite=True))
     assert workspace.answers.read_bytes() == before
@@ -588,7 +590,6 @@ def test_an_unknown_subject_is_refused(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_path": None}, "--model-path is missing"),
         ({"batch_size": "many"}, "--batch-size 'many'"),
         ({"batch_size": "0"}, "--batch-size '0'"),
         ({"conv_mode": "v2"}, "conversation template 'v2'"),
@@ -606,7 +607,7 @@ def test_an_unknown_subject_is_refused(
 def test_settings_that_make_no_sense_are_refused(
     settings: EvaluateSettings, monkeypatch: pytest.MonkeyPatch, change: Any, message: str
 ) -> None:
-    monkeypatch.setattr(loading, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
+    monkeypatch.setattr(loaded, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
     with pytest.raises(EegToolError, match=message):
         run(replace(settings, **change))
 
@@ -681,7 +682,7 @@ def test_a_calibration_of_other_weights_is_refused_before_the_model_is_loaded(
     with_truth(workspace)
     run(replace(settings, mode="score", calibrate=True))
     another_model(workspace, adapter)
-    monkeypatch.setattr(loading, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
+    monkeypatch.setattr(loaded, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
     with pytest.raises(EegToolError, match="belongs to other weights"):
         run(replace(settings, mode="score", answers_file=workspace.root / "b.jsonl"))
 
@@ -787,7 +788,7 @@ def test_what_does_not_fit_is_refused_before_the_model_is_loaded(
     spoil: Spoil,
     message: str,
 ) -> None:
-    monkeypatch.setattr(loading, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
+    monkeypatch.setattr(loaded, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
     spoil(workspace, adapter)
     with pytest.raises(EegToolError, match=message):
         run(settings)
@@ -813,7 +814,7 @@ def test_a_model_that_says_one_thing_only_is_pointed_out(
     warned: bool,
 ) -> None:
     texts = iter(["[/W]"] * n_same + ["N2"] * 10)
-    monkeypatch.setattr(Asker, "__call__", lambda *args: [Reply(next(texts)) for _ in args[1]])
+    monkeypatch.setattr(LoadedModel, "reply", lambda *args: [Reply(next(texts)) for _ in args[1]])
     run(settings)
     assert ("100% of the answers are '[/W]'" in capsys.readouterr().out) is warned
 
@@ -829,7 +830,7 @@ def test_one_answer_to_epochs_of_one_stage_or_none_says_nothing_of_the_model(
     questions = read_questions(workspace.questions)
     rows = [replace(q, category=c) for q, c in zip(questions, labels, strict=True)]
     write_questions(workspace.questions, rows)
-    monkeypatch.setattr(Asker, "__call__", lambda *args: [Reply("N2") for _ in args[1]])
+    monkeypatch.setattr(LoadedModel, "reply", lambda *args: [Reply("N2") for _ in args[1]])
     run(settings)
     assert "does not look" not in capsys.readouterr().out
 
@@ -842,7 +843,7 @@ def test_answers_that_are_cut_are_counted(
 ) -> None:
     cut = iter([True] * 3 + [False] * 7)
     monkeypatch.setattr(
-        Asker, "__call__", lambda *args: [Reply("N2", truncated=next(cut)) for _ in args[1]]
+        LoadedModel, "reply", lambda *args: [Reply("N2", truncated=next(cut)) for _ in args[1]]
     )
     run(settings)
     assert "3 of 10 answers reached the limit" in " ".join(capsys.readouterr().out.split())
@@ -911,7 +912,7 @@ def test_auto_begins_with_what_fits(
         asked.append(how)
         return 3
 
-    monkeypatch.setattr(rank, "first_batch_size", fit)
+    monkeypatch.setattr(loaded, "first_batch_size", fit)
     run(replace(settings, batch_size="auto", mode=mode))
     assert batches == [3, 3, 3, 1]
     (how,) = asked
@@ -922,6 +923,30 @@ def test_auto_begins_with_what_fits(
 def test_a_number_is_taken_as_it_is(
     settings: EvaluateSettings, batches: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rank, "first_batch_size", lambda *_, **__: pytest.fail("was estimated"))
+    monkeypatch.setattr(loaded, "first_batch_size", lambda *_, **__: pytest.fail("was estimated"))
     run(replace(settings, batch_size="4"))
     assert batches == [4, 4, 2]
+
+
+def test_lora_is_merged_where_it_is_asked_for(
+    settings: EvaluateSettings, workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Answers stay; rows and the terminal say it."""
+    found = {}
+    for merge in (False, True):
+        run(replace(settings, merge=merge, mode="score", overwrite=True))
+        said = " ".join(capsys.readouterr().out.split())
+        assert ("rounded to float32; answers may differ in the last bits" in said) is merge
+        rows = rows_of(workspace.answers)
+        assert {row["metadata"]["merged"] for row in rows} == {merge}
+        found[merge] = [list(row["metadata"]["log_likelihoods"].values()) for row in rows]
+    np.testing.assert_allclose(found[True], found[False], atol=1e-3)
+
+
+def test_merging_is_how_it_is_computed_and_no_other_run(
+    settings: EvaluateSettings, workspace: Workspace
+) -> None:
+    run(replace(settings, limit=4))
+    run(replace(settings, merge=True))
+    merged = [row["metadata"]["merged"] for row in rows_of(workspace.answers)]
+    assert merged == [False] * 4 + [True] * 6

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import stat
@@ -17,7 +18,7 @@ from eegtool.core.workspace import Workspace, sha256_of
 from eegtool.extract import stored
 from eegtool.extract.export import export
 from eegtool.extract.module import VisionModule
-from eegtool.extract.stored import STORED, feature_of, is_module, store_module
+from eegtool.extract.stored import STORED, features_of, is_module, open_module, store_module
 from eegtool.extract.weights import load_module, save_module
 
 
@@ -145,6 +146,13 @@ def test_a_full_disk_leaves_nothing_behind(
     with pytest.raises(OSError, match="No space left"):
         store_module(folder, out, weights)
     assert below(out) == []
+
+
+def feature_of(folder: Path, picture: np.ndarray, backbone: str | None = None) -> np.ndarray:
+    """Return the feature of one picture, uint8 ``[H, W, 3]``, by the module of a folder."""
+    png = io.BytesIO()
+    Image.fromarray(picture).save(png, "PNG")
+    return features_of(open_module(folder, backbone)[0], {"a": png.getvalue()})["a"]
 
 
 def picture_of(workspace: Workspace, epoch: Epoch) -> np.ndarray:

@@ -24,14 +24,14 @@ from eegtool.core.settings import (
 )
 from eegtool.core.stages import STAGES, stage_of
 from eegtool.core.workspace import Workspace, read_json
-from eegtool.evaluate import rank
 from eegtool.evaluate import step as evaluate
 from eegtool.extract import step as extract
-from eegtool.extract.stored import export_night, open_module
+from eegtool.inference.loaded import LoadedModel
 from eegtool.prepare import step as prepare
 from eegtool.prepare.hypnograms import read_hypnogram, stage_per_epoch
-from eegtool.stage import night, step
-from eegtool.stage.results import write_results
+from eegtool.stage import step
+from eegtool.stage.results import write_night
+from eegtool.stage.stager import Stager
 from tests.stage.conftest import PROTOCOL, noise, told
 
 Stage = Callable[[StageSettings], dict[str, Any]]
@@ -74,17 +74,28 @@ def test_it_is_what_the_commands_make_one_by_one(
         np.testing.assert_allclose(shares, told, atol=1e-4)
 
 
-def test_how_it_is_asked_reaches_evaluate(
+def test_how_it_is_asked_reaches_the_model(
     settings: StageSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(asked: EvaluateSettings) -> None:
-        how = (asked.merge, asked.dtype, asked.attention, asked.batch_size, asked.mode)
-        assert how == (True, "bfloat16", "eager", "3", "both")
+    def stop(folder: Path, **how: Any) -> None:
+        assert (how["merge"], how["dtype"], how["attention"]) == (True, "bfloat16", "eager")
         raise EegToolError("Seen.")
 
-    monkeypatch.setattr(evaluate, "run", stop)
-    wanted = replace(settings, merge=True, dtype="bfloat16", attention="eager", batch_size="3")
-    assert refused(replace(wanted, mode="both")).what == "Seen."
+    monkeypatch.setattr(LoadedModel, "load", stop)
+    assert (
+        refused(replace(settings, merge=True, dtype="bfloat16", attention="eager")).what == "Seen."
+    )
+    asked: list[Any] = []
+
+    def stage(stager: Stager, drawn: Any, **how: Any) -> None:
+        asked.append((how["mode"], how["batch_size"], how["calibrate"]))
+        raise EegToolError("Seen.")
+
+    monkeypatch.setattr(Stager, "stage_drawn", stage)
+    refused(
+        replace(settings, mode="both", batch_size="3", no_calibration=True, out=settings.out / "b")
+    )
+    assert asked == [("both", 3, False)]
 
 
 def test_other_programs_read_what_it_writes(
@@ -193,35 +204,34 @@ def test_a_killed_run_goes_on(
     whole = replace(settings, recordings=[simulated], out=tmp_path / "whole", smooth=True)
     expected = staged(whole)["nights"]
     killed = replace(whole, out=tmp_path / "killed")
-    results = write_results
     seen: list[str] = []
 
     def until(*arguments: Any) -> Any:
         if seen:
             raise KeyboardInterrupt
         seen.append("one")
-        return results(*arguments)
+        return write_night(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(night, "write_results", until)
+        patch.setattr(step, "write_night", until)
         with pytest.raises(KeyboardInterrupt):
             step.run(killed)
     first = killed.out / "SC4001E0" / "SC4001E0_hypnogram.csv"
     written = first.stat().st_mtime_ns
     asked: list[int] = []
-    ask = evaluate._ask
+    reply = LoadedModel.reply
 
-    def counted(task: Any, n_missing: int, lock: Any) -> None:
-        asked.append(n_missing)
-        ask(task, n_missing, lock)
+    def counted(model: LoadedModel, questions: Any, *how: Any) -> Any:
+        asked.append(len(questions))
+        return reply(model, questions, *how)
 
-    monkeypatch.setattr(evaluate, "_ask", counted)
+    monkeypatch.setattr(LoadedModel, "reply", counted)
     assert staged(killed)["nights"] == expected
     assert asked == [10]  # of the third night: the answers to the second one were there
     assert first.stat().st_mtime_ns == written
     assert files_of(killed.out) == files_of(whole.out)
     # A third run finds everything.
-    monkeypatch.setattr(rank, "load", lambda *_, **__: pytest.fail("was loaded"))
+    monkeypatch.setattr(LoadedModel, "load", lambda *_, **__: pytest.fail("was loaded"))
     assert staged(killed)["nights"] == expected
 
 
@@ -247,7 +257,7 @@ def test_a_night_is_added_and_nothing_is_overwritten(
 def test_a_folder_of_something_else_is_left_alone(settings: StageSettings) -> None:
     settings.out.mkdir()
     (settings.out / "thesis.txt").write_text("my work")
-    assert "no folder of `eegvlm stage`" in refused(settings).what
+    assert "not a folder of `eegvlm stage`" in refused(settings).what
     assert [path.name for path in settings.out.iterdir()] == ["thesis.txt"]
 
 
@@ -273,7 +283,7 @@ def test_a_full_disk_ends_the_run_and_leaves_no_night_out(
         tried.append(prepared.night.recording)
         raise CannotWriteError("answers.jsonl cannot be written: No space left on device.")
 
-    monkeypatch.setattr(step, "stage_night", full)
+    monkeypatch.setattr(step, "_stage_one", full)
     error = refused(replace(settings, recordings=[path.parent for path in paths]))
     assert error.what.endswith("No space left on device.")
     assert tried == ["0-night"]
@@ -323,13 +333,13 @@ def test_the_least_certain_epochs_are_explained(settings: StageSettings, staged:
     staged(replace(settings, explain="uncertain", explain_count=3))
     rows = table(settings, "SC4001E0")
     sure = [max(float(row[f"prob_{stage}"]) for stage in STAGES) for row in rows]
-    words = settings.out / "SC4001E0" / "work" / "answers" / "words.jsonl"
+    words = settings.out / "SC4001E0" / "work" / "answers" / "words.part-0.jsonl"
     least = sorted(range(10), key=sure.__getitem__)[:3]
     assert sorted(a.metadata["epoch_index"] for a in read_answers(words)) == sorted(least)
     text_of = {a.metadata["epoch_index"]: a.text for a in read_answers(words)}
     assert [row["words"] for row in rows] == [text_of.get(i, "") for i in range(10)]
-    staged(replace(settings, explain="uncertain", explain_count=1))
-    assert len(read_answers(words)) == 1
+    staged(replace(settings, explain="uncertain", explain_count=4))
+    assert len(read_answers(words)) == 4  # three were there
 
 
 @pytest.mark.parametrize(
@@ -366,23 +376,6 @@ def test_a_model_without_its_vision_module(
 def test_more_channels_than_the_model_looks_at(settings: StageSettings) -> None:
     error = refused(replace(settings, channel=["C3", "C4"]))
     assert "2 times; the model looks at 1: EEG Fpz-Cz" in error.what
-
-
-def test_features_are_made_once_and_again_for_other_pictures(
-    settings: StageSettings, staged: Stage
-) -> None:
-    staged(settings)
-    workspace = Workspace(settings.out / "SC4001E0" / "work")
-    module = open_module(settings.model_path / "vision_module")
-    assert not export_night(*module, workspace)
-    features = workspace.features("eval")
-    before = features.read_bytes()
-    sidecar = read_json(features.with_suffix(".json"))
-    picture = workspace.images("eval") / "SC4001E0" / "SC4001E0-0000.png"
-    picture.write_bytes(picture.with_name("SC4001E0-0001.png").read_bytes())
-    assert export_night(*module, workspace)
-    assert features.read_bytes() != before
-    assert read_json(features.with_suffix(".json"))["images_sha256"] != sidecar["images_sha256"]
 
 
 def test_questions_without_a_stage_are_asked(workspace: Workspace) -> None:

@@ -119,7 +119,7 @@ def find_nights(paths: Sequence[Path], cohort: str = AUTO, subject_pattern: str 
 
 
 def find_recordings(paths: Sequence[Path]) -> tuple[Night, ...]:
-    """Find recordings that are to be staged blind, whether or not scorings lie beside them.
+    """Find recordings that are to be staged, whether or not scorings lie beside them.
 
     A recording is called as its cohort calls it, else as its file; where several in different folders
     have the same name, each has the folders in front that tell them apart.

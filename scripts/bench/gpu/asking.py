@@ -19,8 +19,7 @@ from eegtool.core.records import Question
 from eegtool.core.workspace import Workspace
 from eegtool.evaluate.task import questions_of
 from eegtool.extract.features import load_features
-from eegtool.inference.decoding import Decoding
-from eegtool.inference.generate import Asker
+from eegtool.inference.loaded import LoadedModel
 from eegtool.model.adapters import inner, load_adapter, merge_lora
 from eegtool.model.answer_form import AnswerForm
 from eegtool.model.checkpoints import best_dtype
@@ -96,17 +95,15 @@ def measure(scene: Scene, precision: str, mode: str, size: int) -> dict[str, Any
     """Return milliseconds per question, peak memory, and how far the scores are from the first ones."""
     asked = asked_of(scene)
     asked.set_precision(precision)
-    model = inner(asked.loaded)
+    model = LoadedModel(inner(asked.loaded), asked.processor, asked.answers)
     n = scene.scale.ask_batches[size]
-    decoding = Decoding(asked.answers.max_new_tokens)
-    asker = Asker(model, asked.processor, asked.answers, mode, decoding)
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     times = []
     for _ in range(ROUNDS):
         began = time.perf_counter()
-        replies = asker(asked.questions[:n], asked.pixels[:n], asked.rows[:n])  # on the host again
+        replies = model.reply(asked.questions[:n], asked.pixels[:n], asked.rows[:n], mode)
         times.append(time.perf_counter() - began)
     figures = {"batch": n, "ms_per_question": 1e3 * statistics.median(times[1:]) / n}
     if cuda:

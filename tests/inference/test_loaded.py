@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,19 +14,14 @@ import torch
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Question, read_questions
-from eegtool.core.settings import EvaluateSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace
-from eegtool.evaluate.loading import load
 from eegtool.extract.features import load_features
-from eegtool.inference import generate
+from eegtool.inference import loaded, writing
 from eegtool.inference.decoding import Decoding, Draw, decode
-from eegtool.inference.generate import (
-    Asker,
-    decoded_ahead,
-    write,
-)
+from eegtool.inference.loaded import LoadedModel, merge_note
 from eegtool.inference.scoring import behind_reasons, encode_choice, stage_log_likelihoods
+from eegtool.inference.writing import decoded_ahead, write
 from eegtool.model.adapters import Contract, inner, load_adapter
 from eegtool.model.answer_form import AnswerForm
 from eegtool.model.eegvlm import FUSIONS, patches
@@ -232,8 +228,7 @@ def test_the_prompt_is_run_once_and_then_token_by_token(
 def test_what_the_tower_has_behind_the_layer_that_is_read_tells_nothing(
     adapter_model: Path, asked: tuple[Any, Any], inputs: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
-    settings = EvaluateSettings(adapter_model)
-    model, _ = load(adapter_model, settings)
+    model = LoadedModel.load(adapter_model).network
     n_layers = [
         len(next(m for m in tower.modules() if isinstance(m, torch.nn.ModuleList)))
         for tower in (asked[0].model.vision_tower, model.model.vision_tower)
@@ -306,7 +301,7 @@ def test_score_alone_writes_the_likeliest_answer(
 ) -> None:
     pixels, rows = inputs[0].numpy(), inputs[1].numpy()
     model, processor = asked
-    told = Asker(model, processor, LABELS, "score", GREEDY)(questions, pixels, rows)
+    told = LoadedModel(model, processor, LABELS).reply(questions, pixels, rows, "score", GREEDY)
     choices = [encode_choice(processor, q.text, 2, STAGES) for q in questions]
     expected = stage_log_likelihoods(model, processor, choices, *inputs)
     assert np.abs(np.stack([t.log_likelihood for t in told]) - expected).max() < 1e-6  # type: ignore[misc]
@@ -321,7 +316,7 @@ def test_both_is_the_words_of_one_and_the_probabilities_of_the_other(
 ) -> None:
     pixels, rows = inputs[0].numpy(), inputs[1].numpy()
     both, scored, words = (
-        Asker(*asked, LABELS, mode, GREEDY)(questions, pixels, rows)
+        LoadedModel(*asked, LABELS).reply(questions, pixels, rows, mode, GREEDY)
         for mode in ("both", "score", "generate")
     )
     assert [t.text for t in both] == [t.text for t in words] == alone
@@ -344,7 +339,7 @@ def test_reasons_are_written_first_and_then_scored(
     answers = reasoned(texts, NEW_TOKENS)
     model, processor = asked
     pixels, rows = inputs[0].numpy(), inputs[1].numpy()
-    told = Asker(model, processor, answers, mode, GREEDY)(questions, pixels, rows)
+    told = LoadedModel(model, processor, answers).reply(questions, pixels, rows, mode, GREEDY)
     for i, (question, reasons, said) in enumerate(zip(questions, alone, told, strict=True)):
         choice = encode_choice(processor, question.text, 2, [f"{reasons} {t}" for t in texts])
         expected = stage_log_likelihoods(
@@ -370,14 +365,14 @@ WRITTEN = (
 )
 
 
-def forced(asker: Asker, texts: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def forced(asked: LoadedModel, texts: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Let the model write these texts, whatever it would say; return what there is space for."""
-    tokenizer = asker.processor.tokenizer
+    tokenizer = asked.processor.tokenizer
     rows = [[*tokenizer.encode(t, add_special_tokens=False), tokenizer.eos_token_id] for t in texts]
-    n_tokens = asker.decoding.max_new_tokens
+    n_tokens = asked.answers.max_new_tokens
     table = pad([row[:n_tokens] for row in rows], tokenizer.eos_token_id, "right")
     steps = iter(table.T)
-    monkeypatch.setattr(generate, "chooser", lambda *_: lambda _, rows: next(steps)[rows])
+    monkeypatch.setattr(writing, "chooser", lambda *_: lambda _, rows: next(steps)[rows])
     return [text.strip() for text in tokenizer.batch_decode(table, skip_special_tokens=True)]
 
 
@@ -431,12 +426,12 @@ def test_words_and_probabilities_share_one_look_at_tower_and_prompt(
     here = slice(8 - size, 8)
     pixels, rows = inputs[0][here].numpy(), inputs[1][here].numpy()
     scored, words = (
-        Asker(*fused, LABELS, mode, GREEDY)(questions[here], pixels, rows)
+        LoadedModel(*fused, LABELS).reply(questions[here], pixels, rows, mode, GREEDY)
         for mode in ("score", "generate")
     )
     for calls in forwards.values():
         calls.clear()
-    both = Asker(*fused, LABELS, "both", GREEDY)(questions[here], pixels, rows)
+    both = LoadedModel(*fused, LABELS).reply(questions[here], pixels, rows, "both", GREEDY)
     longest = max(len(fused[1].encode_prompt(q.text, 2)) for q in questions[here])
     assert forwards["tower"] == [size]
     assert [n for n in forwards["language"] if n >= longest] == [longest]
@@ -460,14 +455,16 @@ def test_what_was_written_is_not_read_again(
 ) -> None:
     """Rows end at different times, and no text is, as tokens, what it becomes before a conclusion."""
     model, processor = fused
-    asker = Asker(model, processor, REASONED, mode, Decoding(REASONED.max_new_tokens))
+    asked = LoadedModel(model, processor, REASONED)
     replies, texts = [], []
     for start in range(0, 8, size):
         here = slice(start, start + size)
-        texts += forced(asker, WRITTEN[here], monkeypatch)
+        texts += forced(asked, WRITTEN[here], monkeypatch)
         for calls in forwards.values():
             calls.clear()
-        replies += asker(questions[here], inputs[0][here].numpy(), inputs[1][here].numpy())
+        replies += asked.reply(
+            questions[here], inputs[0][here].numpy(), inputs[1][here].numpy(), mode
+        )
         assert len(forwards["tower"]) == 1
         longest = max(len(processor.encode_prompt(q.text, 2)) for q in questions[here])
         assert [n for n in forwards["language"] if n >= longest] == [longest]
@@ -488,7 +485,7 @@ def test_beams_are_scored_by_a_pass_of_their_own(
     pixels, rows = inputs[0].numpy(), inputs[1].numpy()
     beams = Decoding(NEW_TOKENS, num_beams=3)
     both, words, scored = (
-        Asker(*asked, LABELS, mode, beams)(questions, pixels, rows)
+        LoadedModel(*asked, LABELS).reply(questions, pixels, rows, mode, beams)
         for mode in ("both", "generate", "score")
     )
     assert [reply.text for reply in both] == [reply.text for reply in words]
@@ -503,7 +500,9 @@ def test_what_is_no_number_is_refused(
 ) -> None:
     pixels, rows = inputs[0].numpy(), inputs[1].numpy()
     with pytest.raises(EegToolError, match="no numbers") as caught:
-        Asker(*asked, LABELS, "score", GREEDY)(questions, np.full_like(pixels, np.nan), rows)
+        LoadedModel(*asked, LABELS).reply(
+            questions, np.full_like(pixels, np.nan), rows, "score", GREEDY
+        )
     assert "--dtype float32" in caught.value.fix
 
 
@@ -532,30 +531,60 @@ def test_a_contract_without_the_five_stages_is_refused(
 # --- pictures -------------------------------------------------------------------------------------
 
 
-class _Slow:
-    """Pixels of a picture: its number, later for the first ones; counts what was begun."""
-
-    def __init__(self) -> None:
-        self.begun: list[int] = []
-
-    def pixels(self, path: Path) -> np.ndarray:
-        number = int(path.name)
-        self.begun.append(number)
-        time.sleep(0.02 if number % 4 == 0 else 0.0)
-        return np.array([number])
+def numbered(i: int) -> Question:
+    return Question(str(i), (f"{i}.png",) * 2, "Which?")
 
 
 def test_pictures_come_in_order_and_not_all_at_once() -> None:
-    spec: Any = _Slow()
-    stream = decoded_ahead(spec, (Path(str(i)) for i in range(40)), 4)
+    begun: list[int] = []
+
+    def load(question: Question) -> np.ndarray:
+        number = int(question.sample_id)
+        begun.append(number)
+        time.sleep(0.02 if number % 4 == 0 else 0.0)  # the first ones come later
+        return np.array([number])
+
+    stream = decoded_ahead(load, (numbered(i) for i in range(40)), 4)
     first = next(stream)
     assert first.item() == 0
-    assert max(spec.begun) <= 5
+    assert max(begun) <= 5
     assert [first.item(), *(p.item() for p in stream)] == list(range(40))
 
 
 def test_a_broken_picture_is_an_error_when_its_turn_comes(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"no picture")
+    (tmp_path / "0.png").write_bytes(b"no picture")
     spec = PixelSpec(64, (0.5,) * 3, (0.5,) * 3)
-    with pytest.raises(EegToolError, match=r"a\.png cannot be read"):
-        list(decoded_ahead(spec, [tmp_path / "a.png"], 3))
+    with pytest.raises(EegToolError, match=r"0\.png cannot be read"):
+        list(decoded_ahead(lambda q: spec.pixels(tmp_path / q.images[0]), [numbered(0)], 3))
+
+
+# --- loading --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "cuda:3", "auto"])
+def test_it_is_loaded_onto_its_own_gpu(
+    adapter: Path, contract: Contract, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    """The weights and whatever a library allocates by itself."""
+    chosen: list[torch.device] = []
+
+    def put(where: torch.device) -> Any:
+        chosen.append(where)
+
+    network = SimpleNamespace(drop_unread_layers=lambda: None, to=put)
+
+    def load(*_: Any, device: torch.device, **__: Any) -> Any:
+        chosen.append(device)
+        return network, None, contract
+
+    monkeypatch.setattr(loaded, "load_adapter", load)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    LoadedModel.load(adapter, device=device, dtype="float16")
+    assert chosen == [torch.device(device.replace("auto", "cuda:0"))] * 3
+
+
+def test_what_merging_does_is_said(contract: Contract, tmp_path: Path) -> None:
+    assert "rounded to bfloat16" in merge_note(tmp_path, contract, "bfloat16")
+    assert "rounded to float32" in merge_note(tmp_path, contract, "auto")  # of a CPU
+    assert "is merged already" in merge_note(tmp_path, replace(contract, merged=True), "auto")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.settings import PrepareSettings, StageSettings
+from eegtool.core.settings import PrepareSettings
 from eegtool.extract.stored import CARD, STORED, is_module
 from eegtool.model.adapters import Contract, adapter_sha256, contract_base, read_contract
 from eegtool.model.answer_form import AnswerForm
@@ -25,15 +26,19 @@ _CHANNELS: Final = ", "  # between those of a picture in which several are stack
 
 
 @dataclass(frozen=True, slots=True)
-class Needs:
+class Requirements:
     """A model, and what it wants to be shown.
 
     Attributes
     ----------
+    folder : Path
+        Where the model is.
     contract : Contract
         What its folder says.
     adapter_sha256 : str
         Identity of its weights.
+    answers : AnswerForm
+        How it was taught to answer.
     question : str
         What it was trained on.
     drawing : dict
@@ -44,49 +49,90 @@ class Needs:
         Channels it was trained on.
     module : Path or None
         Folder of its vision module; None if it looks at no features.
-    chain : Chain or None
-        What it knows of sequences of stages, if it is to smooth.
     """
 
+    folder: Path
     contract: Contract
     adapter_sha256: str
+    answers: AnswerForm
     question: str
     drawing: dict[str, Any]
     protocol: dict[str, Any]
     channels: tuple[str, ...]
     module: Path | None
-    chain: Chain | None
 
-    @property
-    def reasons(self) -> bool:
-        """Whether the model was taught to give reasons: then all its answers have some."""
-        return AnswerForm.from_contract(self.contract.answers).reasons_first
+    def chain(self) -> Chain:
+        """Return what the model knows of sequences of stages.
 
-    def prepare_settings(self, settings: StageSettings, workspace: Path) -> PrepareSettings:
-        """Return how to draw a recording for this model."""
+        Raises
+        ------
+        EegToolError
+            If it knows nothing of them (see `smoothing.chain_of`).
+        """
+        return chain_of(self.contract.sequence, self.folder)
+
+    def prepare_settings(
+        self, channels: Sequence[str], workspace: Path, *, strict: bool = False
+    ) -> PrepareSettings:
+        """Return how to draw a recording for this model.
+
+        Parameters
+        ----------
+        channels : sequence of str
+            Channels of the recording that stand for the trained ones; empty: of the same names.
+        workspace : Path
+            Where the recording is drawn.
+        strict : bool
+            Refuse a recording of which a part is missing.
+
+        Raises
+        ------
+        EegToolError
+            If there are not as many channels as the model looks at.
+        """
+        if channels and len(channels) != len(self.channels):
+            raise EegToolError(
+                f"--channel was given {len(channels)} times; the model looks at {len(self.channels)}: "
+                f"{', '.join(self.channels)}.",
+                "Name one channel of the recording for each of these, in their order.",
+            )
         return PrepareSettings(
             recordings=[],
             workspace=workspace,
-            channel=list(settings.channel or self.channels),
-            strict=settings.strict,
+            channel=list(channels or self.channels),
+            strict=strict,
             **self.drawing,
         )
 
 
-def read_needs(settings: StageSettings) -> Needs:
+def read_requirements(
+    folder: Path,
+    *,
+    base: str | None = None,
+    vision_tower: str = "",
+    vision_module: Path | None = None,
+) -> Requirements:
     """Read and check a model's folder; no weights are loaded.
+
+    Parameters
+    ----------
+    folder : Path
+        What `eegvlm finetune` or `eegvlm export` wrote.
+    base, vision_tower : str, optional
+        Where the base lies here, if not where it lay in training.
+    vision_module : Path, optional
+        Folder of the vision module, if the model's has none.
 
     Raises
     ------
     EegToolError
-        If it is no model, its base is another one, or it does not say how to draw, what to ask, or
-        how stages follow each other (``--smooth``); or if its vision module is missing.
+        If it is not a model, its base is another one, it does not say how to draw or what to ask, or
+        its vision module is missing.
     """
-    folder = settings.model_path
     contract = read_contract(folder)
-    contract_base(folder, contract, settings.model_base, settings.vision_tower)
-    told = contract.protocol
-    lacking = [name for name in ("channel", *_DRAWING) if name not in told]
+    contract_base(folder, contract, base, vision_tower)
+    protocol = contract.protocol
+    lacking = [name for name in ("channel", *_DRAWING) if name not in protocol]
     lacking += ["the question"] if not contract.answers.get("question") else []
     if lacking:
         raise EegToolError(
@@ -94,49 +140,43 @@ def read_needs(settings: StageSettings) -> Needs:
             "It is of an earlier version, or was trained in a workspace without a prepare.json. "
             "Fine-tune again after `eegvlm prepare`.",
         )
-    if told["style"] not in STYLES:
+    if protocol["style"] not in STYLES:
         raise EegToolError(
-            f"{folder} was trained on pictures of the style '{told['style']}', which is not known here.",
+            f"{folder} was trained on pictures of the style '{protocol['style']}', which is not known "
+            "here.",
             f"Known: {', '.join(STYLES)}. Use the version of eegvlm that trained it.",
         )
-    channels = tuple(str(told["channel"]).split(_CHANNELS))
-    if settings.channel and len(settings.channel) != len(channels):
-        raise EegToolError(
-            f"--channel was given {len(settings.channel)} times; the model looks at {len(channels)}: "
-            f"{told['channel']}.",
-            "Name one channel of the recording for each of these, in their order.",
-        )
-    drawing = {name: told[name] for name in _DRAWING}
-    return Needs(
+    drawing = {name: protocol[name] for name in _DRAWING}
+    return Requirements(
+        folder=folder,
         contract=contract,
         adapter_sha256=adapter_sha256(folder),
+        answers=AnswerForm.from_contract(contract.answers),
         question=str(contract.answers["question"]),
         drawing=drawing,
-        protocol={"channel": told["channel"], **drawing},
-        channels=channels,
-        module=_module(settings, contract),
-        chain=chain_of(contract.sequence, folder) if settings.smooth else None,
+        protocol={"channel": protocol["channel"], **drawing},
+        channels=tuple(str(protocol["channel"]).split(_CHANNELS)),
+        module=_module(folder, contract, vision_module),
     )
 
 
-def _module(settings: StageSettings, contract: Contract) -> Path | None:
+def _module(model: Path, contract: Contract, named: Path | None) -> Path | None:
     """Find the vision module that made the features the model was trained with."""
     if not FUSIONS[contract.fusion].needs_features:
         return None
     weights = contract.features_weights_sha256
     if not weights:
         raise EegToolError(
-            f"{settings.model_path} was trained with features that were made elsewhere: nobody here can "
-            "make those of a new recording.",
+            f"{model} was trained with features that were made elsewhere: nobody here can make those "
+            "of a new recording.",
             "Prepare the night, import its features (`eegvlm extract --import-features`), and run "
             "`eegvlm evaluate`.",
         )
-    folder = settings.vision_module or settings.model_path / STORED
+    folder = named or model / STORED
     if is_module(folder, weights):
         return folder
     why = "is another one than" if (folder / CARD).is_file() else "does not hold"
     raise EegToolError(
-        f"{folder} {why} the vision module that {settings.model_path} was trained with "
-        f"(weights {weights[:12]}).",
+        f"{folder} {why} the vision module that {model} was trained with (weights {weights[:12]}).",
         "Name its folder with --vision-module: `eegvlm extract` left it as WORKSPACE/vision_module.",
     )

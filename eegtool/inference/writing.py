@@ -1,4 +1,4 @@
-"""Answers of a batch of questions: words, log-likelihoods of the stages, or both.
+"""Words about a batch of questions, and pictures decoded ahead.
 
 Rows are left-padded, so that each answers as it would alone, and whatever is drawn is drawn from
 random numbers of its own: no answer depends on its neighbours.
@@ -9,23 +9,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import torch
 from transformers.cache_utils import Cache
 
-from eegtool.core.errors import EegToolError
 from eegtool.core.records import Question
-from eegtool.core.settings import AnswerMode
 from eegtool.inference.cache import Cached
 from eegtool.inference.decoding import Decoding, chooser, decode
-from eegtool.inference.scoring import Choice, behind_reasons, encode_choice, stage_log_likelihoods
-from eegtool.model.answer_form import AnswerForm
 from eegtool.model.eegvlm import EEGVLM
-from eegtool.model.processor import PixelSpec, Processor, pad
+from eegtool.model.processor import Processor, pad
 
 _DECODERS: Final = 4
 """Threads that decode pictures while the model is busy."""
@@ -45,97 +40,6 @@ class Reply:
     """float64 ``[5]``, in the order of `STAGES`; None in mode ``generate``."""
     truncated: bool = False
     """Whether it wrote as many tokens as there is room for, and had not come to an end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Asker:
-    """A model, and what it is asked for."""
-
-    model: EEGVLM
-    processor: Processor
-    answers: AnswerForm
-    mode: AnswerMode
-    decoding: Decoding
-    _choices: dict[tuple[str, int], Choice] = field(default_factory=dict)
-
-    @property
-    def writes(self) -> bool:
-        """Whether the model writes anything, be it only reasons before a score."""
-        return self.mode != "score" or self.answers.reasons_first
-
-    def __call__(
-        self, questions: Sequence[Question], pixels: np.ndarray, features: np.ndarray | None
-    ) -> list[Reply]:
-        """Ask about a batch.
-
-        Parameters
-        ----------
-        questions : sequence of Question
-            The batch.
-        pixels : float32 [B, 3, S, S]
-            A picture per question.
-        features : float32 [B, 1, 1024] or None
-            A high-level feature per question; None if the fusion needs none.
-
-        Raises
-        ------
-        EegToolError
-            If the model's log-likelihoods are no numbers.
-        """
-        pictures = torch.from_numpy(pixels).to(self.model.device)
-        high = None if features is None else torch.from_numpy(features).to(self.model.device)
-        replies = [Reply("")] * len(questions)
-
-        def score(rows: Sequence[int], texts: Sequence[str], cached: Cached | None = None) -> None:
-            some, at = [questions[row] for row in rows], list(rows)
-            features = None if high is None else high[at]
-            scored = self._scored(some, texts, pictures[at], features, cached)
-            for row, reply in zip(rows, scored, strict=True):
-                replies[row] = reply
-
-        if not self.writes:
-            score(range(len(questions)), [""] * len(questions))
-            return replies
-        written = None if self.mode == "generate" else score
-        words = write(self.model, self.processor, questions, pictures, high, self.decoding, written)
-        if self.mode == "score":
-            words = [replace(w, text=r.text) for w, r in zip(words, replies, strict=True)]
-        return [
-            replace(w, log_likelihood=r.log_likelihood) for w, r in zip(words, replies, strict=True)
-        ]
-
-    def _scored(
-        self,
-        questions: Sequence[Question],
-        texts: Sequence[str],
-        pictures: torch.Tensor,
-        features: torch.Tensor | None,
-        cached: Cached | None,
-    ) -> list[Reply]:
-        """Score the stages, behind what was written where that has reasons; say the likeliest answer."""
-        form = self.answers
-        endings = [list(form.texts)] * len(questions)
-        if form.reasons_first:
-            endings = [behind_reasons(text, form.texts, form.lead) for text in texts]
-        choices = [self._choice(q, e) for q, e in zip(questions, endings, strict=True)]
-        model, processor = self.model, self.processor
-        scores = stage_log_likelihoods(model, processor, choices, pictures, features, cached)
-        if not np.isfinite(scores).all():
-            raise EegToolError(
-                f"The model gives no numbers for the stages of '{questions[0].sample_id}' and others.",
-                "Ask with --dtype float32; if that does not help, its training diverged.",
-            )
-        return [Reply(e[int(s.argmax())], s) for e, s in zip(endings, scores, strict=True)]
-
-    def _choice(self, question: Question, answers: list[str]) -> Choice:
-        """Tokenise the five answers to a question; without reasons, they are the same for all epochs."""
-        key = (question.text, len(question.images))
-        is_whole = self.answers.is_whole
-        if self.answers.reasons_first:
-            return encode_choice(self.processor, *key, answers, is_whole=is_whole)
-        if key not in self._choices:
-            self._choices[key] = encode_choice(self.processor, *key, answers, is_whole=is_whole)
-        return self._choices[key]
 
 
 @torch.inference_mode()
@@ -218,9 +122,9 @@ def write(
 
 
 def decoded_ahead(
-    spec: PixelSpec, paths: Iterable[Path], ahead: int
+    load: Callable[[Question], np.ndarray], questions: Iterable[Question], ahead: int
 ) -> Generator[np.ndarray, None, None]:
-    """Yield the pixels of each picture, float32 ``[3, S, S]``; threads decode up to `ahead` more.
+    """Yield the pixels of each question's picture, float32 ``[3, S, S]``; threads decode up to `ahead` more.
 
     Raises
     ------
@@ -230,8 +134,8 @@ def decoded_ahead(
     pool = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
     waiting: deque[Future[Any]] = deque()
     try:
-        for path in paths:
-            waiting.append(pool.submit(spec.pixels, path))
+        for question in questions:
+            waiting.append(pool.submit(load, question))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:

@@ -1,0 +1,344 @@
+"""A loaded model: words and log-likelihoods about epochs in memory, from a batch to a whole night."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from eegtool import __version__
+from eegtool.core.console import console
+from eegtool.core.errors import EegToolError, brief
+from eegtool.core.records import Question
+from eegtool.core.settings import AnswerMode
+from eegtool.inference.cache import Cached
+from eegtool.inference.decoding import Decoding
+from eegtool.inference.memory import first_batch_size, is_out_of_memory
+from eegtool.inference.scoring import Choice, behind_reasons, encode_choice, stage_log_likelihoods
+from eegtool.inference.writing import Reply, decoded_ahead, write
+from eegtool.model.adapters import Contract, inner, load_adapter
+from eegtool.model.answer_form import AnswerForm
+from eegtool.model.checkpoints import best_dtype
+from eegtool.model.eegvlm import EEGVLM
+from eegtool.model.processor import TEMPLATES, Processor
+
+
+class Batch(NamedTuple):
+    """Questions that were asked together, and the replies to them."""
+
+    questions: list[Question]
+    replies: list[Reply]
+    size: int
+    """Questions asked at the same time by then; the last batch may have fewer."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A network that can be asked, and what it takes to ask it.
+
+    Attributes
+    ----------
+    network : EEGVLM
+        On its device, ready to be asked.
+    processor : Processor
+        With the template to ask by.
+    answers : AnswerForm
+        How it was taught to answer.
+    merged : bool
+        Whether LoRA is part of the network's weights.
+    """
+
+    network: EEGVLM
+    processor: Processor
+    answers: AnswerForm
+    merged: bool = False
+    _choices: dict[tuple[str, int], Choice] = field(default_factory=dict, init=False)
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        *,
+        base: str | None = None,
+        vision_tower: str = "",
+        device: str | torch.device = "auto",
+        dtype: str = "auto",
+        attention: str = "auto",
+        merge: bool = False,
+    ) -> LoadedModel:
+        """Load and check a model (see `load_adapter`), without what no answer needs.
+
+        Parameters
+        ----------
+        folder : Path
+            What `eegvlm finetune` or `eegvlm export` wrote.
+        base, vision_tower : str, optional
+            Where the base lies here, if not where it lay in training.
+        device : str or torch.device
+            ``auto``: the first GPU, or the CPU where there is none.
+        dtype : str
+            ``auto`` (the best the device has), ``float32``, ``bfloat16`` or ``float16``.
+        attention : str
+            See `checkpoints.choose_attention`.
+        merge : bool
+            Add LoRA to the weights of the base: faster, and rounded to their precision.
+
+        Raises
+        ------
+        EegToolError
+            If it cannot be loaded (see `load_adapter`).
+        """
+        where = torch.device(_first_device() if device == "auto" else device)
+        if where.type == "cuda":
+            torch.cuda.set_device(where)  # what libraries allocate by themselves belongs there, too
+        loaded, processor, contract = load_adapter(
+            folder,
+            base=base,
+            dtype=best_dtype() if dtype == "auto" else getattr(torch, dtype),
+            attention=attention,
+            vision_tower=vision_tower,
+            device=where,
+            merge=merge,
+        )
+        network = inner(loaded)
+        network.drop_unread_layers()
+        answers = AnswerForm.from_contract(contract.answers)
+        return cls(network.to(where), processor, answers, merge or contract.merged)
+
+    def with_template(self, name: str) -> LoadedModel:
+        """Return the same model, asked by another conversation template."""
+        return replace(self, processor=replace(self.processor, template=TEMPLATES[name]))
+
+    @property
+    def computation(self) -> dict[str, Any]:
+        """How it computes: precision, attention, versions."""
+        others = (f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
+        return {
+            "dtype": str(self.network.dtype).removeprefix("torch."),
+            "merged": self.merged,
+            "attention": self.network.model.language_model.config._attn_implementation,
+            "versions": ", ".join([f"eegvlm {__version__}", *others]),
+        }
+
+    def replies(
+        self,
+        questions: Sequence[Question],
+        pixels_of: Callable[[Question], np.ndarray],
+        feature_of: Callable[[str], np.ndarray] | None,
+        *,
+        mode: AnswerMode = "score",
+        decoding: Decoding | None = None,
+        batch_size: int | None = None,
+        done: Collection[str] = (),
+    ) -> Iterator[Batch]:
+        """Ask about many epochs, batch by batch, those with the longest questions first.
+
+        Parameters
+        ----------
+        questions : sequence of Question
+            What is asked.
+        pixels_of : callable
+            Question → the picture, float32 ``[3, S, S]``; threads call it ahead of the model.
+        feature_of : callable or None
+            Sample id → high-level feature, float32 ``[1, 1024]``; None if the fusion needs none.
+        mode, decoding : AnswerMode, Decoding or None
+            See `reply`.
+        batch_size : int or None
+            Questions at the same time; None: as many as fit, and half as many whenever memory runs out.
+        done : collection of str
+            Sample ids that need no reply. A batch all of which is done is passed over; one that was torn,
+            when a program was killed, is asked again as a whole: the last bits of a reply depend on what
+            else is in its batch.
+
+        Raises
+        ------
+        EegToolError
+            If memory runs out and the batch is not to be halved, or is one question only.
+        """
+        if not questions:
+            return
+        decoding = decoding or Decoding(self.answers.max_new_tokens)
+        ordered = longest_first(questions, self.processor)
+        size = batch_size or self._first_batch_size(ordered[0], mode, decoding)
+        missing = _torn_batches(ordered, done, size)
+        ready: list[np.ndarray] = []
+        start = 0
+        with closing(decoded_ahead(pixels_of, missing, 2 * size)) as pictures:
+            while start < len(missing):
+                batch = missing[start : start + size]
+                ready += islice(pictures, max(0, len(batch) - len(ready)))
+                high = None
+                if feature_of is not None:
+                    high = np.stack([feature_of(q.sample_id) for q in batch])
+                pixels = np.stack(ready[: len(batch)])
+                replies, reason = self._try(batch, pixels, high, mode, decoding)
+                if replies is not None:
+                    yield Batch(batch, replies, size)
+                    start += len(batch)
+                    del ready[: len(batch)]
+                    continue
+                if batch_size is not None or len(batch) == 1:
+                    fix = "Use --batch-size auto." if batch_size else "Use a GPU with more memory."
+                    raise EegToolError(
+                        f"Memory ran out for {len(batch)} questions at a time: {reason}.",
+                        f"What was answered is kept. {fix}",
+                    )
+                size = len(batch) // 2
+                console.print(f"  Memory ran out: going on with {size} questions at a time.")
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+
+    def reply(
+        self,
+        questions: Sequence[Question],
+        pixels: np.ndarray,
+        features: np.ndarray | None,
+        mode: AnswerMode = "score",
+        decoding: Decoding | None = None,
+    ) -> list[Reply]:
+        """Ask about a batch.
+
+        Parameters
+        ----------
+        questions : sequence of Question
+            The batch.
+        pixels : float32 [B, 3, S, S]
+            A picture per question.
+        features : float32 [B, 1, 1024] or None
+            A high-level feature per question; None if the fusion needs none.
+        mode : AnswerMode
+            What is wanted: words, log-likelihoods of the stages, or both.
+        decoding : Decoding, optional
+            How words are chosen; by default the likeliest, as many as the answers of the training had.
+
+        Raises
+        ------
+        EegToolError
+            If the model's log-likelihoods are not finite numbers.
+        """
+        decoding = decoding or Decoding(self.answers.max_new_tokens)
+        pictures = torch.from_numpy(pixels).to(self.network.device)
+        high = None if features is None else torch.from_numpy(features).to(self.network.device)
+        replies = [Reply("")] * len(questions)
+
+        def score(rows: Sequence[int], texts: Sequence[str], cached: Cached | None = None) -> None:
+            some, at = [questions[row] for row in rows], list(rows)
+            features = None if high is None else high[at]
+            scored = self._scored(some, texts, pictures[at], features, cached)
+            for row, reply in zip(rows, scored, strict=True):
+                replies[row] = reply
+
+        if not self.writes(mode):
+            score(range(len(questions)), [""] * len(questions))
+            return replies
+        written = None if mode == "generate" else score
+        words = write(self.network, self.processor, questions, pictures, high, decoding, written)
+        if mode == "score":
+            words = [replace(w, text=r.text) for w, r in zip(words, replies, strict=True)]
+        return [
+            replace(w, log_likelihood=r.log_likelihood) for w, r in zip(words, replies, strict=True)
+        ]
+
+    def writes(self, mode: AnswerMode) -> bool:
+        """Say whether the model writes anything, be it only reasons before a score."""
+        return mode != "score" or self.answers.reasons_first
+
+    def _first_batch_size(self, longest: Question, mode: AnswerMode, decoding: Decoding) -> int:
+        """Return how many questions fit into memory, by the longest of them."""
+        return first_batch_size(
+            self.network,
+            n_tokens=len(self.processor.encode_prompt(longest.text, len(longest.images))),
+            n_new_tokens=decoding.max_new_tokens,
+            n_beams=decoding.num_beams,
+            writes=self.writes(mode),
+            scores=mode != "generate",
+        )
+
+    def _try(
+        self,
+        batch: list[Question],
+        pixels: np.ndarray,
+        features: np.ndarray | None,
+        mode: AnswerMode,
+        decoding: Decoding,
+    ) -> tuple[list[Reply] | None, str]:
+        """Ask; return None and the reason if memory ran out.
+
+        The exception ends here: as long as it lives, so do the tensors of all frames it went through.
+        """
+        try:
+            return self.reply(batch, pixels, features, mode, decoding), ""
+        except (MemoryError, RuntimeError) as error:  # CUDA's is a RuntimeError, too
+            if not is_out_of_memory(error):
+                raise
+            return None, brief(error)
+
+    def _scored(
+        self,
+        questions: Sequence[Question],
+        texts: Sequence[str],
+        pictures: torch.Tensor,
+        features: torch.Tensor | None,
+        cached: Cached | None,
+    ) -> list[Reply]:
+        """Score the stages, behind what was written where that has reasons; say the likeliest answer."""
+        form = self.answers
+        endings = [list(form.texts)] * len(questions)
+        if form.reasons_first:
+            endings = [behind_reasons(text, form.texts, form.lead) for text in texts]
+        choices = [self._choice(q, e) for q, e in zip(questions, endings, strict=True)]
+        network, processor = self.network, self.processor
+        scores = stage_log_likelihoods(network, processor, choices, pictures, features, cached)
+        if not np.isfinite(scores).all():
+            raise EegToolError(
+                f"The model gives no numbers for the stages of '{questions[0].sample_id}' and others.",
+                "Ask with --dtype float32; if that does not help, its training diverged.",
+            )
+        return [Reply(e[int(s.argmax())], s) for e, s in zip(endings, scores, strict=True)]
+
+    def _choice(self, question: Question, answers: list[str]) -> Choice:
+        """Tokenise the five answers to a question; without reasons, they are the same for all epochs."""
+        key = (question.text, len(question.images))
+        is_whole = self.answers.is_whole
+        if self.answers.reasons_first:
+            return encode_choice(self.processor, *key, answers, is_whole=is_whole)
+        if key not in self._choices:
+            self._choices[key] = encode_choice(self.processor, *key, answers, is_whole=is_whole)
+        return self._choices[key]
+
+
+def longest_first(questions: Sequence[Question], processor: Processor) -> list[Question]:
+    """Sort by the number of tokens: batches waste no padding, and memory runs out at once or never."""
+    keys = {(q.text, len(q.images)) for q in questions}
+    length = {key: len(processor.encode_prompt(*key)) for key in keys}
+    return sorted(questions, key=lambda q: -length[q.text, len(q.images)])
+
+
+def merge_note(folder: Path, contract: Contract, dtype: str) -> str:
+    """Say what ``--merge`` does to a model."""
+    if contract.merged:
+        return f"--merge: {folder} is merged already; there is nothing to merge."
+    named = str(best_dtype()).removeprefix("torch.") if dtype == "auto" else dtype
+    return (
+        f"--merge: LoRA is added to the weights, and the sums are rounded to {named}; "
+        "answers may differ in the last bits."
+    )
+
+
+def _torn_batches(
+    questions: Sequence[Question], done: Collection[str], size: int
+) -> list[Question]:
+    """Return the batches in which any reply is missing, as wholes."""
+    batches = (questions[i : i + size] for i in range(0, len(questions), size))
+    return [q for batch in batches if any(q.sample_id not in done for q in batch) for q in batch]
+
+
+def _first_device() -> str:
+    return "cuda:0" if torch.cuda.is_available() else "cpu"

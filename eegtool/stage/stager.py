@@ -1,0 +1,335 @@
+"""A model that stages recordings: loaded once, asked about any number of nights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import mne
+import numpy as np
+import torch
+
+from eegtool.core.console import progress
+from eegtool.core.errors import EegToolError
+from eegtool.core.records import Answer, Epoch, Question
+from eegtool.evaluate.asking import ask_all
+from eegtool.evaluate.rows import RowMaker, read_row, with_probabilities
+from eegtool.evaluate.shards import Writer, deal, part_path, parts_of, whole_lines
+from eegtool.evaluate.task import identity
+from eegtool.extract.stored import features_of, open_module
+from eegtool.inference.calibration import Calibration, read_calibration
+from eegtool.inference.decoding import Decoding
+from eegtool.inference.loaded import LoadedModel
+from eegtool.model.processor import TEMPLATES
+from eegtool.prepare.cohorts import Night, find_recordings
+from eegtool.prepare.unscored import DrawnNight, draw_unscored
+from eegtool.stage.night import StagedNight
+from eegtool.stage.requirements import Requirements, read_requirements
+
+if TYPE_CHECKING:
+    from eegtool.extract.module import VisionModule
+
+
+class Stager:
+    """A fine-tuned model with its vision module: recordings in, staged nights out.
+
+    Attributes
+    ----------
+    requirements : Requirements
+        What the model's folder says: channels, pictures, question.
+
+    Examples
+    --------
+    >>> stager = Stager.load("lab/checkpoints/13b")  # doctest: +SKIP
+    >>> night = stager.stage("new/night7.edf", channel="C4-M1")  # doctest: +SKIP
+    >>> night.hypnogram.sleep_statistics()  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        requirements: Requirements,
+        load_model: Callable[[], LoadedModel],
+        backbone: str | None = None,
+    ) -> None:
+        self.requirements = requirements
+        self._load_model = load_model
+        self._backbone = backbone
+
+    @classmethod
+    def load(
+        cls,
+        model_folder: str | Path,
+        base: str | None = None,
+        device: str | torch.device = "auto",
+        dtype: str = "auto",
+        attention: str = "auto",
+        merge: bool = False,
+        *,
+        vision_tower: str = "",
+        vision_module: str | Path | None = None,
+        backbone: str = "",
+        lazily: bool = False,
+    ) -> Stager:
+        """Load a model and its vision module, once.
+
+        Parameters
+        ----------
+        model_folder : str or Path
+            What `eegvlm finetune` or `eegvlm export` wrote.
+        base, vision_tower : str, optional
+            Where the base lies here, if not where it lay in training.
+        device, dtype, attention, merge
+            See `LoadedModel.load`.
+        vision_module : str or Path, optional
+            Folder of the vision module, if the model's has none.
+        backbone : str, optional
+            Your own vision module, ``package.module:factory``: its code runs only if you name it.
+        lazily : bool
+            Check the folder now, and load weights when they are first needed.
+
+        Raises
+        ------
+        EegToolError
+            If the folder is not a model, does not say enough (see `read_requirements`), or its weights
+            cannot be loaded.
+        """
+        folder = Path(model_folder)
+        requirements = read_requirements(
+            folder,
+            base=base,
+            vision_tower=vision_tower,
+            vision_module=None if vision_module is None else Path(vision_module),
+        )
+        load_model = partial(
+            LoadedModel.load,
+            folder,
+            base=base,
+            vision_tower=vision_tower,
+            device=device,
+            dtype=dtype,
+            attention=attention,
+            merge=merge,
+        )
+        stager = cls(requirements, load_model, backbone or None)
+        if not lazily:
+            _ = stager.module, stager.model
+        return stager
+
+    @cached_property
+    def model(self) -> LoadedModel:
+        """The loaded model."""
+        return self._load_model()
+
+    @cached_property
+    def module(self) -> VisionModule | None:
+        """Its vision module; None if it looks at no features."""
+        folder = self.requirements.module
+        return None if folder is None else open_module(folder, self._backbone)[0]
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """The calibration in the model's folder; None where there is none."""
+        return read_calibration(self.requirements.folder, self.requirements.adapter_sha256)
+
+    def stage(
+        self,
+        source: str | Path | mne.io.BaseRaw,
+        channel: str | Sequence[str] = (),
+        smooth: bool = False,
+        *,
+        mode: Literal["score", "both"] = "score",
+        calibrate: bool = True,
+        batch_size: int | None = None,
+        strict: bool = False,
+    ) -> StagedNight:
+        """Stage a recording; nothing is written.
+
+        Parameters
+        ----------
+        source : str, Path or mne.io.BaseRaw
+            A file of any format that `eegvlm prepare` reads, or what MNE has in memory, in volts.
+        channel : str or sequence of str
+            Channel of this recording that stands for the trained one, or a derivation such as
+            ``"C4 - (M1+M2)/2"``; by default the channel of the training.
+        smooth : bool
+            Also seek the likeliest sequence of stages.
+        mode : str
+            The likeliest stage (``score``), or the stage that the model writes (``both``).
+        calibrate : bool
+            Apply the calibration in the model's folder.
+        batch_size : int, optional
+            Epochs at the same time; by default as many as fit.
+        strict : bool
+            Refuse a recording of which a part is missing.
+
+        Raises
+        ------
+        EegToolError
+            If the recording cannot be used, lacks the channel or is sampled too slowly, or a Raw object
+            is not in volts.
+        """
+        channels = [channel] if isinstance(channel, str) else list(channel)
+        settings = self.requirements.prepare_settings(channels, Path(), strict=strict)
+        night, raw = _night_of(source)
+        drawn = draw_unscored(night, settings, raw)
+        return self.stage_drawn(
+            drawn, smooth=smooth, mode=mode, calibrate=calibrate, batch_size=batch_size
+        )
+
+    def stage_drawn(
+        self,
+        drawn: DrawnNight,
+        *,
+        smooth: bool = False,
+        mode: Literal["score", "both"] = "score",
+        calibrate: bool = True,
+        batch_size: int | None = None,
+        answers_file: Path | None = None,
+    ) -> StagedNight:
+        """Stage a recording whose epochs are drawn; see `stage` and `answers_about`."""
+        chain = self.requirements.chain() if smooth else None
+        answers = self.answers_about(
+            drawn, mode=mode, batch_size=batch_size, answers_file=answers_file
+        )
+        calibration = self.calibration if calibrate else None
+        finished = [with_probabilities(answer, calibration) for answer in answers.values()]
+        return StagedNight(self, drawn, finished, chain)
+
+    def answers_about(
+        self,
+        drawn: DrawnNight,
+        sample_ids: Iterable[str] | None = None,
+        *,
+        mode: Literal["score", "both", "generate"] = "score",
+        batch_size: int | None = None,
+        answers_file: Path | None = None,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> dict[str, Answer]:
+        """Ask about the epochs of a night.
+
+        Parameters
+        ----------
+        drawn : DrawnNight
+            The night.
+        sample_ids : iterable of str, optional
+            Epochs that are asked about; by default all that hold EEG.
+        mode : str
+            What is wanted; see `LoadedModel.reply`.
+        batch_size : int, optional
+            Epochs at the same time; by default as many as fit.
+        answers_file : Path, optional
+            Beside it answers are kept as they come, and those that are there are not asked for again.
+        rank, ranks : int
+            Which share of the epochs is asked about here; the other shares' answers come from
+            `answers_file`, as far as they are there.
+
+        Returns
+        -------
+        dict of str to Answer
+            By sample id, in order of time; without probabilities.
+        """
+        epochs = {epoch.sample_id: epoch for epoch in drawn.prepared.epochs("eval")}
+        chosen = [epochs[i] for i in (epochs if sample_ids is None else sample_ids)]
+        decoding = Decoding(self.requirements.answers.max_new_tokens)
+        same = identity(
+            self.requirements.adapter_sha256,
+            self.requirements.answers,
+            mode=mode,
+            template=self.requirements.contract.version,
+            decoding=decoding,
+        )
+        found = _kept(answers_file, same, epochs) if answers_file else {}
+        share = set(deal((epoch.sample_id for epoch in chosen), ranks)[rank])
+        asked = [epoch for epoch in chosen if epoch.sample_id in share]
+        if any(epoch.sample_id not in found for epoch in asked):
+            writer = Writer(part_path(answers_file, rank=rank)) if answers_file else nullcontext()
+            with writer as kept:
+                for rows in self._asked(drawn, asked, same, decoding, batch_size, set(found)):
+                    if kept:
+                        kept.append(rows)
+                    found |= {row.question_id: row for row in rows}
+        return {e.sample_id: found[e.sample_id] for e in chosen if e.sample_id in found}
+
+    def features(self, drawn: DrawnNight) -> dict[str, np.ndarray] | None:
+        """Return the high-level feature of each epoch, float32 ``[1, 1024]``; None if none are needed."""
+        if self.module is None:
+            return None
+        if not drawn.features:
+            with progress("epochs") as bar:
+                task = bar.add_task("Looking", total=len(drawn.pictures), note="")
+                drawn.features.update(
+                    features_of(
+                        self.module, drawn.pictures, advance=lambda n: bar.update(task, advance=n)
+                    )
+                )
+        return drawn.features
+
+    def protocol(self, drawn: DrawnNight) -> dict[str, Any]:
+        """Return how the pictures of a night were made, and which model was asked."""
+        contract = self.requirements.contract
+        own = {"channel recorded": drawn.prepared.channel, "simulated": drawn.prepared.simulated}
+        model = {"base": contract.base, "fusion": contract.fusion, "version": contract.version}
+        return self.requirements.protocol | own | model
+
+    def _asked(
+        self,
+        drawn: DrawnNight,
+        epochs: Sequence[Epoch],
+        same: dict[str, Any],
+        decoding: Decoding,
+        batch_size: int | None,
+        done: set[str],
+    ) -> Iterable[list[Answer]]:
+        """Yield the answers that are missing, batch by batch."""
+        contract, question = self.requirements.contract, self.requirements.question
+        prompt = TEMPLATES[contract.version].prompt(question, 2)
+        features = self.features(drawn)
+        how = {"batch_size": 0, **self.model.computation, "deterministic": False}
+        spec = self.model.processor.pixel_spec
+        return ask_all(
+            self.model,
+            [Question(e.sample_id, (e.image, e.image), question) for e in epochs],
+            done,
+            lambda q: spec.pixels(drawn.pictures[q.sample_id]),
+            None if features is None else features.__getitem__,
+            RowMaker(
+                self.requirements.folder.resolve().name,
+                {**same, **how, "protocol": self.protocol(drawn)},
+                {e.sample_id: prompt for e in epochs},
+                {e.sample_id: e for e in epochs},
+            ),
+            mode=same["mode"],
+            decoding=decoding,
+            batch_size=batch_size,
+        )
+
+
+def _kept(path: Path, same: dict[str, Any], epochs: dict[str, Epoch]) -> dict[str, Answer]:
+    """Return the answers of a file and its parts that this run would give, too."""
+    found: dict[str, Answer] = {}
+    for part in [*parts_of(path), path]:
+        for number, line in enumerate(whole_lines(part), start=1):
+            answer = read_row(line, f"{part}, line {number}")
+            if answer.question_id in epochs and same.items() <= answer.metadata.items():
+                found.setdefault(answer.question_id, answer)
+    return found
+
+
+def _night_of(source: str | Path | mne.io.BaseRaw) -> tuple[Night, mne.io.BaseRaw | None]:
+    """Return whose recording a source is, and the source if it is in memory."""
+    if isinstance(source, mne.io.BaseRaw):
+        file = next(filter(None, source.filenames), None)
+        if file and Path(file).is_file():
+            return find_recordings([Path(file)])[0], source
+        return Night("generic", "raw", "raw", 1, Path("raw"), None), source
+    nights = find_recordings([Path(source)])
+    if len(nights) > 1:
+        raise EegToolError(
+            f"{source} holds {len(nights)} recordings; `stage` takes one.",
+            "Give each by itself, or run `eegvlm stage` on the folder.",
+        )
+    return nights[0], None
