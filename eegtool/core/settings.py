@@ -604,7 +604,7 @@ class FinetuneSettings:
         bool,
         Option(
             "--use-dora",
-            help="DoRA: also train the length of each row of the weights.",
+            help="Also train the length of each row of the weights (DoRA).",
             rich_help_panel=LORA,
         ),
     ] = False
@@ -612,7 +612,7 @@ class FinetuneSettings:
         bool,
         Option(
             "--use-rslora",
-            help="rsLoRA: scale updates by alpha / sqrt(r).",
+            help="Scale updates by alpha / sqrt(r) (rsLoRA).",
             rich_help_panel=LORA,
         ),
     ] = False
@@ -620,7 +620,7 @@ class FinetuneSettings:
         float,
         Option(
             min=1.0,
-            help="LoRA+: learning rate of LoRA's second matrices, in multiples of the first ones'.",
+            help="Learning rate of the second matrices, in multiples of the first ones' (LoRA+).",
             rich_help_panel=LORA,
         ),
     ] = 1.0
