@@ -22,7 +22,7 @@ from eegtool.evaluate.task import identity
 from eegtool.extract.stored import features_of, open_module
 from eegtool.inference.calibration import Calibration, read_calibration
 from eegtool.inference.decoding import Decoding
-from eegtool.inference.loaded import LoadedModel
+from eegtool.inference.loaded import LoadedModel, device_of
 from eegtool.model.processor import TEMPLATES
 from eegtool.prepare.cohorts import Night, find_recordings
 from eegtool.prepare.unscored import DrawnNight, draw_unscored
@@ -52,10 +52,12 @@ class Stager:
         self,
         requirements: Requirements,
         load_model: Callable[[], LoadedModel],
+        device: torch.device,
         backbone: str | None = None,
     ) -> None:
         self.requirements = requirements
         self._load_model = load_model
+        self._device = device
         self._backbone = backbone
 
     @classmethod
@@ -113,7 +115,7 @@ class Stager:
             attention=attention,
             merge=merge,
         )
-        stager = cls(requirements, load_model, backbone or None)
+        stager = cls(requirements, load_model, device_of(device), backbone or None)
         if not lazily:
             _ = stager.module, stager.model
         return stager
@@ -264,11 +266,13 @@ class Stager:
         if not drawn.features:
             with progress("epochs") as bar:
                 task = bar.add_task("Looking", total=len(drawn.pictures), note="")
-                drawn.features.update(
-                    features_of(
-                        self.module, drawn.pictures, advance=lambda n: bar.update(task, advance=n)
-                    )
+                found = features_of(
+                    self.module,
+                    drawn.pictures,
+                    device=self._device,
+                    advance=lambda n: bar.update(task, advance=n),
                 )
+                drawn.features.update(found)
         return drawn.features
 
     def protocol(self, drawn: DrawnNight) -> dict[str, Any]:
