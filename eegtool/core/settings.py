@@ -608,6 +608,30 @@ class FinetuneSettings:
     lora_dropout: Annotated[
         float, Option(min=0.0, max=1.0, help="Dropout before the updates.", rich_help_panel=LORA)
     ] = 0.05
+    use_dora: Annotated[
+        bool,
+        Option(
+            "--use-dora",
+            help="Also train the length of each row of the weights (DoRA).",
+            rich_help_panel=LORA,
+        ),
+    ] = False
+    use_rslora: Annotated[
+        bool,
+        Option(
+            "--use-rslora",
+            help="Scale updates by alpha / sqrt(r) (rsLoRA).",
+            rich_help_panel=LORA,
+        ),
+    ] = False
+    loraplus_lr_ratio: Annotated[
+        float,
+        Option(
+            min=1.0,
+            help="Learning rate of the second matrices, in multiples of the first ones' (LoRA+).",
+            rich_help_panel=LORA,
+        ),
+    ] = 1.0
     deepspeed: Annotated[
         str,
         Option(

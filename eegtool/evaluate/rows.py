@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,46 +18,50 @@ from eegtool.inference.calibration import Calibration, calibrated
 from eegtool.inference.writing import Reply
 
 _DIGITS: Final = 6
+_WHEREABOUTS: Final = ("subject", "recording", "night", "epoch_index", "onset_s")
 _ANEW: Final = "Begin anew with --overwrite, or give another --answers-file."
 
 
-def make_row(
-    question: Question, reply: Reply, *, prompt: str, model_id: str, metadata: Mapping[str, Any]
-) -> Answer:
-    """Return the row of one answer, as a writer appends it; probabilities come at the end.
+@dataclass(frozen=True, slots=True)
+class RowMaker:
+    """Makes the rows of one run, as a writer appends them; probabilities come at the end.
 
-    Parameters
+    Attributes
     ----------
-    question, reply : Question and Reply
-        What was asked and what the model says.
-    prompt : str
-        The question as the model saw it.
     model_id : str
         Name of the model.
-    metadata : mapping
-        Its identity (`task.identity`), how it was computed, protocol, whereabouts of the epoch.
+    common : mapping
+        Metadata of all rows: the run's identity (`task.identity`), how it computes, protocol.
+    prompts : mapping of str to str
+        Each question as the model sees it, by sample id.
+    epochs : mapping of str to Epoch
+        Where epochs come from, as far as that is known.
     """
-    known = dict(metadata)
-    if reply.log_likelihood is not None:
-        rounded = reply.log_likelihood.round(_DIGITS).tolist()
-        known["log_likelihoods"] = dict(zip(STAGES, rounded, strict=True))
-    if reply.truncated:
-        known["truncated"] = True
-    return Answer(
-        question_id=question.sample_id,
-        prompt=prompt,
-        text=reply.text,
-        label=question.category,
-        answer_id=f"{question.sample_id}-{known['adapter_sha256'][:8]}",
-        model_id=model_id,
-        metadata=known,
-    )
 
+    model_id: str
+    common: Mapping[str, Any]
+    prompts: Mapping[str, str]
+    epochs: Mapping[str, Epoch]
 
-def epoch_metadata(epoch: Epoch | None) -> dict[str, Any]:
-    """Say where an epoch comes from, as far as the workspace knows."""
-    names = ("subject", "recording", "night", "epoch_index", "onset_s")
-    return {name: getattr(epoch, name) for name in names} if epoch else {}
+    def __call__(self, question: Question, reply: Reply, batch_size: int) -> Answer:
+        """Return the row of one answer."""
+        metadata = {**self.common, "batch_size": batch_size}
+        if epoch := self.epochs.get(question.sample_id):
+            metadata |= {name: getattr(epoch, name) for name in _WHEREABOUTS}
+        if reply.log_likelihood is not None:
+            rounded = reply.log_likelihood.round(_DIGITS).tolist()
+            metadata["log_likelihoods"] = dict(zip(STAGES, rounded, strict=True))
+        if reply.truncated:
+            metadata["truncated"] = True
+        return Answer(
+            question_id=question.sample_id,
+            prompt=self.prompts[question.sample_id],
+            text=reply.text,
+            label=question.category,
+            answer_id=f"{question.sample_id}-{metadata['adapter_sha256'][:8]}",
+            model_id=self.model_id,
+            metadata=metadata,
+        )
 
 
 def with_probabilities(

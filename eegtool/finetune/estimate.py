@@ -39,6 +39,9 @@ What autograd keeps of one layer of LLaMA with LoRA of rank r on all seven linea
 - gate, its SiLU, and up: 3wf
 - frozen weights keep no input of their layer, but under ZeRO-3 they do: DeepSpeed's linear layer
   saves it in any case (`LinearFunctionForZeroStage3`): w(2h + f); the attention's output is there
+- DoRA scales what the weight and what LoRA give, each by itself: 2w(5h + 2f); and at a time, for the
+  widest layer, LoRA's product, that product scaled, the sum with the weight, and the unit matrix that
+  LoRA multiplies to get it: w(3hf + f²)
 
 Beside that, at a time (peaks of PyTorch's memory profiler at real width): in a layer the gradient
 that comes in, the residual, the norm's output, what down gives, and its input: w(4h + f), and 8f
@@ -127,7 +130,13 @@ def count_parameters(config: LlavaConfig, plan: Plan) -> tuple[tuple[str, int, i
     with torch.device("meta"), quiet():
         model = EEGVLM(config)
         model.requires_grad_(False)
-        model = add_lora(model, r=plan.lora_r, alpha=plan.lora_alpha, dropout=plan.lora_dropout)
+        model = add_lora(
+            model,
+            r=plan.lora_r,
+            alpha=plan.lora_alpha,
+            dropout=plan.lora_dropout,
+            use_dora=plan.use_dora,
+        )
     return tuple(trained_table(model))
 
 
@@ -190,7 +199,7 @@ def activations(size: Size, plan: Plan, *, zero3: bool = False, mixed: bool = Fa
     """
     width, text = _width(plan), size.config.text_config
     hidden, inner, layers = text.hidden_size, text.intermediate_size, text.num_hidden_layers
-    layer = layer_bytes(text, plan.lora_r, width, zero3=zero3)
+    layer = layer_bytes(text, plan.lora_r, width, zero3=zero3, use_dora=plan.use_dora)
     at_a_time = width * (4 * hidden + inner) + 8 * inner * mixed
     if plan.gradient_checkpointing:
         per_token = layers * width * hidden + layer + at_a_time
@@ -199,10 +208,13 @@ def activations(size: Size, plan: Plan, *, zero3: bool = False, mixed: bool = Fa
     projector = width * (size.config.vision_config.hidden_size + 2 * hidden)
     logits = size.labels * text.vocab_size * 4 * 3
     per_sample = size.tokens * per_token + patches(size.config) * projector + logits
-    return int(plan.arguments["per_device_train_batch_size"] * per_sample)
+    products = width * (3 * hidden * inner + inner**2) * plan.use_dora
+    return int(plan.arguments["per_device_train_batch_size"] * per_sample + products)
 
 
-def layer_bytes(text: LlamaConfig, rank: int, width: int, *, zero3: bool = False) -> int:
+def layer_bytes(
+    text: LlamaConfig, rank: int, width: int, *, zero3: bool = False, use_dora: bool = False
+) -> int:
     """Return the bytes per token that one layer of the language model keeps for the way back.
 
     Parameters
@@ -215,13 +227,17 @@ def layer_bytes(text: LlamaConfig, rank: int, width: int, *, zero3: bool = False
         Bytes per number.
     zero3 : bool
         Whether linear layers are those of ZeRO-3.
+    use_dora : bool
+        Whether LoRA is DoRA.
     """
     hidden, inner = text.hidden_size, text.intermediate_size
     norms = 8 * hidden + 8
     lora = (6 * hidden + inner) * (width + 1) + 7 * rank * width
     attention = 4 * width * hidden + 4 * text.num_attention_heads
     gates = 3 * width * inner
-    return norms + lora + attention + gates + width * (2 * hidden + inner) * zero3
+    inputs = width * (2 * hidden + inner) * zero3
+    scaled = 2 * width * (5 * hidden + 2 * inner) * use_dora
+    return norms + lora + attention + gates + inputs + scaled
 
 
 def verdict(need: Memory, gpu_bytes: float) -> str:

@@ -26,6 +26,7 @@ _FIELDS_OF_THE_OUTCOME: Final = (
     *("base_sha256", "data_sha256", "features_sha256", "protocol"),
     *("features", "fusion", "version", "bits", "zero_stage"),
     *("lora_r", "lora_alpha", "lora_dropout", "mm_projector_lr", "group_by_length"),
+    *("use_dora", "use_rslora", "loraplus_lr_ratio"),
 )
 _SAME_OUTCOME: Final = (
     *("output_dir", "deepspeed", "tf32", "report_to", "run_name", "project"),
@@ -78,6 +79,12 @@ class Plan:
     data_sha256: str = ""
     features_sha256: str = ""
     """Of the features file; empty where the fusion takes none."""
+    use_dora: bool = False
+    """The lengths of the rows of each weight are trained, too (DoRA)."""
+    use_rslora: bool = False
+    """LoRA is scaled by alpha / sqrt(r) (rsLoRA)."""
+    loraplus_lr_ratio: float = 1.0
+    """Learning rate of LoRA's second matrices over that of the first ones (LoRA+)."""
     attention: str = "auto"
     bits: int = 16
     """4: the language model is quantised."""

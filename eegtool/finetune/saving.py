@@ -33,6 +33,9 @@ _PREFIX: Final = "checkpoint-"
 _STATES: Final = ("*.pt", "*.pth")
 """Files that PyTorch writes; those in folders are DeepSpeed's."""
 
+_DORA: Final = "lora_magnitude_vector"
+"""What peft calls the lengths of the rows of a weight."""
+
 _LATEST: Final = "latest"
 """DeepSpeed's name for the file that names its folder, which it would follow anywhere."""
 
@@ -209,7 +212,11 @@ def read_trained(checkpoint: Path, model: torch.nn.Module) -> dict[str, torch.Te
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             own = name.partition("base_model.model.")[2]  # its name in the base model
-            found[name] = projector[own] if own in projector else lora[name.replace(".default", "")]
+            # as peft writes it: DoRA's lengths, and the layers of LoRA
+            saved = name.removesuffix(".default.weight" if _DORA in name else "")
+            found[name] = (
+                projector[own] if own in projector else lora[saved.replace(".default", "")]
+            )
     return found
 
 

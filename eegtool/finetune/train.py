@@ -96,7 +96,8 @@ def _watched(args: TrainingArguments) -> Iterator[None]:
         return
     import wandb
 
-    with wandb.init(job_type="machine", settings=wandb.Settings(silent=True)):
+    run_id = f"{os.environ['WANDB_RUN_ID']}-rank{args.process_index}"
+    with wandb.init(id=run_id, job_type="machine", settings=wandb.Settings(silent=True)):
         yield
 
 
@@ -145,6 +146,8 @@ def build_model(plan: Plan, args: TrainingArguments) -> tuple[PeftModel, Process
         r=plan.lora_r,
         alpha=plan.lora_alpha,
         dropout=plan.lora_dropout,
+        use_dora=plan.use_dora,
+        use_rslora=plan.use_rslora,
         dtype=dtype if args.deepspeed else torch.float32,
     )
     if plan.gradient_checkpointing:

@@ -29,6 +29,9 @@ from eegtool.model.adapters import Contract
 _STEPS_PER_GROUP: Final = 50
 """Samples of so many steps are sorted by length together: enough to find equals, few enough to stay random."""
 
+_LORA_PLUS: Final = ("lora_B", "lora_magnitude_vector")
+"""Names of what LoRA+ trains at a rate of its own."""
+
 
 class PassOrder(Sampler[int]):
     """The order of the samples in each pass, drawn from the seed and the number of the pass.
@@ -160,16 +163,25 @@ class EegTrainer(Trainer):  # type: ignore[misc]
         return self.stopper.stopped
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """Build AdamW with two groups: LoRA at ``learning_rate``, the projector at ``mm_projector_lr``."""
+        """Build AdamW with a group for each rate: LoRA's, the projector's, and that of LoRA+.
+
+        LoRA+ (arXiv 2402.12354) is for what it is for in `peft.optimizers.create_loraplus_optimizer`: the
+        second matrices and, beside them, the lengths of DoRA.
+        """
         if self.optimizer is None:
-            trained = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
-            projector = [p for n, p in trained if "multi_modal_projector" in n]
-            lora = [p for n, p in trained if "multi_modal_projector" not in n]
+            rate, ratio = self.args.learning_rate, self.plan.loraplus_lr_ratio
+            rates = (rate, self.plan.mm_projector_lr, ratio * rate)
+            members: tuple[list[Any], ...] = ([], [], [])
+            for name, parameter in self.model.named_parameters():
+                if parameter.requires_grad:
+                    plus = ratio != 1 and any(part in name for part in _LORA_PLUS)
+                    members[1 if "multi_modal_projector" in name else 2 * plus].append(parameter)
             cls, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             decay = {"weight_decay": self.args.weight_decay}
             groups = [
-                {"params": lora, "lr": self.args.learning_rate, **decay},
-                {"params": projector, "lr": self.plan.mm_projector_lr, **decay},
+                {"params": group, "lr": lr, **decay}
+                for group, lr in zip(members, rates, strict=True)
+                if group
             ]
             self.optimizer = cls(groups, **options)
         return self.optimizer

@@ -7,7 +7,7 @@ import hashlib
 import math
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +21,7 @@ from peft import (
     set_peft_model_state_dict,
 )
 from peft.tuners.lora import LoraLayer
+from peft.utils.integrations import dequantize_module_weight, gather_params_ctx
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
@@ -69,7 +70,14 @@ class Contract:
 
 
 def add_lora(
-    model: EEGVLM, *, r: int, alpha: int, dropout: float, dtype: torch.dtype = torch.float32
+    model: EEGVLM,
+    *,
+    r: int,
+    alpha: int,
+    dropout: float,
+    use_dora: bool = False,
+    use_rslora: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> PeftModel:
     """Put LoRA on every linear layer of the language model, and open the projector for training.
 
@@ -79,7 +87,7 @@ def add_lora(
     ----------
     model : EEGVLM
         The base model; LoRA is put into it.
-    r, alpha, dropout : int, int, float
+    r, alpha, dropout, use_dora, use_rslora : int, int, float, bool, bool
         See `peft.LoraConfig`.
     dtype : torch.dtype
         Precision of all that is trained, LoRA and projector alike, whatever the base has.
@@ -93,6 +101,8 @@ def add_lora(
         r=r,
         lora_alpha=alpha,
         lora_dropout=dropout,
+        use_dora=use_dora,
+        use_rslora=use_rslora,
         target_modules=rf"{re.escape(prefix)}\..*\.({'|'.join(leaves)})",
     )
     with quiet():
@@ -102,10 +112,24 @@ def add_lora(
     for parameter in peft_model.parameters():
         if parameter.requires_grad and parameter.dtype != dtype:
             parameter.data = parameter.data.to(dtype)
+    for layer in _dora_layers(peft_model):  # peft has measured them in the precision of the base
+        (magnitude,) = layer.lora_magnitude_vector.values()
+        base = layer.get_base_layer()
+        with gather_params_ctx(base.parameters()):
+            magnitude.weight.data = torch.linalg.norm(
+                dequantize_module_weight(base).to(dtype), dim=1
+            )
     tower = {id(p) for p in model.model.vision_tower.parameters()}
     if any(id(p) in tower for p in peft_model.parameters() if p.requires_grad):
         raise RuntimeError("LoRA reached the vision tower, which must stay frozen.")
     return peft_model
+
+
+def _dora_layers(model: torch.nn.Module) -> Iterator[LoraLayer]:
+    """Yield the layers of LoRA that have a length for each row of their weight."""
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer) and any(layer.use_dora.values()):
+            yield layer
 
 
 def trained_table(model: torch.nn.Module) -> list[tuple[str, int, int]]:
@@ -369,7 +393,9 @@ def load_adapter(
 
 
 def merge_lora(model: PeftModel) -> EEGVLM:
-    """Add LoRA's product to the weights of each layer: in float32, and rounded once.
+    """Add LoRA's product to the weights of each layer, and give DoRA's rows their lengths.
+
+    All is computed in float32, and rounded once.
 
     Raises
     ------
@@ -380,7 +406,11 @@ def merge_lora(model: PeftModel) -> EEGVLM:
         if isinstance(layer, LoraLayer):
             weight = layer.get_base_layer().weight
             (name,) = layer.active_adapters
-            total = (weight.data.float() + layer.get_delta_weight(name).float()).to(weight.dtype)
+            total = weight.data.float() + layer.get_delta_weight(name).float()
+            if layer.use_dora[name]:  # arXiv 2402.09353, equation 5
+                magnitude = layer.lora_magnitude_vector[name].weight.float()
+                total *= (magnitude / torch.linalg.norm(total, dim=1))[:, None]
+            total = total.to(weight.dtype)
             if not bool(total.isfinite().all()):
                 raise EegToolError(
                     f"The merged weights cannot be held in {str(weight.dtype).removeprefix('torch.')}.",
@@ -438,6 +468,9 @@ def _read_lora_config(folder: Path, lora: Mapping[str, torch.Tensor]) -> LoraCon
             raise ValueError(f"r is {rank!r}, and its largest weights have rank {largest}")
         if type(alpha) not in (int, float) or not 0 < alpha < math.inf:
             raise ValueError(f"lora_alpha is {alpha!r}, not a number above 0")
+        for name in ("use_dora", "use_rslora"):
+            if type(getattr(config, name)) is not bool:
+                raise ValueError(f"{name} is {getattr(config, name)!r}, neither true nor false")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise EegToolError(
             f"{path} is not readable as the configuration of LoRA: {brief(error)}.",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+
+import numpy as np
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Question, write_epochs, write_questions
@@ -39,12 +41,15 @@ class DrawnNight:
         When the recording began, where it says so.
     channels : tuple of str
         Channels as they were asked for.
+    features : dict of str to float32 [1, 1024]
+        The high-level feature of each epoch, once a vision module has looked at the pictures.
     """
 
     prepared: Prepared
     pictures: dict[str, bytes]
     start: datetime | None
     channels: tuple[str, ...]
+    features: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def draw_unscored(

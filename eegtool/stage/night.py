@@ -100,6 +100,7 @@ class StagedNight:
         hypnogram.plot_hypnogram(ax=upper)
         hypnogram.plot_hypnodensity(ax=lower)
         upper.set_xlabel("")
+        lower.legend(frameon=False, bbox_to_anchor=(1, 1), loc="upper left")
         return figure
 
     def explain(self, epoch_indices: Iterable[int]) -> dict[int, str]:

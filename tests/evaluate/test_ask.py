@@ -31,6 +31,7 @@ from eegtool.extract.stored import features_of, open_module, store_module
 from eegtool.extract.weights import save_module
 from eegtool.inference import loaded
 from eegtool.inference.calibration import Calibration, write_calibration
+from eegtool.inference.writing import Reply
 from eegtool.model.adapters import adapter_sha256
 from eegtool.model.answer_form import AnswerForm
 from eegtool.prepare.questions import QUESTION_TEMPLATES
@@ -521,12 +522,13 @@ def test_reasons_come_first_where_they_were_trained(
 def test_what_the_model_writes_does_not_act_on_the_terminal(
     settings: AskSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reply = ask.Reply(Path("x.png"), "?", "\x1b[2J[b]N2[/b]\r\nthen\x07", np.zeros(5), None, "")
-    console.print(ask.shown(reply))
+    reply = Reply("\x1b[2J[b]N2[/b]\r\nthen\x07", np.zeros(5))
+    found = {"image": "x.png", "prompt": "?"} | ask.as_row(reply, None)
+    console.print(ask.shown(found, None))
     out = capsys.readouterr().out
     assert "[2J[b]N2[/b]" in out
     assert not any(c in out for c in "\x1b\x07\r")
-    console.print(ask.shown(replace(reply, text="")))
+    console.print(ask.shown(found | {"text": ""}, None))
     assert "(no words)" in capsys.readouterr().out
 
 

@@ -79,10 +79,13 @@ def test_parameters_of_13b_are_counted_without_its_weights(
     assert total == llama + lora
 
 
-def test_parameters_are_those_of_the_model_that_is_trained(plan: Plan, tiny: Path) -> None:
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_parameters_are_those_of_the_model_that_is_trained(
+    plan: Plan, tiny: Path, use_dora: bool
+) -> None:
     model, _ = load_base(plan.base_model, fusion="add", version="v1", dtype=torch.float32)
-    made = add_lora(model, r=4, alpha=8, dropout=0.0)
-    parts = estimate.count_parameters(model.config, plan)
+    made = add_lora(model, r=4, alpha=8, dropout=0.0, use_dora=use_dora)
+    parts = estimate.count_parameters(model.config, replace(plan, use_dora=use_dora))
     trained = sum(p.numel() for p in made.parameters() if p.requires_grad)
     assert sum(counts[1] for counts in parts) == trained
     assert sum(counts[2] for counts in parts) == sum(p.numel() for p in made.parameters())
@@ -266,20 +269,33 @@ def as_on_a_gpu(dropout: torch.nn.Dropout, x: torch.Tensor) -> torch.Tensor:
     return torch.native_dropout(x, dropout.p, dropout.training)[0]
 
 
+@pytest.mark.parametrize("use_dora", [False, True])
 @pytest.mark.parametrize("zero3", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_layer_keeps_what_the_formula_says(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, zero3: bool
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, zero3: bool, use_dora: bool
 ) -> None:
     """Count what autograd really keeps for the way back, per layer and token."""
     monkeypatch.setattr(torch.nn.Dropout, "forward", as_on_a_gpu)
     model, _ = load_base(find_base("tiny"), fusion="add", version="v1", dtype=dtype)
-    add_lora(model, r=4, alpha=1, dropout=0.1, dtype=dtype)
+    add_lora(model, r=4, alpha=1, dropout=0.1, use_dora=use_dora, dtype=dtype)
     if zero3:
         monkeypatch.setattr(torch.nn.functional, "linear", zero3_linear_wrap)
     text = model.config.text_config
     text.use_cache = False
-    tokens = 256
+    # What DoRA keeps of its matrices, for a moment, does not grow with the tokens.
+    fewer, more = (kept_bytes(model, tokens, dtype) for tokens in (256, 512))
+    angles = 2 * text.hidden_size // text.num_attention_heads * dtype.itemsize
+    last_norm = 4 * (text.hidden_size + 1)
+    measured = ((more - fewer) / 256 - angles - last_norm) / text.num_hidden_layers
+    formula = estimate.layer_bytes(
+        text, rank=4, width=dtype.itemsize, zero3=zero3, use_dora=use_dora
+    )
+    assert measured == pytest.approx(formula, rel=0.005)
+
+
+def kept_bytes(model: EEGVLM, tokens: int, dtype: torch.dtype) -> int:
+    """Count what autograd keeps for the way back through the language model."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -291,15 +307,24 @@ def test_a_layer_keeps_what_the_formula_says(
         return tensor
 
     alive: list[torch.Tensor] = []
-    embedded = torch.randn(1, tokens, text.hidden_size, dtype=dtype, requires_grad=True)
+    hidden = model.config.text_config.hidden_size
+    embedded = torch.randn(1, tokens, hidden, dtype=dtype, requires_grad=True)
     model.train()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model.model.language_model(inputs_embeds=embedded)
-    angles = 2 * tokens * text.hidden_size // text.num_attention_heads * dtype.itemsize
-    last_norm = 4 * tokens * (text.hidden_size + 1)
-    measured = (sum(kept.values()) - angles - last_norm) / tokens / text.num_hidden_layers
-    formula = estimate.layer_bytes(text, rank=4, width=dtype.itemsize, zero3=zero3)
-    assert measured == pytest.approx(formula, rel=0.005)
+    return sum(kept.values())
+
+
+def test_dora_needs_more(config: LlavaConfig, recipe: Plan) -> None:
+    dora = replace(recipe, use_dora=True)
+    plain = estimate.count_parameters(config, recipe)
+    with_lengths = estimate.count_parameters(config, dora)
+    rows = 40 * (5 * 5120 + 2 * 13824)  # a length for each row of seven layers
+    assert with_lengths[-1][1] - plain[-1][1] == rows
+    size = size_of(config)
+    more = estimate.activations(size, dora) - estimate.activations(size, recipe)
+    one_layer = 16 * size.tokens * 4 * (5 * 5120 + 2 * 13824)
+    assert more == one_layer + 2 * (3 * 5120 * 13824 + 13824**2)
 
 
 def test_a_checkpoint_holds_adapter_and_optimizer(config: LlavaConfig, recipe: Plan) -> None:

@@ -283,6 +283,8 @@ def test_lora_of_one_layer_is_enough(adapter: Path) -> None:
         ({"lora_alpha": 0}, "lora_alpha is 0"),
         ({"lora_alpha": float("nan")}, "lora_alpha is nan"),
         ({"lora_alpha": None}, "lora_alpha is None"),
+        ({"use_dora": "no"}, "use_dora is 'no', neither true nor false"),
+        ({"use_rslora": 1}, "use_rslora is 1, neither true nor false"),
         ({"peft_type": "IA3"}, "peft_type is 'IA3', not 'LORA'"),
         ({"peft_type": ["LORA"]}, "peft_type is"),
     ],
