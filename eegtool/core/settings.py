@@ -437,6 +437,14 @@ class ExtractSettings:
             rich_help_panel=TRAINING,
         ),
     ] = "weights"
+    decide_for: Annotated[
+        DecideFor,
+        Option(
+            help="What the module's own stages are decided for: the likeliest one, or so that macro-F1 or "
+            "Cohen's kappa is highest, by its validation subjects.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = "likelihood"
     augment: Annotated[
         bool,
         Option(
