@@ -39,7 +39,7 @@ from eegtool.core.stages import STAGE_INDEX, STAGES
 ANCHOR: Final = "N2"
 """Its offsets are 0: only differences between stages count, and N2 is the commonest stage of a night."""
 
-AIMS: Final[dict[DecideFor, str]] = {
+AIMS: Final[dict[str, str]] = {
     "likelihood": "the likeliest stage",
     "macro_f1": "macro-F1",
     "kappa": "Cohen's κ",
