@@ -7,7 +7,7 @@ are. How that is put right is in `eegtool.core.probabilities`; it is kept on the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 
@@ -100,7 +100,8 @@ def scaling_of(calibration: Mapping[str, Any] | None) -> Scaling:
     temperature = finite(calibration.get("temperature"))
     offsets = of_stages(calibration.get("offsets"))
     decision = of_stages(calibration.get("decision_offsets"))
-    decide_for = next((aim for aim in AIMS if aim == calibration.get("decide_for")), None)
+    aims: tuple[DecideFor, ...] = get_args(DecideFor)
+    decide_for = next((aim for aim in aims if aim == calibration.get("decide_for")), None)
     if (temperature or 0.0) <= 0 or offsets is None or decision is None or decide_for is None:
         raise EegToolError(
             "The calibration on the card of the vision module cannot be read.",
