@@ -35,6 +35,7 @@ FIGURES: Final = "Figures"
 
 FeatureSource = Literal["real", "shuffled", "zero"]
 AnswerMode = Literal["generate", "score", "both"]
+DecideFor = Literal["likelihood", "macro_f1", "kappa"]
 
 Workspace = Annotated[
     Path,
@@ -161,7 +162,7 @@ OwnModule = Annotated[
 ]
 NoCalibration = Annotated[
     bool,
-    Option("--no-calibration", help="Leave the model's temperature out.", rich_help_panel=ASKING),
+    Option("--no-calibration", help="Leave the model's calibration out.", rich_help_panel=ASKING),
 ]
 
 
@@ -437,6 +438,14 @@ class ExtractSettings:
             rich_help_panel=TRAINING,
         ),
     ] = "weights"
+    decide_for: Annotated[
+        DecideFor,
+        Option(
+            help="What the module's own stages are decided for: the likeliest one, or so that macro-F1 or "
+            "Cohen's kappa is highest, by its validation subjects.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = "likelihood"
     augment: Annotated[
         bool,
         Option(
@@ -604,7 +613,7 @@ class FinetuneSettings:
         bool,
         Option(
             "--use-dora",
-            help="DoRA: also train the length of each row of the weights.",
+            help="Also train the length of each row of the weights (DoRA).",
             rich_help_panel=LORA,
         ),
     ] = False
@@ -612,7 +621,7 @@ class FinetuneSettings:
         bool,
         Option(
             "--use-rslora",
-            help="rsLoRA: scale updates by alpha / sqrt(r).",
+            help="Scale updates by alpha / sqrt(r) (rsLoRA).",
             rich_help_panel=LORA,
         ),
     ] = False
@@ -620,7 +629,7 @@ class FinetuneSettings:
         float,
         Option(
             min=1.0,
-            help="LoRA+: learning rate of LoRA's second matrices, in multiples of the first ones'.",
+            help="Learning rate of the second matrices, in multiples of the first ones' (LoRA+).",
             rich_help_panel=LORA,
         ),
     ] = 1.0
@@ -861,15 +870,23 @@ class EvaluateSettings:
         bool,
         Option(
             "--calibrate",
-            help="Fit a temperature to these answers and keep it beside the adapter.",
+            help="Fit a temperature and an offset per stage to these answers; keep them beside the adapter.",
             rich_help_panel=ASKING,
         ),
     ] = False
+    decide_for: Annotated[
+        DecideFor,
+        Option(
+            help="With --calibrate: also fit which stage is said, so that macro-F1 or Cohen's kappa is "
+            "highest; else it is the likeliest one.",
+            rich_help_panel=ASKING,
+        ),
+    ] = "likelihood"
     no_calibration: Annotated[
         bool,
         Option(
             "--no-calibration",
-            help="Leave the adapter's temperature out.",
+            help="Leave the adapter's calibration out.",
             rich_help_panel=ASKING,
         ),
     ] = False

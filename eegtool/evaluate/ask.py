@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +19,7 @@ from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
 from eegtool.core.forms import IMAGE_TOKEN
 from eegtool.core.pictures import read_rgb
+from eegtool.core.probabilities import AIMS, Scaling, by_stage
 from eegtool.core.records import Question
 from eegtool.core.settings import AskSettings
 from eegtool.core.stages import STAGES
@@ -29,7 +29,7 @@ from eegtool.extract.stored import STORED, features_of, is_module, open_module
 from eegtool.inference.calibration import Calibration, read_calibration
 from eegtool.inference.decoding import Decoding
 from eegtool.inference.loaded import LoadedModel, merge_note
-from eegtool.inference.scoring import probabilities
+from eegtool.inference.writing import Reply
 from eegtool.model.adapters import (
     Contract,
     adapter_sha256,
@@ -43,40 +43,6 @@ _BAR: Final = 40
 """Columns of a bar that stands for 100 %."""
 _OWN_QUESTION: Final = 128
 """Tokens of room for the answer to another question than the trained one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What is said about a picture."""
-
-    image: Path
-    question: str
-    text: str
-    """As the model wrote it."""
-    log_likelihood: np.ndarray | None
-    """float64 ``[5]``, in the order of `STAGES`; None where no form of answer was taught."""
-    calibration: Calibration | None
-    adapter_sha256: str
-
-    @property
-    def temperature(self) -> float:
-        """By which the log-likelihoods are divided before they become probabilities."""
-        return self.calibration.temperature if self.calibration else 1.0
-
-    @property
-    def stage_probabilities(self) -> dict[str, float]:
-        """Probability of each stage; they sum to 1. Empty where there are no log-likelihoods."""
-        if self.log_likelihood is None:
-            return {}
-        shares = probabilities(self.log_likelihood, self.temperature)
-        return dict(zip(STAGES, shares.tolist(), strict=True))
-
-    @property
-    def stage(self) -> str | None:
-        """The likeliest stage; without log-likelihoods, what is read in the text."""
-        if self.log_likelihood is None:
-            return read_stage(self.text).stage
-        return STAGES[int(self.log_likelihood.argmax())]
 
 
 def run(settings: AskSettings) -> None:
@@ -105,15 +71,16 @@ def run(settings: AskSettings) -> None:
     feature = high_level_feature(settings, contract)
     if settings.merge:
         console.print(merge_note(settings.model_path, contract, settings.dtype), markup=False)
-    text, scores = _ask(settings, answers, question, feature, trained=trained)
-    if scores is not None and (doubt := disagreement(text, scores, answers)):
+    reply = _ask(settings, answers, question, feature, trained=trained)
+    found = {"image": str(settings.image), "prompt": question}
+    found |= as_row(reply, calibration) | {"adapter_sha256": weights}
+    if found["log_likelihoods"] and (doubt := disagreement(reply.text, found["stage"], answers)):
         _warn(doubt)
         said.append(doubt)
-    reply = Reply(settings.image, question, text, scores, calibration, weights)
     if settings.json:
-        print(json.dumps(as_json(reply, said), ensure_ascii=False))
+        print(json.dumps(found | {"warnings": said}, ensure_ascii=False))
     else:
-        console.print(shown(reply))
+        console.print(shown(found, calibration))
 
 
 def asked_question(settings: AskSettings, contract: Contract) -> str:
@@ -188,13 +155,13 @@ def drawn(image: Path) -> dict[str, Any]:
     return {}
 
 
-def disagreement(text: str, log_likelihood: np.ndarray, answers: AnswerForm) -> str:
-    """Say that the model wrote another stage than the likeliest; empty if it did not."""
-    likeliest = answers.texts[int(log_likelihood.argmax())]
+def disagreement(text: str, stage: str | None, answers: AnswerForm) -> str:
+    """Say that the model wrote another stage than its probabilities give; empty if it did not."""
+    given = answers.stages[stage] if stage else ""
     wrote = [answer for answer in answers.texts if text.endswith(answer)]
-    if not wrote or likeliest in wrote:
+    if not wrote or given in wrote:
         return ""
-    return f"word by word the model came to '{wrote[0]}', as a whole '{likeliest}' is likeliest."
+    return f"word by word the model came to '{wrote[0]}', its probabilities give '{given}'."
 
 
 def high_level_feature(settings: AskSettings, contract: Contract) -> np.ndarray | None:
@@ -257,7 +224,7 @@ def _ask(
     feature: np.ndarray | None,
     *,
     trained: bool,
-) -> tuple[str, np.ndarray | None]:
+) -> Reply:
     """Load the model; return what it writes about the picture, and the score of each stage's answer."""
     with console.status("Loading the model ..."):
         model = LoadedModel.load(
@@ -279,45 +246,55 @@ def _ask(
             "both" if answers.stages else "generate",
             Decoding(settings.max_new_tokens or room),
         )
-    return reply.text, reply.log_likelihood
+    return reply
 
 
-def shown(reply: Reply) -> RenderableType:
-    """Return the reply as it stands in the terminal."""
-    head = Table.grid(padding=(0, 2))
-    head.add_row("Picture", Text(str(reply.image), overflow="fold"))
-    head.add_row("Question", Text(reply.question))
-    head.add_row("Answer", Text(_printable(reply.text) or "(no words)", "bold"))
-    bars = Table.grid(padding=(0, 2))
-    for stage, share in reply.stage_probabilities.items():
-        bar = Bar(1.0, 0.0, share, width=_BAR)
-        percent = f"{100 * share:5.1f} %"
-        bars.add_row(stage, bar, percent, style="bold" if stage == reply.stage else "dim")
-    c = reply.calibration
-    how = (
-        f"Calibrated: temperature {c.temperature:.2f}, fitted to {c.n:,} epochs."
-        if c
-        else "Not calibrated: how sure the model is need not be how often it is right."
-    )
-    if reply.log_likelihood is None:
-        return Group("", head)
-    return Group("", head, "", bars, "", Text(how, "dim"))
-
-
-def as_json(reply: Reply, warnings: list[str]) -> dict[str, Any]:
-    """Return the reply for a program, with the names that answer rows have for the same things."""
-    scores = np.array([]) if reply.log_likelihood is None else reply.log_likelihood
+def as_row(reply: Reply, calibration: Calibration | None) -> dict[str, Any]:
+    """Return a reply by the names that answer rows have for the same things; its stage is that decided for."""
+    scaling = calibration.scaling if calibration else Scaling()
+    scores = reply.log_likelihood
+    known: dict[str, Any]
+    if scores is None:
+        known = {
+            "stage": read_stage(reply.text).stage,
+            "stage_probabilities": {},
+            "log_likelihoods": {},
+        }
+    else:
+        known = {
+            "stage": STAGES[int(scaling.decided(scores))],
+            "stage_probabilities": by_stage(scaling.probabilities(scores).tolist()),
+            "log_likelihoods": by_stage(scores.tolist()),
+        }
     return {
-        "image": str(reply.image),
-        "prompt": reply.question,
         "text": reply.text,
-        "stage": reply.stage,
-        "stage_probabilities": {s: round(p, 6) for s, p in reply.stage_probabilities.items()},
-        "log_likelihoods": dict(zip(STAGES, scores.round(6).tolist(), strict=False)),
-        "calibration_temperature": reply.temperature,
-        "adapter_sha256": reply.adapter_sha256,
-        "warnings": warnings,
+        **known,
+        "calibration_temperature": scaling.temperature,
+        "calibration_offsets": by_stage(scaling.offsets),
+        "decide_for": scaling.decide_for,
     }
+
+
+def shown(found: Mapping[str, Any], calibration: Calibration | None) -> RenderableType:
+    """Return what was found as it stands in the terminal."""
+    head = Table.grid(padding=(0, 2))
+    head.add_row("Picture", Text(found["image"], overflow="fold"))
+    head.add_row("Question", Text(found["prompt"]))
+    head.add_row("Answer", Text(_printable(found["text"]) or "(no words)", "bold"))
+    if not found["stage_probabilities"]:
+        return Group("", head)
+    bars = Table.grid(padding=(0, 2))
+    for stage, share in found["stage_probabilities"].items():
+        style = "bold" if stage == found["stage"] else "dim"
+        bars.add_row(stage, Bar(1.0, 0.0, share, width=_BAR), f"{100 * share:5.1f} %", style=style)
+    c = calibration
+    how = (
+        f"Calibrated: temperature {c.temperature:.2f} and an offset per stage, fitted to {c.n:,} "
+        f"epochs; the stage is decided for {AIMS[c.decide_for]}."
+        if c
+        else "Not calibrated: how certain the model is need not be how often it is right."
+    )
+    return Group("", head, "", bars, "", Text(how, "dim"))
 
 
 def _printable(text: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +15,12 @@ from pathlib import Path
 import torch
 from rich.markup import escape
 
-from eegtool.core.console import console, progress
+from eegtool.core.console import console
 from eegtool.core.launching import this_rank
-from eegtool.core.records import json_line
 from eegtool.core.settings import EvaluateSettings, settings_from
 from eegtool.core.workspace import inside, read_json
-from eegtool.evaluate.rows import answered, epoch_metadata, make_row
+from eegtool.evaluate.asking import ask_all
+from eegtool.evaluate.rows import RowMaker, answered
 from eegtool.evaluate.shards import Writer, deal
 from eegtool.evaluate.task import Task, check, read_batch_size
 from eegtool.inference.loaded import LoadedModel, merge_note
@@ -48,43 +47,25 @@ def ask(task: Task, rank: int = 0, ranks: int = 1) -> None:
             _announce(task, done, ranks)
         how = {"batch_size": 0, **model.computation, "deterministic": settings.deterministic}
         common = {**task.identity, **how, "protocol": task.protocol}
-        bar = progress("epochs")
-        bar.disable = rank > 0
-        with bar, Writer(task.part(rank)) as file:
-            line = bar.add_task(
-                "Answering", total=len(own), completed=len(own) - n_missing, note=""
-            )
-            began, n = time.perf_counter(), 0
-            for batch, replies, size in model.replies(
+        name = task.model_path.resolve().name
+        spec = model.processor.pixel_spec
+        with Writer(task.part(rank)) as writer:
+            batches = ask_all(
+                model,
                 own,
-                lambda q: model.processor.pixel_spec.pixels(inside(task.image_folder, q.images[0])),
+                done,
+                lambda q: spec.pixels(inside(task.image_folder, q.images[0])),
                 None if task.features is None else task.features.__getitem__,
+                RowMaker(name, common, task.prompts, task.epochs),
                 mode=settings.mode,
                 decoding=task.decoding,
                 batch_size=read_batch_size(settings.batch_size),
-                done=done,
-            ):
-                if not n:
+                quiet=rank > 0,
+            )
+            for number, rows in enumerate(batches):
+                if number == 0:
                     task.begin()
-                rows = [
-                    make_row(
-                        q,
-                        reply,
-                        prompt=task.prompts[q.sample_id],
-                        model_id=task.model_path.resolve().name,
-                        metadata={
-                            **common,
-                            "batch_size": size,
-                            **epoch_metadata(task.epochs.get(q.sample_id)),
-                        },
-                    )
-                    for q, reply in zip(batch, replies, strict=True)
-                    if q.sample_id not in done
-                ]
-                file.append([json_line(row.to_row()) for row in rows])
-                n += len(rows)
-                rate = n / (time.perf_counter() - began)
-                bar.update(line, advance=len(rows), note=f"{rate:,.{rate < 10:d}f} answers/s")
+                writer.append(rows)
 
 
 def _load(task: Task, rank: int) -> LoadedModel:

@@ -2,90 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from eegtool.core.errors import EegToolError
 from eegtool.core.parsing import parse_json
+from eegtool.core.probabilities import of_stages
 from eegtool.core.records import Answer, Epoch, Question
 from eegtool.core.stages import STAGES
 from eegtool.evaluate.shards import parts_of, whole_lines
 from eegtool.evaluate.task import Task
-from eegtool.inference.calibration import Calibration, as_scores
-from eegtool.inference.scoring import probabilities
+from eegtool.inference.calibration import Calibration, calibrated
 from eegtool.inference.writing import Reply
 
 _DIGITS: Final = 6
+_WHEREABOUTS: Final = ("subject", "recording", "night", "epoch_index", "onset_s")
 _ANEW: Final = "Begin anew with --overwrite, or give another --answers-file."
 
 
-def make_row(
-    question: Question, reply: Reply, *, prompt: str, model_id: str, metadata: Mapping[str, Any]
+@dataclass(frozen=True, slots=True)
+class RowMaker:
+    """Makes the rows of one run, as a writer appends them; probabilities come at the end.
+
+    Attributes
+    ----------
+    model_id : str
+        Name of the model.
+    common : mapping
+        Metadata of all rows: the run's identity (`task.identity`), how it computes, protocol.
+    prompts : mapping of str to str
+        Each question as the model sees it, by sample id.
+    epochs : mapping of str to Epoch
+        Where epochs come from, as far as that is known.
+    """
+
+    model_id: str
+    common: Mapping[str, Any]
+    prompts: Mapping[str, str]
+    epochs: Mapping[str, Epoch]
+
+    def __call__(self, question: Question, reply: Reply, batch_size: int) -> Answer:
+        """Return the row of one answer."""
+        metadata = {**self.common, "batch_size": batch_size}
+        if epoch := self.epochs.get(question.sample_id):
+            metadata |= {name: getattr(epoch, name) for name in _WHEREABOUTS}
+        if reply.log_likelihood is not None:
+            rounded = reply.log_likelihood.round(_DIGITS).tolist()
+            metadata["log_likelihoods"] = dict(zip(STAGES, rounded, strict=True))
+        if reply.truncated:
+            metadata["truncated"] = True
+        return Answer(
+            question_id=question.sample_id,
+            prompt=self.prompts[question.sample_id],
+            text=reply.text,
+            label=question.category,
+            answer_id=f"{question.sample_id}-{metadata['adapter_sha256'][:8]}",
+            model_id=self.model_id,
+            metadata=metadata,
+        )
+
+
+def with_probabilities(
+    row: Answer, calibration: Calibration | None, answers: Sequence[str]
 ) -> Answer:
-    """Return the row of one answer, as a writer appends it; probabilities come at the end.
+    """Return a row with the probabilities and, in mode ``score``, the stage that its log-likelihoods give.
+
+    What the model wrote (mode ``both``) stays as it is, and so does a row without log-likelihoods.
 
     Parameters
     ----------
-    question, reply : Question and Reply
-        What was asked and what the model says.
-    prompt : str
-        The question as the model saw it.
-    model_id : str
-        Name of the model.
-    metadata : mapping
-        Its identity (`task.identity`), how it was computed, protocol, whereabouts of the epoch.
-    """
-    known = dict(metadata)
-    if reply.log_likelihood is not None:
-        rounded = reply.log_likelihood.round(_DIGITS).tolist()
-        known["log_likelihoods"] = dict(zip(STAGES, rounded, strict=True))
-    if reply.truncated:
-        known["truncated"] = True
-    return Answer(
-        question_id=question.sample_id,
-        prompt=prompt,
-        text=reply.text,
-        label=question.category,
-        answer_id=f"{question.sample_id}-{known['adapter_sha256'][:8]}",
-        model_id=model_id,
-        metadata=known,
-    )
-
-
-def epoch_metadata(epoch: Epoch | None) -> dict[str, Any]:
-    """Say where an epoch comes from, as far as the workspace knows."""
-    names = ("subject", "recording", "night", "epoch_index", "onset_s")
-    return {name: getattr(epoch, name) for name in names} if epoch else {}
-
-
-def with_probabilities(row: Answer, calibration: Calibration | None) -> Answer:
-    """Return a row with the probabilities of its log-likelihoods; one without them stays as it is.
+    row : Answer
+        As asked, or as calibrated otherwise before.
+    calibration : Calibration or None
+        Of the model that was asked.
+    answers : sequence of str
+        Its answer for each stage (see `AnswerForm.texts`).
 
     Raises
     ------
     EegToolError
-        If these are not one number for each stage.
+        If the log-likelihoods are not one number for each stage.
     """
-    told = row.metadata.get("log_likelihoods")
-    if told is None:
+    if row.metadata.get("log_likelihoods") is None:
         return row
-    temperature = calibration.temperature if calibration else 1.0
-    shares = probabilities(np.array([scores_of(row)]), temperature)[0]
-    fitted = calibration is not None and row.metadata.get("subject") in calibration.subjects
-    kept = {k: v for k, v in row.metadata.items() if k != "calibrated_on"}
-    own = {
-        "stage_probabilities": dict(zip(STAGES, shares.round(_DIGITS).tolist(), strict=True)),
-        "calibration_temperature": temperature,
-        **({"calibrated_on": True} if fitted else {}),
-    }
-    return replace(row, metadata=kept | own)
+    return calibrated(row, scores_of(row), calibration, answers)
 
 
-def scores_of(row: Answer) -> list[float]:
+def scores_of(row: Answer) -> tuple[float, ...]:
     """Return the log-likelihoods of a row, in the order of `STAGES`.
 
     Raises
@@ -93,7 +98,7 @@ def scores_of(row: Answer) -> list[float]:
     EegToolError
         If these are not one number for each stage.
     """
-    scores = as_scores(row.metadata.get("log_likelihoods"))
+    scores = of_stages(row.metadata.get("log_likelihoods"))
     if scores is None:
         raise EegToolError(
             f"The log-likelihoods of '{row.question_id}' are not one number for each stage.", _ANEW

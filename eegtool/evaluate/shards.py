@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from eegtool.core.errors import of_system
+from eegtool.core.records import Answer, json_line
 
 
 def deal(sample_ids: Iterable[str], n: int) -> list[list[str]]:
@@ -66,7 +67,7 @@ def whole_lines(path: Path) -> list[bytes]:
 
 
 class Writer:
-    """Appends lines to a file so that, whatever happens, only its last line can be torn.
+    """Appends rows to a file so that, whatever happens, only its last line can be torn.
 
     Parameters
     ----------
@@ -92,8 +93,8 @@ class Writer:
     ) -> None:
         self._file.close()
 
-    def append(self, lines: Sequence[str]) -> None:
-        """Append lines, each with its end; they are on the disk when this returns.
+    def append(self, rows: Sequence[Answer]) -> None:
+        """Append a line for each row; they are on the disk when this returns.
 
         Raises
         ------
@@ -101,7 +102,7 @@ class Writer:
             If the disk takes no more.
         """
         try:
-            self._file.write("".join(lines).encode())
+            self._file.write("".join(json_line(row.to_row()) for row in rows).encode())
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:

@@ -29,9 +29,10 @@ from eegtool.evaluate.rows import answered, read_row, remove, scores_of, with_pr
 from eegtool.evaluate.shards import deal, parts_of
 from eegtool.evaluate.task import Task, check, warn
 from eegtool.inference.calibration import (
-    Sureness,
+    CertaintyCheck,
     calibrate,
     read_calibration,
+    sentences,
     write_calibration,
 )
 
@@ -95,8 +96,9 @@ def _finish(task: Task, n_missing: int, seconds: float) -> None:
     results: dict[str, Any] = {"asked": n_missing, "seconds": round(seconds, 3)}
     if task.settings.calibrate:
         task, results["calibration"] = _calibrate(task, lines)
+    where, texts = str(task.answers_file), task.answers.texts
     rows = (
-        with_probabilities(read_row(lines[q.sample_id], str(task.answers_file)), task.calibration)
+        with_probabilities(read_row(lines[q.sample_id], where), task.calibration, texts)
         for q in task.questions
         if q.sample_id in lines
     )
@@ -153,25 +155,24 @@ def _all_there(task: Task, lines: Mapping[str, bytes]) -> bool:
 
 
 def _calibrate(task: Task, lines: Mapping[str, bytes]) -> tuple[Task, dict[str, Any]]:
-    """Fit the temperature to the answers that were asked for, and keep it beside the adapter."""
+    """Fit a calibration to the answers that were asked for, and keep it beside the adapter."""
     chosen = [
         read_row(lines[q.sample_id], str(task.answers_file))
         for q in task.asked
         if q.category in STAGES
     ]
-    fitted = calibrate(
+    wanted = task.settings.decide_for
+    fitted, found = calibrate(
         np.array([scores_of(row) for row in chosen]).reshape(-1, len(STAGES)),
         [row.label for row in chosen],
         mode=task.settings.mode,
-        subjects=[row.metadata["subject"] for row in chosen if "subject" in row.metadata],
+        subjects=[row.metadata.get("subject", "") for row in chosen],
         adapter_sha256=task.identity["adapter_sha256"],
+        decide_for=wanted,
     )
     write_calibration(task.model_path, fitted)
-    console.print(
-        f"Calibration: temperature [bold]{fitted.temperature:.3f}[/] from {fitted.n:,} epochs of "
-        f"{len(fitted.subjects)} subject{'s' * (len(fitted.subjects) != 1)}; ECE {fitted.ece_before:.3f} → {fitted.ece_after:.3f}, "
-        f"NLL {fitted.nll_before:.3f} → {fitted.nll_after:.3f}"
-    )
+    for sentence in sentences(fitted, found, wanted):
+        console.print(sentence)
     calibration = read_calibration(task.model_path, task.identity["adapter_sha256"])
     return replace(task, calibration=calibration), asdict(fitted)
 
@@ -181,7 +182,7 @@ def _write(path: Path, rows: Iterable[Answer]) -> dict[str, Any]:
     counts: Counter[str] = Counter()
     labels: Counter[str] = Counter()
     truncated = 0
-    sureness = Sureness()
+    certainty = CertaintyCheck()
 
     def lines() -> Iterator[str]:
         nonlocal truncated
@@ -189,7 +190,7 @@ def _write(path: Path, rows: Iterable[Answer]) -> dict[str, Any]:
             counts[row.text] += 1
             labels[row.label] += row.label in STAGES
             truncated += row.metadata.get("truncated") is True
-            sureness.add(row)
+            certainty.add(row)
             yield json_line(row.to_row())
 
     with atomic_path(path) as tmp, tmp.open("w", encoding="utf-8") as file:
@@ -207,7 +208,7 @@ def _write(path: Path, rows: Iterable[Answer]) -> dict[str, Any]:
     console.print(
         f"Answers: [bold]{escape(str(path))}[/] ({n:,} rows{f', {empty:,} empty' if empty else ''})"
     )
-    if figures := sureness.figures():
+    if figures := certainty.figures():
         told = f"{figures['before']:.3f}"
         told += f" → {figures['after']:.3f}" if "after" in figures else ", not calibrated"
         console.print(f"Expected calibration error: {told} ({figures['n']:,} epochs)")

@@ -283,6 +283,14 @@ def _check_settings(settings: EvaluateSettings) -> None:
     if settings.calibrate and (settings.num_chunks > 1 or settings.no_calibration):
         other = "--no-calibration" if settings.no_calibration else "--num-chunks"
         raise EegToolError(f"--calibrate and {other} exclude each other.", "Leave one of them out.")
+    if settings.decide_for != "likelihood" and not (
+        settings.calibrate and settings.mode == "score"
+    ):
+        raise EegToolError(
+            f"--decide-for {settings.decide_for} needs --calibrate and --mode score: it is fitted with "
+            "the calibration, and no stage is decided where the model writes it.",
+            "Add both. A model that was calibrated so decides so from then on.",
+        )
 
 
 def _chosen(

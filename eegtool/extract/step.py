@@ -45,6 +45,7 @@ from eegtool.core.workspace import (
     write_json,
 )
 from eegtool.extract.backbones import code_sha256, list_backbones
+from eegtool.extract.calibrated import fit_module, stages_and_probabilities
 from eegtool.extract.data import images_sha256
 from eegtool.extract.export import export
 from eegtool.extract.features import (
@@ -58,6 +59,7 @@ from eegtool.extract.features import (
 from eegtool.extract.folds import Fold, export_out_of_fold
 from eegtool.extract.module import VisionModule
 from eegtool.extract.plan import IMBALANCE, LOGS
+from eegtool.extract.stored import CARD
 from eegtool.extract.trained import Card, FineTuneSide, dealt, fold_modules, reference_module
 from eegtool.extract.trainer import score
 from eegtool.extract.weights import load_module
@@ -123,9 +125,15 @@ def _extract(settings: ExtractSettings, workspace: Workspace, lock: IO[str] | No
     predictions = workspace.vision_module / _PREDICTIONS
     fold_weights = tuple(fold_card["weights_sha256"] for _, fold_card in folds)
     said = _stages_said(predictions, sides["eval"])
-    if said and all(
-        unchanged(workspace.features(split), sidecars[split], fold_weights if split == "ft" else ())
-        for split in SPLITS
+    if (
+        said
+        and _is_decided(workspace, settings)
+        and all(
+            unchanged(
+                workspace.features(split), sidecars[split], fold_weights if split == "ft" else ()
+            )
+            for split in SPLITS
+        )
     ):
         console.print("The features are those of these pictures and weights already.")
     else:
@@ -136,6 +144,7 @@ def _extract(settings: ExtractSettings, workspace: Workspace, lock: IO[str] | No
         "history": card.get("training", {}).get("history", []),
         "val_subjects": card.get("val_subjects", []),
         "folds": [list(subjects) for subjects, _ in folds],
+        "calibration": _calibration(workspace),
         "evaluation": evaluation,
     }
     _stamp(settings, workspace, protocol, results)
@@ -276,7 +285,7 @@ def _export(
 
         if folds:
             reference = easel / "reference.npy"
-            rows_of("ft", reference)
+            own = rows_of("ft", reference)
             out_of_fold = export_out_of_fold(
                 _fold_modules(side, folds, device),
                 sides["ft"],
@@ -288,20 +297,36 @@ def _export(
             )
             sidecars["ft"] = replace(sidecars["ft"], fold=out_of_fold.fold, folds=out_of_fold.cards)
         else:
-            rows_of("ft", made["ft"])
+            own = rows_of("ft", made["ft"])
         probabilities = rows_of("eval", made["eval"])
+        calibration = fit_module(card, sides["ft"], own, settings.decide_for)
+        said, probabilities = stages_and_probabilities(calibration, probabilities)
         for split in SPLITS:
             write_sidecar(made[split], sidecars[split])
-        said = [STAGES[i] for i in probabilities.argmax(1)]
         _write_predictions(easel / _PREDICTIONS, sides["eval"], said, probabilities)
         # All is there: only now goes what was there before, and the predictions come back last.
         predictions = workspace.vision_module / _PREDICTIONS
         for old in (predictions, predictions.with_name(_STAMP)):
             old.unlink(missing_ok=True)
+        write_json(workspace.vision_module / CARD, {**card, "calibration": calibration})
         for split in SPLITS:
             move_features(made[split], workspace.features(split))
         (easel / _PREDICTIONS).replace(predictions)
     return said
+
+
+def _calibration(workspace: Workspace) -> dict[str, Any] | None:
+    """Return the calibration on the card of the workspace's module; None if there is none."""
+    found = read_json(workspace.vision_module / CARD).get("calibration")
+    return found if isinstance(found, dict) else None
+
+
+def _is_decided(workspace: Workspace, settings: ExtractSettings) -> bool:
+    """Say whether the module's stages are those that are asked for: calibrated, if they can be."""
+    if "calibration" not in read_json(workspace.vision_module / CARD):
+        return False
+    calibration = _calibration(workspace)
+    return calibration is None or calibration.get("asked_for") == settings.decide_for
 
 
 @contextmanager

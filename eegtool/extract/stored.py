@@ -117,6 +117,7 @@ def features_of(
     module: VisionModule,
     pictures: Mapping[str, bytes],
     *,
+    device: torch.device | None = None,
     batch_size: int = 128,
     workers: int = 2,
     advance: Callable[[int], None] = lambda _: None,
@@ -126,10 +127,12 @@ def features_of(
     Parameters
     ----------
     module : VisionModule
-        What `open_module` gave; it is moved to the GPU, where there is one.
+        What `open_module` gave.
     pictures : mapping of str to bytes
         Pictures of any format, by sample id; brought to the size of the module's own pictures if they
         have another one.
+    device : torch.device, optional
+        Where it computes; by default the GPU, where there is one.
     batch_size, workers : int
         Pictures at a time, and threads that decode.
     advance : callable
@@ -147,7 +150,7 @@ def features_of(
     """
     from eegtool.extract.export import look
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module.to(device).eval()
     found: dict[str, np.ndarray] = {}
     names = [*pictures]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shlex
 import signal
 import tempfile
@@ -269,6 +270,8 @@ def _environment(
     if settings.report_to == "wandb":
         environment.setdefault("WANDB_DIR", logs)
         environment.setdefault("WANDB_PROJECT", "eegvlm")
+        environment.setdefault("WANDB_RUN_ID", _wandb_run_id(out, resume=settings.resume))
+        environment.setdefault("WANDB_RESUME", "allow")
         if hosts:  # each machine has a run of its own
             environment.setdefault("WANDB_RUN_GROUP", out.name)
         # A key in the environment is not in the plan, which others may read: other machines lack it.
@@ -280,6 +283,14 @@ def _environment(
                 "(`wandb login`, or WANDB_MODE=online, changes that).",
             )
     return environment
+
+
+def _wandb_run_id(out: Path, *, resume: bool) -> str:
+    """Return the id of the run in Weights & Biases; a training that is resumed has it in its first plan."""
+    known = None
+    if resume and last_whole(out) and (out / PLAN_FILE).exists():
+        known = read_json(out / PLAN_FILE)["environment"].get("WANDB_RUN_ID")
+    return known or secrets.token_hex(4)
 
 
 def _has_wandb_key(environment: Mapping[str, str]) -> bool:

@@ -109,7 +109,8 @@ def _watched(args: TrainingArguments) -> Iterator[None]:
         return
     import wandb
 
-    with wandb.init(job_type="machine", settings=wandb.Settings(silent=True)):
+    run_id = f"{os.environ['WANDB_RUN_ID']}-rank{args.process_index}"
+    with wandb.init(id=run_id, job_type="machine", settings=wandb.Settings(silent=True)):
         yield
 
 

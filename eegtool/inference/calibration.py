@@ -1,40 +1,40 @@
-"""Calibration: one temperature that makes the stage probabilities as sure as they are right.
+"""Calibration of a fine-tuned model: fitted on validation subjects, kept beside the adapter, applied to answers.
 
-Guo et al. 2017, "On Calibration of Modern Neural Networks" (arXiv 1706.04599). A temperature moves no
-stage in front of another: the answers stay, only how sure they are changes. It is fitted on subjects
-that the model was not trained on and that the report does not count.
+How scores become probabilities and a stage, and how that is fitted, is in `eegtool.core.probabilities`.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.parsing import finite
+from eegtool.core.probabilities import AIMS, Fit, Scaling, by_stage, ece, fit, nll, of_stages
 from eegtool.core.records import Answer
-from eegtool.core.stages import STAGE_INDEX, STAGES
+from eegtool.core.settings import DecideFor
+from eegtool.core.stages import STAGES
 from eegtool.core.workspace import read_json, write_json
-from eegtool.inference.scoring import probabilities
 
 _FILE: Final = "calibration.json"
-_RANGE: Final = (0.01, 100.0)
-"""Where the temperature is sought."""
-
-_FLAT: Final = 1e-6
-"""Nats by which the best temperature must beat both ends of the range, else there is no best one."""
+_NONE: Final = Scaling()
+_OWN: Final = (
+    *("calibration_temperature", "calibration_offsets", "calibration_subjects", "calibrated_on"),
+    *("decide_for", "decision_offsets"),
+)
+"""What rows say of their calibration, beside the probabilities."""
+_BY_STAGE: Final = ("offsets", "decision_offsets", "stages")
+"""Fields of `Calibration` that the file has by stage."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A fitted temperature, what it was fitted on, and what it changed there."""
+    """A fitted scaling, what it was fitted on, and what it changed there."""
 
     temperature: float
     mode: str
@@ -50,6 +50,17 @@ class Calibration:
     ece_after: float
     adapter_sha256: str
     """Weights whose probabilities these were."""
+    offsets: tuple[float, ...] = _NONE.offsets
+    """In nats, in the order of `STAGES`; like the next two, see `Scaling`. Versions before 0.2 had none."""
+    decide_for: DecideFor = "likelihood"
+    decision_offsets: tuple[float, ...] = _NONE.decision_offsets
+    stages: tuple[float, ...] = ()
+    """Epochs of each stage, in the order of `STAGES`: how common stages are, as the probabilities have it."""
+
+    @property
+    def scaling(self) -> Scaling:
+        """How scores become probabilities and a stage."""
+        return Scaling(self.temperature, self.offsets, self.decide_for, self.decision_offsets)
 
 
 def calibrate(
@@ -59,148 +70,153 @@ def calibrate(
     mode: str,
     subjects: Sequence[str],
     adapter_sha256: str,
-) -> Calibration:
-    """Fit the temperature and tell what it changes; see `fit_temperature` and `Calibration`."""
-    temperature = fit_temperature(log_likelihood, stages)
-    before, after = (probabilities(log_likelihood, t) for t in (1.0, temperature))
-    return Calibration(
-        temperature=temperature,
-        mode=mode,
-        subjects=tuple(sorted(set(subjects))),
-        n=len(stages),
-        nll_before=nll(log_likelihood, stages),
-        nll_after=nll(log_likelihood, stages, temperature),
-        ece_before=ece(before, stages),
-        ece_after=ece(after, stages),
-        adapter_sha256=adapter_sha256,
-    )
-
-
-def fit_temperature(log_likelihood: np.ndarray, stages: Sequence[str]) -> float:
-    """Find the temperature under which the true stages are likeliest.
+    decide_for: DecideFor = "likelihood",
+) -> tuple[Calibration, Fit]:
+    """Fit the scaling and say what it changes; see `eegtool.core.probabilities.fit`.
 
     Parameters
     ----------
     log_likelihood : float [N, 5]
         Of the stage answers (see `score.stage_log_likelihoods`).
-    stages : sequence of str
-        True stage of each epoch.
-
-    Returns
-    -------
-    float
-        Above 1 where the model is too sure of itself, below 1 where it is too cautious.
+    stages, subjects : sequence of str
+        True stage of each epoch, and whose it is, in order of time for each subject.
+    mode : str
+        How the answers were asked for.
+    adapter_sha256 : str
+        Weights whose answers they are.
+    decide_for : str
+        What stages are to be decided for.
 
     Raises
     ------
     EegToolError
-        If there is nothing to fit on, or no temperature is the best: every epoch is right by a
-        margin, or the scores tell nothing about the stages.
+        If nothing can be fitted.
     """
-    if not len(stages) or not np.isfinite(log_likelihood).all():
-        raise EegToolError(
-            "A temperature cannot be fitted: "
-            + ("some log-likelihoods are not finite." if len(stages) else "there are no epochs."),
-            "Calibrate on epochs of known stage, with --subjects.",
-        )
-    # The negative log-likelihood is convex in 1/T, so it has one valley in log T, too.
-    found = minimize_scalar(
-        lambda x: nll(log_likelihood, stages, float(np.exp(x))),
-        bounds=np.log(_RANGE),
-        method="bounded",
-        options={"xatol": 1e-6},
+    found = fit(log_likelihood, stages, subjects, decide_for)
+    scaling = found.scaling
+    calibration = Calibration(
+        temperature=scaling.temperature,
+        mode=mode,
+        subjects=tuple(sorted({subject for subject in subjects if subject})),
+        n=len(stages),
+        nll_before=nll(log_likelihood, stages),
+        nll_after=nll(log_likelihood, stages, scaling),
+        ece_before=ece(_NONE.probabilities(log_likelihood), stages),
+        ece_after=ece(scaling.probabilities(log_likelihood), stages),
+        adapter_sha256=adapter_sha256,
+        offsets=scaling.offsets,
+        decide_for=scaling.decide_for,
+        decision_offsets=scaling.decision_offsets,
+        stages=tuple(list(stages).count(stage) for stage in STAGES),
     )
-    ends = [nll(log_likelihood, stages, end) for end in _RANGE]
-    if min(ends) <= found.fun + _FLAT:
-        why = (
-            "every one of these epochs is right by a margin, so that it would sink to 0"
-            if ends[0] < ends[1]
-            else "the scores tell nothing about the stages, so that it would rise without end"
-        )
-        raise EegToolError(
-            f"No temperature is the best one: {why}.",
-            "Calibrate on more subjects (--subjects) that the model was not trained on.",
-        )
-    return float(np.exp(found.x))
+    return calibration, found
 
 
-def nll(log_likelihood: np.ndarray, stages: Sequence[str], temperature: float = 1.0) -> float:
-    """Return the mean negative log-likelihood of the true stages, in nats."""
-    told = log_softmax(np.asarray(log_likelihood, np.float64) / temperature, axis=1)
-    return float(-told[np.arange(len(stages)), _indices(stages)].mean())
+def sentences(calibration: Calibration, found: Fit, wanted: DecideFor) -> tuple[str, ...]:
+    """Say what was fitted and what it changes, for a person at a terminal."""
+    c, n_subjects = calibration, len(calibration.subjects)
+    offsets = ", ".join(f"{s} {b:+.2f}" for s, b in zip(STAGES, c.offsets, strict=True))
+    fitted = (
+        f"Calibration: temperature {c.temperature:.3f}, offsets {offsets}, from {c.n:,} epochs of "
+        f"{n_subjects} subject{'s' * (n_subjects != 1)}; ECE {c.ece_before:.3f} → {c.ece_after:.3f}, "
+        f"NLL {c.nll_before:.3f} → {c.nll_after:.3f}"
+    )
+    if found.likeliest is None or found.decided is None:
+        return (fitted,)
+    tried = (
+        f"{AIMS[wanted]} {found.likeliest:.3f} → {found.decided:.3f} on epochs of these subjects "
+        "that the decision was not fitted on"
+    )
+    if not found.is_kept:
+        return fitted, f"Not decided for {AIMS[wanted]}, since that does not help: {tried}."
+    offsets = ", ".join(f"{s} {d:+.2f}" for s, d in zip(STAGES, c.decision_offsets, strict=True))
+    return fitted, f"Decided for {AIMS[wanted]}: offsets {offsets}; {tried}."
 
 
-def ece(probabilities: np.ndarray, stages: Sequence[str], bins: int = 15) -> float:
-    """Return the expected calibration error.
+def calibrated(
+    row: Answer, scores: Sequence[float], calibration: Calibration | None, answers: Sequence[str]
+) -> Answer:
+    """Return a row with the probabilities and, in mode ``score``, the answer that its scores give.
 
-    Epochs are sorted into bins of equal width by the probability of their likeliest stage; the error is
-    how far that is, on average, from the share of right answers (Guo et al. 2017, eq. 3).
+    It says by which calibration. What the model wrote, in another mode, stays as it is: there
+    nothing is decided.
 
     Parameters
     ----------
-    probabilities : float [N, 5]
-        Of the stages; rows sum to 1.
-    stages : sequence of str
-        True stage of each epoch.
-    bins : int
-        Number of bins over (0, 1]; a bin includes its upper end.
-
-    Examples
-    --------
-    >>> ece(np.array([[0.8, 0.2, 0, 0, 0]] * 4), ["W", "W", "W", "N1"]).__round__(3)
-    0.05
+    row : Answer
+        As asked, or as calibrated otherwise before.
+    scores : sequence of float
+        Its log-likelihoods, in the order of `STAGES`.
+    calibration : Calibration or None
+        Of the model that was asked.
+    answers : sequence of str
+        Its answer for each stage, in the same order (see `AnswerForm.texts`).
     """
-    sure = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == _indices(stages)
-    # Rounded, so that 0.2, which as a float may lie a hair above its edge, stays in its bin.
-    bin_of = np.clip(np.ceil(np.round(sure * bins, 9)).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(bin_of, weights=right - sure)
-    return float(np.abs(gaps).sum() / len(sure))
+    scaling = calibration.scaling if calibration else _NONE
+    facts: dict[str, Any] = {
+        "stage_probabilities": by_stage(scaling.probabilities(np.array(scores)).tolist()),
+        "calibration_temperature": scaling.temperature,
+    }
+    if calibration:
+        facts["calibration_offsets"] = by_stage(scaling.offsets)
+        facts["calibration_subjects"] = list(calibration.subjects)
+        if row.metadata.get("subject") in calibration.subjects:
+            facts["calibrated_on"] = True
+    text = row.text
+    if row.metadata.get("mode") == "score":
+        text = with_ending(text, answers, int(scaling.decided(np.array(scores))))
+        facts["decide_for"] = scaling.decide_for
+        if scaling.decide_for != "likelihood":
+            facts["decision_offsets"] = by_stage(scaling.decision_offsets)
+    kept = {name: value for name, value in row.metadata.items() if name not in _OWN}
+    return replace(row, text=text, metadata=kept | facts)
+
+
+def with_ending(text: str, answers: Sequence[str], index: int) -> str:
+    """Return a text that ends with one of `answers`, maybe behind reasons, with that of `index` instead."""
+    endings = [answer for answer in answers if text.endswith(answer)]
+    return text.removesuffix(max(endings, key=len)) + answers[index] if endings else text
 
 
 @dataclass(frozen=True, slots=True)
-class Sureness:
-    """How sure answers are of epochs that no temperature was fitted on, and how often they are right."""
+class CertaintyCheck:
+    """How certain answers are of epochs that nothing was fitted on, and how often they are right."""
 
-    _scored: array[float] = field(default_factory=lambda: array("d"))
+    _scores: array[float] = field(default_factory=lambda: array("d"))
     """Log-likelihoods, one epoch behind the other."""
-    _temperatures: array[float] = field(default_factory=lambda: array("d"))
+    _probabilities: array[float] = field(default_factory=lambda: array("d"))
     _stages: list[str] = field(default_factory=list)
 
     def add(self, row: Answer) -> None:
-        """Look at a row; without log-likelihoods or a true stage it tells nothing."""
-        scores = as_scores(row.metadata.get("log_likelihoods"))
-        temperature = finite(row.metadata.get("calibration_temperature", 1.0)) or 0.0
-        if scores is None or temperature <= 0:
+        """Look at a row; without log-likelihoods, probabilities or a true stage it says nothing."""
+        scores = of_stages(row.metadata.get("log_likelihoods"))
+        shares = of_stages(row.metadata.get("stage_probabilities"))
+        if scores is None or shares is None or not np.isclose(sum(shares), 1, atol=1e-4):
             return  # somebody else's row, read again
         if row.label in STAGES and not row.metadata.get("calibrated_on"):
-            self._scored.extend(scores)
-            self._temperatures.append(temperature)
+            self._scores.extend(scores)
+            self._probabilities.extend(shares)
             self._stages.append(row.label)
 
     def figures(self) -> dict[str, float]:
-        """Return the number of epochs and their ECE without and, where there is one, with the temperature."""
+        """Return the number of epochs and their ECE without and, where there is one, with the calibration."""
         if not self._stages:
             return {}
-        scored = np.array(self._scored).reshape(-1, len(STAGES))
-        temperatures = np.array(self._temperatures)[:, None]
-        found = {"n": len(self._stages), "before": ece(probabilities(scored), self._stages)}
-        if (temperatures != 1).any():
-            found["after"] = ece(probabilities(scored / temperatures), self._stages)
+        plain, told = (
+            np.array(rows).reshape(-1, len(STAGES)) for rows in (self._scores, self._probabilities)
+        )
+        plain = _NONE.probabilities(plain)
+        found = {"n": len(self._stages), "before": ece(plain, self._stages)}
+        if not np.allclose(plain, told, atol=1e-5):  # rounded in the rows
+            found["after"] = ece(told, self._stages)
         return found
-
-
-def as_scores(log_likelihoods: object) -> list[float] | None:
-    """Return log-likelihoods in the order of `STAGES`; None if they are not one finite number for each."""
-    if not isinstance(log_likelihoods, dict) or set(log_likelihoods) != set(STAGES):
-        return None
-    scores = [finite(log_likelihoods[stage]) for stage in STAGES]
-    return None if None in scores else [score for score in scores if score is not None]
 
 
 def write_calibration(folder: Path, calibration: Calibration) -> None:
     """Write ``calibration.json`` beside the adapter."""
-    write_json(folder / _FILE, asdict(calibration))
+    known = {name: getattr(calibration, name) for name in _BY_STAGE}
+    numbers = {name: by_stage(values, 17) for name, values in known.items() if values}
+    write_json(folder / _FILE, {k: v for k, v in asdict(calibration).items() if v != ()} | numbers)
 
 
 def read_calibration(folder: Path, adapter_sha256: str = "") -> Calibration | None:
@@ -223,11 +239,18 @@ def read_calibration(folder: Path, adapter_sha256: str = "") -> Calibration | No
         return None
     raw = read_json(path)
     try:
-        calibration = Calibration(**raw | {"subjects": tuple(raw["subjects"])})
+        numbers = {name: of_stages(raw[name]) for name in _BY_STAGE if name in raw}
+        calibration = Calibration(**raw | {"subjects": tuple(raw["subjects"])} | numbers)
     except (KeyError, TypeError) as error:
         raise EegToolError(f"{path} is not readable as a calibration: {error}.", fix) from error
+    reason = ""
     if (finite(calibration.temperature) or 0.0) <= 0:
         reason = f"it has the temperature {calibration.temperature}"
+    elif None in numbers.values():
+        reason = "it does not have one number for each stage"
+    elif calibration.decide_for not in [*AIMS]:
+        reason = f"it decides for '{calibration.decide_for}'"
+    if reason:
         raise EegToolError(f"{path} is not readable as a calibration: {reason}.", fix)
     if adapter_sha256 and calibration.adapter_sha256 != adapter_sha256:
         raise EegToolError(
@@ -236,19 +259,3 @@ def read_calibration(folder: Path, adapter_sha256: str = "") -> Calibration | No
             fix,
         )
     return calibration
-
-
-def _indices(stages: Sequence[str]) -> np.ndarray:
-    """Return the column of each stage.
-
-    Raises
-    ------
-    EegToolError
-        If one is no stage.
-    """
-    if unknown := sorted(set(stages) - set(STAGES)):
-        raise EegToolError(
-            f"'{unknown[0]}' is no stage; allowed are {', '.join(STAGES)}.",
-            "Calibrate on epochs whose true stage is known.",
-        )
-    return np.array([STAGE_INDEX[stage] for stage in stages])

@@ -98,7 +98,7 @@ class LoadedModel:
         EegToolError
             If it cannot be loaded (see `load_adapter`).
         """
-        where = torch.device(_first_device() if device == "auto" else device)
+        where = device_of(device)
         if where.type == "cuda":
             torch.cuda.set_device(where)  # what libraries allocate by themselves belongs there, too
         loaded, processor, contract = load_adapter(
@@ -343,5 +343,8 @@ def _torn_batches(
     return [q for batch in batches if any(q.sample_id not in done for q in batch) for q in batch]
 
 
-def _first_device() -> str:
-    return "cuda:0" if torch.cuda.is_available() else "cpu"
+def device_of(device: str | torch.device) -> torch.device:
+    """Return a device by its name; ``auto`` is the first GPU, or the CPU where there is none."""
+    if device == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)

@@ -73,6 +73,8 @@ class Comparison:
         By name of the figure.
     basis : Basis
         What the intervals rest on.
+    decided_otherwise : tuple of str
+        In what their stages were calibrated or decided otherwise (see `Run.decided_otherwise`).
     mcnemar : McNemar or None
     wilcoxon : Wilcoxon or None
         None with fewer than `FEWEST_SUBJECTS` subjects, or where all are equal.
@@ -90,6 +92,7 @@ class Comparison:
     basis: Basis
     mcnemar: McNemar | None
     wilcoxon: Wilcoxon | None
+    decided_otherwise: tuple[str, ...] = ()
 
 
 def compare(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from eegtool.core.workspace import jsonable
@@ -44,6 +44,8 @@ class Findings:
         Recordings that are not drawn, for ``--hypnograms``.
     label_notes : tuple of str
         What must be said of the true stages.
+    module_calibration : dict
+        On whom the vision module alone was calibrated, and what it decides for; empty if it was not.
     """
 
     name: str = ""
@@ -59,6 +61,7 @@ class Findings:
     problems: tuple[str, ...] = ()
     not_drawn: int = 0
     label_notes: tuple[str, ...] = ()
+    module_calibration: dict[str, Any] = field(default_factory=dict)
 
     def to_row(self) -> dict[str, Any]:
         """Return the form of ``metrics.json``."""

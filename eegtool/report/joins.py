@@ -15,6 +15,7 @@ from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, check_same_pictures, read_json
 from eegtool.prepare.facts import Facts
 from eegtool.report.epochs import AnsweredEpoch
+from eegtool.report.plain import plain_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,8 @@ class Known:
         with.
     module_stages : dict of str to str
         What the vision module alone says; empty where that is not known.
+    module_calibration : dict
+        How it came to say that, from its card; empty where it was not calibrated.
     facts : dict of str to Facts
         What was measured; empty where nothing was.
     kept : Kept or None
@@ -58,6 +61,7 @@ class Known:
     images: dict[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] | None = None
     module_stages: dict[str, str] = field(default_factory=dict)
+    module_calibration: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Facts] = field(default_factory=dict)
     kept: Kept | None = None
     problems: tuple[str, ...] = ()
@@ -99,6 +103,7 @@ def look_up(
             problems.append(error.what)
     module: dict[str, str] = {}
     missing: tuple[str, ...] | None = None
+    calibration: dict[str, Any] = {}
     facts: dict[str, Facts] = {}
     kept: Kept | None = None
     try:
@@ -107,6 +112,7 @@ def look_up(
         problems.append(error.what)
     try:
         module = _module_stages(workspace.vision_module / "eval_stages.csv", epochs)
+        calibration = _module_calibration(workspace.vision_module / "card.json") if module else {}
     except EegToolError as error:
         problems.append(error.what)
     recordings = sorted({e.recording for e in table})
@@ -116,7 +122,7 @@ def look_up(
     except EegToolError as error:
         problems.append(error.what)
     images = {e.sample_id: e.image for e in table if e.split == "eval"}
-    return Known(images, missing, module, facts, kept, tuple(problems))
+    return Known(images, missing, module, calibration, facts, kept, tuple(problems))
 
 
 def _missing(workspace: Workspace, ids: set[str]) -> tuple[str, ...] | None:
@@ -160,6 +166,18 @@ def _module_stages(path: Path, epochs: Sequence[AnsweredEpoch]) -> dict[str, str
             f"The vision module alone is left out, {path.name}: {reason}."
         ) from error
     return found
+
+
+def _module_calibration(path: Path) -> dict[str, Any]:
+    """Read from the vision module's card how its own stages were calibrated.
+
+    Raises
+    ------
+    EegToolError
+        If the card cannot be read.
+    """
+    found = read_json(path).get("calibration") if path.exists() else None
+    return plain_value(found) if isinstance(found, dict) else {}
 
 
 def _facts(

@@ -10,8 +10,15 @@ from typing import Any, Final
 from eegtool.core.records import Answer
 from eegtool.report.plain import plain_text, plain_value
 
-_HOW: Final = ("adapter_sha256", "mode", "conv_mode", "decoding", "calibration_temperature")
+_HOW: Final = (
+    *("adapter_sha256", "mode", "conv_mode", "decoding", "calibration_temperature"),
+    *("calibration_offsets", "calibration_subjects", "calibrated_on"),
+    *("decide_for", "decision_offsets"),
+)
 """What the rows say beside the protocol about how the answers were got."""
+
+_DECIDED: Final = ("calibration_subjects", "decide_for")
+"""What of it puts one stage in front of another, whatever the model has learnt."""
 
 COMPARED_ON: Final = (
     *("cohort", "simulated", "channel", "low_hz", "high_hz", "notch_hz", "resample_hz"),
@@ -46,7 +53,18 @@ class Run:
     def differs_in(self, other: Run) -> tuple[str, ...]:
         """Name what keeps two runs from being ranked; what either does not say is not compared."""
         both = [k for k in COMPARED_ON if k in self.protocol and k in other.protocol]
-        return tuple(k for k in both if self.protocol[k] != other.protocol[k])
+        found: list[str] = [k for k in both if self.protocol[k] != other.protocol[k]]
+        aims = {str(run.how["decide_for"]) for run in (self, other) if "decide_for" in run.how}
+        # Two models are ranked if they were to reach the same; one model, decided in two ways, is.
+        if len(aims) > 1 and self.how.get("adapter_sha256") != other.how.get("adapter_sha256"):
+            found.append("decide_for")
+        return tuple(found)
+
+    def decided_otherwise(self, other: Run) -> tuple[str, ...]:
+        """Name in what two scored runs were calibrated or decided otherwise; others decide nothing."""
+        if "decide_for" not in self.how or "decide_for" not in other.how:
+            return ()
+        return tuple(k for k in _DECIDED if self.how.get(k) != other.how.get(k))
 
 
 class RunGatherer:

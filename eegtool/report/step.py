@@ -118,6 +118,7 @@ def _find(
         models_in_file=first.siblings,
         problems=known.problems,
         label_notes=first.label_notes,
+        module_calibration=known.module_calibration,
     )
 
 
@@ -128,14 +129,14 @@ def _comparisons(sets: Sequence[AnswerSet], known: Known, sampling: Sampling) ->
         module = as_answers(first.epochs, known.module_stages)
         found.append(compare((first.name, first.epochs), (_MODULE, module), sampling))
     for other in others:
-        found.append(
-            compare(
-                (first.name, first.epochs),
-                (other.name, other.epochs),
-                sampling,
-                first.run.differs_in(other.run),
-            )
+        compared = compare(
+            (first.name, first.epochs),
+            (other.name, other.epochs),
+            sampling,
+            first.run.differs_in(other.run),
         )
+        otherwise = first.run.decided_otherwise(other.run)
+        found.append(replace(compared, decided_otherwise=otherwise))
     return found
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from eegtool.core.probabilities import AIMS
 from eegtool.report.findings import Findings
 from eegtool.report.intervals import FEWEST, Basis, block_minutes
 from eegtool.report.metrics import UNREADABLE, Metrics
@@ -12,6 +14,7 @@ from eegtool.report.tables import counted, percent
 
 _NOT_RECORDED: Final = "not recorded"
 _SHOWN_IDS: Final = 5
+_FITTED: Final = ("temperature", "offsets", "subjects")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,40 @@ def protocol_sentences(metrics: Metrics, findings: Findings | None = None) -> tu
         f"Figures are pooled over {_plural(metrics.n, 'epoch')}{of_subjects}, not averaged over nights."
         if metrics.n
         else f"{_plural(metrics.answered, 'epoch')} answered, none with a true stage.",
+        *_calibration_sentences(metrics, findings),
         *_kept_sentences(findings),
+    )
+
+
+def _calibration_sentences(metrics: Metrics, findings: Findings | None) -> tuple[str, ...]:
+    """Say on whom probabilities were calibrated, and what stages were decided for."""
+    said = (
+        [f"Stages: {_decision(metrics.how)}."] if "calibration_temperature" in metrics.how else []
+    )
+    module = findings.module_calibration if findings else {}
+    if module:
+        renamed = {f"calibration_{name}": module.get(name) for name in _FITTED}
+        said.append(f"The vision module alone: {_decision({**module, **renamed})}.")
+    return tuple(said)
+
+
+def _decision(how: Mapping[str, Any]) -> str:
+    """Return how scores became probabilities and stages."""
+    temperature, offsets, subjects = (how.get(f"calibration_{name}") for name in _FITTED)
+    calibrated = subjects or offsets or temperature != 1
+    of_offsets = f", offsets {_shown(offsets)}" if offsets else ""
+    found = (
+        f"calibrated on {_shown(subjects)} (temperature {_shown(temperature)}{of_offsets})"
+        if calibrated
+        else "not calibrated"
+    )
+    aim = how.get("decide_for")
+    if aim is None:
+        return found
+    aims = [AIMS.get(_shown(a), _shown(a)) for a in (aim if isinstance(aim, list) else [aim])]
+    moved = how.get("decision_offsets")
+    return (
+        f"{found}; decided for {' or '.join(aims)}{f', offsets {_shown(moved)}' if moved else ''}"
     )
 
 
@@ -131,6 +167,16 @@ def notices(metrics: Metrics, findings: Findings | None = None) -> tuple[Notice,
                 "what it was trained on.",
             )
         )
+    if metrics.how.get("calibrated_on"):
+        fitted = _names(metrics.how.get("calibration_subjects")) & set(metrics.per_subject)
+        whose = ", ".join(sorted(fitted)) or "some of these subjects"
+        found.append(
+            Notice(
+                "warning",
+                f"The calibration was fitted on {whose}: figures that count them look better than the "
+                "model is.",
+            )
+        )
     if metrics.features not in (None, "real"):
         found.append(
             Notice("warning", f"Sanity run: the high-level features are {metrics.features}.")
@@ -177,6 +223,11 @@ def _of_the_file(findings: Findings) -> list[Notice]:
                 f"{comparison.other} was made under another protocol than {comparison.first} "
                 f"({', '.join(comparison.differs_in)}): shown, not ranked."
             )
+        elif comparison.decided_otherwise:
+            texts.append(
+                f"{comparison.other} was calibrated or decided otherwise than {comparison.first} "
+                f"({', '.join(comparison.decided_otherwise)}): a difference may come from that alone."
+            )
         elif not comparison.n:
             texts.append(
                 f"{comparison.other} and {comparison.first} have no labelled epoch in common."
@@ -199,7 +250,18 @@ def _shown(value: Any) -> str:
         return _NOT_RECORDED
     if isinstance(value, list):
         return ", ".join(_shown(v) for v in value)
+    if isinstance(value, dict):
+        return ", ".join(
+            f"{k} {v:+.2f}" if isinstance(v, float) else f"{k} {_shown(v)}"
+            for k, v in value.items()
+        )
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _names(value: Any) -> set[str]:
+    """Return the names in a list, or in lists of several runs."""
+    parts = value if isinstance(value, list) else []
+    return {str(n) for part in parts for n in (part if isinstance(part, list) else [part])}
 
 
 def _plural(count: int, noun: str) -> str:

@@ -8,7 +8,7 @@ and so do the transitions: the former are divided out, so that it counts once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
 
@@ -40,6 +40,11 @@ class Chain:
     transitions: np.ndarray
     start: np.ndarray
     trained: np.ndarray
+
+    def of_probabilities(self, counts: Sequence[float]) -> Chain:
+        """Return the chain for probabilities that were brought to other frequencies, by a calibration."""
+        shares = np.array(counts, np.float64) + _ADDED
+        return replace(self, trained=shares / shares.sum())
 
 
 def chain_of(sequence: Mapping[str, Any], where: object) -> Chain:

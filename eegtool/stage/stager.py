@@ -14,14 +14,15 @@ import torch
 
 from eegtool.core.console import progress
 from eegtool.core.errors import EegToolError
-from eegtool.core.records import Answer, Epoch, Question, json_line
-from eegtool.evaluate.rows import epoch_metadata, make_row, read_row, with_probabilities
+from eegtool.core.records import Answer, Epoch, Question
+from eegtool.evaluate.asking import ask_all
+from eegtool.evaluate.rows import RowMaker, read_row, with_probabilities
 from eegtool.evaluate.shards import Writer, deal, part_path, parts_of, whole_lines
 from eegtool.evaluate.task import identity
 from eegtool.extract.stored import features_of, open_module
 from eegtool.inference.calibration import Calibration, read_calibration
 from eegtool.inference.decoding import Decoding
-from eegtool.inference.loaded import LoadedModel
+from eegtool.inference.loaded import LoadedModel, device_of
 from eegtool.model.processor import TEMPLATES
 from eegtool.prepare.cohorts import Night, find_recordings
 from eegtool.prepare.unscored import DrawnNight, draw_unscored
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 class Stager:
     """A fine-tuned model with its vision module: recordings in, staged nights out.
-
-    `load` makes one with everything in memory, `open` one that loads weights when they are first needed.
 
     Attributes
     ----------
@@ -53,10 +52,12 @@ class Stager:
         self,
         requirements: Requirements,
         load_model: Callable[[], LoadedModel],
+        device: torch.device,
         backbone: str | None = None,
     ) -> None:
         self.requirements = requirements
         self._load_model = load_model
+        self._device = device
         self._backbone = backbone
 
     @classmethod
@@ -72,6 +73,7 @@ class Stager:
         vision_tower: str = "",
         vision_module: str | Path | None = None,
         backbone: str = "",
+        lazily: bool = False,
     ) -> Stager:
         """Load a model and its vision module, once.
 
@@ -87,6 +89,8 @@ class Stager:
             Folder of the vision module, if the model's has none.
         backbone : str, optional
             Your own vision module, ``package.module:factory``: its code runs only if you name it.
+        lazily : bool
+            Check the folder now, and load weights when they are first needed.
 
         Raises
         ------
@@ -94,35 +98,6 @@ class Stager:
             If the folder is not a model, does not say enough (see `read_requirements`), or its weights
             cannot be loaded.
         """
-        stager = cls.open(
-            model_folder,
-            base,
-            device,
-            dtype,
-            attention,
-            merge,
-            vision_tower=vision_tower,
-            vision_module=vision_module,
-            backbone=backbone,
-        )
-        _ = stager.module, stager.model
-        return stager
-
-    @classmethod
-    def open(
-        cls,
-        model_folder: str | Path,
-        base: str | None = None,
-        device: str | torch.device = "auto",
-        dtype: str = "auto",
-        attention: str = "auto",
-        merge: bool = False,
-        *,
-        vision_tower: str = "",
-        vision_module: str | Path | None = None,
-        backbone: str = "",
-    ) -> Stager:
-        """Read and check a model's folder; weights are loaded when they are first needed. See `load`."""
         folder = Path(model_folder)
         requirements = read_requirements(
             folder,
@@ -140,7 +115,10 @@ class Stager:
             attention=attention,
             merge=merge,
         )
-        return cls(requirements, load_model, backbone or None)
+        stager = cls(requirements, load_model, device_of(device), backbone or None)
+        if not lazily:
+            _ = stager.module, stager.model
+        return stager
 
     @cached_property
     def model(self) -> LoadedModel:
@@ -219,7 +197,10 @@ class Stager:
             drawn, mode=mode, batch_size=batch_size, answers_file=answers_file
         )
         calibration = self.calibration if calibrate else None
-        finished = [with_probabilities(answer, calibration) for answer in answers.values()]
+        texts = self.requirements.answers.texts
+        finished = [with_probabilities(row, calibration, texts) for row in answers.values()]
+        if chain and calibration and calibration.stages:
+            chain = chain.of_probabilities(calibration.stages)
         return StagedNight(self, drawn, finished, chain)
 
     def answers_about(
@@ -270,12 +251,12 @@ class Stager:
         share = set(deal((epoch.sample_id for epoch in chosen), ranks)[rank])
         asked = [epoch for epoch in chosen if epoch.sample_id in share]
         if any(epoch.sample_id not in found for epoch in asked):
-            kept = Writer(part_path(answers_file, rank=rank)) if answers_file else nullcontext()
-            with kept as writer:
-                for answers in self._asked(drawn, asked, same, decoding, batch_size, set(found)):
-                    if writer:
-                        writer.append([json_line(answer.to_row()) for answer in answers])
-                    found |= {answer.question_id: answer for answer in answers}
+            writer = Writer(part_path(answers_file, rank=rank)) if answers_file else nullcontext()
+            with writer as kept:
+                for rows in self._asked(drawn, asked, same, decoding, batch_size, set(found)):
+                    if kept:
+                        kept.append(rows)
+                    found |= {row.question_id: row for row in rows}
         return {e.sample_id: found[e.sample_id] for e in chosen if e.sample_id in found}
 
     def features(self, drawn: DrawnNight) -> dict[str, np.ndarray] | None:
@@ -285,11 +266,13 @@ class Stager:
         if not drawn.features:
             with progress("epochs") as bar:
                 task = bar.add_task("Looking", total=len(drawn.pictures), note="")
-                drawn.features.update(
-                    features_of(
-                        self.module, drawn.pictures, advance=lambda n: bar.update(task, advance=n)
-                    )
+                found = features_of(
+                    self.module,
+                    drawn.pictures,
+                    device=self._device,
+                    advance=lambda n: bar.update(task, advance=n),
                 )
+                drawn.features.update(found)
         return drawn.features
 
     def protocol(self, drawn: DrawnNight) -> dict[str, Any]:
@@ -311,41 +294,25 @@ class Stager:
         """Yield the answers that are missing, batch by batch."""
         contract, question = self.requirements.contract, self.requirements.question
         prompt = TEMPLATES[contract.version].prompt(question, 2)
-        epoch_of = {epoch.sample_id: epoch for epoch in epochs}
-        questions = [Question(e.sample_id, (e.image, e.image), question) for e in epochs]
         features = self.features(drawn)
         how = {"batch_size": 0, **self.model.computation, "deterministic": False}
-        common = {**same, **how, "protocol": self.protocol(drawn)}
         spec = self.model.processor.pixel_spec
-        with progress("epochs") as bar:
-            n_done = sum(epoch.sample_id in done for epoch in epochs)
-            task = bar.add_task("Answering", total=len(epochs), completed=n_done, note="")
-            for batch, replies, size in self.model.replies(
-                questions,
-                lambda q: spec.pixels(drawn.pictures[q.sample_id]),
-                None if features is None else features.__getitem__,
-                mode=same["mode"],
-                decoding=decoding,
-                batch_size=batch_size,
-                done=done,
-            ):
-                answers = [
-                    make_row(
-                        question,
-                        reply,
-                        prompt=prompt,
-                        model_id=self.requirements.folder.resolve().name,
-                        metadata={
-                            **common,
-                            "batch_size": size,
-                            **epoch_metadata(epoch_of[question.sample_id]),
-                        },
-                    )
-                    for question, reply in zip(batch, replies, strict=True)
-                    if question.sample_id not in done
-                ]
-                bar.update(task, advance=len(answers))
-                yield answers
+        return ask_all(
+            self.model,
+            [Question(e.sample_id, (e.image, e.image), question) for e in epochs],
+            done,
+            lambda q: spec.pixels(drawn.pictures[q.sample_id]),
+            None if features is None else features.__getitem__,
+            RowMaker(
+                self.requirements.folder.resolve().name,
+                {**same, **how, "protocol": self.protocol(drawn)},
+                {e.sample_id: prompt for e in epochs},
+                {e.sample_id: e for e in epochs},
+            ),
+            mode=same["mode"],
+            decoding=decoding,
+            batch_size=batch_size,
+        )
 
 
 def _kept(path: Path, same: dict[str, Any], epochs: dict[str, Epoch]) -> dict[str, Answer]:

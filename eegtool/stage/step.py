@@ -102,7 +102,7 @@ def run(settings: StageSettings) -> None:
 
 def open_stager(settings: StageSettings, device: str = "auto") -> Stager:
     """Return the model that the settings name, its weights not loaded yet."""
-    return Stager.open(
+    return Stager.load(
         settings.model_path,
         settings.model_base,
         device,
@@ -112,6 +112,7 @@ def open_stager(settings: StageSettings, device: str = "auto") -> Stager:
         vision_tower=settings.vision_tower,
         vision_module=settings.vision_module,
         backbone=settings.backbone,
+        lazily=True,
     )
 
 

@@ -78,7 +78,7 @@ from eegtool.prepare.signals import band_pass
 from eegtool.prepare.simulate import load_twin, simulate_signal
 from eegtool.prepare.waveforms import SFREQ_HZ
 
-LABEL_TOKENS = QUESTION_TEMPLATES["stage"].max_new_tokens
+LABEL_TOKENS = AnswerForm().max_new_tokens
 # English of measured reasons, with its many numbers, in Vicuna's tokens; its tokenizer is not at hand here.
 VICUNA_CHARACTERS = 3.3
 FEATURES = 1000  # of the evaluation side: a night

@@ -14,6 +14,7 @@ import pytest
 
 from eegtool.core.records import Question
 from eegtool.core.settings import AnswerMode, EvaluateSettings
+from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace
 from eegtool.inference import loaded as inference
 from eegtool.inference.loaded import LoadedModel
@@ -57,7 +58,7 @@ def _loaded_once(loaded: dict[Any, Any], monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.fixture
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Sizes of the batches that were asked, by a model that says the id of each question."""
+    """Sizes of the batches that were asked, by a model that writes the id of each question."""
     sizes: list[int] = []
 
     def say(
@@ -70,7 +71,10 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     ) -> list[Reply]:
         assert len(questions) == len(pixels) == len(features)
         sizes.append(len(questions))
-        scored = mode != "generate"
+        if mode == "score":
+            scores = [scores_of(q.sample_id) for q in questions]
+            return [Reply(STAGES[int(some.argmax())], some) for some in scores]
+        scored = mode == "both"
         return [
             Reply(f"{q.sample_id} µV\u2028 [/b]", scores_of(q.sample_id) if scored else None)
             for q in questions

@@ -31,6 +31,7 @@ from eegtool.extract.stored import features_of, open_module, store_module
 from eegtool.extract.weights import save_module
 from eegtool.inference import loaded
 from eegtool.inference.calibration import Calibration, write_calibration
+from eegtool.inference.writing import Reply
 from eegtool.model.adapters import adapter_sha256
 from eegtool.model.answer_form import AnswerForm
 from eegtool.prepare.questions import QUESTION_TEMPLATES
@@ -207,10 +208,27 @@ def test_probabilities_are_calibrated(
     assert list(after["stage_probabilities"].values()) == pytest.approx(expected.tolist(), abs=1e-5)
     assert (before["calibration_temperature"], after["calibration_temperature"]) == (1.0, 3.0)
     ask.run(replace(settings, json=False))
-    assert "Calibrated: temperature 3.00, fitted to 812 epochs." in capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Calibrated: temperature 3.00 and an offset per stage, fitted to 812 epochs" in shown
     # Not where it is not wanted, and not for a question that it was not fitted to.
     for other in ({"no_calibration": True}, {"question": "REM?"}):
         assert answered(replace(settings, **other), capsys)["calibration_temperature"] == 1.0
+
+
+def test_the_stage_is_the_one_that_is_decided_for(
+    settings: AskSettings, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = answered(settings, capsys)
+    other = next(stage for stage in STAGES if stage != before["stage"])
+    wanted = tuple(60.0 * (stage == other) for stage in STAGES)
+    calibrated(model, decide_for="kappa", decision_offsets=wanted)
+    after = answered(settings, capsys)
+    assert (after["stage"], after["decide_for"]) == (other, "kappa")
+    assert max(after["stage_probabilities"], key=after["stage_probabilities"].get) != other
+    calibrated(model, offsets=wanted)
+    after = answered(settings, capsys)
+    assert (after["stage"], after["decide_for"]) == (other, "likelihood")
+    assert after["stage_probabilities"][other] == pytest.approx(1)
 
 
 def test_the_calibration_of_other_weights_is_refused(
@@ -475,9 +493,9 @@ CONCLUSIONS = AnswerForm(
     ],
 )
 def test_words_that_contradict_the_scores_are_told(text: str, said: str) -> None:
-    found = ask.disagreement(text, np.array([-3.0, -2.5, -2.0, -0.5, -3.0]), CONCLUSIONS)
+    found = ask.disagreement(text, "N3", CONCLUSIONS)
     assert said in found
-    assert bool(said) == ("'The stage is N3.' is likeliest" in found)
+    assert bool(said) == ("its probabilities give 'The stage is N3.'" in found)
 
 
 def test_a_contradiction_stands_above_the_table(
@@ -504,12 +522,13 @@ def test_reasons_come_first_where_they_were_trained(
 def test_what_the_model_writes_does_not_act_on_the_terminal(
     settings: AskSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reply = ask.Reply(Path("x.png"), "?", "\x1b[2J[b]N2[/b]\r\nthen\x07", np.zeros(5), None, "")
-    console.print(ask.shown(reply))
+    reply = Reply("\x1b[2J[b]N2[/b]\r\nthen\x07", np.zeros(5))
+    found = {"image": "x.png", "prompt": "?"} | ask.as_row(reply, None)
+    console.print(ask.shown(found, None))
     out = capsys.readouterr().out
     assert "[2J[b]N2[/b]" in out
     assert not any(c in out for c in "\x1b\x07\r")
-    console.print(ask.shown(replace(reply, text="")))
+    console.print(ask.shown(found | {"text": ""}, None))
     assert "(no words)" in capsys.readouterr().out
 
 

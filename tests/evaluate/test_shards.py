@@ -19,10 +19,10 @@ import torch
 from safetensors.torch import load_file, save
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.records import read_questions, write_questions
+from eegtool.core.records import Answer, json_line, read_questions, write_questions
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.workspace import Workspace, atomic_path
-from eegtool.evaluate import rank, step
+from eegtool.evaluate import launcher, rank, step
 from eegtool.evaluate.shards import Writer, deal, part_path, parts_of, whole_lines
 from eegtool.evaluate.step import run
 from eegtool.inference.loaded import LoadedModel
@@ -71,14 +71,16 @@ def test_a_family_of_files_is_found_and_no_other(tmp_path: Path, name: str) -> N
 
 def test_only_the_last_line_can_be_torn(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "a.jsonl"
+    rows = [Answer(i, "?", f"{i}\u2028", "N2", f"{i}-0", "m", {}) for i in ("one", "twö", "four")]
+    lines = [json_line(row.to_row()).encode() for row in rows]
     with Writer(path) as file:
-        file.append(["one\n", "two\u2028\n"])
-        assert whole_lines(path) == [b"one\n", "two\u2028\n".encode()]
-    path.write_bytes(path.read_bytes() + "thré".encode()[:-1])
+        file.append(rows[:2])
+        assert whole_lines(path) == lines[:2]
+    path.write_bytes(path.read_bytes() + lines[1].partition("ö".encode())[0] + "ö".encode()[:1])
     assert len(whole_lines(path)) == 2
     with Writer(path) as file:
-        file.append(["four\n"])
-    assert path.read_text() == "one\ntwo\u2028\nfour\n"
+        file.append(rows[2:])
+    assert path.read_bytes() == b"".join(lines)
 
 
 # --- chunks ---------------------------------------------------------------------------------------
@@ -367,7 +369,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     ) -> int:
         (lock,) = kept_open  # held as long as a rank is at work, though its parent be killed
         assert os.fstat(lock).st_nlink == 1
-        *_, ranks, path = command
+        *_, ranks, _, path = command
         codes = [0]
         for number in range(int(ranks)):
             with monkeypatch.context() as patch:
@@ -393,7 +395,7 @@ def test_a_rank_that_fails_says_why_and_keeps_the_answers(
     data = picture.read_bytes()
     picture.write_bytes(b"no picture")
     settings = replace(settings, num_gpus=2, batch_size="1")
-    monkeypatch.setattr(step, "launch", in_this_process(monkeypatch))
+    monkeypatch.setattr(launcher, "launch", in_this_process(monkeypatch))
     with pytest.raises(EegToolError, match="A rank stopped with exit code 1"):
         run(settings)
     assert "error: The picture" in (out := capsys.readouterr().out)

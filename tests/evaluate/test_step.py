@@ -14,17 +14,19 @@ import pytest
 import torch
 
 from eegtool.core.errors import EegToolError
+from eegtool.core.probabilities import Scaling, ece, of_stages
 from eegtool.core.records import Question, read_epochs, read_questions, write_questions
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, read_json, write_json
 from eegtool.evaluate.step import run
 from eegtool.inference import loaded
-from eegtool.inference.calibration import ece
+from eegtool.inference.calibration import Calibration, write_calibration
 from eegtool.inference.loaded import LoadedModel
 from eegtool.inference.memory import is_out_of_memory
 from eegtool.inference.scoring import probabilities
 from eegtool.inference.writing import Reply
+from eegtool.model.adapters import adapter_sha256
 from tests.evaluate.conftest import BATCH, rows_of, scores_of
 
 ASK = LoadedModel.reply
@@ -602,6 +604,11 @@ def test_an_unknown_subject_is_refused(
             {"calibrate": True, "mode": "both", "no_calibration": True},
             "--calibrate and --no-calibration",
         ),
+        ({"mode": "score", "decide_for": "kappa"}, "--decide-for kappa needs --calibrate"),
+        (
+            {"calibrate": True, "mode": "both", "decide_for": "macro_f1"},
+            "--decide-for macro_f1 needs --calibrate and --mode score",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(
@@ -628,7 +635,7 @@ def with_truth(workspace: Workspace) -> None:
     )
 
 
-def test_a_temperature_is_fitted_kept_and_applied(
+def test_a_calibration_is_fitted_kept_and_applied(
     settings: EvaluateSettings,
     workspace: Workspace,
     adapter: Path,
@@ -651,8 +658,9 @@ def test_a_temperature_is_fitted_kept_and_applied(
     others = [row for row in rows_of(workspace.answers) if row["metadata"]["subject"] != "S03"]
     scores = np.array([scores_of(row["question_id"]).round(6) for row in others])
     stages = [row["label"] for row in others]
-    wanted = [ece(probabilities(scores, t), stages) for t in (1.0, fitted["temperature"])]
-    assert told == {"n": 3, "before": pytest.approx(wanted[0]), "after": pytest.approx(wanted[1])}
+    scaling = Scaling(fitted["temperature"], of_stages(fitted["offsets"]) or ())
+    wanted = [ece(s.probabilities(scores), stages) for s in (Scaling(), scaling)]
+    assert told == {"n": 3, **dict(zip(("before", "after"), map(near, wanted), strict=True))}
     shown = f"{wanted[0]:.3f} → {wanted[1]:.3f} (3 epochs)"
     assert f"Expected calibration error: {shown}" in said
     rows = rows_of(workspace.answers)
@@ -660,8 +668,10 @@ def test_a_temperature_is_fitted_kept_and_applied(
     for row in rows:
         told = row["metadata"]
         assert told["calibration_temperature"] == fitted["temperature"] != 1
-        expected = probabilities(scores_of(row["question_id"])[None], fitted["temperature"])[0]
+        expected = scaling.probabilities(scores_of(row["question_id"]))
         assert np.allclose(list(told["stage_probabilities"].values()), expected, atol=2e-6)
+        assert row["text"] == STAGES[int(expected.argmax())]
+        assert told["calibration_subjects"] == ["S03"]
         assert told.get("calibrated_on", False) is (told["subject"] == "S03")
 
     capsys.readouterr()
@@ -670,6 +680,59 @@ def test_a_temperature_is_fitted_kept_and_applied(
     for row in rows_of(workspace.answers):
         assert row["metadata"]["calibration_temperature"] == 1
         assert "calibrated_on" not in row["metadata"]
+
+
+def near(value: float) -> Any:
+    """Equal to what was computed from probabilities with six digits."""
+    return pytest.approx(value, abs=1e-5)
+
+
+@pytest.mark.usefixtures("batches")
+def test_the_fit_sees_the_asked_subjects_alone(
+    settings: EvaluateSettings, workspace: Workspace, adapter: Path
+) -> None:
+    """What the others' true stages are changes nothing of it."""
+    with_truth(workspace)
+    two_subjects(workspace)
+    fitting = replace(settings, mode="score", calibrate=True, subjects="S03", overwrite=True)
+    run(replace(settings, mode="score"))  # all are answered, and could be looked at
+    run(replace(fitting, overwrite=False))
+    fitted = (adapter / "calibration.json").read_bytes()
+    subject_of = {epoch.sample_id: epoch.subject for epoch in read_epochs(workspace.epochs)}
+    write_questions(
+        workspace.questions,
+        [
+            q if subject_of[q.sample_id] == "S03" else replace(q, category="N3")
+            for q in read_questions(workspace.questions)
+        ],
+    )
+    (adapter / "calibration.json").unlink()
+    run(fitting)
+    assert (adapter / "calibration.json").read_bytes() == fitted
+
+
+def test_a_scored_row_says_what_is_decided_for(
+    settings: EvaluateSettings, workspace: Workspace, adapter: Path, batches: list[int]
+) -> None:
+    settings = replace(settings, mode="score")
+    own = Calibration(2.0, "score", ("S09",), 9, 1, 1, 1, 1, adapter_sha256(adapter))
+    towards = tuple(60.0 * (stage == "REM") for stage in STAGES)
+    decided = replace(own, decide_for="macro_f1", decision_offsets=towards)
+    write_calibration(adapter, decided)
+    run(settings)
+    asked = len(batches)
+    for row in rows_of(workspace.answers):
+        told = row["metadata"]
+        assert (row["text"], told["decide_for"]) == ("REM", "macro_f1")
+        assert told["decision_offsets"]["REM"] == 60
+        expected = probabilities(scores_of(row["question_id"])[None], 2.0)[0]
+        assert np.allclose(list(told["stage_probabilities"].values()), expected, atol=2e-6)
+    run(replace(settings, no_calibration=True))
+    assert len(batches) == asked
+    for row in rows_of(workspace.answers):
+        assert row["text"] == STAGES[int(scores_of(row["question_id"]).argmax())]
+        assert row["metadata"]["decide_for"] == "likelihood"
+        assert "decision_offsets" not in row["metadata"]
 
 
 @pytest.mark.usefixtures("batches")

@@ -366,6 +366,42 @@ def test_the_module_is_scored_alone_by_stage(exported: Workspace) -> None:
         assert max(shares, key=shares.__getitem__) == row["predicted"]
 
 
+def test_its_stages_are_calibrated_on_validation_subjects(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are kept on the card, and made again if they are to be decided for something else."""
+    asked: list[tuple[list[str], str]] = []
+    towards = {"temperature": 2.0, "offsets": {s: 60.0 * (s == "N3") for s in STAGES}}
+    rest = {"decide_for": "likelihood", "decision_offsets": dict.fromkeys(STAGES, 0.0)}
+
+    def fit(card: Any, epochs: Any, probabilities: Any, decide_for: str) -> dict[str, Any]:
+        assert len(probabilities) == len(epochs)
+        assert {epoch.split for epoch in epochs} == {"ft"}
+        asked.append((card["val_subjects"], decide_for))
+        return {**towards, **rest, "asked_for": decide_for}
+
+    monkeypatch.setattr(step, "fit_module", fit)
+    run(settings_of(workspace))
+    card = json.loads((workspace.vision_module / "card.json").read_text())
+    assert card["calibration"]["offsets"]["N3"] == 60
+    assert stamp_of(workspace)["results"]["calibration"] == card["calibration"]
+    with (workspace.vision_module / "eval_stages.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["predicted"] for row in rows} == {"N3"}
+    assert {row["p_N3"] for row in rows} == {"1.000000"}
+    load_module(workspace.vision_module)  # the card is still that of the weights
+    run(settings_of(workspace))
+    assert len(asked) == 1
+    monkeypatch.setattr(trained_room, "train_module", lambda *_, **__: pytest.fail("trained"))
+    run(replace(settings_of(workspace), decide_for="kappa"))
+    assert [aim for _, aim in asked] == ["likelihood", "kappa"]
+    # What an earlier version wrote is calibrated.
+    del card["calibration"]
+    write_json(workspace.vision_module / "card.json", card)
+    run(replace(settings_of(workspace), decide_for="kappa"))
+    assert len(asked) == 3
+
+
 def test_rows_of_folds_come_from_modules_that_did_not_see_the_subject(
     many_epochs: Workspace,
 ) -> None:

@@ -79,5 +79,7 @@ def test_every_machine_gets_what_its_ranks_need(workspace: Workspace, tmp_path: 
         assert seen["WANDB_NOTES"] == "two machines"
         assert seen["OMP_NUM_THREADS"] == "1"
         assert seen["WANDB_RUN_GROUP"] == "eegvlm"
-    assert len(list(logs.glob("wandb/offline-run-*/*.wandb"))) == 2  # one of each machine
+    run_id = plan["environment"]["WANDB_RUN_ID"]
+    names = {path.name for path in logs.glob("wandb/offline-run-*/*.wandb")}
+    assert names == {f"run-{run_id}.wandb", f"run-{run_id}-rank1.wandb"}  # one of each machine
     assert len([row for row in read_json(out / "training_log.json")["log"] if "loss" in row]) == 2

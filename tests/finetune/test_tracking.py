@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,8 +17,12 @@ import pytest
 from typer.testing import CliRunner
 
 from eegtool.cli import app
+from eegtool.core.settings import FinetuneSettings
 from eegtool.core.workspace import Workspace
-from eegtool.finetune import step
+from eegtool.finetune import step, train
+from eegtool.finetune.plan import Plan
+from eegtool.finetune.step import make_plan
+from tests.finetune.conftest import run_ranks
 
 STEPS = 3
 FINETUNE = ["finetune", "--model-name-or-path", "tiny", "--deepspeed", "none", "--lora-r", "4"]
@@ -72,6 +77,67 @@ def test_wandb_logs_offline(workspace: Workspace, tmp_path: Path) -> None:
     assert [row["train/loss"] for row in rows] == pytest.approx(expected)
     assert [row["train/global_step"] for row in rows] == [1, 2, 3]
     assert list(tmp_path.glob("wandb*")) == []  # where it was started, nothing is left
+
+
+@pytest.fixture
+def settings(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> FinetuneSettings:
+    """Return those of three steps that are logged one by one, offline."""
+    for name in os.environ:
+        if name.startswith("WANDB_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    how: dict[str, Any] = {"deepspeed": "none", "lora_r": 4, "max_steps": STEPS, "logging_steps": 1}
+    how |= {"per_device_train_batch_size": 2, "report_to": "wandb"}
+    return FinetuneSettings("tiny", workspace=workspace.root, **how)
+
+
+def stopped_at_once(plan: Plan) -> Plan:
+    """Return a plan that is stopped after its first step, which it logs and saves."""
+    stop = Path(f"{plan.output_dir}.stop")
+    stop.touch()
+    return replace(plan, stop_file=str(stop))
+
+
+@needs("wandb")
+def test_a_resumed_training_goes_on_in_the_same_run(
+    settings: FinetuneSettings, tmp_path: Path
+) -> None:
+    """As one run in two parts, which `wandb sync` uploads in their order."""
+    out = tmp_path / "run"
+    first = make_plan(settings, out)
+    Path(first.environment["WANDB_DIR"]).mkdir(parents=True)
+    run_ranks(stopped_at_once(first), 1, use_deepspeed=False)
+    plan = make_plan(replace(settings, resume=True), out)
+    run_ranks(plan, 1, use_deepspeed=False)
+    parts = sorted(Path(plan.environment["WANDB_DIR"]).rglob("offline-run-*/run-*.wandb"))
+    assert [path.name for path in parts] == [f"run-{first.environment['WANDB_RUN_ID']}.wandb"] * 2
+    found = [
+        [row["train/global_step"] for row in wandb_history(path) if "train/loss" in row]
+        for path in parts
+    ]
+    assert found == [[1], [2, 3]]
+
+
+@needs("wandb")
+def test_a_run_belongs_to_its_training(
+    settings: FinetuneSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def environment(out: Path, **change: Any) -> dict[str, str]:
+        return make_plan(replace(settings, **change), out).environment
+
+    out = tmp_path / "run"
+    first = make_plan(settings, out)
+    assert first.environment["WANDB_RESUME"] == "allow"
+    ids = {environment(tmp_path / name)["WANDB_RUN_ID"] for name in ("a", "b", "run")}
+    assert len(ids | {first.environment["WANDB_RUN_ID"]}) == 4
+    assert "WANDB_RUN_ID" not in environment(out, report_to="none")
+    first.write(out / "plan.json")  # of a training that was killed before its first checkpoint
+    assert environment(out, resume=True)["WANDB_RUN_ID"] != first.environment["WANDB_RUN_ID"]
+    quiet = stopped_at_once(first)
+    train.run(replace(quiet, arguments=quiet.arguments | {"report_to": "none"}))
+    assert environment(out, resume=True)["WANDB_RUN_ID"] == first.environment["WANDB_RUN_ID"]
+    monkeypatch.setenv("WANDB_RUN_ID", "mine")
+    assert environment(out, resume=True)["WANDB_RUN_ID"] == "mine"
 
 
 def wandb_history(path: Path) -> list[dict[str, Any]]:

@@ -203,7 +203,7 @@ def test_the_terminal_shows_progress_and_no_noise(
     }
     assert lines[3] == "10.0% of the tokens carry the answer."
     assert lines[-1].startswith("Fine-tuning")
-    assert "2/2 steps" in lines[-1]
+    assert "2 of 2 steps" in lines[-1]
     assert re.search(r"loss \d\.\d{3}, \S+ samples/s", lines[-1])
     assert "{" not in out  # transformers prints its logs as Python
 

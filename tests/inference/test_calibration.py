@@ -9,142 +9,161 @@ import numpy as np
 import pytest
 
 from eegtool.core.errors import EegToolError
+from eegtool.core.probabilities import Fit, Scaling, by_stage
+from eegtool.core.records import Answer
 from eegtool.core.stages import STAGES
 from eegtool.inference.calibration import (
     Calibration,
+    CertaintyCheck,
     calibrate,
-    ece,
-    fit_temperature,
-    nll,
+    calibrated,
     read_calibration,
+    sentences,
+    with_ending,
     write_calibration,
 )
-from eegtool.inference.scoring import probabilities
+from tests.core.test_probabilities import drawn, mostly_n2
 
 WEIGHTS = "cd" * 32
+TEXTS = tuple(f"The stage is {stage}." for stage in STAGES)
 
 
-def drawn(n: int, temperature: float, seed: int = 0) -> tuple[np.ndarray, list[str]]:
-    """Draw scores, and true stages from their softmax at `temperature`: that one is to be found."""
-    rng = np.random.default_rng(seed)
-    log_likelihood = rng.normal(-3, 2, (n, 5))
-    edges = probabilities(log_likelihood, temperature).cumsum(axis=1)
-    columns = (rng.random((n, 1)) > edges[:, :-1]).sum(axis=1)
-    return log_likelihood, [STAGES[column] for column in columns]
-
-
-@pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
-def test_the_temperature_is_found(temperature: float) -> None:
-    log_likelihood, stages = drawn(20_000, temperature)
-    found = fit_temperature(log_likelihood, stages)
-    assert found == pytest.approx(temperature, rel=0.05)
-    least = nll(log_likelihood, stages, found)
-    for other in (0.9 * found, 1.1 * found, temperature):
-        assert least <= nll(log_likelihood, stages, other)
-
-
-def test_only_differences_count() -> None:
-    """How likely an epoch makes any label at all changes nothing."""
-    log_likelihood, stages = drawn(500, 2.0)
-    shifted = log_likelihood + np.random.default_rng(1).normal(0, 5, (500, 1))
-    assert fit_temperature(shifted, stages) == pytest.approx(
-        fit_temperature(log_likelihood, stages), rel=1e-4
-    )
-
-
-def test_calibration_makes_it_as_sure_as_it_is_right() -> None:
-    log_likelihood, stages = drawn(20_000, 4.0)
-    found = calibrate(
+def test_what_is_fitted_and_what_it_changes() -> None:
+    log_likelihood, stages = drawn(20_000, 4.0, (0.0, -1.0, 0.0, 0.0, 0.0))
+    found, _ = calibrate(
         log_likelihood,
         stages,
         mode="score",
-        subjects=["S02", "S01", "S02"],
+        subjects=["S02", "S01", "", "S02"] * 5_000,
         adapter_sha256=WEIGHTS,
     )
     assert (found.mode, found.subjects, found.n) == ("score", ("S01", "S02"), 20_000)
     assert found.adapter_sha256 == WEIGHTS
+    assert found.scaling.temperature == pytest.approx(4, rel=0.05)
+    assert found.scaling.offsets[1] == pytest.approx(-1, abs=0.1)
     assert found.nll_after < found.nll_before - 0.1
     assert found.ece_before > 0.2
     assert found.ece_after < 0.02
-    other, truths = drawn(20_000, 4.0, seed=9)
-    assert ece(probabilities(other, found.temperature), truths) < 0.02
-    assert ece(probabilities(other), truths) > 0.2
 
 
-def surely(*sure: float) -> np.ndarray:
-    """Return rows in which W has these probabilities, and the others share what is left."""
-    return np.array([[p, *[(1 - p) / 4] * 4] for p in sure])
+def test_what_is_said_of_it() -> None:
+    calibration = Calibration(2.5, "score", ("S03",), 900, 1.2, 1.1, 0.2, 0.1, WEIGHTS)
+    plain = sentences(calibration, Fit(Scaling(2.5)), "likelihood")
+    assert len(plain) == 1
+    assert "temperature 2.500" in plain[0]
+    assert "900 epochs of 1 subject;" in plain[0]
+    helped = Fit(Scaling(2.5), 0.6, 0.65)
+    assert "Decided for macro-F1" in sentences(calibration, helped, "macro_f1")[1]
+    assert "0.600 → 0.650" in sentences(calibration, helped, "macro_f1")[1]
+    said = sentences(calibration, replace(helped, decided=0.6), "kappa")[1]
+    assert "Not decided for Cohen's κ" in said
 
 
-W, X = "W", "N2"
-# Rows, true stages, bins, and the error worked out by hand.
-ECE: dict[str, tuple[np.ndarray, list[str], int, float]] = {
-    "sure and right": (surely(1, 1), [W, W], 15, 0.0),
-    "sure and wrong": (surely(1, 1), [X, X], 15, 1.0),
-    "as sure as right": (surely(0.75, 0.75, 0.75, 0.75), [W, W, W, X], 15, 0.0),
-    "within a bin errors cancel": (surely(0.88, 0.92), [W, X], 5, 0.4),
-    "between bins they do not": (surely(0.5, 0.9), [W, X], 2, (0.5 + 0.9) / 2),
-    "a bin has its upper end": (surely(0.6, 0.61), [X, W], 5, (0.6 + 0.39) / 2),
-    "the least sure": (surely(0.2, 0.2), [W, X], 5, 0.3),
-    "bins count by their epochs": (surely(0.9, 0.9, 0.9, 0.5), [W] * 4, 10, (0.3 + 0.5) / 4),
-}
+def test_decisions_are_fitted_on_request() -> None:
+    log_likelihood, stages = mostly_n2(1_500, 1)
+    subjects = [f"S{i // 500}" for i in range(1_500)]
+    given: dict[str, Any] = {"mode": "score", "subjects": subjects, "adapter_sha256": WEIGHTS}
+    plain, _ = calibrate(log_likelihood, stages, **given)
+    decided, found = calibrate(log_likelihood, stages, **given, decide_for="macro_f1")
+    assert found.is_kept
+    assert decided.decide_for == "macro_f1"
+    assert decided.decision_offsets[1] > 0.1  # N1 is said more often
+    unlike: dict[str, Any] = {
+        "decide_for": "likelihood",
+        "decision_offsets": plain.decision_offsets,
+    }
+    assert replace(decided, **unlike) == plain
 
 
-@pytest.mark.parametrize(("rows", "stages", "bins", "error"), ECE.values(), ids=ECE.keys())
-def test_ece(rows: np.ndarray, stages: list[str], bins: int, error: float) -> None:
-    assert ece(rows, stages, bins) == pytest.approx(error)
+# --- rows -----------------------------------------------------------------------------------------
+
+SCORES = (-1.0, -1.5, -2.0, -3.0, -3.0)
+FITTED = Calibration(2.0, "score", ("S03",), 9, 1, 1, 1, 1, WEIGHTS)
+TOWARDS_N1 = replace(FITTED, offsets=(0.0, 2.0, 0.0, 0.0, 0.0))
+FOR_REM = replace(FITTED, decide_for="kappa", decision_offsets=(0.0, 0.0, 0.0, 0.0, 9.0))
 
 
-def test_nll() -> None:
-    assert nll(np.log(surely(0.8, 0.6)), [W, X]) == pytest.approx(-np.log(0.8 * 0.1) / 2)
-    assert nll(np.log(surely(0.8)), [W], 1e9) == pytest.approx(np.log(5))
+def row(mode: str = "score", text: str = TEXTS[0], subject: str = "S04") -> Answer:
+    told = {"mode": mode, "subject": subject, "log_likelihoods": by_stage(SCORES)}
+    return Answer("q", "?", text, "N1", "a", "m", told)
 
 
-def without_epochs() -> tuple[np.ndarray, list[str]]:
-    return np.zeros((0, 5)), []
+def test_a_row_says_by_what_it_was_calibrated() -> None:
+    told = calibrated(row(), SCORES, None, TEXTS).metadata
+    assert told["calibration_temperature"] == 1
+    assert "calibration_offsets" not in told
+    assert told["decide_for"] == "likelihood"
+    told = calibrated(row(), SCORES, TOWARDS_N1, TEXTS).metadata
+    assert told["calibration_temperature"] == 2
+    assert told["calibration_offsets"] == by_stage(TOWARDS_N1.offsets)
+    assert told["calibration_subjects"] == ["S03"]
+    assert "calibrated_on" not in told
+    expected = np.exp(np.array(SCORES) / 2 + TOWARDS_N1.offsets)
+    shares = list(told["stage_probabilities"].values())
+    assert shares == pytest.approx((expected / expected.sum()).tolist(), abs=2e-6)
+    assert calibrated(row(subject="S03"), SCORES, FITTED, TEXTS).metadata["calibrated_on"] is True
+    told = calibrated(row(), SCORES, FOR_REM, TEXTS).metadata
+    assert told["decide_for"] == "kappa"
+    assert told["decision_offsets"] == by_stage(FOR_REM.decision_offsets)
 
 
-def not_finite() -> tuple[np.ndarray, list[str]]:
-    log_likelihood, stages = drawn(9, 1.0)
-    log_likelihood[4, 2] = np.nan
-    return log_likelihood, stages
+def test_a_scored_row_says_the_stage_that_is_decided_for() -> None:
+    first = row(text=f"Slow waves. {TEXTS[0]}")
+    for calibration, stage in ((None, "W"), (TOWARDS_N1, "N1"), (FOR_REM, "REM"), (FITTED, "W")):
+        again = calibrated(first, SCORES, calibration, TEXTS)
+        assert again.text == f"Slow waves. The stage is {stage}."
+        # Whatever was decided before, nothing of it is left.
+        assert calibrated(again, SCORES, None, TEXTS) == calibrated(first, SCORES, None, TEXTS)
 
 
-def of_unknown_stage() -> tuple[np.ndarray, list[str]]:
-    log_likelihood, stages = drawn(9, 1.0)
-    return log_likelihood, ["", *stages[1:]]
-
-
-def all_right() -> tuple[np.ndarray, list[str]]:
-    return np.log(surely(0.8, 0.9, 0.7)), [W] * 3
-
-
-def all_wrong() -> tuple[np.ndarray, list[str]]:
-    return np.log(surely(0.8, 0.9, 0.7)), [X] * 3
-
-
-WITHOUT_OPTIMUM = {
-    without_epochs: "there are no epochs",
-    not_finite: "not finite",
-    of_unknown_stage: "'' is no stage",
-    all_right: "right by a margin",
-    all_wrong: "tell nothing about the stages",
-}
+def test_what_the_model_wrote_stays() -> None:
+    found = calibrated(row("both"), SCORES, FOR_REM, TEXTS)
+    assert found.text == row("both").text
+    assert "decide_for" not in found.metadata
+    assert found.metadata["calibration_temperature"] == 2
 
 
 @pytest.mark.parametrize(
-    ("given", "message"), WITHOUT_OPTIMUM.items(), ids=[f.__name__ for f in WITHOUT_OPTIMUM]
+    ("text", "ending"),
+    [
+        ("N2", "REM"),
+        ("Because. N2", "Because. REM"),
+        ("not REM", "REM"),
+        ("who knows", "who knows"),
+    ],
 )
-def test_what_cannot_be_calibrated(given: Any, message: str) -> None:
-    with pytest.raises(EegToolError, match=message) as caught:
-        fit_temperature(*given())
-    assert "Calibrate on" in caught.value.fix
+def test_an_ending_is_exchanged(text: str, ending: str) -> None:
+    assert with_ending(text, ("W", "REM", "N2", "not REM"), 1) == ending
+
+
+def test_certainty_is_checked_on_what_nothing_was_fitted_on() -> None:
+    check = CertaintyCheck()
+    check.add(calibrated(row(subject="S03"), SCORES, FITTED, TEXTS))
+    check.add(replace(calibrated(row(), SCORES, FITTED, TEXTS), label=""))
+    check.add(replace(row(), metadata={"log_likelihoods": by_stage(SCORES)}))
+    odd = {"log_likelihoods": by_stage(SCORES), "stage_probabilities": by_stage([1.0] * 5)}
+    check.add(replace(row(), metadata=odd))
+    assert check.figures() == {}
+    check.add(calibrated(row(), SCORES, TOWARDS_N1, TEXTS))
+    plain, told = (c.probabilities(np.array(SCORES)) for c in (Scaling(), TOWARDS_N1.scaling))
+    assert check.figures() == {
+        "n": 1,
+        "before": pytest.approx(plain[0]),  # W, and wrong
+        "after": pytest.approx(1 - told[1], abs=1e-5),  # N1, and right
+    }
+    uncalibrated = CertaintyCheck()
+    uncalibrated.add(calibrated(row(), SCORES, None, TEXTS))
+    assert set(uncalibrated.figures()) == {"n", "before"}
+
+
+# --- the file -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def calibration() -> Calibration:
     log_likelihood, stages = drawn(200, 2.0)
-    return calibrate(log_likelihood, stages, mode="both", subjects=["S01"], adapter_sha256=WEIGHTS)
+    own: dict[str, Any] = {"mode": "both", "subjects": ["S01"] * 200, "adapter_sha256": WEIGHTS}
+    return calibrate(log_likelihood, stages, **own)[0]
 
 
 def test_it_is_stored_beside_the_adapter(calibration: Calibration, tmp_path: Path) -> None:
@@ -157,6 +176,17 @@ def test_it_is_stored_beside_the_adapter(calibration: Calibration, tmp_path: Pat
     found = read_calibration(tmp_path)
     assert found is not None
     assert found.n == 7
+
+
+def test_one_that_knows_no_offsets_is_read(calibration: Calibration, tmp_path: Path) -> None:
+    write_calibration(tmp_path, calibration)
+    path = tmp_path / "calibration.json"
+    raw = json.loads(path.read_text())
+    earlier = {k: v for k, v in raw.items() if not k.startswith(("offsets", "deci", "stages"))}
+    path.write_text(json.dumps(earlier))
+    found = read_calibration(tmp_path)
+    assert found is not None
+    assert found.scaling == Scaling(calibration.temperature)
 
 
 def test_it_belongs_to_its_weights(calibration: Calibration, tmp_path: Path) -> None:
@@ -177,6 +207,11 @@ def test_it_belongs_to_its_weights(calibration: Calibration, tmp_path: Path) -> 
         ({"temperature": "warm"}, "not readable"),
         ({"temperature": None}, "not readable"),
         ({"subjects": 3}, "not readable"),
+        ({"offsets": [0, 0, 0, 0, 0]}, "one number for each stage"),
+        ({"decision_offsets": {"W": 1.0}}, "one number for each stage"),
+        ({"stages": {"W": 1.0}}, "one number for each stage"),
+        ({"decide_for": "accuracy"}, "decides for 'accuracy'"),
+        ({"decide_for": ["kappa"]}, "decides for"),
         ({"another": 1}, "not readable"),
     ],
 )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,6 +75,22 @@ def test_another_protocol_is_shown_and_not_ranked(epoch: EpochOf) -> None:
     c = compare(("A", first), ("B", other), Sampling(), one.differs_in(two))
     assert c.first_agreement is not None
     assert (c.differences, c.mcnemar, c.wilcoxon) == ({}, None, None)
+
+
+def scored(adapter: str, decide_for: str = "likelihood", **how: Any) -> Run:
+    return Run("m", None, {}, {"adapter_sha256": adapter, "decide_for": decide_for, **how})
+
+
+def test_models_that_were_to_reach_other_figures_are_not_ranked() -> None:
+    plain, decided = scored("a"), scored("a", "macro_f1", calibration_subjects=["S1"])
+    assert plain.differs_in(scored("b")) == ()
+    assert plain.differs_in(scored("b", "kappa")) == ("decide_for",)
+    assert plain.differs_in(decided) == ()  # one model: it is compared for just that
+    assert plain.decided_otherwise(decided) == ("calibration_subjects", "decide_for")
+    assert plain.decided_otherwise(scored("b")) == ()
+    written = Run("m", None, {}, {"adapter_sha256": "b", "calibration_subjects": ["S1"]})
+    assert plain.differs_in(written) == ()
+    assert plain.decided_otherwise(written) == ()
 
 
 def test_other_labels_are_an_error_naming_both(epoch: EpochOf) -> None:

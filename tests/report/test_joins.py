@@ -14,8 +14,12 @@ from eegtool.core.workspace import Workspace, write_json
 from eegtool.prepare.facts import Facts
 from eegtool.report.epochs import AnsweredEpoch
 from eegtool.report.faithfulness import faithfulness
+from eegtool.report.findings import Findings
 from eegtool.report.intervals import Sampling
 from eegtool.report.joins import look_up
+from eegtool.report.metrics import measure
+from eegtool.report.protocol import Run
+from eegtool.report.words import protocol_sentences
 
 EpochOf = Callable[..., AnsweredEpoch]
 FACTS = Facts(
@@ -100,6 +104,23 @@ def test_a_module_file_that_does_not_fit_is_left_out_and_said(
     known = look_up(workspace, answered)
     assert known.module_stages == {}
     assert said in known.problems[0]
+
+
+def test_it_is_known_on_whom_the_module_was_calibrated(
+    workspace: Workspace, answered: list[AnsweredEpoch]
+) -> None:
+    write_module(workspace.vision_module, [(answered[0].sample_id, answered[0].true or "", "N1")])
+    assert look_up(workspace, answered).module_calibration == {}
+    card = {"weights_sha256": "ab", "calibration": {"subjects": ["S02"], "decide_for": "kappa"}}
+    write_json(workspace.vision_module / "card.json", card)
+    known = look_up(workspace, answered)
+    assert known.module_calibration == {"subjects": ["S02"], "decide_for": "kappa"}
+    metrics = measure(answered, Run("m", None, {}))
+    said = protocol_sentences(metrics, Findings(module_calibration=known.module_calibration))
+    assert "The vision module alone: calibrated on S02" in " ".join(said)
+    assert "decided for Cohen's κ." in " ".join(said)
+    (workspace.vision_module / "card.json").write_text("{")
+    assert look_up(workspace, answered).problems
 
 
 def test_facts_and_what_was_kept(workspace: Workspace, answered: list[AnsweredEpoch]) -> None:

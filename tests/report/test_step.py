@@ -146,6 +146,53 @@ def test_two_files_are_compared_and_other_protocols_not_ranked(
     assert list(inputs) == ["answers", "answers 2", "answers 3"]
 
 
+CALIBRATED = {
+    "mode": "score",
+    "adapter_sha256": "ab" * 32,
+    "calibration_temperature": 0.58,
+    "calibration_offsets": {"W": -0.341, "N1": 0.5, "N2": 0.0, "N3": 0.1, "REM": -0.2},
+    "calibration_subjects": ["SC400", "SC403"],
+    "decide_for": "macro_f1",
+    "decision_offsets": {"W": 0.0, "N1": 1.25, "N2": 0.0, "N3": 0.0, "REM": 0.0},
+}
+
+
+def test_it_is_said_by_what_answers_were_calibrated_and_decided(
+    tmp_path: Path, answer: AnswerOf, write_answers: WriteAnswers, terminal: io.StringIO
+) -> None:
+    first = write_answers([answer(i, "N2", "N2", **CALIBRATED) for i in range(4)])
+    plain = {"mode": "score", "calibration_temperature": 1.0, "decide_for": "likelihood"}
+    other = first.with_name("plain.jsonl")
+    rows = [answer(i, "N2", "N2", **plain, adapter_sha256="ab" * 32) for i in range(4)]
+    other.write_text("".join(json.dumps(a.to_row()) + "\n" for a in rows), encoding="utf-8")
+    step.run(ReportSettings(tmp_path, answers=[first, other], hypnograms=0))
+    said = " ".join(terminal.getvalue().replace("│", " ").split())
+    assert (
+        "Stages: calibrated on SC400, SC403 (temperature 0.58, offsets W -0.34, N1 +0.50, N2 +0.00, "
+        "N3 +0.10, REM -0.20); decided for macro-F1, offsets W +0.00, N1 +1.25" in said
+    )
+    assert "plain was calibrated or decided otherwise than eeg_answers" in said
+    assert "(calibration_subjects, decide_for)" in said
+    assert "The calibration was fitted on" not in said
+    metrics = strict_json(tmp_path / "report" / "metrics.json")
+    assert metrics["how"]["decide_for"] == "macro_f1"
+    assert metrics["comparisons"][0]["differences"]["accuracy"]["value"] == 0
+    assert "macro-F1" in (tmp_path / "report" / "tables.md").read_text()
+    step.run(ReportSettings(tmp_path, answers=[other], hypnograms=0))
+    assert "Stages: not calibrated; decided for the likeliest stage." in terminal.getvalue()
+
+
+def test_figures_of_those_it_was_calibrated_on_are_warned_of(
+    tmp_path: Path, answer: AnswerOf, write_answers: WriteAnswers, terminal: io.StringIO
+) -> None:
+    seen = [answer(0, "N2", "N2", **CALIBRATED, calibrated_on=True)]
+    new = [answer(i, "N2", "N2", **CALIBRATED, subject="SC409") for i in range(1, 4)]
+    write_answers(seen + new)
+    step.run(ReportSettings(tmp_path, hypnograms=0))
+    said = " ".join(terminal.getvalue().replace("│", " ").split())
+    assert "The calibration was fitted on SC403: figures that count them look better" in said
+
+
 def test_answers_without_labels_have_hypnograms_and_statistics_only(
     tmp_path: Path, answer: AnswerOf, write_answers: WriteAnswers, terminal: io.StringIO
 ) -> None:

@@ -56,6 +56,13 @@ def test_how_common_a_stage_was_in_training_is_divided_out() -> None:
     assert smoothed([0], shares, flat) == ("N1",)
 
 
+def test_what_a_calibration_made_common_is_divided_out_instead() -> None:
+    flat = Chain(np.full((5, 5), 0.2), np.full(5, 0.2), np.array([0.6, 0.1, 0.1, 0.1, 0.1]))
+    calibrated = flat.of_probabilities([9, 59, 9, 9, 9])
+    assert calibrated.trained == pytest.approx([0.1, 0.6, 0.1, 0.1, 0.1])
+    assert smoothed([0], np.array([[0.2, 0.5, 0.1, 0.1, 0.1]]), calibrated) == ("W",)
+
+
 def test_no_epoch_and_probabilities_of_zero() -> None:
     assert smoothed([], np.empty((0, 5)), STICKY) == ()
     certain = np.array([[1.0, 0, 0, 0, 0], [0, 0, 1.0, 0, 0]])

@@ -17,6 +17,7 @@ import eegtool
 from eegtool.core.errors import EegToolError
 from eegtool.core.settings import StageSettings
 from eegtool.core.stages import STAGES
+from eegtool.inference.calibration import Calibration
 from eegtool.model import adapters
 from eegtool.model.checkpoints import load_base
 from eegtool.stage import step
@@ -99,6 +100,27 @@ def test_what_a_staged_night_gives(night: StagedNight, stager: Stager) -> None:
     alone = stager.model.reply  # the same model answered
     assert callable(alone)
     assert all(isinstance(text, str) for text in words.values())
+
+
+def test_stages_are_what_the_calibration_decides_for(
+    stager: Stager, recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    towards = tuple(60.0 * (stage == "REM") for stage in STAGES)
+    own = stager.requirements.adapter_sha256
+    fitted = Calibration(
+        *(2.0, "score", ("S09",), 9, 1, 1, 1, 1, own),
+        decide_for="kappa",
+        decision_offsets=towards,
+        stages=(0, 0, 9e9, 0, 0),
+    )
+    monkeypatch.setattr(stager, "calibration", fitted)
+    decided = stager.stage(recording, smooth=True)
+    assert set(decided.stages) == {"REM"}
+    # N2 is what the probabilities make common, so it has to be seen more clearly than the others.
+    assert "N2" not in decided.smoothed_stages
+    plain = stager.stage(recording, calibrate=False)
+    assert plain.stages == [*plain.probabilities.idxmax(axis=1)]
+    assert [*decided.probabilities.idxmax(axis=1)] == plain.stages
 
 
 def test_the_plot_has_hypnogram_and_hypnodensity(night: StagedNight) -> None:
