@@ -15,9 +15,9 @@ from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
 from transformers import IntervalStrategy
 
 from eegtool.core.errors import EegToolError
+from eegtool.core.probabilities import nll
 from eegtool.core.records import Question
 from eegtool.core.stages import STAGE_INDEX
-from eegtool.inference.calibration import nll
 from eegtool.inference.loaded import Batch, LoadedModel, longest_first
 from eegtool.model.answer_form import AnswerForm
 
