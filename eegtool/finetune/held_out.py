@@ -16,6 +16,7 @@ import numpy as np
 from eegtool.core.answers import read_stage
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Conversation, Epoch, Question, read_conversations, read_epochs
+from eegtool.core.stages import STAGES
 from eegtool.core.workspace import sha256_of
 from eegtool.finetune.plan import Plan
 
@@ -40,6 +41,8 @@ class Sides:
         Epochs of the held-out subjects; more than are scored where there is a limit.
     epochs_sha256 : str
         Of the table that says whose an epoch is and which stage it has.
+    stages : tuple of int
+        Epochs of each stage that are trained on, in the order of `STAGES`; empty where nobody is held out.
     """
 
     sample_ids: list[str]
@@ -49,6 +52,7 @@ class Sides:
     of: int = 0
     n_held_out: int = 0
     epochs_sha256: str = ""
+    stages: tuple[int, ...] = ()
 
 
 def draw(
@@ -156,8 +160,15 @@ def _parted(
     held_out = [row for row in rows if epochs[row.sample_id].subject in subjects]
     scored = evenly(held_out, epochs, limit, seed) if limit else held_out
     questions = [_question(row, epochs[row.sample_id].stage) for row in scored]
-    ids = [row.sample_id for row in rows]
-    return Sides(ids, training, questions, tuple(sorted(subjects)), n_held_out=len(held_out))
+    counts = Counter(epochs[row.sample_id].stage for row in training)
+    return Sides(
+        [row.sample_id for row in rows],
+        training,
+        questions,
+        tuple(sorted(subjects)),
+        n_held_out=len(held_out),
+        stages=tuple(counts[stage] for stage in STAGES),
+    )
 
 
 def evenly(

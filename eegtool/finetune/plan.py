@@ -31,7 +31,7 @@ _FIELDS_OF_THE_OUTCOME: Final = (
 _FIELDS_OF_THE_CHOICE: Final = (
     *("best_metric", "early_stopping_patience", "eval_limit", "epochs_sha256"),
 )
-"""Decide the outcome, together with when is validated, only where the best weights are chosen."""
+"""Decide the outcome only where the best weights are chosen, together with the steps at which they are validated."""
 _SAME_OUTCOME: Final = (
     *("output_dir", "deepspeed", "tf32", "report_to", "run_name", "project"),
     *("disable_tqdm", "log_level", "log_level_replica", "log_on_each_node"),
@@ -152,7 +152,7 @@ def outcome(plan: Mapping[str, Any]) -> dict[str, Any]:
 
     Not among them: where files lie, how often is logged and saved, how many processes work, how
     memory is saved (checkpointing, offload), and the number of ranks, which a checkpoint stores. Who is
-    held out always decides; how is validated does only where the best weights are chosen by it.
+    held out always decides; how they are validated decides only where the best weights are chosen by it.
     """
     names: tuple[str, ...] = _FIELDS_OF_THE_OUTCOME
     same: tuple[str, ...] = _SAME_OUTCOME_PREFIXES

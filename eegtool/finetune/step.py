@@ -412,6 +412,8 @@ def make_plan(
         _check_features(features_file, data_path, rows, workspace, protocol)
         features_sha256 = sha256_of(features_file)
     sides = _sides(settings, rows, workspace.epochs)
+    if sequence and sides.subjects:  # its transitions are those of the whole fine-tune side
+        sequence["stages"] = list(sides.stages)
     share = trained_share(sides.training, processor, settings.model_max_length)
     form = form_of(sides.training, processor.count_tokens)
     if sides.subjects:
@@ -492,7 +494,7 @@ def _sides(settings: FinetuneSettings, rows: list[Conversation], epochs_file: Pa
 
 
 def _validation_notes(settings: FinetuneSettings, sides: Sides, features_file: Path) -> list[str]:
-    """Say in what a κ of the validation is another one than `evaluate` would find on new subjects."""
+    """Say why the κ of a validation may differ from what `evaluate` finds on new subjects."""
     notes = []
     if settings.eval_limit and len(sides.scored) < sides.n_held_out:
         notes.append(
@@ -510,7 +512,7 @@ def _validation_notes(settings: FinetuneSettings, sides: Sides, features_file: P
 
 
 def _unused(settings: FinetuneSettings) -> list[str]:
-    """Name what is asked of a validation that there is not."""
+    """Name the options of validation that were given without one."""
     if settings.eval_strategy != "no":
         return []
     asked = ("eval_steps", "eval_subjects_share", "eval_limit", "metric_for_best_model")

@@ -241,7 +241,7 @@ class EegTrainer(Trainer):  # type: ignore[misc]
         return metrics
 
     def catch_up(self) -> None:
-        """Do the validation of the step that a training goes on from, where it was not done; weigh all."""
+        """Do the validation of the step at which a training is resumed, where it was not done; weigh all."""
         rows = [row for row in self.state.log_history if "eval_loss" in row]
         done = any(row["step"] == self.state.global_step for row in rows)
         if self.validator is not None and not done and is_due(self.args, self.state):
@@ -251,7 +251,7 @@ class EegTrainer(Trainer):  # type: ignore[misc]
             saving.whole_at(Path(self.plan.output_dir), step)
 
     def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Validate; where the training is asked to stop, that is left to when it goes on (see `catch_up`)."""
+        """Validate; where the training is asked to stop, it is left to when it is resumed (see `catch_up`)."""
         try:
             if self.stopped:
                 raise InterruptedError
@@ -351,7 +351,7 @@ class StepClock:
 
 
 class CatchUp(TrainerCallback):  # type: ignore[misc]
-    """Lets a training that goes on do first what it was stopped in."""
+    """Lets a resumed training first do what it was stopped in."""
 
     def __init__(self, trainer: EegTrainer) -> None:
         self.trainer = trainer
@@ -379,7 +379,7 @@ class Monitor(TrainerCallback):  # type: ignore[misc]
         self.bar = progress("steps")
         self.task: TaskID | None = None
         self.began, self.began_step = 0.0, 0
-        self.kappa = ""
+        self.shown = {"loss": "", "kappa": "", "speed": ""}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Show the bar."""
@@ -408,14 +408,13 @@ class Monitor(TrainerCallback):  # type: ignore[misc]
         if self.task is not None:
             samples = (state.global_step - self.began_step) * self.per_step
             speed = samples / max(time.perf_counter() - self.began, 1e-9)
-            note = f"loss {logs['loss']:.3f}{self.kappa}, {speed:.3g} samples/s"
-            self.bar.update(self.task, note=note)
+            self.shown |= {"loss": f"loss {logs['loss']:.3f}", "speed": f"{speed:.3g} samples/s"}
+            self._show()
 
     @contextmanager
     def pausing(self) -> Iterator[Callable[[int, int], None]]:
         """Leave the time inside out of the speed; what is given shows how far a validation is."""
         began = time.perf_counter()
-        note = self.bar.tasks[self.task].fields["note"] if self.task is not None else ""
 
         def tell(done: int, n: int) -> None:
             if self.task is not None:
@@ -424,21 +423,26 @@ class Monitor(TrainerCallback):  # type: ignore[misc]
         try:
             yield tell
         finally:
-            if self.task is not None:
-                self.bar.update(self.task, note=note)
+            self._show()
             self.began += time.perf_counter() - began
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
     ) -> None:
         """Say what a validation found; its κ stays beside the loss."""
-        self.kappa = f", κ {metrics['eval_kappa']:.3f}"
+        self.shown["kappa"] = f"κ {metrics['eval_kappa']:.3f}"
+        self._show()
         if self.task is not None:
             console.print(
                 f"  Step {state.global_step}: κ {metrics['eval_kappa']:.3f}, "
                 f"macro-F1 {metrics['eval_macro_f1']:.3f}, accuracy {metrics['eval_accuracy']:.3f}, "
                 f"NLL {metrics['eval_loss']:.3f}"
             )
+
+    def _show(self) -> None:
+        """Put what is known beside the bar."""
+        if self.task is not None:
+            self.bar.update(self.task, note=", ".join(filter(None, self.shown.values())))
 
     def close(self) -> None:
         """Leave the bar on the screen and give the cursor back, however the training ended."""

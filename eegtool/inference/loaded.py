@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from eegtool import __version__
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.records import Question
+from eegtool.core.registry import check_name
 from eegtool.core.settings import AnswerMode
 from eegtool.inference.cache import Cached
 from eegtool.inference.decoding import Decoding
@@ -28,6 +29,8 @@ from eegtool.model.answer_form import AnswerForm
 from eegtool.model.checkpoints import best_dtype
 from eegtool.model.eegvlm import EEGVLM
 from eegtool.model.processor import TEMPLATES, Processor
+
+DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
 
 
 class Batch(NamedTuple):
@@ -98,13 +101,14 @@ class LoadedModel:
         EegToolError
             If it cannot be loaded (see `load_adapter`).
         """
+        check_name("dtype", dtype, DTYPES)
         where = device_of(device)
         if where.type == "cuda":
             torch.cuda.set_device(where)  # what libraries allocate by themselves belongs there, too
         loaded, processor, contract = load_adapter(
             folder,
             base=base,
-            dtype=best_dtype() if dtype == "auto" else getattr(torch, dtype),
+            dtype=best_dtype(where) if dtype == "auto" else getattr(torch, dtype),
             attention=attention,
             vision_tower=vision_tower,
             device=where,
@@ -194,7 +198,7 @@ class LoadedModel:
                         f"What was answered is kept. {fix}",
                     )
                 size = len(batch) // 2
-                console.print(f"  Memory ran out: going on with {size} questions at a time.")
+                console.print(f"  Memory ran out: continuing with {size} questions at a time.")
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
 
@@ -344,7 +348,20 @@ def _torn_batches(
 
 
 def device_of(device: str | torch.device) -> torch.device:
-    """Return a device by its name; ``auto`` is the first GPU, or the CPU where there is none."""
-    if device == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+    """Return a device by its name; ``auto`` is the first GPU, or the CPU where there is none.
+
+    Raises
+    ------
+    EegToolError
+        If there is no such device.
+    """
+    gpu = torch.cuda.is_available()
+    try:
+        found = torch.device(("cuda" if gpu else "cpu") if device == "auto" else device)
+    except RuntimeError as error:
+        raise EegToolError(
+            f"The device '{device}' is not known: {brief(error)}.", "Give 'auto', 'cpu' or 'cuda'."
+        ) from error
+    if found.type == "cuda" and not gpu:
+        raise EegToolError(f"The device '{device}': there is no GPU here.", "Give 'auto' or 'cpu'.")
+    return torch.device("cuda", found.index or 0) if found.type == "cuda" else found
