@@ -96,6 +96,10 @@ _RULES: Final[dict[str, _Rule]] = {
     "validation": _OBJECT,
     "validation.subjects": _TEXTS,
     **dict.fromkeys(("validation.epochs", "validation.step"), _whole(0, 10**9)),
+    **dict.fromkeys(
+        ("validation.kappa", "validation.macro_f1", "validation.accuracy"), _number(-1, 1)
+    ),
+    "validation.loss": _number(0, 1e12),
     "sequence": _OBJECT,
     "sequence.transitions": _list(len(STAGES), _COUNTS),
     "sequence.stages": _COUNTS,
