@@ -184,7 +184,10 @@ def test_what_the_machine_refuses_is_a_message(
             "--num-train-epochs inf is not a finite",
         ),
         (["finetune", *TINY, "--weight_decay", "inf"], "--weight-decay inf is not a finite"),
-        (["evaluate", "--temperature", "Infinity"], "--temperature inf is not a finite"),
+        (
+            ["evaluate", "--model-path", "m", "--temperature", "Infinity"],
+            "--temperature inf is not a finite",
+        ),
         (["extract", "--learning-rate", "1e999"], "--learning-rate inf is not a finite"),
         (["finetune", *TINY, "--max-steps", f"1{'0' * 30}"], "--max-steps: the number has more"),
         (["report", "--draws", f"{2**63}"], "--draws: the number has more"),

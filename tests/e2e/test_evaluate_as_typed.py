@@ -174,7 +174,7 @@ def test_a_rank_that_is_killed_costs_its_last_batch_only(
     os.kill(children(launcher)[0], signal.SIGKILL)
     said = process.communicate()[0]
     assert process.returncode == 1, said
-    assert "run again to go on" in said
+    assert "run again to continue" in said
     assert "Traceback" not in said
     kept = [line for path in parts_of(killed) for line in whole_lines(path)]
     assert 6 <= len(kept) < N
