@@ -240,7 +240,7 @@ def test_the_batch_is_halved_when_memory_runs_out_and_no_answer_is_lost(
     rows = rows_of(workspace.answers)
     assert [row["text"] for row in rows] == [row["question_id"] for row in rows]
     assert {row["metadata"]["batch_size"] for row in rows} == {2}
-    assert "going on with 2 questions at a time" in capsys.readouterr().out
+    assert "continuing with 2 questions at a time" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("size", "most", "fix"), [("auto", 0, "more memory"), ("4", 3, "auto")])
