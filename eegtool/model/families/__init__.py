@@ -34,6 +34,7 @@ FAMILIES: Final = {
     "gemma3": "eegtool.model.families.gemma3:FAMILY",
     "qwen2_5_vl": "eegtool.model.families.qwen2_5_vl:FAMILY",
     "internvl": "eegtool.model.families.internvl:FAMILY",
+    "llava_onevision": "eegtool.model.families.llava_onevision:FAMILY",
 }
 """``model_type`` of a configuration → what its family has of its own."""
 

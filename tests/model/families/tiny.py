@@ -15,6 +15,7 @@ from eegtool.model.tiny import build_tokenizer
 
 SIDE: Final = 64
 WIDTH: Final = 32
+_GRIDS: Final = [[SIDE, SIDE], [SIDE, 2 * SIDE], [2 * SIDE, SIDE]]
 _MEAN: Final = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 
 _LLAMA: Final = {
@@ -70,6 +71,12 @@ _IDEFICS: Final = (
     "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"
     "{% elif part['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n"
     "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+_ONEVISION: Final = (  # with a blank behind 'assistant' that its cue for an answer does not have
+    "{% for message in messages %}<|im_start|>{{ message['role'] }} "
+    "{% for part in message['content'] if part['type'] == 'image' %}<image>{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ '\n' + part['text'] }}{% endfor %}"
+    "<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 _MISTRAL: Final = (
     "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}[INST]"
@@ -190,6 +197,15 @@ def _internvl_config(tokenizer: Any) -> Any:
     )
 
 
+def _onevision_config(tokenizer: Any) -> Any:
+    return hf.LlavaOnevisionConfig(
+        text_config={"model_type": "qwen2"} | _text(tokenizer),
+        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False} | _SIGLIP,
+        image_grid_pinpoints=_GRIDS,
+        **_ids(tokenizer, image_token_index="<image>", video_token_index="<video>"),
+    )
+
+
 def _mistral_config(tokenizer: Any) -> Any:
     return hf.Mistral3Config(
         text_config={"model_type": "mistral"} | _text(tokenizer, head_dim=8),
@@ -285,6 +301,22 @@ TINY: Final[dict[str, Tiny]] = {
         ),
         tokens=16,
         named=_INTERNVL_NAMES,
+    ),
+    "llava_onevision": Tiny(
+        template=_ONEVISION,
+        special=("<|im_start|>", "<|im_end|>", "<video>"),
+        config=_onevision_config,
+        processor=lambda t: hf.LlavaOnevisionProcessor(
+            hf.LlavaOnevisionImageProcessor(
+                size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=_GRIDS, **_MEAN
+            ),
+            t,
+            hf.LlavaOnevisionVideoProcessor(),
+            num_image_tokens=64,
+            vision_feature_select_strategy="full",
+        ),
+        tokens=64 + 1,  # a new line
+        alone=64 + 8 * (8 + 1),  # the whole, and a tile with a new line for each of its rows
     ),
 }
 
