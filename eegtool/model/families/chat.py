@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -28,7 +30,7 @@ class _Turn(NamedTuple):
     answered: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class FamilyProcessor:
     """Everything between the rows of a file and the tensors of a model, in its family's own way.
 
@@ -52,14 +54,13 @@ class FamilyProcessor:
     side: int
     image_token_id: int
     _expanded: dict[str, tuple[int, ...]] = field(default_factory=dict, init=False)
-    _types: dict[str, bool] = field(default_factory=dict, init=False)
 
     @property
     def tokenizer(self) -> Any:
         """The tokenizer of the family."""
         return self.hub.tokenizer
 
-    @property
+    @cached_property
     def n_blocks(self) -> int:
         """Image blocks of a question."""
         return sum(length > 0 for length in FUSIONS[self.fusion].lengths(2))
@@ -70,11 +71,11 @@ class FamilyProcessor:
         found = self.tokenizer.pad_token_id
         return int(self.end_token_id if found is None else found)
 
-    @property
+    @cached_property
     def end_token_id(self) -> int:
         """The token that ends an answer: the first special one that the chat template puts behind it."""
         probe = "N2"
-        messages = [*self._ask("?"), _said(probe)]
+        messages = [*_ask("?", self.n_blocks), _said(probe)]
         text = self._render(messages, cue=False)
         behind = self.tokenizer(text[text.rindex(probe) + len(probe) :], add_special_tokens=False)
         special = set(self.tokenizer.all_special_ids) | {
@@ -90,7 +91,7 @@ class FamilyProcessor:
     def encode_prompt(self, question: str, n_images: int) -> tuple[int, ...]:
         """Return the token ids of a question, image tokens expanded, ready for an answer."""
         self._check_images(n_images)
-        return self._expand(self._render(self._ask(question), cue=True))
+        return self._expand(self._render(_ask(question, self.n_blocks), cue=True))
 
     def encode(
         self,
@@ -151,12 +152,9 @@ class FamilyProcessor:
         """
         image = read_rgb(picture, "Check --image-folder, or prepare again.")
         mean = getattr(self.hub.image_processor, "image_mean", None) or (0.5, 0.5, 0.5)
-        n = self.family.pictures_for(self.n_blocks)
-        made = self._process("?", [squared(image, self.side, mean)] * n)
-        width = len(made[_IDS][0])
-        inputs = {k: v for k, v in made.items() if isinstance(v, torch.Tensor)}
-        text = [k for k, v in inputs.items() if k in (_IDS, _MASK) or v.shape == (1, width)]
-        pictures = {k: v for k, v in inputs.items() if k not in text}
+        images = [squared(image, self.side, mean)] * self.family.pictures_for(self.n_blocks)
+        made = self._process(self._render(_ask("?", len(images)), cue=True), images)
+        pictures = {k: v for k, v in made.items() if k not in self._text_names}
         return self.family.first_picture(pictures)
 
     def inputs(
@@ -180,15 +178,20 @@ class FamilyProcessor:
         batch = {_IDS: pad(rows, self.pad_token_id, side)}
         if side == "left":
             batch[_MASK] = pad([[1] * len(row) for row in rows], 0, side)
-        for name in self._type_names():
+        for name in self._text_names - {_IDS, _MASK}:  # of what kind each token is
             types = self.hub.create_mm_token_type_ids([list(row) for row in rows])
             batch[name] = pad(types, 0, side)
         return batch | {k: torch.cat([p[k] for p in pictures]) for k in pictures[0]}
 
-    def _type_names(self) -> list[str]:
-        """Return under which names the family takes what kind each token is of; most take none."""
-        self.encode_prompt("?", 2)
-        return list(self._types)
+    @cached_property
+    def _text_names(self) -> set[str]:
+        """What of the processor's inputs has a number for each token."""
+        made = self._process(self._render(_ask("?", 1), cue=True), [self._blank])
+        return {name for name, value in made.items() if value.shape == made[_IDS].shape}
+
+    @property
+    def _blank(self) -> Image.Image:
+        return Image.new("RGB", (self.side, self.side))
 
     def _check_images(self, n_images: int) -> None:
         if n_images != 2:
@@ -197,26 +200,19 @@ class FamilyProcessor:
                 "Rows are [Image1, Image1] with one <image> each; run `eegvlm prepare` again.",
             )
 
-    def _ask(self, question: str, system: str = "") -> list[dict[str, Any]]:
-        """Return the messages of a question with its image blocks."""
-        content = [{"type": "image"}] * self.n_blocks + [{"type": "text", "text": question}]
-        return [
-            *([_message("system", system)] if system else []),
-            {"role": "user", "content": content},
-        ]
-
     def _turns(
         self, question: str, answer: str, later: Sequence[tuple[str, str]], system: str
     ) -> list[_Turn]:
         """Cut a conversation, as the chat template writes it, into questions and answers, without ends."""
         end = self.tokenizer.convert_ids_to_tokens(self.end_token_id)
-        messages = self._ask(question, system)
+        messages = _ask(question, self.n_blocks, system)
         cued = self._render(messages, cue=True)
         turns, begin = [], 0
         for reply, following in zip([answer, *(a for _, a in later)], [*later, None], strict=True):
             messages.append(_said(reply))
             text = self._render(messages, cue=False)
-            at = text.rfind(reply.strip())
+            same = takewhile(lambda pair: pair[0] == pair[1], zip(cued, text, strict=False))
+            at = text.find(reply.strip(), sum(1 for _ in same))
             if at < 0:
                 raise EegToolError(
                     f"The chat template of this {self.family.name} model changes the answer '{reply}'.",
@@ -250,33 +246,28 @@ class FamilyProcessor:
 
     def _tokens(self, text: str, *, first: bool) -> list[int]:
         """Tokenise as the processor does: without a beginning that the text has already."""
-        begun = self.tokenizer.bos_token is not None and text.startswith(self.tokenizer.bos_token)
-        ids = self.tokenizer(text, add_special_tokens=first and not begun)[_IDS]
-        return list(ids)
+        special = first and not self._has_begun(text)
+        return list(self.tokenizer(text, add_special_tokens=special)[_IDS])
 
-    def _process(self, question: str | None, images: list[Image.Image], text: str = "") -> Any:
+    def _process(self, text: str, images: list[Image.Image]) -> Any:
         """Run the family's processor on one prompt with its pictures."""
-        if question is not None:
-            content = [{"type": "image"}] * len(images) + [{"type": "text", "text": question}]
-            text = self._render([{"role": "user", "content": content}], cue=True)
-        begun = self.tokenizer.bos_token is not None and text.startswith(self.tokenizer.bos_token)
         return self.hub(
             text=[text],
             images=[images],
             return_tensors="pt",
-            **({"add_special_tokens": False} if begun else {}),
+            **({"add_special_tokens": False} if self._has_begun(text) else {}),
             **self.family.whole,
         )
+
+    def _has_begun(self, text: str) -> bool:
+        """Whether a text has its beginning token already: the chat template's, not to be doubled."""
+        begin = self.tokenizer.bos_token
+        return begin is not None and text.startswith(begin)
 
     def _expand(self, text: str) -> tuple[int, ...]:
         """Return the tokens of a prompt, image blocks as long as pictures of this side make them."""
         if text not in self._expanded:
-            blank = Image.new("RGB", (self.side, self.side))
-            made = self._process(None, [blank] * self.n_blocks, text)
-            ids = made[_IDS][0].tolist()
-            for name, value in made.items():
-                if name.endswith("token_type_ids") and tuple(value.shape) == (1, len(ids)):
-                    self._types[name] = True
+            ids = self._process(text, [self._blank] * self.n_blocks)[_IDS][0].tolist()
             self._expanded[text] = tuple(self._shortened(ids) if self.fusion == "token" else ids)
         return self._expanded[text]
 
@@ -291,6 +282,13 @@ class FamilyProcessor:
                 "Use --fusion add or none.",
             )
         return ids[: second[0] + 1] + ids[second[-1] + 1 :]
+
+
+def _ask(question: str, n_blocks: int, system: str = "") -> list[dict[str, Any]]:
+    """Return the messages of a question with its image blocks."""
+    asked = _message("user", question)
+    asked["content"] = [{"type": "image"}] * n_blocks + asked["content"]
+    return [*([_message("system", system)] if system else []), asked]
 
 
 def _message(role: str, text: str) -> dict[str, Any]:

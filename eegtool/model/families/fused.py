@@ -28,6 +28,9 @@ PROJECTOR: Final = "feature_projector"
 """Where the projector of the features stands in the tree of modules."""
 
 
+_SEED: Final = 1024
+
+
 class FeatureProjector(nn.Sequential):
     """Q: a high-level feature → a vector as wide as the language model's tokens; zero before training."""
 
@@ -36,8 +39,14 @@ class FeatureProjector(nn.Sequential):
         self.reset()
 
     def reset(self) -> None:
-        """Start again: with a last layer of zeros, the model is the base model, shown the picture again."""
-        init.normal_(self[0].weight, std=FEATURE_WIDTH**-0.5)
+        """Start again: with a last layer of zeros, the model is the base model, shown the picture again.
+
+        The first layer starts from numbers of its own, the same on every rank and however weights are sharded.
+        """
+        numbers = torch.Generator().manual_seed(_SEED)
+        weight: Any = self[0].weight
+        first = torch.randn(weight.shape, generator=numbers, device="cpu")
+        init.copy_(weight, first * FEATURE_WIDTH**-0.5)
         init.zeros_(self[2].weight)
         for layer in (self[0], self[2]):
             init.zeros_(layer.bias)

@@ -39,7 +39,7 @@ QUESTIONS = (
     "W or N1",
     "?",
 )
-ANSWERS = ("W", "N1", "N2 or N3", "REM sleep, with rapid eye movement", "N2")
+ANSWERS = ("W", "N1", "N2 or N3", "REM sleep, with rapid eye movement", "en")  # as in <|im_end|>
 
 
 @dataclass
@@ -154,7 +154,7 @@ def hand_made(small: Small, model: Any, inputs: dict[str, Any], r: torch.Tensor)
             for layer in deep:
                 layer[2 * i + 1] = torch.zeros(1, WIDTH)
     listed = isinstance(pooled, list | tuple)
-    encoded.pooler_output = blocks if listed else torch.cat(blocks)[None]
+    encoded.pooler_output = blocks if listed else torch.cat(blocks).view(n, -1, WIDTH)
     if deep:
         encoded.deepstack_features = deep
     kept = {k: v for k, v in inputs.items() if k not in taken}
@@ -301,7 +301,10 @@ def test_before_training_it_is_the_plain_model_shown_the_picture_twice(small: Sm
     _, processor = small.of("add")
     assert not fresh.feature_projector[2].weight.any()
     assert not fresh.feature_projector[2].bias.any()
-    assert fresh.feature_projector[0].weight.any()
+    first = fresh.feature_projector[0].weight
+    assert first.std() == pytest.approx(1024**-0.5, rel=0.05)
+    again: Any = load_family(small.base, fusion="token", dtype=torch.float32)
+    assert torch.equal(first, again.feature_projector[0].weight)
     inputs = theirs(processor, 2)
     found = fresh(**ours(processor, 2), high_level_features=features(2)).logits
     close(found, small.plain(**inputs).logits, inputs["attention_mask"])

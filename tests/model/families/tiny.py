@@ -365,6 +365,9 @@ def build(name: str, folder: Path) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(11)
         model = hf.AutoModelForImageTextToText.from_config(config)
+        for parameter in model.parameters():  # a projector of Gemma 3, and biases
+            if not parameter.any():
+                parameter.data.normal_(std=0.3)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
