@@ -301,8 +301,8 @@ def test_finetune_takes_llavas_spelling(monkeypatch: pytest.MonkeyPatch) -> None
     assert settings.further == {
         "lora_enable": ["True"],
         "mm_vision_select_layer": ["-2"],
-        "eval_strategy": ["no"],
     }
+    assert settings.eval_strategy == "no"
 
 
 def test_without_flags_of_others_nothing_of_theirs_is_loaded(

@@ -23,6 +23,7 @@ MODULE: Final = "Vision module"
 FEATURES: Final = "Features"
 TRAINING: Final = "Training"
 LORA: Final = "LoRA"
+VALIDATION: Final = "Validation"
 HARDWARE: Final = "Hardware"
 RUNNING: Final = "Running"
 FILES: Final = "Files"
@@ -632,6 +633,58 @@ class FinetuneSettings:
             rich_help_panel=LORA,
         ),
     ] = 1.0
+    eval_strategy: Annotated[
+        str,
+        Option(
+            help="Validate while training: 'no', 'steps' (every so many), 'epoch' (after each pass).",
+            rich_help_panel=VALIDATION,
+        ),
+    ] = "no"
+    eval_steps: Annotated[
+        int, Option(min=1, help="Steps between two validations.", rich_help_panel=VALIDATION)
+    ] = 100
+    eval_subjects_share: Annotated[
+        float,
+        Option(
+            min=0.0,
+            max=1.0,
+            help="Share of the fine-tune side's subjects that are held out for it; at least one.",
+            rich_help_panel=VALIDATION,
+        ),
+    ] = 0.1
+    eval_limit: Annotated[
+        int,
+        Option(
+            min=0,
+            help="Score so many of their epochs, drawn evenly over subjects and stages.",
+            show_default="all",
+            rich_help_panel=VALIDATION,
+        ),
+    ] = 0
+    load_best_model_at_end: Annotated[
+        bool,
+        Option(
+            "--load-best-model-at-end",
+            help="The adapter is the best validated one, not the last one.",
+            rich_help_panel=VALIDATION,
+        ),
+    ] = False
+    metric_for_best_model: Annotated[
+        str,
+        Option(
+            help="What is best: 'kappa', 'macro_f1', or 'loss' (negative log-likelihood).",
+            rich_help_panel=VALIDATION,
+        ),
+    ] = "kappa"
+    early_stopping_patience: Annotated[
+        int,
+        Option(
+            min=0,
+            help="Stop after so many validations without a better one; the best one is taken.",
+            show_default="never",
+            rich_help_panel=VALIDATION,
+        ),
+    ] = 0
     deepspeed: Annotated[
         str,
         Option(

@@ -161,7 +161,7 @@ def disagreement(text: str, stage: str | None, answers: AnswerForm) -> str:
     wrote = [answer for answer in answers.texts if text.endswith(answer)]
     if not wrote or given in wrote:
         return ""
-    return f"word by word the model came to '{wrote[0]}', its probabilities give '{given}'."
+    return f"word by word the model came to '{wrote[0]}', its scores decide for '{given}'."
 
 
 def high_level_feature(settings: AskSettings, contract: Contract) -> np.ndarray | None:

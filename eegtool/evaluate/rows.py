@@ -19,7 +19,7 @@ from eegtool.inference.writing import Reply
 
 _DIGITS: Final = 6
 _WHEREABOUTS: Final = ("subject", "recording", "night", "epoch_index", "onset_s")
-_ANEW: Final = "Begin anew with --overwrite, or give another --answers-file."
+_AGAIN: Final = "Start again with --overwrite, or give another --answers-file."
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +101,13 @@ def scores_of(row: Answer) -> tuple[float, ...]:
     scores = of_stages(row.metadata.get("log_likelihoods"))
     if scores is None:
         raise EegToolError(
-            f"The log-likelihoods of '{row.question_id}' are not one number for each stage.", _ANEW
+            f"The log-likelihoods of '{row.question_id}' are not one number for each stage.", _AGAIN
         )
     return scores
 
 
-def read_row(line: bytes, where: str) -> Answer:
-    """Read a line of an answers file.
+def read_row(line: bytes, where: str, fix: str = _AGAIN) -> Answer:
+    """Read a line of an answers file; `fix` says what to do where that cannot be done.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def read_row(line: bytes, where: str) -> Answer:
     try:
         return Answer.from_row(parse_json(line, where))
     except (EegToolError, KeyError, TypeError, ValueError) as error:
-        raise EegToolError(f"{where} is not an answer.", _ANEW) from error
+        raise EegToolError(f"{where} is not an answer.", fix) from error
 
 
 def answered(task: Task, *, begun: bool = False) -> dict[str, bytes]:
@@ -132,7 +132,7 @@ def answered(task: Task, *, begun: bool = False) -> dict[str, bytes]:
     ------
     EegToolError
         If they were written by another model or run, or answer other questions. What other chunks
-        have left is passed over where one begins anew.
+        have left is passed over with ``--overwrite``.
     """
     asked = {q.sample_id: (task.prompts[q.sample_id], q.category) for q in task.questions}
     overwrite = task.settings.overwrite
@@ -143,16 +143,16 @@ def answered(task: Task, *, begun: bool = False) -> dict[str, bytes]:
             continue
         for number, line in enumerate(whole_lines(path), start=1):
             row = read_row(line, f"{path}, line {number}")
-            strange = _strangeness(row, task, asked)
-            if not strange:
+            mismatch = _mismatch(row, task, asked)
+            if not mismatch:
                 found.setdefault(row.question_id, line)
             elif not overwrite:
-                raise EegToolError(f"{path} holds {strange} in line {number}.", _ANEW)
+                raise EegToolError(f"{path} holds {mismatch} in line {number}.", _AGAIN)
     return found
 
 
-def _strangeness(row: Answer, task: Task, asked: dict[str, tuple[str, str]]) -> str:
-    """Return what is foreign about a row; empty if it is one of this run."""
+def _mismatch(row: Answer, task: Task, asked: dict[str, tuple[str, str]]) -> str:
+    """Say why a row is not one of this run; empty if it is."""
     differing = [
         f"{k} {row.metadata.get(k)}" for k, v in task.identity.items() if row.metadata.get(k) != v
     ]

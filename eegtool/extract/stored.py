@@ -70,7 +70,7 @@ def store_module(folder: Path, out: Path, weights_sha256: str) -> bool:
             if not (folder / name).is_file():
                 return False
             _link_or_copy(folder / name, made / name)
-        # As copied: it may have been trained anew while it was.
+        # As copied: it may have been trained again meanwhile.
         if not is_module(made, weights_sha256) or sha256_of(made / WEIGHTS) != weights_sha256:
             return False
         made.rename(out / STORED)
@@ -162,8 +162,7 @@ def features_of(
             if odd := [i for i, row in zip(ids, rows, strict=True) if not np.isfinite(row).all()]:
                 raise EegToolError(
                     f"The high-level feature that '{module.name}' makes of '{odd[0]}' is not finite.",
-                    "Give it with --features-file, or train the module again with a lower "
-                    "--learning-rate.",
+                    "Train the module again with a lower --learning-rate.",
                 )
             found |= zip(ids, rows[:, None], strict=True)
             advance(len(ids))

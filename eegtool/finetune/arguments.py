@@ -105,7 +105,7 @@ _NO_COMPILER: Final = (
     "its graphs break at the picture tokens and at ZeRO's hooks, and batches of other lengths are "
     "compiled again"
 )
-_NO_EVALUATION: Final = "nothing is evaluated during training; see `eegvlm evaluate`"
+_OWN_VALIDATION: Final = "validation scores the stages in its own way; see --eval-strategy"
 _NO_UPLOAD: Final = "`eegvlm export --push-to-hub` uploads"
 
 # Arguments of transformers that are set here; a command line that asks for just that is fine.
@@ -114,9 +114,7 @@ _FIXED: Final[dict[str, tuple[Any, str]]] = {
     "label_names": (["labels"], "the labels are called so"),
     "train_sampling_strategy": ("random", "--group-by-modality-length groups"),
     "label_smoothing_factor": (0.0, "the loss is that of LLaVA"),
-    "eval_strategy": ("no", _NO_EVALUATION),
-    "eval_on_start": (False, _NO_EVALUATION),
-    "load_best_model_at_end": (False, _NO_EVALUATION),
+    "eval_on_start": (False, "LoRA starts as the base model, which cannot stage"),
     "push_to_hub": (False, _NO_UPLOAD),
     "save_only_model": (False, "a checkpoint can always be gone on with"),
     "save_on_each_node": (False, "the output folder is shared"),
@@ -151,13 +149,13 @@ _NO_EFFECT: Final[dict[str, str]] = {
     "do_train": "finetune trains",
     "disable_tqdm": "the progress bar is its own",
     "use_cpu": "a CPU is used where there is no GPU; CUDA_VISIBLE_DEVICES hides GPUs",
-    **dict.fromkeys(("do_eval", "do_predict", "prediction_loss_only"), _NO_EVALUATION),
-    **dict.fromkeys(("bf16_full_eval", "fp16_full_eval", "batch_eval_metrics"), _NO_EVALUATION),
-    **dict.fromkeys(("metric_for_best_model", "greater_is_better"), _NO_EVALUATION),
-    **dict.fromkeys(("include_for_metrics", "length_column_name"), _NO_EVALUATION),
+    **dict.fromkeys(("do_eval", "do_predict", "prediction_loss_only"), _OWN_VALIDATION),
+    **dict.fromkeys(("bf16_full_eval", "fp16_full_eval", "batch_eval_metrics"), _OWN_VALIDATION),
+    "greater_is_better": "--metric-for-best-model says it",
+    **dict.fromkeys(("include_for_metrics", "length_column_name"), _OWN_VALIDATION),
 }
 _NO_EFFECT_PREFIXES: Final = {
-    **dict.fromkeys(("eval_", "per_device_eval_"), _NO_EVALUATION),
+    **dict.fromkeys(("eval_", "per_device_eval_"), _OWN_VALIDATION),
     "hub_": _NO_UPLOAD,
 }
 
@@ -296,6 +294,12 @@ def training_arguments(
         "remove_unused_columns": False,
         "label_names": ["labels"],
     }
+    if (
+        settings.eval_strategy != "no"
+    ):  # absent else: plans are as they were before there was validation
+        arguments["eval_strategy"] = settings.eval_strategy
+    if settings.eval_strategy == "steps":
+        arguments["eval_steps"] = settings.eval_steps
     if tf32 is not None:
         arguments["tf32"] = tf32
     if settings.dataloader_num_workers is not None:

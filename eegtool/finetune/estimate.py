@@ -83,7 +83,7 @@ _UPDATE: Final = 8
 """Bytes per trained parameter that DeepSpeed's update needs for its gradients."""
 _NF4: Final = 4.127 / 8
 _SPARE: Final = 2
-"""How many checkpoints must fit: the old one goes only when the new one is whole."""
+"""How many checkpoints must fit: the old one goes only when the new one is whole. The best one comes on top."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,10 @@ class Size:
     labels: int
     """Trained tokens of that sample."""
     config: LlavaConfig
+    scored: int = 0
+    """Epochs of a validation."""
+    held_out: int = 0
+    """Epochs of the subjects that are held out for it."""
 
     @property
     def trained(self) -> int:
@@ -149,6 +153,33 @@ def steps(plan: Plan, samples: int, ranks: int) -> int:
     batches = math.ceil(cut(samples / arguments["per_device_train_batch_size"]) / ranks)
     per_pass = math.ceil(batches / arguments["gradient_accumulation_steps"])
     return math.ceil(max(1, per_pass) * arguments["num_train_epochs"])
+
+
+def validations(plan: Plan, samples: int, ranks: int) -> int:
+    """Return how often a training is validated: as asked, and after its last step."""
+    n, arguments = steps(plan, samples, ranks), plan.arguments
+    if "eval_strategy" not in arguments:
+        return 0
+    every = arguments.get("eval_steps")
+    if every is None:  # after each pass
+        passes = replace(plan, arguments=arguments | {"max_steps": -1, "num_train_epochs": 1})
+        every = steps(passes, samples, ranks)
+    return math.ceil(n / every)
+
+
+def validation_share(plan: Plan, samples: int, ranks: int, scored: int) -> float:
+    """Estimate the time of all validations as a share of that of the training.
+
+    A forward counts 1; what goes back through frozen weights 1, and with gradient checkpointing there is one more
+    forward (the three equal parts of Kaplan et al. 2020, arXiv 2001.08361, section 2.1, less the
+    gradients of weights that are frozen). Reasons that are written before a stage are not counted.
+    """
+    arguments = plan.arguments
+    per_step = arguments["per_device_train_batch_size"] * ranks
+    per_step *= arguments["gradient_accumulation_steps"]
+    seen = steps(plan, samples, ranks) * min(per_step, samples)
+    forwards = 3 if plan.gradient_checkpointing else 2
+    return validations(plan, samples, ranks) * scored / (forwards * seen)
 
 
 def memory(size: Size, plan: Plan, ranks: int, ranks_per_host: int) -> dict[str, Memory]:
@@ -284,7 +315,7 @@ def remedies(size: Size, plan: Plan, ranks: int, gpu_bytes: float) -> list[str]:
 def checkpoint_bytes(size: Size, plan: Plan) -> int:
     """Return the size of one checkpoint: adapter as it is trained, and what its optimizer keeps."""
     adapter, optimizer = (_width(plan), _ADAM + _width(plan)) if plan.zero_stage else (4, 8)
-    if plan.arguments["save_strategy"] == "no":
+    if plan.arguments["save_strategy"] == "no" and not plan.best_metric:
         optimizer = 0
     return (adapter + optimizer) * size.trained
 
@@ -295,16 +326,17 @@ def check_disk(size: Size, plan: Plan) -> int:
     Raises
     ------
     EegToolError
-        If there is not room for two: the old one goes only when the new one is whole.
+        If there is not room for two, or three where the best one is kept.
     """
     place = Path(plan.output_dir)
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
-    need = _SPARE * checkpoint_bytes(size, plan)
+    n, word = (_SPARE + 1, "three") if plan.best_metric else (_SPARE, "two")
+    need = n * checkpoint_bytes(size, plan)
     if free < need:
         raise EegToolError(
-            f"The disk of --output-dir {plan.output_dir} has {gib(free)} free; two checkpoints need "
+            f"The disk of --output-dir {plan.output_dir} has {gib(free)} free; {word} checkpoints need "
             f"about {gib(need)}.",
             "Make room, choose another --output-dir, or lower --lora-r.",
         )

@@ -28,6 +28,10 @@ _FIELDS_OF_THE_OUTCOME: Final = (
     *("lora_r", "lora_alpha", "lora_dropout", "mm_projector_lr", "group_by_length"),
     *("use_dora", "use_rslora", "loraplus_lr_ratio"),
 )
+_FIELDS_OF_THE_CHOICE: Final = (
+    *("best_metric", "early_stopping_patience", "eval_limit", "epochs_sha256"),
+)
+"""Decide the outcome only where the best weights are chosen, together with the steps at which they are validated."""
 _SAME_OUTCOME: Final = (
     *("output_dir", "deepspeed", "tf32", "report_to", "run_name", "project"),
     *("disable_tqdm", "log_level", "log_level_replica", "log_on_each_node"),
@@ -91,6 +95,17 @@ class Plan:
     zero_stage: int = 0
     """Stage of DeepSpeed's ZeRO; 0 without DeepSpeed."""
     group_by_length: bool = False
+    eval_subjects: list[str] = field(default_factory=list)
+    """Who is held out for validation; nobody where nothing is validated."""
+    eval_limit: int = 0
+    """Epochs of theirs that are scored at most; 0 for all."""
+    epochs_file: str = ""
+    """``epochs.csv``, which says whose an epoch is; empty where nothing is validated."""
+    epochs_sha256: str = ""
+    best_metric: str = ""
+    """What the best weights are chosen by (see `validation.METRICS`); empty: the last ones are taken."""
+    early_stopping_patience: int = 0
+    """Validations without a better one after which the training stops; 0 for never."""
     resume: bool = False
     """Go on from the last whole checkpoint in `output_dir`."""
 
@@ -136,13 +151,22 @@ def outcome(plan: Mapping[str, Any]) -> dict[str, Any]:
     """Return those settings of a plan (as a dictionary) that decide what is learnt.
 
     Not among them: where files lie, how often is logged and saved, how many processes work, how
-    memory is saved (checkpointing, offload), and the number of ranks, which a checkpoint stores.
+    memory is saved (checkpointing, offload), and the number of ranks, which a checkpoint stores. Who is
+    held out always decides; how they are validated decides only where the best weights are chosen by it.
     """
-    chosen = {name: plan.get(name) for name in _FIELDS_OF_THE_OUTCOME}
+    names: tuple[str, ...] = _FIELDS_OF_THE_OUTCOME
+    same: tuple[str, ...] = _SAME_OUTCOME_PREFIXES
+    if plan.get("eval_subjects"):  # else plans are as they were before there was validation
+        names += ("eval_subjects",)
+    if plan.get("best_metric"):
+        names += _FIELDS_OF_THE_CHOICE
+    else:
+        same += ("eval_",)
+    chosen = {name: plan.get(name) for name in names}
     arguments = {
         name: value
         for name, value in plan.get("arguments", {}).items()
-        if name not in _SAME_OUTCOME and not name.startswith(_SAME_OUTCOME_PREFIXES)
+        if name not in _SAME_OUTCOME and not name.startswith(same)
     }
     # As JSON gives them back: a plan from a file equals the one that was written.
     return dict(json.loads(json.dumps(chosen | arguments)))

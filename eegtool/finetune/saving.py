@@ -65,12 +65,6 @@ def last_whole(out: Path) -> Path | None:
     return next((path for path in reversed(checkpoints(out)) if is_whole(path)), None)
 
 
-def is_last(checkpoint: Path) -> bool:
-    """Say whether no step is left after a checkpoint; transformers would take one more."""
-    state = read_json(checkpoint / STATE)
-    return int(state["global_step"]) >= int(state["max_steps"])
-
-
 def find_resume(plan: Plan, ranks: int) -> Path | None:
     """Return the checkpoint to go on from; None where the training begins at its beginning.
 
@@ -115,7 +109,7 @@ def _check_stays_inside(checkpoint: Path) -> None:
 def save_checkpoint(trainer: Any, plan: Plan, contract: Contract) -> None:
     """Save all that a training needs to go on, whole or not at all; all ranks must call it.
 
-    Older checkpoints go only when the new one is whole, as ``save_total_limit`` says.
+    Older checkpoints go only when the new one is whole, as ``save_total_limit`` says; the best one stays.
 
     Raises
     ------
@@ -124,7 +118,7 @@ def save_checkpoint(trainer: Any, plan: Plan, contract: Contract) -> None:
     """
     args = trainer.args
     out = Path(plan.output_dir)
-    checkpoint = out / f"{_PREFIX}{trainer.state.global_step}"
+    checkpoint = at_step(out, trainer.state.global_step)
     if any_rank(is_whole(checkpoint), args.device):  # a pass ends with the step that was saved
         return
     first = trainer.is_world_process_zero()
@@ -168,13 +162,38 @@ def save_checkpoint(trainer: Any, plan: Plan, contract: Contract) -> None:
     together(lambda: _save_states(trainer, checkpoint))
     together(end)
     if first and args.save_total_limit:
-        rotate(out, args.save_total_limit)
+        rotate(out, args.save_total_limit, trainer.state.best_global_step)
 
 
-def rotate(out: Path, limit: int) -> None:
-    """Keep the last whole checkpoints, `limit` of them."""
+def at_step(out: Path, step: int) -> Path:
+    """Return the folder of the checkpoint after a step."""
+    return out / f"{_PREFIX}{step}"
+
+
+def whole_at(out: Path, step: int) -> Path:
+    """Return the checkpoint after a step.
+
+    Raises
+    ------
+    EegToolError
+        If it is not there, or not whole.
+    """
+    checkpoint = at_step(out, step)
+    if not is_whole(checkpoint):
+        others = ", ".join(path.name for path in checkpoints(out) if is_whole(path))
+        raise EegToolError(
+            f"{checkpoint}, which has the best weights, is not there as a whole.",
+            f"Each checkpoint is an adapter folder by itself: {others or 'there is none'}.",
+        )
+    return checkpoint
+
+
+def rotate(out: Path, limit: int, best: int | None = None) -> None:
+    """Keep the last whole checkpoints, `limit` of them, and the one after the step `best`."""
     whole = [path for path in checkpoints(out) if is_whole(path)]
     for path in whole[:-limit]:
+        if step_of(path) == best:
+            continue
         (path / _WHOLE).unlink()  # first: a folder half removed is not whole
         shutil.rmtree(path, ignore_errors=True)
 

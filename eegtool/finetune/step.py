@@ -9,7 +9,7 @@ import signal
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib.util import find_spec
 from netrc import NetrcParseError, netrc
 from pathlib import Path
@@ -37,14 +37,21 @@ from eegtool.core.workspace import (
     sha256_of,
     write_json,
 )
-from eegtool.extract.features import check_finite, load_features, warn_if_by_order
+from eegtool.extract.features import (
+    check_finite,
+    load_features,
+    read_sidecar,
+    warn_if_by_order,
+)
 from eegtool.extract.stored import store_module
-from eegtool.finetune import estimate, launcher
+from eegtool.finetune import estimate, held_out, launcher
 from eegtool.finetune.arguments import training_arguments
 from eegtool.finetune.data import encode, trained_share
 from eegtool.finetune.hardware import Hardware
+from eegtool.finetune.held_out import Sides, draw, everybody
 from eegtool.finetune.plan import PLAN_FILE, Plan, differences
 from eegtool.finetune.saving import checkpoints, last_whole, step_of
+from eegtool.finetune.validation import METRICS, check_scorable
 from eegtool.model.answer_form import AnswerForm, form_of
 from eegtool.model.checkpoints import (
     KNOWN_BASES,
@@ -58,10 +65,11 @@ from eegtool.model.checkpoints import (
 )
 from eegtool.model.contract import wrong_field
 from eegtool.model.eegvlm import FUSIONS
-from eegtool.model.processor import IGNORED, TEMPLATES
+from eegtool.model.processor import IGNORED, TEMPLATES, picture_of
 
 _TRACKERS: Final = ("none", "tensorboard", "wandb")
 _SAVE_STRATEGIES: Final = ("steps", "epoch", "no")
+_EVAL_STRATEGIES: Final = ("no", "steps", "epoch")
 _STOP_FILE: Final = ".stop"
 _LOCK_FILE: Final = ".lock"
 
@@ -101,21 +109,38 @@ def run(settings: FinetuneSettings) -> None:
             "[yellow]  The answers have no form in common: `evaluate` will read stages out of what the "
             "model writes, and cannot score them (--mode score).[/]"
         )
+    if plan.eval_subjects:
+        _tell_validation(plan, size, ranks)
     if settings.dry_run:
         _tell(settings, plan, size, ranks, hosts, free)
         return
     _train(settings, plan, ranks, hosts)
     if FUSIONS[plan.fusion].needs_features:
         _store_module(Workspace(settings.workspace).vision_module, output_dir)
+    log = read_json(output_dir / "training_log.json")
     stamp = run_stamp(
         "finetune",
         settings,
         inputs={"data": plan.data_sha256},
         protocol=plan.protocol,
-        results=read_json(output_dir / "training_log.json")["metrics"],
+        results=log["metrics"] | {name: log[name] for name in ("best",) if name in log},
     )
     write_json(output_dir / "run.json", stamp)
     console.print(f"Adapter: [bold]{escape(str(output_dir))}[/]")
+
+
+def _tell_validation(plan: Plan, size: estimate.Size, ranks: int) -> None:
+    """Say who is held out, what is scored, and what that costs."""
+    shown, n = plan.eval_subjects[:5], len(plan.eval_subjects)
+    times = estimate.validations(plan, size.samples, ranks)
+    cost = estimate.validation_share(plan, size.samples, ranks, size.scored)
+    console.print(
+        f"  Validation: {size.scored:,} of {size.held_out:,} epochs of {n} held-out "
+        f"subject{'s' * (n > 1)} ({', '.join(shown)}{', …' * (n > len(shown))}), "
+        f"{times:,} time{'s' * (times > 1)}: about {cost:.0%} of the training's time on top (estimate"
+        f"{', without the reasons it writes' * (plan.answers['place'] == 'end')})",
+        markup=False,
+    )
 
 
 def _ranks(settings: FinetuneSettings) -> tuple[int, launcher.Hosts | None]:
@@ -366,6 +391,7 @@ def make_plan(
     stage = launcher.check_deepspeed(deepspeed, arguments, ranks) if deepspeed else 0
     if deepspeed and here:
         launcher.check_compiler(read_json(deepspeed), gpu=hardware.gpu)
+    notes += _unused(settings)
     _check_hardware(settings, arguments, stage, here=here)
     _check_output(output_dir, resume=settings.resume)
     base = find_base(settings.model_name_or_path, settings.vision_tower)
@@ -385,7 +411,14 @@ def make_plan(
     if FUSIONS[settings.fusion].needs_features:
         _check_features(features_file, data_path, rows, workspace, protocol)
         features_sha256 = sha256_of(features_file)
-    share = trained_share(rows, processor, settings.model_max_length)
+    sides = _sides(settings, rows, workspace.epochs)
+    if sequence and sides.subjects:  # its transitions are those of the whole fine-tune side
+        sequence["stages"] = list(sides.stages)
+    share = trained_share(sides.training, processor, settings.model_max_length)
+    form = form_of(sides.training, processor.count_tokens)
+    if sides.subjects:
+        check_scorable(form, stage, ranks)
+        notes += _validation_notes(settings, sides, features_file)
     if deepspeed:
         text = llava_config(base).text_config
         widest = max(text.hidden_size, text.intermediate_size)
@@ -410,7 +443,7 @@ def make_plan(
         trained_share=share,
         protocol=protocol,
         arguments=arguments,
-        answers=jsonable(asdict(form_of(rows, processor.count_tokens))),
+        answers=jsonable(asdict(form)),
         sequence=sequence,
         environment=_environment(settings, output_dir.resolve(), ranks, hosts),
         stop_file=str(output_dir.resolve() / _STOP_FILE),
@@ -426,6 +459,12 @@ def make_plan(
         bits=settings.bits,
         zero_stage=stage,
         group_by_length=settings.group_by_modality_length,
+        eval_subjects=list(sides.subjects),
+        eval_limit=settings.eval_limit if sides.subjects else 0,
+        epochs_file=str(workspace.epochs.resolve()) if sides.subjects else "",
+        epochs_sha256=sides.epochs_sha256,
+        best_metric=settings.metric_for_best_model if _chooses(settings) else "",
+        early_stopping_patience=settings.early_stopping_patience,
         resume=settings.resume,
     )
     _check_same_training(output_dir, plan)
@@ -440,7 +479,63 @@ def _lasting_name(name: str, base: Base) -> str:
     return str(base.folder) if is_folder else name
 
 
+def _chooses(settings: FinetuneSettings) -> bool:
+    """Say whether the adapter is to be the best validated one."""
+    return settings.load_best_model_at_end or settings.early_stopping_patience > 0
+
+
+def _sides(settings: FinetuneSettings, rows: list[Conversation], epochs_file: Path) -> Sides:
+    """Hold subjects out, where there is validation."""
+    if settings.eval_strategy == "no":
+        return everybody(rows)
+    for row in rows:
+        picture_of(row.sample_id, row.images)
+    return draw(rows, epochs_file, settings.eval_subjects_share, settings.eval_limit, settings.seed)
+
+
+def _validation_notes(settings: FinetuneSettings, sides: Sides, features_file: Path) -> list[str]:
+    """Say why the κ of a validation may differ from what `evaluate` finds on new subjects."""
+    notes = []
+    if settings.eval_limit and len(sides.scored) < sides.n_held_out:
+        notes.append(
+            "--eval-limit: epochs are drawn evenly over the stages, so κ is not that of whole nights"
+        )
+    if settings.bits == 4:
+        notes.append("--bits 4: validations ask the packed base, `evaluate` asks one of 16 bits")
+    sidecar = read_sidecar(features_file) if FUSIONS[settings.fusion].needs_features else None
+    if sidecar is not None and sidecar.fold is None:
+        notes.append(
+            "--eval-strategy: the vision module was trained on this side, held-out subjects included, so κ may "
+            "be higher than on new ones; `eegvlm extract --folds` makes features without them"
+        )
+    return notes
+
+
+def _unused(settings: FinetuneSettings) -> list[str]:
+    """Name the options of validation that were given without one."""
+    if settings.eval_strategy != "no":
+        return []
+    asked = ("eval_steps", "eval_subjects_share", "eval_limit", "metric_for_best_model")
+    usual = {f.name: f.default for f in fields(settings) if f.name in asked}
+    given = [name for name in asked if getattr(settings, name) != usual[name]]
+    return [f"--{name}: nothing is validated; see --eval-strategy" for name in given]
+
+
+def _check_validation(settings: FinetuneSettings) -> None:
+    """Check what is asked of the validation; without one, nothing may be asked of it."""
+    check_name("--eval-strategy", settings.eval_strategy, _EVAL_STRATEGIES)
+    check_name("--metric-for-best-model", settings.metric_for_best_model, METRICS)
+    if settings.eval_strategy == "no" and _chooses(settings):
+        flag = (
+            "--load-best-model-at-end"
+            if settings.load_best_model_at_end
+            else "--early-stopping-patience"
+        )
+        raise EegToolError(f"{flag} needs validation.", "Add --eval-strategy steps, or epoch.")
+
+
 def _check_names(settings: FinetuneSettings) -> None:
+    _check_validation(settings)
     check_name("fusion", settings.fusion, FUSIONS)
     check_name("conversation template", settings.version, TEMPLATES)
     check_name("--lr-scheduler-type", settings.lr_scheduler_type, [s.value for s in SchedulerType])
@@ -535,15 +630,17 @@ def _check_pictures(rows: list[Conversation], image_folder: Path) -> None:
 
 def _size(plan: Plan) -> estimate.Size:
     """Count samples, parameters and the tokens of the longest sample (by its words)."""
-    rows = read_conversations(Path(plan.data_path))
+    sides = held_out.read(plan)
     base = plan.base_model
     config = llava_config(base)
     processor = load_processor(base, fusion=plan.fusion, version=plan.version)
-    longest = max(rows, key=lambda row: len(row.question) + len(row.answer))
+    longest = max(sides.training, key=lambda row: len(row.question) + len(row.answer))
     encoded = encode(longest, processor, plan.model_max_length)
     return estimate.Size(
         parts=estimate.count_parameters(config, plan),
-        samples=len(rows),
+        samples=len(sides.training),
+        scored=len(sides.scored),
+        held_out=sides.n_held_out,
         tokens=len(encoded.input_ids),
         labels=sum(label != IGNORED for label in encoded.labels),
         config=config,

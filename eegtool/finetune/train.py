@@ -11,8 +11,9 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any, Final
@@ -24,14 +25,18 @@ from transformers import TrainingArguments
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError, brief
-from eegtool.core.records import read_conversations
-from eegtool.core.workspace import read_json, write_json
+from eegtool.core.records import Question
+from eegtool.core.workspace import inside, write_json
 from eegtool.extract.features import FeatureTable, load_features
-from eegtool.finetune import launcher, saving
+from eegtool.finetune import held_out, launcher, saving
 from eegtool.finetune.data import FinetuneDataset
 from eegtool.finetune.plan import Plan
 from eegtool.finetune.trainer import EegTrainer, peak_memory
-from eegtool.model.adapters import Contract, add_lora, trained_table, write_adapter
+from eegtool.finetune.validation import Validator, best_of
+from eegtool.inference.loaded import LoadedModel
+from eegtool.inference.writing import Reply
+from eegtool.model.adapters import Contract, add_lora, inner, trained_table, write_adapter
+from eegtool.model.answer_form import AnswerForm
 from eegtool.model.checkpoints import load_base
 from eegtool.model.eegvlm import EEGVLM, FUSIONS
 from eegtool.model.processor import Processor
@@ -52,39 +57,47 @@ def run(plan: Plan) -> None:
             deepspeed.init_distributed()
     checkpoint = saving.find_resume(plan, args.world_size)
     model, processor = build_model(plan, args)
-    rows = read_conversations(Path(plan.data_path))
+    sides = held_out.read(plan)
     table = None
     if FUSIONS[plan.fusion].needs_features:
-        ids = [row.sample_id for row in rows]
-        table = load_features(Path(plan.features_file), ids, source=plan.features, seed=args.seed)
+        table = load_features(
+            Path(plan.features_file), sides.sample_ids, source=plan.features, seed=args.seed
+        )
     dataset = FinetuneDataset(
-        rows,
+        sides.training,
         Path(plan.image_folder),
         table,
         processor,
         plan.model_max_length,
         count_threads(plan),
     )
-    contract = _contract(plan, processor, table)
-    trainer = EegTrainer(plan, model, args, dataset, contract)
+    contract = _contract(plan, processor, table, len(sides.scored))
+    validator = _validator(plan, model, args, dataset, sides.scored) if sides.scored else None
+    trainer = EegTrainer(plan, model, args, dataset, contract, validator)
     first = trainer.is_world_process_zero()
     if first:
         saving.remove_broken(Path(plan.output_dir))
         _announce(model, plan, checkpoint)
+    inner(model).drop_unread_layers()
     log: dict[str, Any] = {"resumed_after": saving.step_of(checkpoint) if checkpoint else 0}
-    if checkpoint and saving.is_last(checkpoint):  # only the adapter is missing
-        state = saving.read_trained(checkpoint, model)
-        log |= {"metrics": {}, "log": read_json(checkpoint / saving.STATE)["log_history"]}
-    else:
-        with _watched(args):
-            result = trainer.resume(checkpoint)
-        if trainer.stopped:
-            return
-        state = saving.gathered(model, keep=first)
-        # Metrics and memory are those since it was last started.
-        log |= {"metrics": result.metrics, "log": trainer.state.log_history}
-        log |= {"peak_memory": peak_memory()}
+    with _watched(args):
+        result = trainer.resume(checkpoint)
+    if trainer.stopped:
+        return
+    state = saving.gathered(model, keep=first)
+    # Metrics and memory are those since it was last started.
+    trained = trainer.state.global_step > log["resumed_after"]  # else only the adapter was missing
+    log |= {"metrics": result.metrics if trained else {}, "log": trainer.state.log_history}
+    log |= {"peak_memory": peak_memory()}
     if first:
+        if best := best_of(trainer.state.log_history, plan.best_metric):
+            state = saving.read_trained(saving.whole_at(Path(plan.output_dir), best.step), model)
+            log["best"] = {"step": best.step, **best.figures}
+            contract = replace(contract, validation=contract.validation | log["best"])
+            console.print(
+                f"  The adapter is that of step {best.step}, with the best {plan.best_metric} "
+                f"({best.value:.3f})."
+            )
         _write(Path(plan.output_dir), model, state, contract, log)
 
 
@@ -171,7 +184,39 @@ def _use_liger(model: EEGVLM) -> None:
     )
 
 
-def _contract(plan: Plan, processor: Processor, table: FeatureTable | None) -> Contract:
+def _validator(
+    plan: Plan,
+    model: PeftModel,
+    args: TrainingArguments,
+    dataset: FinetuneDataset,
+    questions: list[Question],
+) -> Validator:
+    """Return what scores the held-out epochs with the model that is trained."""
+
+    def around(ask: Callable[[], list[Reply]]) -> list[Reply]:
+        return list(
+            model(compute=ask)
+        )  # with autocast and ZeRO-3's hooks, as a step of the training
+
+    processor = dataset.processor
+    loaded = LoadedModel(
+        inner(model), processor, AnswerForm.from_contract(plan.answers), around=around
+    )
+    return Validator(
+        model,
+        loaded,
+        questions,
+        lambda q: processor.pixel_spec.pixels(inside(dataset.image_folder, q.images[0])),
+        None if dataset.features is None else dataset.features.__getitem__,
+        rank=args.process_index,
+        ranks=args.world_size,
+        sharded_batch=args.per_device_train_batch_size if plan.zero_stage == 3 else 0,
+    )
+
+
+def _contract(
+    plan: Plan, processor: Processor, table: FeatureTable | None, n_scored: int
+) -> Contract:
     return Contract(
         base=plan.base,
         base_sha256=plan.base_sha256,
@@ -185,6 +230,7 @@ def _contract(plan: Plan, processor: Processor, table: FeatureTable | None) -> C
         bits=plan.bits,
         answers=plan.answers,
         sequence=plan.sequence,
+        validation={"subjects": plan.eval_subjects, "epochs": n_scored} if n_scored else {},
     )
 
 

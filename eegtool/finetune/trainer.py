@@ -1,4 +1,4 @@
-"""transformers' Trainer for EEG-VLM: order of samples, learning rates, checkpoints, stopping."""
+"""transformers' Trainer for EEG-VLM: order of samples, learning rates, validation, checkpoints, stopping."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,11 +19,12 @@ from rich.progress import TaskID
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from eegtool.core.console import progress
+from eegtool.core.console import console, progress
 from eegtool.core.errors import EegToolError
 from eegtool.finetune import saving
 from eegtool.finetune.data import FinetuneDataset, collate
 from eegtool.finetune.plan import Plan
+from eegtool.finetune.validation import Validator, best_of, is_due
 from eegtool.model.adapters import Contract
 
 _STEPS_PER_GROUP: Final = 50
@@ -121,6 +122,8 @@ class EegTrainer(Trainer):  # type: ignore[misc]
         What to train on.
     contract : Contract
         What the adapter will have been trained with, for the checkpoints.
+    validator : Validator or None
+        What scores the held-out epochs; None where nothing is validated.
     """
 
     optimizer: Any
@@ -132,11 +135,13 @@ class EegTrainer(Trainer):  # type: ignore[misc]
         args: TrainingArguments,
         dataset: FinetuneDataset,
         contract: Contract,
+        validator: Validator | None = None,
     ) -> None:
         check_trained(model)
         args.logging_nan_inf_filter = False  # it hides a loss that is no number
         self.plan = plan
         self.contract = contract
+        self.validator = validator
         per_batch = args.per_device_train_batch_size * args.world_size
         self.order = PassOrder(
             len(dataset),
@@ -152,9 +157,11 @@ class EegTrainer(Trainer):  # type: ignore[misc]
             model=model,
             args=args,
             train_dataset=dataset,
+            eval_dataset=validator.questions if validator else None,
             data_collator=partial(collate, pad_id=dataset.processor.tokenizer.pad_token_id),
             callbacks=[TellPass(self.order), CheckPrecision(), self.monitor, self.stopper],
         )
+        self.add_callback(CatchUp(self))  # last: the bar is there, and signals are heard
         self.remove_callback(PrinterCallback)  # the bar shows the loss
 
     @property
@@ -199,6 +206,80 @@ class EegTrainer(Trainer):  # type: ignore[misc]
         finally:
             self.monitor.close()
             self.stopper.close()
+
+    @property
+    def ends(self) -> bool:
+        """Whether there is nothing more to train: all steps are done, or it is to stop."""
+        return self.control.should_training_stop or self.state.global_step >= self.state.max_steps
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if not self.ends:  # transformers would take a step before it looks
+            super()._run_epoch(*args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Score the held-out epochs and log their figures; all ranks must call it.
+
+        Raises
+        ------
+        InterruptedError
+            If it was asked to stop; nothing is logged then.
+        """
+        validator = self.validator
+        if validator is None:
+            return {}
+        is_stopped = self.stopper.agreed if validator.sharded_batch else self.stopper.asked
+        with self.clock.pausing(), self.monitor.pausing() as tell:
+            began = time.perf_counter()
+            found = validator.figures(is_stopped, tell)
+            seconds = time.perf_counter() - began
+        if found is None:
+            raise InterruptedError
+        metrics = {f"eval_{name}": value for name, value in found.items()}
+        metrics |= {"eval_epochs": len(validator.questions), "eval_runtime": round(seconds, 4)}
+        self.log(metrics)
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def catch_up(self) -> None:
+        """Do the validation of the step at which a training is resumed, where it was not done; weigh all."""
+        rows = [row for row in self.state.log_history if "eval_loss" in row]
+        done = any(row["step"] == self.state.global_step for row in rows)
+        if self.validator is not None and not done and is_due(self.args, self.state):
+            self._evaluate(None, None)
+        self._determine_best_metric()
+        if step := self.state.best_global_step:  # else it would be missed at the end
+            saving.whole_at(Path(self.plan.output_dir), step)
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Validate; where the training is asked to stop, it is left to when it is resumed (see `catch_up`)."""
+        try:
+            if self.stopped:
+                raise InterruptedError
+            return dict(super()._evaluate(*args, **kwargs))
+        except InterruptedError:
+            self.stopper.stop(self.control)
+            return {}
+
+    def _determine_best_metric(self, *args: Any, **kwargs: Any) -> bool:
+        """Save the best weights so far, and stop where they are long ago; all of it is read from the log.
+
+        transformers would know the best only where a checkpoint is due anyway.
+        """
+        plan, state = self.plan, self.state
+        best = best_of(state.log_history, plan.best_metric)
+        if best is None:
+            return False
+        is_new = best.step == state.global_step > (state.best_global_step or 0)
+        state.best_metric, state.best_global_step = best.value, best.step
+        self.control.should_save |= is_new
+        if 0 < plan.early_stopping_patience <= best.since and not self.ends:
+            self.control.should_training_stop = True
+            if self.is_world_process_zero():
+                console.print(
+                    f"  Stopping early: no better {plan.best_metric} than that of step {best.step} in "
+                    f"{best.since} validation{'s' * (best.since > 1)}."
+                )
+        return is_new
 
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
@@ -250,6 +331,13 @@ class StepClock:
         self._steps += 1
         self._waited += time.perf_counter() - began
 
+    @contextmanager
+    def pausing(self) -> Iterator[None]:
+        """Leave the time inside out."""
+        began = time.perf_counter()
+        yield
+        self._began += time.perf_counter() - began
+
     def per_step(self) -> dict[str, float]:
         """Return the means of the steps since it was last asked, and start again."""
         n, seconds = self._steps, time.perf_counter() - self._began
@@ -260,6 +348,17 @@ class StepClock:
         }
         self.tokens, self._waited, self._steps = 0, 0.0, 0
         return means
+
+
+class CatchUp(TrainerCallback):  # type: ignore[misc]
+    """Lets a resumed training first do what it was stopped in."""
+
+    def __init__(self, trainer: EegTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Do it."""
+        self.trainer.catch_up()
 
 
 class CheckPrecision(TrainerCallback):  # type: ignore[misc]
@@ -273,13 +372,14 @@ class CheckPrecision(TrainerCallback):  # type: ignore[misc]
 
 
 class Monitor(TrainerCallback):  # type: ignore[misc]
-    """What is seen of a training on the first rank: steps, loss, speed and the time left."""
+    """What is seen of a training on the first rank: steps, loss, κ, speed and the time left."""
 
     def __init__(self, per_step: int) -> None:
         self.per_step = per_step
         self.bar = progress("steps")
         self.task: TaskID | None = None
         self.began, self.began_step = 0.0, 0
+        self.shown = {"loss": "", "kappa": "", "speed": ""}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Show the bar."""
@@ -308,7 +408,41 @@ class Monitor(TrainerCallback):  # type: ignore[misc]
         if self.task is not None:
             samples = (state.global_step - self.began_step) * self.per_step
             speed = samples / max(time.perf_counter() - self.began, 1e-9)
-            self.bar.update(self.task, note=f"loss {logs['loss']:.3f}, {speed:.3g} samples/s")
+            self.shown |= {"loss": f"loss {logs['loss']:.3f}", "speed": f"{speed:.3g} samples/s"}
+            self._show()
+
+    @contextmanager
+    def pausing(self) -> Iterator[Callable[[int, int], None]]:
+        """Leave the time inside out of the speed; what is given shows how far a validation is."""
+        began = time.perf_counter()
+
+        def tell(done: int, n: int) -> None:
+            if self.task is not None:
+                self.bar.update(self.task, note=f"validating {done}/{n}")
+
+        try:
+            yield tell
+        finally:
+            self._show()
+            self.began += time.perf_counter() - began
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
+    ) -> None:
+        """Say what a validation found; its κ stays beside the loss."""
+        self.shown["kappa"] = f"κ {metrics['eval_kappa']:.3f}"
+        self._show()
+        if self.task is not None:
+            console.print(
+                f"  Step {state.global_step}: κ {metrics['eval_kappa']:.3f}, "
+                f"macro-F1 {metrics['eval_macro_f1']:.3f}, accuracy {metrics['eval_accuracy']:.3f}, "
+                f"NLL {metrics['eval_loss']:.3f}"
+            )
+
+    def _show(self) -> None:
+        """Put what is known beside the bar."""
+        if self.task is not None:
+            self.bar.update(self.task, note=", ".join(filter(None, self.shown.values())))
 
     def close(self) -> None:
         """Leave the bar on the screen and give the cursor back, however the training ended."""
@@ -337,11 +471,21 @@ class Stopper(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Ask all ranks; the last step ends the training anyway."""
-        first = state.is_world_process_zero
-        asked = self.told or (first and self.stop_file is not None and self.stop_file.exists())
-        if saving.any_rank(asked, self.device) and state.global_step < state.max_steps:
-            self.stopped = True
-            control.should_log = control.should_save = control.should_training_stop = True
+        if self.agreed() and state.global_step < state.max_steps:
+            self.stop(control)
+
+    def asked(self) -> bool:
+        """Say whether this rank knows that it is to stop."""
+        return self.told or (self.stop_file is not None and self.stop_file.exists())
+
+    def agreed(self) -> bool:
+        """Say whether any rank knows; all ranks must ask."""
+        return saving.any_rank(self.asked(), self.device)
+
+    def stop(self, control: Any) -> None:
+        """End the training behind this step, with a checkpoint."""
+        self.stopped = True
+        control.should_log = control.should_save = control.should_training_stop = True
 
     def close(self) -> None:
         """Give the signal back."""

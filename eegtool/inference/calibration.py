@@ -51,7 +51,7 @@ class Calibration:
     adapter_sha256: str
     """Weights whose probabilities these were."""
     offsets: tuple[float, ...] = _NONE.offsets
-    """In nats, in the order of `STAGES`; like the next two, see `Scaling`. Versions before 0.2 had none."""
+    """In nats, in the order of `STAGES`; like the next two, see `Scaling`. Earlier versions had none."""
     decide_for: DecideFor = "likelihood"
     decision_offsets: tuple[float, ...] = _NONE.decision_offsets
     stages: tuple[float, ...] = ()
@@ -77,7 +77,7 @@ def calibrate(
     Parameters
     ----------
     log_likelihood : float [N, 5]
-        Of the stage answers (see `score.stage_log_likelihoods`).
+        Of the stage answers (see `scoring.stage_log_likelihoods`).
     stages, subjects : sequence of str
         True stage of each epoch, and whose it is, in order of time for each subject.
     mode : str

@@ -73,7 +73,7 @@ class Draw:
         return (warm + torch.from_numpy(noise)).argmax(-1).to(logits.device)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def decode(
     model: EEGVLM,
     embeds: torch.Tensor,

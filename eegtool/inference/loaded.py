@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from eegtool import __version__
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.records import Question
+from eegtool.core.registry import check_name
 from eegtool.core.settings import AnswerMode
 from eegtool.inference.cache import Cached
 from eegtool.inference.decoding import Decoding
@@ -28,6 +29,8 @@ from eegtool.model.answer_form import AnswerForm
 from eegtool.model.checkpoints import best_dtype
 from eegtool.model.eegvlm import EEGVLM
 from eegtool.model.processor import TEMPLATES, Processor
+
+DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
 
 
 class Batch(NamedTuple):
@@ -53,12 +56,15 @@ class LoadedModel:
         How it was taught to answer.
     merged : bool
         Whether LoRA is part of the network's weights.
+    around : callable
+        Calls what asks about a batch, with whatever must be around it; by default nothing is.
     """
 
     network: EEGVLM
     processor: Processor
     answers: AnswerForm
     merged: bool = False
+    around: Callable[[Callable[[], list[Reply]]], list[Reply]] = lambda ask: ask()
     _choices: dict[tuple[str, int], Choice] = field(default_factory=dict, init=False)
 
     @classmethod
@@ -95,13 +101,14 @@ class LoadedModel:
         EegToolError
             If it cannot be loaded (see `load_adapter`).
         """
+        check_name("dtype", dtype, DTYPES)
         where = device_of(device)
         if where.type == "cuda":
             torch.cuda.set_device(where)  # what libraries allocate by themselves belongs there, too
         loaded, processor, contract = load_adapter(
             folder,
             base=base,
-            dtype=best_dtype() if dtype == "auto" else getattr(torch, dtype),
+            dtype=best_dtype(where) if dtype == "auto" else getattr(torch, dtype),
             attention=attention,
             vision_tower=vision_tower,
             device=where,
@@ -137,7 +144,7 @@ class LoadedModel:
         decoding: Decoding | None = None,
         batch_size: int | None = None,
         done: Collection[str] = (),
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch, None, None]:
         """Ask about many epochs, batch by batch, those with the longest questions first.
 
         Parameters
@@ -191,7 +198,7 @@ class LoadedModel:
                         f"What was answered is kept. {fix}",
                     )
                 size = len(batch) // 2
-                console.print(f"  Memory ran out: going on with {size} questions at a time.")
+                console.print(f"  Memory ran out: continuing with {size} questions at a time.")
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
 
@@ -274,7 +281,7 @@ class LoadedModel:
         The exception ends here: as long as it lives, so do the tensors of all frames it went through.
         """
         try:
-            return self.reply(batch, pixels, features, mode, decoding), ""
+            return self.around(lambda: self.reply(batch, pixels, features, mode, decoding)), ""
         except (MemoryError, RuntimeError) as error:  # CUDA's is a RuntimeError, too
             if not is_out_of_memory(error):
                 raise
@@ -341,7 +348,20 @@ def _torn_batches(
 
 
 def device_of(device: str | torch.device) -> torch.device:
-    """Return a device by its name; ``auto`` is the first GPU, or the CPU where there is none."""
-    if device == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+    """Return a device by its name; ``auto`` is the first GPU, or the CPU where there is none.
+
+    Raises
+    ------
+    EegToolError
+        If there is no such device.
+    """
+    gpu = torch.cuda.is_available()
+    try:
+        found = torch.device(("cuda" if gpu else "cpu") if device == "auto" else device)
+    except RuntimeError as error:
+        raise EegToolError(
+            f"The device '{device}' is not known: {brief(error)}.", "Give 'auto', 'cpu' or 'cuda'."
+        ) from error
+    if found.type == "cuda" and not gpu:
+        raise EegToolError(f"The device '{device}': there is no GPU here.", "Give 'auto' or 'cpu'.")
+    return torch.device("cuda", found.index or 0) if found.type == "cuda" else found

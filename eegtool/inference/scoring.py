@@ -101,7 +101,7 @@ def behind_reasons(text: str, answers: Sequence[str], lead: str) -> list[str]:
     return [f"{reasons} {answer}" if reasons else answer for answer in answers]
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: weights that ZeRO-3 gathers in it could not be trained any more
 def stage_log_likelihoods(
     model: EEGVLM,
     processor: Processor,
@@ -152,8 +152,8 @@ def stage_log_likelihoods(
             position_ids=packed.positions.to(device),
             **how,
         ).last_hidden_state
-    # Logits in 16 bits are steps of an eighth: too coarse to tell two stages apart.
-    logits = linear(states[:, packed.begin :].float(), model.lm_head.weight.float())
+    with _in_float32(model.lm_head) as head:
+        logits = head(states[:, packed.begin :])
     return _means(log_softmax(logits, dim=-1), choices)
 
 
@@ -256,6 +256,24 @@ def _attention_with_mask(model: EEGVLM) -> Iterator[None]:
         yield
     finally:
         config._attn_implementation = chosen
+
+
+@contextmanager
+def _in_float32(head: torch.nn.Linear) -> Iterator[torch.nn.Linear]:
+    """Let the head compute in float32: logits in 16 bits are steps of an eighth, too coarse to tell two stages apart.
+
+    It is called as a module even so: under ZeRO-3 its weights are there only then.
+    """
+
+    def forward(states: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(states.device.type, enabled=False):
+            return linear(states.float(), head.weight.float())
+
+    head.forward = forward  # type: ignore[method-assign, assignment]
+    try:
+        yield head
+    finally:
+        del head.forward
 
 
 def _means(told: torch.Tensor, choices: Sequence[Choice]) -> np.ndarray:

@@ -42,7 +42,7 @@ class Reply:
     """Whether it wrote as many tokens as there is room for, and had not come to an end."""
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def write(
     model: EEGVLM,
     processor: Processor,

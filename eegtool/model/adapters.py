@@ -67,6 +67,9 @@ class Contract:
     """How to ask and how an answer reads, as the samples taught it (see `answer_form.AnswerForm`)."""
     sequence: dict[str, Any] = field(default_factory=dict)
     """How stages follow each other in the nights of the training subjects (see `Workspace.sequence`)."""
+    validation: dict[str, Any] = field(default_factory=dict)
+    """Subjects of the fine-tune side that were held out while it was trained, and how many of their epochs were
+    scored; where the best weights were chosen, the step that they are of, and its figures."""
 
 
 def add_lora(

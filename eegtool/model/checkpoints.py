@@ -145,9 +145,12 @@ def _as_base(base: Base | Path) -> Base:
     return base if isinstance(base, Base) else find_base(str(base))
 
 
-def best_dtype() -> torch.dtype:
-    """Return the precision to work in here: float32 on a CPU, else bfloat16, on old GPUs float16."""
-    if not torch.cuda.is_available():
+def best_dtype(device: torch.device | None = None) -> torch.dtype:
+    """Return the precision to work in: float32 on a CPU, else bfloat16, on old GPUs float16.
+
+    Without a device: that of the GPU, where there is one.
+    """
+    if not _on_gpu(device):
         return torch.float32
     native = torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if native else torch.float16
@@ -255,7 +258,7 @@ def load_base(
     config = llava_config(base)
     config.image_token_id = processor.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     options = {
-        "attn_implementation": choose_attention(attention, dtype),
+        "attn_implementation": choose_attention(attention, dtype, device),
         "quantization_config": quantization(bits, dtype),
         "device_map": None if device is None or is_deepspeed_zero3_enabled() else {"": device},
     }
@@ -279,8 +282,8 @@ def load_base(
     return model, processor
 
 
-def choose_attention(attention: str, dtype: torch.dtype) -> str:
-    """Return transformers' name of the attention to use.
+def choose_attention(attention: str, dtype: torch.dtype, device: torch.device | None = None) -> str:
+    """Return transformers' name of the attention to use; without a device on the GPU, where there is one.
 
     Raises
     ------
@@ -289,7 +292,7 @@ def choose_attention(attention: str, dtype: torch.dtype) -> str:
     """
     check_name("--attention", attention, ATTENTIONS)
     half = dtype in (torch.float16, torch.bfloat16)
-    usable = torch.cuda.is_available() and half and find_spec("flash_attn") is not None
+    usable = _on_gpu(device) and half and find_spec("flash_attn") is not None
     if attention == "auto":
         return "flash_attention_2" if usable else "sdpa"
     if attention == "flash_attention_2" and not usable:
@@ -299,6 +302,10 @@ def choose_attention(attention: str, dtype: torch.dtype) -> str:
             "pip install flash-attn, or leave out --attention.",
         )
     return attention
+
+
+def _on_gpu(device: torch.device | None) -> bool:
+    return torch.cuda.is_available() if device is None else device.type == "cuda"
 
 
 def quantization(bits: int, dtype: torch.dtype) -> BitsAndBytesConfig | None:

@@ -59,6 +59,10 @@ def _or_null(rule: _Rule) -> _Rule:
 _TEXT: Final = _is(str, "text")
 _OBJECT: Final = _is(dict, "an object")
 _HZ: Final = _or_null(_number(0, 1e5))
+_TEXTS: Final[_Rule] = (
+    lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value),
+    "a list of texts",
+)
 _COUNTS: Final = _list(len(STAGES), _number(0, 1e12))
 
 _RULES: Final[dict[str, _Rule]] = {
@@ -89,6 +93,13 @@ _RULES: Final[dict[str, _Rule]] = {
     **dict.fromkeys(("answers.read", "answers.answers"), _whole(0, 10**9)),
     "answers.stages": _OBJECT,
     **{f"answers.stages.{stage}": _TEXT for stage in STAGES},
+    "validation": _OBJECT,
+    "validation.subjects": _TEXTS,
+    **dict.fromkeys(("validation.epochs", "validation.step"), _whole(0, 10**9)),
+    **dict.fromkeys(
+        ("validation.kappa", "validation.macro_f1", "validation.accuracy"), _number(-1, 1)
+    ),
+    "validation.loss": _number(0, 1e12),
     "sequence": _OBJECT,
     "sequence.transitions": _list(len(STAGES), _COUNTS),
     "sequence.stages": _COUNTS,

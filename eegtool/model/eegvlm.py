@@ -72,7 +72,7 @@ class EEGVLM(LlavaForConditionalGeneration):  # type: ignore[misc]
     def drop_unread_layers(self) -> None:
         """Remove what the tower has behind the layer that is read: it costs time and tells nothing.
 
-        Only where the model is asked: it cannot be saved any more.
+        Only where the model is asked or an adapter is trained: it cannot be saved as a whole any more.
         """
         for module in self.model.vision_tower.modules():
             if isinstance(module, ModuleList):
@@ -137,13 +137,19 @@ class EEGVLM(LlavaForConditionalGeneration):  # type: ignore[misc]
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        compute: Callable[[], Any] | None = None,
         **kwargs: Any,
     ) -> Any:
         """Run LLaVA on the embeddings of `embed`; without a picture, exactly as transformers does.
 
         With `labels` there is a loss and there are no logits: of 1,200 tokens of a sample a handful
         carries a label, and logits of all of them would be the largest tensor of the training.
+
+        With `compute` that is called and nothing else: whatever is wrapped around a model in training
+        (autocast, the hooks by which ZeRO-3 gathers weights) is then around another use of its modules.
         """
+        if compute is not None:
+            return compute()
         if pixel_values is not None and input_ids is not None:
             inputs_embeds = self.embed(input_ids, pixel_values, high_level_features)
             input_ids = None

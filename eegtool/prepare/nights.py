@@ -14,6 +14,7 @@ import traceback
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -322,30 +323,25 @@ def prepare_night(
         the `problem` of the result.
     """
     try:
-        plan = (outline_unscored if unscored else outline)(night, settings)
-        inputs = _hashes(plan.files)
-        key = _key(inputs, settings, unscored=unscored)
-        done = _find(plan, key, Workspace(settings.workspace))
-        if done and (done.facts is not None or settings.rationale != "measured"):
-            return done
-        recording = read_recording(night.signal_path, settings.channel, strict=settings.strict)
-        signals = [_cleaned(signal, settings) for signal in recording.signals]
-        if done is None:
-            done = replace(_described(plan, recording, unscored=unscored), key=key, inputs=inputs)
-        if settings.rationale == "measured":
-            onsets_s = [epoch.onset_s for epoch in done.epochs("")]
-            facts = measure(signals[0].data_uv, signals[0].sfreq_hz, onsets_s)
-            done = replace(done, facts=tuple(f.to_row() for f in facts))
+        with _naming_defects(night):
+            plan = (outline_unscored if unscored else outline)(night, settings)
+            inputs = _hashes(plan.files)
+            key = _key(inputs, settings, unscored=unscored)
+            done = _find(plan, key, Workspace(settings.workspace))
+            if done and (done.facts is not None or settings.rationale != "measured"):
+                return done
+            recording = read_recording(night.signal_path, settings.channel, strict=settings.strict)
+            signals = [_cleaned(signal, settings) for signal in recording.signals]
+            if done is None:
+                done = replace(
+                    _described(plan, recording, unscored=unscored), key=key, inputs=inputs
+                )
+            if settings.rationale == "measured":
+                onsets_s = [epoch.onset_s for epoch in done.epochs("")]
+                facts = measure(signals[0].data_uv, signals[0].sfreq_hz, onsets_s)
+                done = replace(done, facts=tuple(f.to_row() for f in facts))
     except EegToolError as problem:
         return Prepared(night, problem=problem)
-    except Exception as error:  # whatever it is, the other nights go on
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        defect = EegToolError(
-            f"{night.signal_path}: {type(error).__name__} ({brief(error)}) in "
-            f"{Path(where.filename).name}, line {where.lineno}.",
-            "The file cannot be read, or this is a defect of eegvlm; please report it.",
-        )
-        return Prepared(night, problem=defect)
     try:
         workspace = Workspace(settings.workspace)
         if done.folder is None:
@@ -386,18 +382,36 @@ def draw_in_memory(
     EegToolError
         If the recording cannot be used.
     """
-    plan = outline_unscored(night, settings, source)
-    recording = read_recording(
-        source or night.signal_path, settings.channel, strict=settings.strict
-    )
-    signals = [_cleaned(signal, settings) for signal in recording.signals]
-    inputs = _hashes(plan.files) or {night.recording: _samples_sha256(recording)}
-    done = replace(
-        _described(plan, recording, unscored=True),
-        key=_key(inputs, settings, unscored=True),
-        inputs=inputs,
-    )
-    return done, list(draw_epochs(done.epochs(""), signals, settings)), recording
+    with _naming_defects(night):
+        plan = outline_unscored(night, settings, source)
+        recording = read_recording(
+            source or night.signal_path, settings.channel, strict=settings.strict
+        )
+        signals = [_cleaned(signal, settings) for signal in recording.signals]
+        inputs = _hashes(plan.files) or {night.recording: _samples_sha256(recording)}
+        done = replace(
+            _described(plan, recording, unscored=True),
+            key=_key(inputs, settings, unscored=True),
+            inputs=inputs,
+        )
+        pictures = list(draw_epochs(done.epochs(""), signals, settings))
+    return done, pictures, recording
+
+
+@contextmanager
+def _naming_defects(night: Night) -> Iterator[None]:
+    """Turn whatever goes wrong with a recording into an error that says which one and where."""
+    try:
+        yield
+    except EegToolError:
+        raise
+    except Exception as error:  # whatever it is, the other nights go on
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise EegToolError(
+            f"{night.signal_path}: {type(error).__name__} ({brief(error)}) in "
+            f"{Path(where.filename).name}, line {where.lineno}.",
+            "The file cannot be read, or this is a defect of eegvlm; please report it.",
+        ) from error
 
 
 def _described(plan: Outline, recording: Recording, *, unscored: bool) -> Prepared:
@@ -467,7 +481,7 @@ def estimate(night: Night, settings: PrepareSettings, n_pictures: int = 20) -> t
 def store_pictures(
     done: Prepared, pictures: Iterable[bytes], workspace: Workspace, run: str
 ) -> Prepared:
-    """Write the pictures of a recording into the easel, whole or not at all.
+    """Write the pictures of a recording into the staging directory, whole or not at all.
 
     Parameters
     ----------
@@ -476,7 +490,7 @@ def store_pictures(
     pictures : iterable of bytes
         A PNG for each of its epochs, in their order.
     workspace : Workspace
-        Whose easel `run` has opened.
+        Whose staging directory `run` has opened.
     run : str
         Name that `open_easel` gave.
 

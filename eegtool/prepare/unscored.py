@@ -41,15 +41,15 @@ class DrawnNight:
         When the recording began, where it says so.
     channels : tuple of str
         Channels as they were asked for.
-    features : dict of str to float32 [1, 1024]
-        The high-level feature of each epoch, once a vision module has looked at the pictures.
+    features : dict of str to dict of str to float32 [1, 1024]
+        The high-level feature of each epoch, by the weights of each module that has looked at the pictures.
     """
 
     prepared: Prepared
     pictures: dict[str, bytes]
     start: datetime | None
     channels: tuple[str, ...]
-    features: dict[str, np.ndarray] = field(default_factory=dict)
+    features: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
 
 def draw_unscored(
@@ -79,7 +79,7 @@ def read_drawn(prepared: Prepared, workspace: Workspace, channels: Sequence[str]
 def store_drawn(
     drawn: DrawnNight, settings: PrepareSettings, question: str, protocol: dict[str, Any]
 ) -> None:
-    """Make `settings.workspace` that of a drawn recording, as `prepare_unscored` does.
+    """Make `settings.workspace` that of a drawn recording, as `prepare_unscored` does, unless it is already.
 
     Raises
     ------
@@ -90,6 +90,9 @@ def store_drawn(
     try:
         if problem := _of_another(prepared, workspace):
             raise problem
+        card = workspace.night(prepared.night.recording)
+        if workspace.prepare_stamp.exists() and read_json(card).get("key") == prepared.key:
+            return
         run = open_easel(workspace.root)
         stored = store_pictures(prepared, drawn.pictures.values(), workspace, run)
         _publish(stored, settings, question, protocol)

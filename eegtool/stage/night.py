@@ -11,14 +11,16 @@ import pandas as pd
 import yasa
 from matplotlib.figure import Figure
 
+from eegtool import __version__
 from eegtool.core.answers import read_stage
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Answer
 from eegtool.core.stages import EPOCH_S, STAGES
+from eegtool.core.workspace import write_json
 from eegtool.prepare.unscored import DrawnNight
 from eegtool.report.exports import ScoredEpoch
-from eegtool.stage.results import own_folder, write_night
+from eegtool.stage.results import own_folder, stamp_of, write_night
 from eegtool.stage.smoothing import Chain, smoothed
 
 if TYPE_CHECKING:
@@ -146,8 +148,7 @@ class StagedNight:
         if not sample_ids:
             return {}
         answers = {answer.question_id: answer for answer in self.answers}
-        reasons_first = self.stager.requirements.answers.reasons_first
-        if answers[sample_ids[0]].metadata["mode"] == "score" and not reasons_first:
+        if self.stager.writes_apart(answers[sample_ids[0]].metadata["mode"]):
             answers = self.stager.answers_about(
                 self.drawn,
                 sample_ids,
@@ -188,7 +189,10 @@ class StagedNight:
         before, console.quiet = console.quiet, True
         try:
             with own_folder(folder, identity):
-                return write_night(self, folder)
+                found = write_night(self, folder)
+                whole = {"step": "stage", "status": "complete", "tool": f"eegvlm {__version__}"}
+                write_json(stamp_of(folder), whole | identity)
+                return found
         finally:
             console.quiet = before
 

@@ -7,18 +7,20 @@ has drawn the nights; it joins the answers when all ranks have ended.
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
+from eegtool.core.errors import EegToolError
 from eegtool.core.launching import this_rank
-from eegtool.core.settings import StageSettings, settings_from
+from eegtool.core.settings import AnswerMode, StageSettings, settings_from
 from eegtool.core.workspace import read_json
 from eegtool.evaluate.task import read_batch_size
 from eegtool.prepare.cohorts import find_recordings
 from eegtool.prepare.nights import Prepared
 from eegtool.prepare.unscored import read_drawn
-from eegtool.stage.results import workspace_of
+from eegtool.stage.results import words_file, workspace_of
 from eegtool.stage.step import open_stager
 
 
@@ -32,14 +34,20 @@ def ask(settings: StageSettings, recordings: set[str], rank: int, ranks: int) ->
         workspace = workspace_of(settings.out, night.recording)
         folder = workspace.images("eval") / night.recording
         prepared = Prepared.from_card(night, read_json(workspace.night(night.recording)), folder)
-        stager.answers_about(
-            read_drawn(prepared, workspace, settings.channel or stager.requirements.channels),
-            mode=settings.mode,
-            batch_size=read_batch_size(settings.batch_size),
-            answers_file=workspace.answers,
-            rank=rank,
-            ranks=ranks,
-        )
+        drawn = read_drawn(prepared, workspace, settings.channel or stager.requirements.channels)
+        asked: list[tuple[AnswerMode, Path]] = [(settings.mode, workspace.answers)]
+        if settings.explain == "all" and stager.writes_apart(settings.mode):
+            asked.append(("generate", words_file(workspace)))
+        with suppress(EegToolError):  # the parent meets it again, and leaves this night out
+            for mode, answers_file in asked:
+                stager.answers_about(
+                    drawn,
+                    mode=mode,
+                    batch_size=read_batch_size(settings.batch_size),
+                    answers_file=answers_file,
+                    rank=rank,
+                    ranks=ranks,
+                )
 
 
 def main() -> None:

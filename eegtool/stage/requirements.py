@@ -92,7 +92,7 @@ class Requirements:
         """
         if channels and len(channels) != len(self.channels):
             raise EegToolError(
-                f"--channel was given {len(channels)} times; the model looks at {len(self.channels)}: "
+                f"{len(channels)} channels were named; the model looks at {len(self.channels)}: "
                 f"{', '.join(self.channels)}.",
                 "Name one channel of the recording for each of these, in their order.",
             )
@@ -126,8 +126,8 @@ def read_requirements(
     Raises
     ------
     EegToolError
-        If it is not a model, its base is another one, it does not say how to draw or what to ask, or
-        its vision module is missing.
+        If it is not a model, its base is another one, it does not say how to draw or what to ask, was
+        taught no answers that can be scored, or its vision module is missing.
     """
     contract = read_contract(folder)
     contract_base(folder, contract, base, vision_tower)
@@ -146,12 +146,18 @@ def read_requirements(
             "here.",
             f"Known: {', '.join(STYLES)}. Use the version of eegvlm that trained it.",
         )
+    answers = AnswerForm.from_contract(contract.answers)
+    if not answers.stages:
+        raise EegToolError(
+            f"{folder} was taught no form of answer that could be scored: {answers.sentence()}.",
+            "Prepare the night, and ask with `eegvlm evaluate --mode generate`.",
+        )
     drawing = {name: protocol[name] for name in _DRAWING}
     return Requirements(
         folder=folder,
         contract=contract,
         adapter_sha256=adapter_sha256(folder),
-        answers=AnswerForm.from_contract(contract.answers),
+        answers=answers,
         question=str(contract.answers["question"]),
         drawing=drawing,
         protocol={"channel": protocol["channel"], **drawing},

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -39,14 +39,19 @@ def workspace_of(out: Path, recording: str) -> Workspace:
     return Workspace(out / recording / _WORK)
 
 
+def words_file(workspace: Workspace) -> Path:
+    """Return the file beside which the model's words are kept until a night is finished."""
+    return workspace.answers.with_name("words.jsonl")
+
+
 def stamp_of(out: Path) -> Path:
     """Return the run stamp of an output folder."""
     return out / _STAMP
 
 
 @contextmanager
-def own_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[None]:
-    """Take over an output folder, if it is a new one or that of a run with the same model.
+def own_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[IO[str]]:
+    """Take over an output folder, if it is a new one or that of a run with the same model; give its lock.
 
     Parameters
     ----------
@@ -88,7 +93,7 @@ def own_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[None]:
     with lock:
         if not stamp.exists():
             write_json(stamp, {"step": "stage", "status": "begun", **identity})
-        yield
+        yield lock
 
 
 def finished(prepared: Prepared, out: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -128,9 +133,8 @@ def write_night(
     name, prepared = night.recording, night.drawn.prepared
     folder, workspace, files = out / name, workspace_of(out, name), _files(name)
     requirements = night.stager.requirements
-    if not workspace.prepare_stamp.exists():
-        settings = requirements.prepare_settings(night.drawn.channels, workspace.root)
-        store_drawn(night.drawn, settings, requirements.question, requirements.protocol)
+    settings = requirements.prepare_settings(night.drawn.channels, workspace.root)
+    store_drawn(night.drawn, settings, requirements.question, requirements.protocol)
     _write_answers(night, workspace.answers)
     report.run(ReportSettings(workspace=workspace.root, out=folder / "report"))
     text_of = {
@@ -158,6 +162,7 @@ def write_night(
         "made_from": dict(made_from or {}),
     }
     write_json(folder / _SUMMARY, found)
+    remove([*parts_of(workspace.answers), *parts_of(words_file(workspace))])
     return found
 
 
@@ -172,11 +177,10 @@ def _files(name: str) -> dict[str, str]:
 
 
 def _write_answers(night: StagedNight, path: Path) -> None:
-    """Write the answers file, whole or not at all; what was kept beside it while it was made goes."""
+    """Write the answers file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as tmp, tmp.open("w", encoding="utf-8") as file:
         file.writelines(json_line(answer.to_row()) for answer in night.answers)
-    remove(parts_of(path))
 
 
 def _brief(value: Any) -> str:

@@ -89,7 +89,7 @@ def smoothed(
     """Return the stage of each epoch in the likeliest sequence.
 
     Stretches are decoded by themselves: behind epochs that are missing (a gap, an electrode that was
-    off) the sequence begins anew, whatever stood before.
+    off) the sequence starts again, whatever stood before.
 
     Parameters
     ----------

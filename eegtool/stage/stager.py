@@ -15,6 +15,7 @@ import torch
 from eegtool.core.console import progress
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Answer, Epoch, Question
+from eegtool.core.registry import check_name
 from eegtool.evaluate.asking import ask_all
 from eegtool.evaluate.rows import RowMaker, read_row, with_probabilities
 from eegtool.evaluate.shards import Writer, deal, part_path, parts_of, whole_lines
@@ -173,6 +174,7 @@ class Stager:
             If the recording cannot be used, lacks the channel or is sampled too slowly, or a Raw object
             is not in volts.
         """
+        check_name("mode", mode, ("score", "both"))
         channels = [channel] if isinstance(channel, str) else list(channel)
         settings = self.requirements.prepare_settings(channels, Path(), strict=strict)
         night, raw = _night_of(source)
@@ -253,18 +255,30 @@ class Stager:
         if any(epoch.sample_id not in found for epoch in asked):
             writer = Writer(part_path(answers_file, rank=rank)) if answers_file else nullcontext()
             with writer as kept:
-                for rows in self._asked(drawn, asked, same, decoding, batch_size, set(found)):
+                for rows in self._asked(
+                    drawn, asked, same, decoding, batch_size, set(found), quiet=rank > 0
+                ):
                     if kept:
                         kept.append(rows)
                     found |= {row.question_id: row for row in rows}
         return {e.sample_id: found[e.sample_id] for e in chosen if e.sample_id in found}
 
-    def features(self, drawn: DrawnNight) -> dict[str, np.ndarray] | None:
-        """Return the high-level feature of each epoch, float32 ``[1, 1024]``; None if none are needed."""
+    def writes_apart(self, mode: str) -> bool:
+        """Say whether words about an epoch must be asked for beside the answers of a mode."""
+        return mode == "score" and not self.requirements.answers.reasons_first
+
+    def features(self, drawn: DrawnNight, *, quiet: bool = False) -> dict[str, np.ndarray] | None:
+        """Return the high-level feature of each epoch, float32 ``[1, 1024]``; None if none are needed.
+
+        Of all epochs, whatever is missing: the last bits of a feature depend on what else is in its batch.
+        """
         if self.module is None:
             return None
-        if not drawn.features:
-            with progress("epochs") as bar:
+        weights = self.requirements.contract.features_weights_sha256
+        if weights not in drawn.features:
+            bar = progress("epochs")
+            bar.disable = quiet
+            with bar:
                 task = bar.add_task("Looking", total=len(drawn.pictures), note="")
                 found = features_of(
                     self.module,
@@ -272,8 +286,8 @@ class Stager:
                     device=self._device,
                     advance=lambda n: bar.update(task, advance=n),
                 )
-                drawn.features.update(found)
-        return drawn.features
+                drawn.features[weights] = found
+        return drawn.features[weights]
 
     def protocol(self, drawn: DrawnNight) -> dict[str, Any]:
         """Return how the pictures of a night were made, and which model was asked."""
@@ -290,11 +304,13 @@ class Stager:
         decoding: Decoding,
         batch_size: int | None,
         done: set[str],
+        *,
+        quiet: bool,
     ) -> Iterable[list[Answer]]:
         """Yield the answers that are missing, batch by batch."""
         contract, question = self.requirements.contract, self.requirements.question
         prompt = TEMPLATES[contract.version].prompt(question, 2)
-        features = self.features(drawn)
+        features = self.features(drawn, quiet=quiet)
         how = {"batch_size": 0, **self.model.computation, "deterministic": False}
         spec = self.model.processor.pixel_spec
         return ask_all(
@@ -312,15 +328,16 @@ class Stager:
             mode=same["mode"],
             decoding=decoding,
             batch_size=batch_size,
+            quiet=quiet,
         )
 
 
 def _kept(path: Path, same: dict[str, Any], epochs: dict[str, Epoch]) -> dict[str, Answer]:
-    """Return the answers of a file and its parts that this run would give, too."""
+    """Return the answers that an earlier run left in a file and its parts, and this run would give again."""
     found: dict[str, Answer] = {}
     for part in [*parts_of(path), path]:
         for number, line in enumerate(whole_lines(part), start=1):
-            answer = read_row(line, f"{part}, line {number}")
+            answer = read_row(line, f"{part}, line {number}", f"Remove {part}, and stage again.")
             if answer.question_id in epochs and same.items() <= answer.metadata.items():
                 found.setdefault(answer.question_id, answer)
     return found

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from joblib import Parallel, delayed
@@ -22,6 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from eegtool import __version__
 from eegtool.core.console import console, progress
 from eegtool.core.errors import CannotWriteError, EegToolError
 from eegtool.core.launching import count_ranks
@@ -35,10 +36,15 @@ from eegtool.model.checkpoints import ATTENTIONS
 from eegtool.prepare.cohorts import Night, find_recordings
 from eegtool.prepare.nights import Prepared
 from eegtool.prepare.unscored import prepare_unscored, read_drawn
-from eegtool.stage.results import finished, own_folder, stamp_of, workspace_of, write_night
+from eegtool.stage.results import (
+    finished,
+    own_folder,
+    stamp_of,
+    words_file,
+    workspace_of,
+    write_night,
+)
 from eegtool.stage.stager import Stager
-
-_WORDS = "words.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +80,19 @@ def run(settings: StageSettings) -> None:
             f"[bold yellow]warning:[/] the model was trained with {requirements.contract.features} "
             "features, as a sanity check."
         )
+    if requirements.answers.untaught:
+        console.print(
+            "[bold yellow]warning:[/] the model was taught no sample of "
+            f"{', '.join(requirements.answers.untaught)}: how its answer is spelt is a guess."
+        )
     nights = find_recordings(settings.recordings)
     identity = {
         "adapter_sha256": requirements.adapter_sha256,
         "mode": settings.mode,
         "channels": list(settings.channel or requirements.channels),
     }
-    with own_folder(settings.out, identity), _stdout_for_json(settings.json):
-        outcomes = _stage_all(nights, settings, stager)
+    with own_folder(settings.out, identity) as lock, _stdout_for_json(settings.json):
+        outcomes = _stage_all(nights, settings, stager, lock)
         done = [outcome.results for outcome in outcomes if outcome.results]
         if not done:
             raise _refusal(outcomes)
@@ -134,7 +145,7 @@ def _stdout_for_json(wanted: bool) -> Iterator[None]:
 
 
 def _stage_all(
-    nights: Sequence[Night], settings: StageSettings, stager: Stager
+    nights: Sequence[Night], settings: StageSettings, stager: Stager, lock: IO[str]
 ) -> Sequence[Outcome]:
     """Draw all nights, then stage one after the other."""
     requirements = stager.requirements
@@ -154,7 +165,8 @@ def _stage_all(
     }
     ranks = count_ranks(settings.num_gpus, torch.cuda.device_count())
     if ranks > 1 and not all(found.values()):
-        _ask_on_ranks(settings, [night for night, results in found.items() if not results], ranks)
+        unfinished = [night for night, results in found.items() if not results]
+        _ask_on_ranks(settings, unfinished, ranks, lock)
     outcomes = []
     for one in prepared:
         if one.problem:
@@ -182,7 +194,8 @@ def _made_from(prepared: Prepared, settings: StageSettings, stager: Stager) -> d
             "model": stager.requirements.adapter_sha256,
             "mode": settings.mode,
             "calibration": calibration and asdict(calibration),
-            "smooth": settings.smooth,
+            "smooth": settings.smooth and stager.requirements.contract.sequence,
+            "version": __version__,
             "explain": [settings.explain, settings.explain_count],
         }
     )
@@ -209,18 +222,20 @@ def _stage_one(
     words = night.words(
         wanted,
         batch_size=read_batch_size(settings.batch_size),
-        answers_file=workspace.answers.with_name(_WORDS),
+        answers_file=words_file(workspace),
     )
     return write_night(night, settings.out, words, made_from)
 
 
-def _ask_on_ranks(settings: StageSettings, nights: Sequence[Night], ranks: int) -> None:
+def _ask_on_ranks(
+    settings: StageSettings, nights: Sequence[Night], ranks: int, lock: IO[str]
+) -> None:
     """Let several ranks, each with the whole model, answer their shares of all nights."""
     with tempfile.TemporaryDirectory(prefix="eegvlm-") as tmp:
         path = Path(tmp) / "stage.json"
         names = [night.recording for night in nights]
         write_json(path, {"settings": jsonable(asdict(settings)), "recordings": names})
-        launch_ranks("eegtool.stage.rank", path, ranks)
+        launch_ranks("eegtool.stage.rank", path, ranks, kept_open=(lock.fileno(),))
 
 
 def _prepare_all(

@@ -495,7 +495,7 @@ CONCLUSIONS = AnswerForm(
 def test_words_that_contradict_the_scores_are_told(text: str, said: str) -> None:
     found = ask.disagreement(text, "N3", CONCLUSIONS)
     assert said in found
-    assert bool(said) == ("its probabilities give 'The stage is N3.'" in found)
+    assert bool(said) == ("its scores decide for 'The stage is N3.'" in found)
 
 
 def test_a_contradiction_stands_above_the_table(

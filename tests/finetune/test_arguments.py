@@ -29,7 +29,6 @@ RECIPE = {
     "image_aspect_ratio": ["pad"],
     "bf16": ["True"],
     "per_device_eval_batch_size": ["4"],
-    "eval_strategy": ["no"],
     "tf32": ["True"],
     "lazy_preprocess": ["True"],
 }
@@ -131,7 +130,7 @@ def test_the_recipes_flags_are_taken_and_reported() -> None:
         ("pretrain_mm_mlp_adapter", "mm_projector.bin"),
         ("polyak", True),
         ("overwrite_output_dir", True),
-        ("eval_strategy", "steps"),
+        ("eval_on_start", True),
         ("remove_unused_columns", True),
         ("label_names", ["other"]),
         ("resume_from_checkpoint", "checkpoint-1"),
@@ -158,7 +157,7 @@ def test_what_is_not_done_here_is_refused(name: str, value: Any) -> None:
     [
         {"remove_unused_columns": False},
         {"label_names": ["labels"]},
-        {"eval_strategy": "no"},
+        {"eval_on_start": False},
         {"fsdp": ""},
         {"save_only_model": False},
         {"resume_from_checkpoint": None},
@@ -171,7 +170,7 @@ def test_what_is_done_anyway_may_be_asked_for(asked: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("do_eval", True), ("eval_steps", 5), ("hub_model_id", "me/it"), ("disable_tqdm", False)],
+    [("do_eval", True), ("eval_delay", 5), ("hub_model_id", "me/it"), ("disable_tqdm", False)],
 )
 def test_what_has_no_effect_is_reported(name: str, value: Any) -> None:
     made, notes = built(**{name: value})

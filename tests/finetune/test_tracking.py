@@ -33,6 +33,7 @@ FINETUNE += [
     "2",
     "--logging-steps",
     "1",
+    *("--eval-strategy", "steps", "--eval-steps", "2"),
 ]
 
 
@@ -43,8 +44,8 @@ def needs(package: str) -> pytest.MarkDecorator:
     )
 
 
-def losses(workspace: Workspace, tracker: str, home: Path) -> list[float]:
-    """Train with a tracker, away from this user's settings, and return the losses we logged ourselves."""
+def logged(workspace: Workspace, tracker: str, home: Path) -> tuple[list[float], list[float]]:
+    """Train with a tracker, away from this user's settings, and return the losses and κ we logged ourselves."""
     command = [*FINETUNE, "--report-to", tracker, "--workspace", str(workspace.root)]
     ours = ("WANDB_", "TENSORBOARD_", "NETRC")
     with pytest.MonkeyPatch.context() as patch:
@@ -60,15 +61,19 @@ def losses(workspace: Workspace, tracker: str, home: Path) -> list[float]:
     log = json.loads((workspace.checkpoints / "eegvlm" / "training_log.json").read_text())["log"]
     found = [row["loss"] for row in log if "loss" in row]
     assert len(found) == STEPS
-    return found
+    return found, [row["eval_kappa"] for row in log if "eval_kappa" in row]
 
 
 @needs("wandb")
 def test_wandb_logs_offline(workspace: Workspace, tmp_path: Path) -> None:
     """Nobody is logged in here, so WANDB_MODE=offline is chosen, and said."""
-    expected = losses(workspace, "wandb", tmp_path)
+    expected, kappas = logged(workspace, "wandb", tmp_path)
     (run,) = workspace.root.rglob("offline-run-*/run-*.wandb")
-    rows = [row for row in wandb_history(run) if "train/loss" in row]
+    history = wandb_history(run)
+    validations = [row for row in history if "eval/kappa" in row]
+    assert [row["eval/kappa"] for row in validations] == pytest.approx(kappas)
+    assert [row["train/global_step"] for row in validations] == [2, 3]
+    rows = [row for row in history if "train/loss" in row]
     assert [row["train/loss"] for row in rows] == pytest.approx(expected)
     assert [row["train/global_step"] for row in rows] == [1, 2, 3]
     assert list(tmp_path.glob("wandb*")) == []  # where it was started, nothing is left
@@ -171,7 +176,7 @@ while at + 7 <= len(data):
 @needs("tensorboard")
 @pytest.mark.filterwarnings("ignore")  # of tensorboard's reader
 def test_tensorboard_logs(workspace: Workspace, tmp_path: Path) -> None:
-    expected = losses(workspace, "tensorboard", tmp_path)
+    expected, kappas = logged(workspace, "tensorboard", tmp_path)
     reader: Any = import_module("tensorboard.backend.event_processing.event_accumulator")
     (events,) = workspace.checkpoints.rglob("events.out.tfevents.*")
     accumulator = reader.EventAccumulator(str(events))
@@ -179,6 +184,9 @@ def test_tensorboard_logs(workspace: Workspace, tmp_path: Path) -> None:
     found = accumulator.Scalars("train/loss")
     assert [event.step for event in found] == [1, 2, 3]
     assert [event.value for event in found] == pytest.approx(expected, abs=1e-4)
+    found = accumulator.Scalars("eval/kappa")
+    assert [event.step for event in found] == [2, 3]
+    assert [event.value for event in found] == pytest.approx(kappas, abs=1e-4)
 
 
 @pytest.mark.parametrize("tracker", ["wandb", "tensorboard"])

@@ -68,7 +68,8 @@ def test_one_step_moves_lora_and_projector_and_nothing_else(
         for name, weight in saved[0].get_base_model().state_dict().items()
         if "lora_" not in name and "projector" not in name
     }
-    assert len(after) == len(base) - len(projector)
+    missing = base.keys() - projector.keys() - after.keys()
+    assert all(re.search(r"vision_tower.*\.layers\.", name) for name in missing)  # never read
     assert all(torch.equal(weight, base[name]) for name, weight in after.items())
     language = saved[0].get_base_model().model.language_model
     assert language.layers[0].gradient_checkpointing is checkpointing

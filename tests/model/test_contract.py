@@ -38,6 +38,13 @@ def told(contract: Contract) -> dict[str, Any]:
         "max_new_tokens": 8,
     }
     raw["sequence"] = {"transitions": [[1] * 5] * 5, "stages": [2] * 5}
+    raw["validation"] = {
+        "subjects": ["SC401"],
+        "epochs": 200,
+        "step": 60,
+        "kappa": 0.6,
+        "loss": 0.9,
+    }
     return raw
 
 
@@ -79,6 +86,10 @@ WRONG: list[tuple[str, Any]] = [
     *every("sequence", [], None),
     *every("sequence.transitions", [[1] * 5] * 4, [1] * 25, [["1"] * 5] * 5),
     *every("sequence.stages", [-1] * 5, [1] * 4, {"W": 1}),
+    *every("validation", [], None),
+    *every("validation.subjects", "SC401", [1], None),
+    *every("validation.epochs", -1, 2.0, "200"),
+    *every("validation.kappa", 1.5, float("nan"), "0.6"),
 ]
 
 

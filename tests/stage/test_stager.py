@@ -17,6 +17,7 @@ import eegtool
 from eegtool.core.errors import EegToolError
 from eegtool.core.settings import StageSettings
 from eegtool.core.stages import STAGES
+from eegtool.core.workspace import read_json
 from eegtool.inference.calibration import Calibration
 from eegtool.model import adapters
 from eegtool.model.checkpoints import load_base
@@ -199,7 +200,7 @@ def test_two_ranks_give_what_one_gives(
 ) -> None:
     both = replace(settings, recordings=[simulated])
     step.run(both)
-    ranks = replace(both, out=tmp_path / "ranks", num_gpus=2, batch_size="5")
+    ranks = replace(both, out=tmp_path / "ranks", num_gpus=2, batch_size="5", explain="all")
     step.run(ranks)
     for path in settings.out.glob("*/*_hypnogram.csv"):
         one = np.genfromtxt(path, delimiter=",", names=True, dtype=None, encoding="utf-8")
@@ -212,6 +213,7 @@ def test_two_ranks_give_what_one_gives(
         )
         assert one["stage"].tolist() == other["stage"].tolist()
         np.testing.assert_allclose(one["prob_N2"], other["prob_N2"], atol=2e-4)
+        assert all(other["words"])
     left = [path.name for path in ranks.out.rglob("*.part-*")]
     assert left == []
 
@@ -254,6 +256,41 @@ def test_a_raw_object_without_a_file(stager: Stager) -> None:
     night = stager.stage(mne.io.RawArray(noise(3)[None] * 1e-6, info, verbose="ERROR"))
     assert (night.recording, len(night.stages)) == ("raw", 3)
     assert night.drawn.start is None
+
+
+def test_another_recording_of_the_same_name_is_not_mixed_in(
+    stager: Stager, recording: Path, tmp_path: Path
+) -> None:
+    """Both are called like their file, and only one of them is in the folder."""
+    stager.stage(read(recording)).save(tmp_path / "saved")
+    before = files_of(tmp_path / "saved")
+    cropped = stager.stage(read(recording).crop(30, 149.99))
+    with pytest.raises(EegToolError, match="another recording of the name SC4001E0"):
+        cropped.save(tmp_path / "saved")
+    assert files_of(tmp_path / "saved") == before
+    again = stager.stage(read(recording)).save(tmp_path / "saved")
+    assert again["staged"] == 10
+    assert files_of(tmp_path / "saved") == before
+    assert read_json(tmp_path / "saved" / "stage.json")["status"] == "complete"
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"device": "gpu"}, "device 'gpu' is not known"),
+        ({"device": "cuda"}, "there is no GPU here"),
+        ({"dtype": "fp16"}, "dtype"),
+        ({"attention": "fast"}, "--attention"),
+    ],
+)
+def test_how_it_cannot_be_loaded(stage_model: Path, how: dict[str, Any], said: str) -> None:
+    with pytest.raises(EegToolError, match=said):
+        eegtool.Stager.load(stage_model, **how)
+
+
+def test_what_cannot_be_asked_for(stager: Stager, recording: Path) -> None:
+    with pytest.raises(EegToolError, match="mode"):
+        stager.stage(recording, mode="generate")  # type: ignore[arg-type]
 
 
 def test_epochs_that_cannot_be_explained(stager: Stager, write_edf: Write) -> None:

@@ -32,6 +32,7 @@ from eegtool.prepare.hypnograms import read_hypnogram, stage_per_epoch
 from eegtool.stage import step
 from eegtool.stage.results import write_night
 from eegtool.stage.stager import Stager
+from tests.conftest import form_for
 from tests.stage.conftest import PROTOCOL, noise, told
 
 Stage = Callable[[StageSettings], dict[str, Any]]
@@ -332,14 +333,15 @@ def test_another_channel_and_another_rate(
 def test_the_least_certain_epochs_are_explained(settings: StageSettings, staged: Stage) -> None:
     staged(replace(settings, explain="uncertain", explain_count=3))
     rows = table(settings, "SC4001E0")
-    sure = [max(float(row[f"prob_{stage}"]) for stage in STAGES) for row in rows]
-    words = settings.out / "SC4001E0" / "work" / "answers" / "words.part-0.jsonl"
-    least = sorted(range(10), key=sure.__getitem__)[:3]
-    assert sorted(a.metadata["epoch_index"] for a in read_answers(words)) == sorted(least)
-    text_of = {a.metadata["epoch_index"]: a.text for a in read_answers(words)}
-    assert [row["words"] for row in rows] == [text_of.get(i, "") for i in range(10)]
-    staged(replace(settings, explain="uncertain", explain_count=4))
-    assert len(read_answers(words)) == 4  # three were there
+    certain = [max(float(row[f"prob_{stage}"]) for stage in STAGES) for row in rows]
+    least = sorted(range(10), key=certain.__getitem__)[:3]
+    assert sorted(i for i, row in enumerate(rows) if row["words"]) == sorted(least)
+    everything = replace(settings, explain="all", out=settings.out.with_name("all"))
+    staged(everything)
+    words = {row["epoch_index"]: row["words"] for row in table(everything, "SC4001E0")}
+    assert [row["words"] for row in rows if row["words"]] == [words[str(i)] for i in sorted(least)]
+    work = settings.out / "SC4001E0" / "work" / "answers"
+    assert [path.name for path in work.iterdir()] == ["eeg_answers.jsonl"]
 
 
 @pytest.mark.parametrize(
@@ -351,6 +353,10 @@ def test_the_least_certain_epochs_are_explained(settings: StageSettings, staged:
         ({"features_weights_sha256": ""}, ["made elsewhere", "--import-features"]),
         ({"features_weights_sha256": "ef" * 32}, ["is another one", "--vision-module"]),
         ({"sequence": {}}, ["--smooth", "finetune"]),
+        (
+            {"answers": form_for("stage") | {"stages": {}, "place": "nowhere"}},
+            ["no form of answer that could be scored", "--mode generate"],
+        ),
     ],
 )
 def test_a_model_that_does_not_say_enough(
@@ -375,7 +381,7 @@ def test_a_model_without_its_vision_module(
 
 def test_more_channels_than_the_model_looks_at(settings: StageSettings) -> None:
     error = refused(replace(settings, channel=["C3", "C4"]))
-    assert "2 times; the model looks at 1: EEG Fpz-Cz" in error.what
+    assert "2 channels were named; the model looks at 1: EEG Fpz-Cz" in error.what
 
 
 def test_questions_without_a_stage_are_asked(workspace: Workspace) -> None:
