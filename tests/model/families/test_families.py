@@ -215,6 +215,16 @@ def test_only_the_answer_and_its_end_are_labelled(fused: Small, fusion: str) -> 
         assert encoded.labels == (IGNORED,) * len(asked) + encoded.input_ids[len(asked) :]
         assert processor.tokenizer.decode(labelled).strip() == answer + tiny.end
         assert processor.count_tokens(answer) == len(labelled)
+        messages = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+        said = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
+        cue, text = (
+            processor.hub.apply_chat_template(m, tokenize=False, add_generation_prompt=cued)
+            for m, cued in ((messages, True), ([*messages, said], False))
+        )
+        # LLaVA-OneVision's template writes another cue than it asks with.
+        assert text.startswith(cue) == (fused.base.family.name != "llava_onevision")
+        if text.startswith(cue):
+            assert text[len(cue) :].startswith(processor.tokenizer.decode(labelled))
 
 
 def test_a_conversation_reads_as_the_chat_template_writes_it(small: Small) -> None:
@@ -498,9 +508,11 @@ def test_scores_of_16_bits_come_from_logits_of_32(small: Small) -> None:
     found = model.score(ours(processor, 1), None, answers)
     exact = small.of("none")[0].score(ours(processor, 1), None, answers)
     np.testing.assert_allclose(found, exact, atol=0.3)
-    first = [[[i] for i in range(20)]]
-    steps = model.score(ours(processor, 1), None, first)[0]
-    assert len(np.unique(steps.astype(np.float32))) == 20  # in 16 bits many would be the same
+    inputs = model.fuse(ours(processor, 1)["input_ids"], None, ours(processor, 1))
+    states = model.base_model(**inputs).last_hidden_state[0, -1].float()
+    told = (model.lm_head.weight.float() @ states).log_softmax(-1)[:20]
+    steps = model.score(ours(processor, 1), None, [[[i] for i in range(20)]])[0]
+    np.testing.assert_allclose(steps, told.numpy(), atol=1e-4)
     assert not model.lm_head._forward_hooks
 
 
