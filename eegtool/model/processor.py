@@ -49,6 +49,18 @@ TEMPLATES: Final[dict[str, ConversationTemplate]] = {
 }
 
 
+def squared(image: Image.Image, size: int, mean: Sequence[float]) -> Image.Image:
+    """Return a picture as a square of `size` pixels a side: padded with the mean colour, never cropped."""
+    side = max(image.size)
+    if image.size != (side, side):
+        square = Image.new("RGB", (side, side), tuple(round(255 * m) for m in mean))
+        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        image = square
+    if side != size:
+        image = image.resize((size, size), Image.Resampling.BICUBIC)
+    return image
+
+
 @dataclass(frozen=True, slots=True)
 class PixelSpec:
     """How a picture becomes the tower's input; stored in the checkpoint."""
@@ -70,13 +82,7 @@ class PixelSpec:
             If the picture is missing or cannot be read.
         """
         image = read_rgb(picture, "Check --image-folder, or prepare again.")
-        side = max(image.size)
-        if image.size != (side, side):
-            square = Image.new("RGB", (side, side), tuple(round(255 * m) for m in self.mean))
-            square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-            image = square
-        if side != self.size:
-            image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
+        image = squared(image, self.size, self.mean)
         scaled = np.asarray(image, np.float32).transpose(2, 0, 1) / np.float32(255)
         mean, std = (np.asarray(v, np.float32)[:, None, None] for v in (self.mean, self.std))
         return (scaled - mean) / std
