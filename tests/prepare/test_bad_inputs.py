@@ -486,6 +486,6 @@ def prepare(
     command += ["--eval-subjects", "SC402", *(o.format(folder=recordings) for o in options)]
     result = CliRunner().invoke(app, command)
     assert result.exception is None or isinstance(result.exception, SystemExit)
-    usual = r"Drawing |  Preparing |recording +subject|SC4\S+ +SC4|all +\d|Left out|Workspace: |$"
+    usual = r"Drawing |  Preparing: |recording +subject|SC4\S+ +SC4|all +\d|Left out|Workspace: |$"
     lines = [line for line in result.output.splitlines() if not re.match(usual, line)]
     return result.exit_code, " ".join(lines)
