@@ -379,11 +379,10 @@ def _fitting_weights(base: Base, config: LlavaConfig) -> dict[str, torch.Tensor]
 def _read_pixel_spec(folder: Path, size: int) -> PixelSpec:
     """Read the tower's pixel statistics from ``preprocessor_config.json``, or as today's transformers writes them."""
     path, whole = folder / "preprocessor_config.json", folder / "processor_config.json"
-    if path.exists() or not whole.exists():
-        raw = read_json(path)
-    else:
-        path, raw = whole, read_json(whole).get("image_processor")
+    in_one = whole.exists() and not path.exists()
+    path = whole if in_one else path
     try:
+        raw = read_json(path)["image_processor"] if in_one else read_json(path)
         return PixelSpec(size, tuple(raw["image_mean"]), tuple(raw["image_std"]))
     except (KeyError, TypeError) as error:
         raise EegToolError(
