@@ -27,7 +27,13 @@ from eegtool.evaluate.shards import deal, part_path
 from eegtool.extract.features import FeatureTable, load_features
 from eegtool.inference.calibration import Calibration, read_calibration
 from eegtool.inference.decoding import Decoding
-from eegtool.model.adapters import Contract, adapter_sha256, contract_base, read_contract
+from eegtool.model.adapters import (
+    Contract,
+    adapter_sha256,
+    contract_base,
+    is_untrained,
+    read_contract,
+)
 from eegtool.model.answer_form import AnswerForm
 from eegtool.model.checkpoints import ATTENTIONS
 from eegtool.model.eegvlm import FUSIONS
@@ -94,6 +100,11 @@ def check(settings: EvaluateSettings) -> Task:
     answers_file = answers_file_of(settings)
     workspace = Workspace(settings.workspace)
     contract = read_contract(settings.model_path)
+    if settings.calibrate and is_untrained(settings.model_path):
+        raise EegToolError(
+            f"{settings.model_path} was not fine-tuned: a calibration has no adapter to stay beside.",
+            "Leave out --calibrate.",
+        )
     if settings.calibrate:
         check_folder(settings.model_path, "The folder of the model")
     # Is the base there, and is it the one it was trained on?
@@ -147,7 +158,11 @@ def check(settings: EvaluateSettings) -> Task:
         notes=notes,
         epochs=epochs,
         calibration=read_calibration(settings.model_path, sha256) if use else None,
-        inputs={"questions": question_file, "contract": settings.model_path / "eegvlm.json"},
+        inputs={
+            "questions": question_file,
+            "contract": settings.model_path
+            / ("config.json" if is_untrained(settings.model_path) else "eegvlm.json"),
+        },
     )
 
 
@@ -169,6 +184,8 @@ def warn(task: Task) -> None:
     settings, contract = task.settings, task.contract
     for note in task.notes:
         console.print(f"[dim]  Note: {escape(note)}.[/]")
+    if is_untrained(task.model_path):
+        _loudly(f"{task.model_path} was not fine-tuned: it is asked as it is, without features.")
     if task.answers.untaught and settings.mode != "generate":
         _loudly(
             f"the model was taught no sample of {', '.join(task.answers.untaught)}: how its answer is "

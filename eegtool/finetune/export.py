@@ -30,6 +30,7 @@ from eegtool.model.adapters import (
     adapter_sha256,
     contract_base,
     inner,
+    is_untrained,
     load_adapter,
     read_contract,
 )
@@ -115,6 +116,11 @@ def _check(settings: ExportSettings) -> tuple[Contract, Base]:
         )
     check_folder(out.parent, "The folder of --out")
     contract = read_contract(settings.model_path)
+    if is_untrained(settings.model_path):
+        raise EegToolError(
+            f"{settings.model_path} was not fine-tuned: there is nothing to merge.",
+            "Give the folder that finetune wrote.",
+        )
     if contract.merged:
         raise EegToolError(
             f"{settings.model_path} is merged already.", "Give the folder that finetune wrote."

@@ -28,7 +28,15 @@ from safetensors.torch import load_file, save
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.registry import check_name
 from eegtool.core.workspace import read_json, sha256_of, write_json
-from eegtool.model.checkpoints import Base, base_sha256, check_keys, find_base, load_base, quiet
+from eegtool.model.checkpoints import (
+    Base,
+    base_sha256,
+    check_keys,
+    find_base,
+    load_base,
+    load_processor,
+    quiet,
+)
 from eegtool.model.contract import wrong_field
 from eegtool.model.eegvlm import EEGVLM, FUSIONS
 from eegtool.model.processor import TEMPLATES, PixelSpec, Processor
@@ -37,6 +45,8 @@ _PROJECTOR: Final = "model.multi_modal_projector."
 _CARD: Final = "eegvlm.json"
 _ADAPTER: Final = "adapter_model.safetensors"
 _PROJECTOR_FILE: Final = "projector.safetensors"
+_UNTRAINED_TOKENS: Final = 64
+"""Space for the answer of a base that was taught no form: a sentence or two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,12 +262,15 @@ def _verify(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 def read_contract(folder: Path) -> Contract:
     """Read what a folder that can be asked says about itself: adapter, checkpoint or merged model.
 
+    A base that nobody has fine-tuned says nothing: it is asked as it is (see `untrained_contract`).
+
     Raises
     ------
     EegToolError
-        If it is none of `eegvlm finetune` or `eegvlm export`, or not a whole one, or a field holds what
-        it may not.
+        If it is none of these, or not a whole one, or a field holds what it may not.
     """
+    if is_untrained(folder):
+        return untrained_contract(folder)
     _need(folder, _CARD)
     raw = read_json(folder / _CARD)
     if wrong := wrong_field(raw):
@@ -276,6 +289,36 @@ def read_contract(folder: Path) -> Contract:
     parts = (_ADAPTER, "adapter_config.json", _PROJECTOR_FILE)
     _need(folder, *(("config.json",) if contract.merged else parts))
     return contract
+
+
+def is_untrained(folder: Path) -> bool:
+    """Say whether a folder holds a base model, and nothing that was trained here."""
+    return (folder / "config.json").is_file() and not (folder / _CARD).is_file()
+
+
+def untrained_contract(folder: Path) -> Contract:
+    """Return how a base model is asked as it is: without features, in the template of LLaVA-1.5.
+
+    Its answers are expected to begin with the stage, and may go on.
+
+    Raises
+    ------
+    EegToolError
+        If it is not a base model (see `find_base` and `load_processor`).
+    """
+    base = find_base(str(folder))
+    return Contract(
+        base=str(base.folder),
+        base_sha256=base_sha256(base),
+        fusion="none",
+        version="v1",
+        pixel_spec=load_processor(base, fusion="none", version="v1").pixel_spec,
+        features_weights_sha256="",
+        features="real",
+        vision_tower=str(base.vision_tower or ""),
+        merged=True,
+        answers={"place": "start", "max_new_tokens": _UNTRAINED_TOKENS},
+    )
 
 
 def _need(folder: Path, *names: str) -> None:

@@ -95,6 +95,13 @@ def find_base(name_or_path: str, vision_tower: str = "") -> Base:
             "Give the folder of a LLaVA-1.5.",
         )
     config = read_json(folder / "config.json")
+    parts = (config, config.get("text_config") or {})
+    if packing := next(filter(None, (part.get("quantization_config") for part in parts)), None):
+        raise EegToolError(
+            f"{folder} is quantised ({packing.get('quant_method', 'of an unknown kind')}): packed weights "
+            "cannot be fused with and trained here.",
+            "Give the model as it was before; `finetune --bits 4` packs it while it is loaded.",
+        )
     if llava_layout.is_original(config):
         base = Base(folder, llava_layout.find_tower(folder, vision_tower), "llava")
     elif config.get("model_type") == "llava":
@@ -370,13 +377,18 @@ def _fitting_weights(base: Base, config: LlavaConfig) -> dict[str, torch.Tensor]
 
 
 def _read_pixel_spec(folder: Path, size: int) -> PixelSpec:
-    """Read the tower's pixel statistics from ``preprocessor_config.json``."""
-    path = folder / "preprocessor_config.json"
-    raw = read_json(path)
+    """Read the tower's pixel statistics from ``preprocessor_config.json``, or as today's transformers writes them."""
+    path, whole = folder / "preprocessor_config.json", folder / "processor_config.json"
+    in_one = whole.exists() and not path.exists()
+    path = whole if in_one else path
     try:
+        raw = read_json(path)["image_processor"] if in_one else read_json(path)
         return PixelSpec(size, tuple(raw["image_mean"]), tuple(raw["image_std"]))
-    except KeyError as error:
-        raise EegToolError(f"{path} has no {error}.", "Download the model again.") from error
+    except (KeyError, TypeError) as error:
+        raise EegToolError(
+            f"{path} has no image_mean and image_std of three numbers each.",
+            "Download the model again.",
+        ) from error
 
 
 def _not_loadable(folder: Path, error: Exception) -> EegToolError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +25,11 @@ from eegtool.inference import loaded
 from eegtool.inference.calibration import Calibration, write_calibration
 from eegtool.inference.loaded import LoadedModel
 from eegtool.inference.memory import is_out_of_memory
-from eegtool.inference.scoring import probabilities
+from eegtool.inference.scoring import encode_choice, probabilities, stage_log_likelihoods
 from eegtool.inference.writing import Reply
+from eegtool.model import tiny
 from eegtool.model.adapters import adapter_sha256
+from eegtool.model.checkpoints import load_base
 from tests.evaluate.conftest import BATCH, rows_of, scores_of
 
 ASK = LoadedModel.reply
@@ -1013,3 +1016,42 @@ def test_merging_is_how_it_is_computed_and_no_other_run(
     run(replace(settings, merge=True))
     merged = [row["metadata"]["merged"] for row in rows_of(workspace.answers)]
     assert merged == [False] * 4 + [True] * 6
+
+
+# --- a base as it is ------------------------------------------------------------------------------
+
+
+def test_a_base_is_asked_as_it_is(
+    settings: EvaluateSettings,
+    workspace: Workspace,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Words and scores are those of the plain model: one block of the picture, no features."""
+    base = Path(shutil.copytree(tiny.folder(), tmp_path / "base"))
+    workspace.features("eval").unlink()
+    run(replace(settings, model_path=base, mode="both"))
+    assert "was not fine-tuned: it is asked as it is" in " ".join(capsys.readouterr().out.split())
+    rows = rows_of(workspace.answers)
+    assert len(rows) == 10
+    assert {row["model_id"] for row in rows} == {"base"}
+    assert {row["metadata"]["protocol"]["fusion"] for row in rows} == {"none"}
+    model, processor = load_base(base, fusion="none", version="v1", dtype=torch.float32)
+    question = read_questions(workspace.questions)[0]
+    pixels = processor.pixel_spec.pixels(workspace.images("eval") / question.images[0])
+    choice = encode_choice(processor, question.text, 2, STAGES, is_whole=False)
+    expected = stage_log_likelihoods(
+        model.eval(), processor, [choice], torch.from_numpy(pixels[None]), None
+    )[0]
+    found = rows[0]["metadata"]["log_likelihoods"]
+    np.testing.assert_allclose([found[s] for s in STAGES], expected, atol=1e-4)
+    with pytest.raises(EegToolError, match="was not fine-tuned"):
+        run(replace(settings, model_path=base, mode="score", calibrate=True))
+
+
+def test_a_folder_that_is_neither_model_nor_base(
+    settings: EvaluateSettings, tmp_path: Path
+) -> None:
+    write_json(tmp_path / "config.json", {"model_type": "bert"})
+    with pytest.raises(EegToolError, match="describes a 'bert' model"):
+        run(replace(settings, model_path=tmp_path))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import CLIPImageProcessor, LlavaProcessor
 
 from eegtool.core.errors import EegToolError
 from eegtool.model import checkpoints, hub
@@ -234,6 +235,29 @@ def test_half_a_model_is_an_error_of_the_user(base: Path, spoil: Callable[[Path]
     with pytest.raises(EegToolError) as caught:
         load(base)
     assert str(base) in caught.value.what
+
+
+def test_the_processor_file_of_todays_transformers_is_read(base: Path) -> None:
+    """`save_pretrained` of a processor writes one file, and no preprocessor_config.json."""
+    before = load_processor(base, fusion="add", version="v1")
+    images = CLIPImageProcessor.from_pretrained(base)
+    (base / "preprocessor_config.json").unlink()
+    LlavaProcessor(images, before.tokenizer, patch_size=16).save_pretrained(base)
+    assert not (base / "preprocessor_config.json").exists()
+    assert load_processor(base, fusion="add", version="v1").pixel_spec == before.pixel_spec
+    change(base / "processor_config.json", image_processor=None)
+    with pytest.raises(EegToolError, match=r"processor_config\.json has no image_mean"):
+        load_processor(base, fusion="add", version="v1")
+
+
+@pytest.mark.parametrize("part", ["", "text_config__"])
+def test_a_quantised_base_is_refused_before_it_is_read(base: Path, part: str) -> None:
+    packing = {f"{part}quantization_config": {"quant_method": "awq", "bits": 4}}
+    change(base / "config.json", **packing)
+    (base / "model.safetensors").unlink()
+    with pytest.raises(EegToolError, match=r"is quantised \(awq\)") as caught:
+        find_base(str(base))
+    assert "--bits 4" in caught.value.fix
 
 
 def test_features_need_a_tower_of_their_width(base: Path) -> None:
