@@ -28,12 +28,10 @@ from eegtool.core.records import SPLITS, Epoch
 from eegtool.core.settings import PrepareSettings
 from eegtool.core.stages import DROPPED, EPOCH_S
 from eegtool.core.workspace import Workspace, read_json, sha256_of, write_json
-from eegtool.prepare.cohorts import PAIRING_FIX, Night
-from eegtool.prepare.facts import Facts, measure
-from eegtool.prepare.hypnograms import read_hypnogram, stage_per_epoch
-from eegtool.prepare.images import draw_png
-from eegtool.prepare.images.spec import PictureSpec
-from eegtool.prepare.recordings import (
+from eegtool.pictures import draw_png
+from eegtool.pictures.spec import PictureSpec
+from eegtool.reasons.facts import Facts, measure
+from eegtool.recordings.reading import (
     Recording,
     Signal,
     Source,
@@ -41,7 +39,7 @@ from eegtool.prepare.recordings import (
     read_header,
     read_recording,
 )
-from eegtool.prepare.signals import (
+from eegtool.recordings.signals import (
     band_pass,
     check_band,
     cut_epoch,
@@ -51,6 +49,8 @@ from eegtool.prepare.signals import (
     whole_epochs,
     why_no_eeg,
 )
+from eegtool.scorings.cohorts import PAIRING_FIX, Night
+from eegtool.scorings.hypnograms import read_hypnogram, stage_per_epoch
 
 _DECIDES: Final = (
     *("channel", "low_hz", "high_hz", "notch_hz", "resample_hz", "wake_margin"),
@@ -586,7 +586,9 @@ def _key(inputs: dict[str, str], settings: PrepareSettings, *, unscored: bool) -
 def _code_sha256() -> str:
     """Hash the code that reads, stages and draws: what another version made is made anew."""
     package = Path(eegtool.__file__).parent
-    files = [package / "core" / "stages.py", *sorted((package / "prepare").rglob("*.py"))]
+    files = [package / "core" / "stages.py"]
+    for room in ("recordings", "scorings", "pictures", "reasons", "prepare"):
+        files += sorted((package / room).rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 

@@ -30,10 +30,9 @@ from eegtool.core.registry import check_name
 from eegtool.core.settings import PrepareSettings
 from eegtool.core.stages import DROPPED, STAGES
 from eegtool.core.workspace import Workspace, jsonable, read_json, run_stamp, write_json
-from eegtool.prepare.cohorts import Found, Night, find_nights
+from eegtool.pictures import STYLES, check_bands
+from eegtool.pictures.spec import PictureSpec
 from eegtool.prepare.download import download
-from eegtool.prepare.images import STYLES, check_bands
-from eegtool.prepare.images.spec import PictureSpec
 from eegtool.prepare.nights import (
     Outline,
     Prepared,
@@ -50,8 +49,9 @@ from eegtool.prepare.questions import (
     conversation,
     question,
 )
-from eegtool.prepare.signals import check_band
 from eegtool.prepare.splits import BALANCES, Split, balance, check_no_leak, make_split, write_split
+from eegtool.recordings.signals import check_band
+from eegtool.scorings.cohorts import Found, Night, find_nights
 
 
 def run(settings: PrepareSettings) -> None:

@@ -14,7 +14,6 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.records import Question, write_epochs, write_questions
 from eegtool.core.settings import PrepareSettings
 from eegtool.core.workspace import Workspace, read_json, run_stamp, sha256_of, write_json
-from eegtool.prepare.cohorts import Night
 from eegtool.prepare.nights import (
     Prepared,
     cannot_write,
@@ -23,8 +22,9 @@ from eegtool.prepare.nights import (
     prepare_night,
     store_pictures,
 )
-from eegtool.prepare.recordings import Source, read_header
 from eegtool.prepare.step import move_pictures
+from eegtool.recordings.reading import Source, read_header
+from eegtool.scorings.cohorts import Night
 
 
 @dataclass(frozen=True, slots=True, eq=False)

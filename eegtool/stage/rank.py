@@ -17,9 +17,9 @@ from eegtool.core.launching import this_rank
 from eegtool.core.settings import AnswerMode, StageSettings, settings_from
 from eegtool.core.workspace import read_json
 from eegtool.evaluate.task import read_batch_size
-from eegtool.prepare.cohorts import find_recordings
 from eegtool.prepare.nights import Prepared
 from eegtool.prepare.unscored import read_drawn
+from eegtool.scorings.cohorts import find_recordings
 from eegtool.stage.results import words_file, workspace_of
 from eegtool.stage.step import open_stager
 

@@ -13,7 +13,7 @@ from eegtool.extract.stored import CARD, STORED, is_module
 from eegtool.model.adapters import Contract, adapter_sha256, contract_base, read_contract
 from eegtool.model.answer_form import AnswerForm
 from eegtool.model.eegvlm import FUSIONS
-from eegtool.prepare.images import STYLES
+from eegtool.pictures import STYLES
 from eegtool.stage.smoothing import Chain, chain_of
 
 _DRAWING: Final = (

@@ -25,8 +25,8 @@ from eegtool.inference.calibration import Calibration, read_calibration
 from eegtool.inference.decoding import Decoding
 from eegtool.inference.loaded import LoadedModel, device_of
 from eegtool.model.processor import TEMPLATES
-from eegtool.prepare.cohorts import Night, find_recordings
 from eegtool.prepare.unscored import DrawnNight, draw_unscored
+from eegtool.scorings.cohorts import Night, find_recordings
 from eegtool.stage.night import StagedNight
 from eegtool.stage.requirements import Requirements, read_requirements
 

@@ -16,10 +16,8 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.settings import PrepareSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, write_json
+from eegtool.pictures import draw_png
 from eegtool.prepare import nights
-from eegtool.prepare.cohorts import Night, find_nights
-from eegtool.prepare.facts import Facts
-from eegtool.prepare.images import draw_png
 from eegtool.prepare.nights import (
     Outline,
     Prepared,
@@ -29,7 +27,9 @@ from eegtool.prepare.nights import (
     outline,
     prepare_night,
 )
-from eegtool.prepare.recordings import Signal
+from eegtool.reasons.facts import Facts
+from eegtool.recordings.reading import Signal
+from eegtool.scorings.cohorts import Night, find_nights
 
 
 @pytest.fixture
