@@ -128,6 +128,19 @@ def test_imports_point_downward(path: Path) -> None:
         assert wrong_imports(room_of(path), path.read_text(encoding="utf-8")) == []
 
 
+SETTINGS_END_AT = ("step.py", "inspection.py")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in FILES if room_of(p) in (*GROUND, "prepare") and p.name not in SETTINGS_END_AT],
+    ids=lambda p: str(p.relative_to(PACKAGE)),
+)
+def test_below_a_step_nobody_knows_the_settings(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert "core.settings" not in eegtool_imports(tree)
+
+
 # Where JSON is read that is none of a file: by the one reader, what a process of our own printed, what was
 # written a moment ago, and an answer that happens to be JSON.
 JSON_READERS = ("core/parsing.py", "doctor.py", "finetune/plan.py", "core/answers.py")

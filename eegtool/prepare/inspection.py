@@ -17,6 +17,7 @@ from eegtool.core.settings import InspectSettings, PrepareSettings
 from eegtool.core.stages import DROPPED, EPOCH_S, SLEEP_STAGES, STAGES
 from eegtool.core.workspace import jsonable
 from eegtool.prepare.nights import outline
+from eegtool.prepare.step import recipe_of
 from eegtool.recordings.reading import Header, is_recording, read_header, read_recording
 from eegtool.scorings.cohorts import Night, find_nights
 from eegtool.scorings.hypnograms import is_hypnogram, read_hypnogram
@@ -130,7 +131,7 @@ def _outlook(
             wake_margin=settings.wake_margin,
             strict=settings.strict,
         )
-        plan = outline(night, as_prepare)
+        plan = outline(night, recipe_of(as_prepare))
     except EegToolError as error:
         return {"error": str(error)}
     asleep = [i for i, stage in enumerate(plan.stages) if stage in SLEEP_STAGES]

@@ -133,8 +133,8 @@ def write_night(
     name, prepared = night.recording, night.drawn.prepared
     folder, workspace, files = out / name, workspace_of(out, name), _files(name)
     requirements = night.stager.requirements
-    settings = requirements.prepare_settings(night.drawn.channels, workspace.root)
-    store_drawn(night.drawn, settings, requirements.question, requirements.protocol)
+    recipe = requirements.recipe(night.drawn.channels)
+    store_drawn(night.drawn, recipe, workspace, requirements.question, requirements.protocol)
     _write_answers(night, workspace.answers)
     report.run(ReportSettings(workspace=workspace.root, out=folder / "report"))
     text_of = {

@@ -176,9 +176,9 @@ class Stager:
         """
         check_name("mode", mode, ("score", "both"))
         channels = [channel] if isinstance(channel, str) else list(channel)
-        settings = self.requirements.prepare_settings(channels, Path(), strict=strict)
+        recipe = self.requirements.recipe(channels, strict=strict)
         night, raw = _night_of(source)
-        drawn = draw_unscored(night, settings, raw)
+        drawn = draw_unscored(night, recipe, raw)
         return self.stage_drawn(
             drawn, smooth=smooth, mode=mode, calibrate=calibrate, batch_size=batch_size
         )

@@ -72,7 +72,7 @@ def run(settings: StageSettings) -> None:
     check_name("--attention", settings.attention, ATTENTIONS)
     stager = open_stager(settings)
     requirements = stager.requirements
-    requirements.prepare_settings(settings.channel, settings.out)  # are there enough channels?
+    requirements.recipe(settings.channel)  # are there enough channels?
     if settings.smooth:
         requirements.chain()
     if requirements.contract.features != "real":
@@ -250,11 +250,8 @@ def _prepare_all(
     tasks = (
         delayed(prepare_unscored)(
             night,
-            requirements.prepare_settings(
-                settings.channel,
-                workspace_of(settings.out, night.recording).root,
-                strict=settings.strict,
-            ),
+            requirements.recipe(settings.channel, strict=settings.strict),
+            workspace_of(settings.out, night.recording),
             requirements.question,
             requirements.protocol,
         )
