@@ -15,7 +15,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -50,6 +50,7 @@ from eegtool.recordings.signals import (
 )
 from eegtool.scorings.cohorts import PAIRING_FIX, Night
 from eegtool.scorings.hypnograms import read_hypnogram, stage_per_epoch
+from eegtool.scorings.scoring import ReadAs
 
 _OWNER: Final = ".run"
 """File of the easel with the name of the run that draws in it."""
@@ -197,20 +198,22 @@ def outline(night: Night, recipe: Recipe) -> Outline:
     header = read_header(night.signal_path, strict=recipe.strict)
     for _, sfreq_hz in find_signals(header, recipe.channel):
         check_band(recipe.low_hz, recipe.high_hz, sfreq_hz)
-    if night.problem:
+    if night.problem and not night.scorings:
         raise EegToolError(night.problem, PAIRING_FIX)
-    if night.hypnogram_path is None:
+    if not night.scorings:
         raise EegToolError(
             f"There is no hypnogram for {night.signal_path}.",
             "Put it beside the recording, or pair the files in a pairs.csv.",
         )
-    hypnogram = read_hypnogram(night.hypnogram_path, header.start, header.duration_s)
+    hypnogram = read_hypnogram(
+        night.scorings, header.start, header.duration_s, night.read_as, header.pauses
+    )
     n_epochs = whole_epochs(header.duration_s, 1.0, hypnogram.first_onset_s)
-    stages = stage_per_epoch(hypnogram, n_epochs)
+    stages = stage_per_epoch(hypnogram, n_epochs, header.pauses)
     kept = trim_wake(stages, recipe.wake_margin)
     if not kept:
         raise EegToolError(
-            f"The hypnogram {night.hypnogram_path} scores no sleep within the recording.",
+            f"The hypnogram {night.scorings[0]} scores no sleep within the recording.",
             "Check that it belongs to this recording.",
         )
     return Outline(
@@ -219,7 +222,7 @@ def outline(night: Night, recipe: Recipe) -> Outline:
         kept=kept,
         first_onset_s=hypnogram.first_onset_s,
         simulated=header.simulated,
-        files=tuple(dict.fromkeys((*header.files, night.hypnogram_path))),
+        files=tuple(dict.fromkeys((*header.files, *night.scorings))),
         notes=header.notes + hypnogram.notes,
     )
 
@@ -318,7 +321,7 @@ def prepare_night(
         with _naming_defects(night):
             plan = (outline_unscored if unscored else outline)(night, recipe)
             inputs = _hashes(plan.files)
-            key = _key(inputs, recipe, unscored=unscored)
+            key = _key(inputs, recipe, night.read_as, unscored=unscored)
             done = _find(plan, key, workspace)
             if done and (done.facts is not None or not recipe.measured):
                 return done
@@ -382,7 +385,7 @@ def draw_in_memory(
         inputs = _hashes(plan.files) or {night.recording: _samples_sha256(recording)}
         done = replace(
             _described(plan, recording, unscored=True),
-            key=_key(inputs, recipe, unscored=True),
+            key=_key(inputs, recipe, night.read_as, unscored=True),
             inputs=inputs,
         )
         pictures = list(draw_epochs(done.epochs(""), signals, recipe))
@@ -566,8 +569,8 @@ def _flagged(signals: Sequence[Signal], plan: Outline) -> dict[int, str]:
     return dict(sorted(reasons.items()))
 
 
-def _key(inputs: dict[str, str], recipe: Recipe, *, unscored: bool) -> str:
-    decides = recipe.decides() | ({"unscored": True} if unscored else {})
+def _key(inputs: dict[str, str], recipe: Recipe, read_as: ReadAs, *, unscored: bool) -> str:
+    decides = recipe.decides() | ({"unscored": True} if unscored else asdict(read_as))
     return hashlib.sha256(json.dumps([_code_sha256(), inputs, decides]).encode()).hexdigest()
 
 

@@ -27,7 +27,7 @@ from eegtool.core.console import console, progress
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.records import SPLITS, Epoch, write_conversations, write_epochs, write_questions
 from eegtool.core.registry import check_name
-from eegtool.core.settings import PrepareSettings
+from eegtool.core.settings import InspectSettings, PrepareSettings
 from eegtool.core.stages import DROPPED, STAGES
 from eegtool.core.workspace import Workspace, jsonable, read_json, run_stamp, write_json
 from eegtool.pictures import STYLES, check_bands
@@ -51,7 +51,9 @@ from eegtool.prepare.questions import (
 from eegtool.prepare.recipe import Recipe
 from eegtool.prepare.splits import BALANCES, Split, balance, check_no_leak, make_split, write_split
 from eegtool.recordings.signals import check_band
+from eegtool.scorings.codings import parse_codes
 from eegtool.scorings.cohorts import Found, Night, find_nights
+from eegtool.scorings.scoring import ReadAs
 
 
 def run(settings: PrepareSettings) -> None:
@@ -77,7 +79,7 @@ def run(settings: PrepareSettings) -> None:
     if settings.scheduler:  # workers may stand in another folder
         paths = [path.resolve() for path in paths]
         settings = replace(settings, workspace=settings.workspace.resolve())
-    found = find_nights(paths, settings.cohort, subject_pattern=settings.subject_pattern)
+    found = find_nights(paths, settings.cohort, settings.subject_pattern, read_as_of(settings))
     nights = _chosen(found, settings)
     visible_hz = STYLES[settings.style].visible_hz(recipe_of(settings).spec, len(settings.channel))
     visible_hz = min(visible_hz, settings.high_hz)
@@ -138,6 +140,11 @@ def _check(settings: PrepareSettings) -> None:
         )
     check_band(settings.low_hz, settings.high_hz)
     check_bands(recipe_of(settings).spec, len(settings.channel))
+
+
+def read_as_of(settings: PrepareSettings | InspectSettings) -> ReadAs:
+    """Return what the settings say about scorings."""
+    return ReadAs(parse_codes(settings.stage_codes), settings.scoring_column, settings.scorer)
 
 
 def recipe_of(settings: PrepareSettings) -> Recipe:

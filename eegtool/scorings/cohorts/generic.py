@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby, takewhile
@@ -14,7 +15,7 @@ from eegtool.core.errors import EegToolError
 from eegtool.recordings.reading import is_recording
 from eegtool.scorings.cohorts.night import Found, Night, safe_name, several_hypnograms, stem_of
 from eegtool.scorings.cohorts.pairs import PAIRS, read_pairs
-from eegtool.scorings.hypnograms import holds_scoring, is_hypnogram
+from eegtool.scorings.hypnograms import SUFFIXES, holds_scoring, is_hypnogram, why_no_hypnogram
 
 NAMED_LIKE: Final = (
     "night1.edf beside night1_hypnogram.csv; for other names, a pairs.csv in the folder with the "
@@ -30,10 +31,22 @@ _Name: TypeAlias = tuple[str, ...]  # folders that are part of a name, and the s
 _ROLES: Final = frozenset(
     "psg eeg edf bdf fif rec recording raw signal signals data "
     "hyp hypno hypnogram stage stages staging sleepstages score scores scored scoring scorer expert "
-    "label labels annot annotation annotations event events epoch epochs nsrr profusion".split()
+    "label labels annot annotation annotations event events epoch epochs nsrr profusion "
+    "sleepscoring sleepscore sleepscores sleepstage schlafprofil profil base".split()
 )
-# Words that say which night, not who slept.
+# Words that say which night, not who slept; a number behind them counts nights.
 _NIGHTS: Final = frozenset("n night nights nacht nuit sleep nap ses session visit day run".split())
+_VISITS: Final = _NIGHTS | frozenset(
+    "v t baseline followup follow up pre post before after week month year screening retest test repeat "
+    "drug placebo sham stim recovery deprivation morning evening lab home full split first second".split()
+)
+_NUMBER_OF_A_PERSON: Final = 4  # digits from which on a number is nobody else's
+_DATE: Final = re.compile(r"(19|20)\d\d([01]\d[0-3]\d)?")
+# How data sets name persons, where that looks like nights of one: MASS's 01-02-0007, CinC 2018's tr03-0005.
+_KNOWN_PERSONS: Final = re.compile(r"(0[1-5]-\d\d-\d{4}|t[re]\d\d-\d{4})\b")
+
+_NOT_READ: Final = (".mat", ".xls", ".xlsx", ".npy", ".npz", ".sco", ".doc", ".docx", ".pdf")
+_SIDECARS: Final = ("channels", "electrodes", "scans", "sessions", "coordsystem")
 
 # Entities of BIDS names: sub-01_ses-2_task-sleep_eeg.edf, in sub-01/ses-2/eeg.
 _SUB: Final = re.compile(r"(?:^|_)sub-([^\W_]+)", re.IGNORECASE)
@@ -90,20 +103,26 @@ def pair(
     by_name = [p for p in files if p not in tables and listed.isdisjoint(p.parents)]
     pairs: list[_Pair] = []
     orphans: list[Path] = []
+    rivals: dict[Path, tuple[Path, ...]] = {}
     by_name.sort(
         key=lambda path: path.parent
     )  # files of a folder have those of others between them
     for _, beside in groupby(by_name, key=lambda path: path.parent):
-        found, left_over = _pair_by_name(list(beside))
+        found, left_over, unclear = _pair_by_name(list(beside))
         pairs += found
+        rivals |= unclear
         orphans += left_over
+    pairs, orphans = _from_other_folders(pairs, orphans)
+    likely = _like_scorings(by_name)
+    pairs = [(p, h, why or ("" if h else _unread(p, likely))) for p, h, why in pairs]
     names = _names([path for path, _, _ in pairs])
     named = []
     strangers = {}
     for recording, hypnogram, problem in pairs:
         name = safe_name("-".join(names[recording]), recording)
         subject = _subject(recording, names[recording], subject_pattern)
-        named.append(Night("generic", name, subject or name, 1, recording, hypnogram, problem))
+        night = Night("generic", name, subject or name, 1, recording, hypnogram, problem)
+        named.append(replace(night, rivals=rivals.get(recording, ())))
         if subject is None and (meant is None or recording in meant):
             strangers[recording] = names[recording]
     _check_strangers(strangers)
@@ -112,8 +131,13 @@ def pair(
     return Found(tuple(nights), tuple(orphans), "generic", notes)
 
 
-def _pair_by_name(beside: Sequence[Path]) -> tuple[list[_Pair], list[Path]]:
-    """Pair the files of one folder; return pairs, and hypnograms that belong to no recording."""
+def _pair_by_name(
+    beside: Sequence[Path],
+) -> tuple[list[_Pair], list[Path], dict[Path, tuple[Path, ...]]]:
+    """Pair the files of one folder.
+
+    Returns pairs, hypnograms that belong to no recording, and those of which several go with one.
+    """
     hypnograms = {p for p in beside if is_hypnogram(p)}
     recordings = [p for p in beside if is_recording(p) and p not in hypnograms]
     # By every beginning of their names: comparing each with each takes minutes for a large cohort.
@@ -130,14 +154,14 @@ def _pair_by_name(beside: Sequence[Path]) -> tuple[list[_Pair], list[Path]]:
             claims[alike[0]].append((best, hypnogram))
         else:
             orphans.append(hypnogram)
-    unclear: dict[Path, list[Path]] = {}
+    unclear: dict[Path, tuple[Path, ...]] = {}
     taken: dict[Path, Path | None] = {}
     for recording, claim in claims.items():
         best = max((likeness for likeness, _ in claim), default=(0, 0))
         alike = [path for likeness, path in claim if likeness == best]
         orphans += [path for _, path in claim if path not in alike]
         if len(alike) > 1:
-            unclear[recording] = alike
+            unclear[recording] = tuple(alike)
         inside = recording if not alike and holds_scoring(recording) else None
         taken[recording] = alike[0] if len(alike) == 1 else inside
     akin: dict[_Words, list[Path]] = {}
@@ -151,7 +175,50 @@ def _pair_by_name(beside: Sequence[Path]) -> tuple[list[_Pair], list[Path]]:
         elif chosen is None and (start := _up_to_number(_words(stem_of(recording)))):
             problem = _not_taken(recording, akin.get(start, ()))
         pairs.append((recording, chosen, problem))
-    return pairs, sorted(orphans)
+    return pairs, sorted(orphans), unclear
+
+
+def _from_other_folders(
+    pairs: Sequence[_Pair], orphans: Sequence[Path]
+) -> tuple[list[_Pair], list[Path]]:
+    """Give recordings without any the hypnogram of their very name in another folder, if there is one."""
+    homeless: dict[_Words, list[Path]] = {}
+    for path in orphans:
+        homeless.setdefault(_words(stem_of(path)), []).append(path)
+    wanting = Counter(_words(stem_of(recording)) for recording, _, _ in pairs)
+    found = []
+    for recording, hypnogram, problem in pairs:
+        words = _words(stem_of(recording))
+        theirs = homeless.get(words, [])
+        if hypnogram is None and words and len(theirs) == 1 == wanting[words]:
+            hypnogram, problem = theirs[0], ""
+        elif hypnogram is None and theirs and not problem:
+            problem = f"In other folders, {', '.join(map(str, theirs))} may belong to {recording}."
+        found.append((recording, hypnogram, problem))
+    taken = {hypnogram for _, hypnogram, _ in found}
+    return found, [path for path in orphans if path not in taken]
+
+
+def _like_scorings(files: Sequence[Path]) -> dict[tuple[Path, str], list[Path]]:
+    """Return the files that may be meant as scorings, by folder and first word of their names."""
+    likely: dict[tuple[Path, str], list[Path]] = {}
+    for path in files:
+        sidecar = stem_of(path).casefold().rpartition("_")[2] in _SIDECARS
+        if path.suffix.casefold() in (*SUFFIXES, *_NOT_READ) and not sidecar:
+            words = _words(stem_of(path))
+            likely.setdefault((path.parent, words[0] if words else ""), []).append(path)
+    return likely
+
+
+def _unread(recording: Path, likely: Mapping[tuple[Path, str], Sequence[Path]]) -> str:
+    """Say why the files that look like scorings of a recording are none."""
+    words = _words(stem_of(recording))
+    reasons = [
+        f"{path.name}: {why_no_hypnogram(path)}"
+        for path in likely.get((recording.parent, words[0] if words else ""), ())
+        if _words(stem_of(path))[: len(words)] == words and not is_hypnogram(path)
+    ]
+    return f"{recording} has no hypnogram that can be read. {' '.join(reasons)}" if reasons else ""
 
 
 def _not_taken(recording: Path, akin: Sequence[Path]) -> str:
@@ -221,7 +288,8 @@ def _subject(path: Path, name: _Name, subject_pattern: str) -> str | None:
     """Return who slept, by the pattern or else by BIDS; None where that does not tell."""
     if not subject_pattern:
         label = _entity(_SUB, path)
-        return label and f"sub-{label}"
+        known = _KNOWN_PERSONS.match(name[-1])
+        return (label and f"sub-{label}") or (known and known[1])
     try:
         pattern = re.compile(subject_pattern)
     except re.error as error:
@@ -254,25 +322,59 @@ def _entity(pattern: re.Pattern[str], path: Path) -> str | None:
 
 def _check_strangers(names: Mapping[Path, _Name]) -> None:
     """Refuse recordings that count as subjects of their own but seem to be nights of one person."""
-    first: dict[str, Path] = {}
+    alike: dict[_Words, dict[str, Path]] = {}
     for path, name in names.items():
-        # In P01-night1, P01 is who slept; in night1-P01, too.
-        who = next((part for part in reversed(name) if _names_somebody(part)), "-".join(name))
-        number = re.match(r"(\D*)\d+", who)
-        start = number[0] if number else who
-        other = first.setdefault(start.casefold(), path)
-        if other == path or names[other] == name:  # of one name: that is refused later
-            continue
-        if who in (name[0], "-".join(name)):
-            pattern = r"^(\D*\d+)" if number else "^([^-]+)"
-        else:
-            pattern = rf"(?:^|-)({re.escape(number[1])}\d+)" if number else "([^-]+)$"
-        raise EegToolError(
-            f"{other} and {path} may be nights of one person, '{start}', who could then be on both "
-            "sides of the split.",
-            f"Say what in the names is the person, such as --subject-pattern '{pattern}', or write "
-            f"a {PAIRS}; --subject-pattern '(.+)' makes each recording a subject of its own.",
-        )
+        called = safe_name(
+            "-".join(name), path
+        ).casefold()  # two of one name: that is refused later
+        for key in _persons(name):
+            alike.setdefault(key, {}).setdefault(called, path)
+    clashes = {key: list(group.values()) for key, group in alike.items() if len(group) > 1}
+    if not clashes:
+        return
+    order = list(names)
+    key, (one, other, *_) = min(clashes.items(), key=lambda c: order.index(c[1][1]))
+    pattern = _advice(names, one, list(clashes.values()))
+    way = f"such as --subject-pattern '{pattern}', or write" if pattern else "by"
+    raise EegToolError(
+        f"{one} and {other} may be nights of one person, '{''.join(key)}', who could then be on both "
+        "sides of the split.",
+        f"Say what in the names is the person, {way} a {PAIRS}; --subject-pattern '(.+)' makes each "
+        "recording a subject of its own.",
+    )
+
+
+def _persons(name: _Name) -> set[_Words]:
+    """Return all that may name the person in the name of a recording."""
+    # In P01-night1, P01 is who slept; in night1-P01, too.
+    who = next((part for part in reversed(name) if _names_somebody(part)), "-".join(name))
+    number = re.match(r"(\D*)\d+", who)
+    words = _words("-".join(name))
+    rest = tuple(
+        word
+        for before, word in zip(("", *words), words, strict=False)
+        if word not in _VISITS and not (word.isdecimal() and before in _VISITS)
+    )
+    numbers = {w for w in rest if w.isdecimal() and len(w) >= _NUMBER_OF_A_PERSON}
+    keys = {(word,) for word in numbers if not _DATE.fullmatch(word)}
+    if number or not rest:
+        keys.add(((number[0] if number else who).casefold(),))
+    return keys | ({rest} if rest else set())
+
+
+def _advice(names: Mapping[Path, _Name], one: Path, alike: Sequence[Sequence[Path]]) -> str:
+    """Return a pattern that fits all names and keeps those together that look alike, but if it can not all."""
+    texts = {path: "-".join(name) for path, name in names.items()}
+    who = next((part for part in reversed(names[one]) if _names_somebody(part)), names[one][0])
+    prefix = re.escape(re.sub(r"\d.*", "", who))
+    ways = [r"^(\D*\d+)", rf"(?:^|-)({prefix}\d+)", r"(\d{4,})", "^([^-]+)", "([^-]+)$"]
+    ways += [r"^([^-_\s]+)", r"([^-_\s]+)$"]
+    fitting = []
+    for pattern in ways:
+        found = {path: m[1] for path, text in texts.items() if (m := re.search(pattern, text))}
+        if len(found) == len(texts) and all(len({found[p] for p in g}) == 1 for g in alike):
+            fitting.append((len(set(found.values())) < 2, ways.index(pattern), pattern))
+    return min(fitting)[2] if fitting else ""
 
 
 def _names_somebody(part: str) -> bool:

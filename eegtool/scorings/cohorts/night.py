@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -10,9 +11,15 @@ from pathlib import Path
 from typing import Final
 
 from eegtool.core.errors import EegToolError
+from eegtool.scorings.scoring import ReadAs
 
+FETCH: Final = "Fetch the content of the data set first: `datalad get` or `git annex get`."
+_LONGEST: Final = 160  # bytes; file systems allow 255
 PAIRING_FIX: Final = "Leave the right hypnogram beside the recording, or name it in a pairs.csv."
 """How to mend a `Night.problem`."""
+
+
+_AS_IT_IS: Final = ReadAs()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,17 @@ class Night:
     """None where no hypnogram was found; the recording itself where the scoring is inside it."""
     problem: str = ""
     """Why no hypnogram was taken although there are some, naming them; `PAIRING_FIX` mends it."""
+    rivals: tuple[Path, ...] = ()
+    """Several hypnograms that go with it equally well: of several scorers, or the same twice."""
+    read_as: ReadAs = _AS_IT_IS
+    """What is known of how to read them."""
+
+    @property
+    def scorings(self) -> tuple[Path, ...]:
+        """The hypnograms to read: the one, or where that is not clear, or a scorer is asked for, all."""
+        if self.rivals and (self.read_as.scorer or not self.hypnogram_path):
+            return self.rivals
+        return (self.hypnogram_path,) if self.hypnogram_path else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +88,9 @@ def safe_name(text: str, path: Path) -> str:
     """
     # Names typed on a Mac come decomposed (a + ¨); composed they are the same name everywhere.
     name = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", text)).strip("._-")
+    if len(name.encode()) > _LONGEST:  # files are called after it, with more behind it
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        name = f"{name.encode()[: _LONGEST - 9].decode(errors='ignore')}-{digest}"
     if not name:
         raise EegToolError(
             f"{path}: '{text}' has no letter or digit to make a name of.",
@@ -81,6 +102,13 @@ def safe_name(text: str, path: Path) -> str:
 def stem_of(path: Path) -> str:
     """Return the name of a file without its suffix, which may be a double one (``.fif.gz``)."""
     return Path(path.stem).stem if path.suffix.casefold() == ".gz" else path.stem
+
+
+def dangling(path: Path) -> str:
+    """Say where a link leads to that is not there; empty for everything else."""
+    if not path.is_symlink() or path.exists():
+        return ""
+    return f"{path} is a link to {path.readlink()}, which is not here"
 
 
 def nearest(recording: Path, hypnograms: Sequence[Path]) -> tuple[Path | None, str]:
