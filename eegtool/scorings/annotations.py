@@ -24,7 +24,7 @@ from eegtool.recordings.reading import (
     read_header,
     read_slow_channel,
 )
-from eegtool.scorings.codings import read_stages
+from eegtool.scorings.codings import read_stages, told_stage
 from eegtool.scorings.scoring import Entry, ReadAs, Scoring, refuse_word
 
 _SIGNAL: Final = re.compile(r"hypnogram|hypno|(sleep ?)?stages?|(sleep ?)?scoring", re.IGNORECASE)
@@ -107,11 +107,10 @@ def _among(
     encoding: str,
     read_as: ReadAs,
 ) -> Scoring:
-    told = dict(read_as.codes)
     entries = []
     for number, (onset_s, duration_s, text) in enumerate(annotations, start=1):
         place = f"annotation {number}"
-        stage = told.get("".join(text.split()).casefold()) or stage_of(text)
+        stage = told_stage(text, read_as) or stage_of(text)
         if stage:
             entries.append(Entry(onset_s, duration_s, stage, place))
         elif is_misspelt(text):
