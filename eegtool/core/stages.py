@@ -40,7 +40,7 @@ _WORDS: Final = {
     "waak wakker veglia s0 清醒 觉醒 覚醒",
     "N1": "n1 nrem1 nonrem1 s1 ノンレム1",
     "N2": "n2 nrem2 nonrem2 s2 ノンレム2",
-    "N3": "n3 n4 nrem3 nrem4 nonrem3 nonrem4 s3 s4 sws slowwave deep tief tiefschlaf profond lentprofond "
+    "N3": "n3 n4 nrem3 nrem4 nonrem3 nonrem4 s3 s4 sws slowwave deep tiefschlaf profond lentprofond "
     "profundo 深睡 ノンレム3",
     "REM": "r rem srem rapideyemovement rapideyemovements paradoxical paradoxal paradojico remschlaf remslaap "
     "mor 快速眼动 レム",

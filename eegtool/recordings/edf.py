@@ -364,14 +364,15 @@ def _timed(header: EdfHeader) -> EdfHeader:
     if not pauses:
         return timed
     told = ", ".join(f"{p.duration_s:g} s after {p.onset_s:g} s" for p in pauses[:3])
+    more = f" and {len(pauses) - 3} more" if len(pauses) > 3 else ""
     if not header.format.endswith("D"):
         raise EegToolError(
             f"{header.path} calls itself continuous ({header.format}), but its records tell of "
-            f"{len(pauses)} gap{'s' * (len(pauses) > 1)}: {told}.",
+            f"a gap: {told}{more}.",
             "Write EDF+D into its header (EDFbrowser does that), and gaps are read as unscored time; or "
             "export it again.",
         )
-    note = f"The recording pauses {len(pauses)} times ({told}): unscored time."
+    note = f"The recording pauses: {told}{more}. This is unscored time."
     timed = replace(timed, pauses=pauses, notes=(*timed.notes, note))
     if timed.duration_s > _LONGEST_S:
         raise EegToolError(

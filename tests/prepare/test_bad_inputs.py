@@ -246,8 +246,9 @@ CASES = [
     Case(
         "EDF+D gap",
         edf_plus_d_with_a_gap,
-        "left out",
-        r"is an EDF\+D file with a gap of 30 s after 150 s\..*would be mislabelled",
+        "used",
+        r"The recording pauses: 30 s after 150 s\. This is unscored time",
+        kept=9,
     ),
     Case(
         "unknown channel",
