@@ -30,11 +30,13 @@ from eegtool.core.workspace import Workspace, read_json, sha256_of, write_json
 from eegtool.pictures import draw_png
 from eegtool.prepare.recipe import Recipe
 from eegtool.reasons.facts import Facts, measure
+from eegtool.recordings.edf import Pause
 from eegtool.recordings.reading import (
     Recording,
     Signal,
     Source,
     find_signals,
+    paused_epochs,
     read_header,
     read_recording,
 )
@@ -71,6 +73,8 @@ class Outline:
     files: tuple[Path, ...]
     """All files that the recording and its scoring are in."""
     notes: tuple[str, ...]
+    pauses: tuple[Pause, ...] = ()
+    """Time in which nothing was recorded."""
 
     @property
     def staged(self) -> tuple[tuple[int, str], ...]:
@@ -268,6 +272,7 @@ def outline_unscored(night: Night, recipe: Recipe, source: Source | None = None)
         simulated=header.simulated,
         files=header.files,
         notes=(*header.notes, *([note] if note else [])),
+        pauses=header.pauses,
     )
 
 
@@ -553,7 +558,8 @@ def _flagged(signals: Sequence[Signal], plan: Outline) -> dict[int, str]:
     EegToolError
         If none is left.
     """
-    reasons: dict[int, str] = {}
+    paused = paused_epochs(plan.pauses, len(plan.stages), plan.first_onset_s)
+    reasons = dict.fromkeys(sorted(paused), "not recorded")
     for signal in signals:
         limits_uv = float(signal.data_uv.min()), float(signal.data_uv.max())
         for i in plan.kept:

@@ -165,13 +165,14 @@ def _find(wanted: str, present: Sequence[str]) -> str | None:
 
 
 def _unknown(wanted: str, present: Sequence[str], within: str = "") -> EegToolError:
-    electrode = re.split("[-+*/(]", _canonical(within or wanted))[0]
+    electrode, *against = re.split("[-+*/(]", _canonical(within or wanted))
     alike = [n for n in dict.fromkeys(present) if re.split("-", _canonical(n))[0] == electrode]
+    alike = alike if against and re.fullmatch(_SITE, electrode) else []
     # The closest is looked for without prefixes: they would make all channels look alike.
     bare = {normalise(name): name for name in present}
     near = difflib.get_close_matches(normalise(wanted), bare, n=1, cutoff=0.5)
-    hint = f" Did you mean '{bare[near[0]]}'?" if near else ""
-    if alike and re.fullmatch(_SITE, electrode) and (not near or bare[near[0]] not in alike):
+    hint = f" Did you mean '{bare[near[0]]}'?" if near and bare[near[0]] not in alike else ""
+    if alike:
         listed = " and ".join(f"'{name}'" for name in alike[:4])
         hint = f" {listed}: the same electrode against another reference.{hint}"
     return EegToolError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ import mne
 import numpy as np
 
 from eegtool.core.errors import EegToolError, brief
+from eegtool.core.stages import EPOCH_S
 from eegtool.recordings.channels import Derivation, resolve
 from eegtool.recordings.edf import (
     Annotation,
@@ -159,6 +161,16 @@ def read_header(source: Source, *, strict: bool = False) -> Header:
         If the file is missing, of another format, damaged, empty, or has a gap.
     """
     return _open(source, strict).header
+
+
+def paused_epochs(pauses: Sequence[Pause], n_epochs: int, first_onset_s: float = 0.0) -> set[int]:
+    """Return the epochs that were not recorded throughout; epoch 0 begins at `first_onset_s`."""
+    found: set[int] = set()
+    for pause in pauses:
+        first = math.floor((pause.onset_s - first_onset_s) / EPOCH_S)
+        stop = math.ceil((pause.onset_s + pause.duration_s - first_onset_s) / EPOCH_S)
+        found |= set(range(max(first, 0), min(stop, n_epochs)))
+    return found
 
 
 def read_annotations(path: Path) -> tuple[list[Annotation], str]:
@@ -469,7 +481,10 @@ def _opened_by_mne(
     def annotations() -> tuple[list[Annotation], str]:
         onsets_s = _onsets_s(raw)
         rows = zip(onsets_s, raw.annotations.duration, raw.annotations.description, strict=True)
-        return [Annotation(float(at), float(lasts), str(text)) for at, lasts, text in rows], "utf-8"
+        return [
+            Annotation(float(at), float(lasts), str(text).removeprefix("Comment/"))  # BrainVision's
+            for at, lasts, text in rows
+        ], "utf-8"
 
     return _Opened(header, loss, read, annotations)
 

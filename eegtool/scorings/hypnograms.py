@@ -16,7 +16,7 @@ from typing import Final
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.stages import EPOCH_S, SLEEP_STAGES, UNSCORED
 from eegtool.recordings.edf import Pause
-from eegtool.recordings.reading import is_recording
+from eegtool.recordings.reading import is_recording, paused_epochs
 from eegtool.scorings.annotations import has_stages, holds_annotations_alone, is_edf, read_inside
 from eegtool.scorings.fit import (
     TOLERANCE_S,
@@ -75,10 +75,11 @@ class Hypnogram:
     notes: tuple[str, ...] = ()
 
 
-def is_hypnogram(path: Path) -> bool:
+def is_hypnogram(path: Path, read_as: ReadAs | None = None) -> bool:
     """Say, from the name and the first bytes, whether a file is a scoring without signals.
 
-    A recording that holds its own scoring is no such file: see `holds_scoring`.
+    A recording that holds its own scoring is no such file: see `holds_scoring`. What `read_as` says of
+    codes makes them stages.
     """
     suffix = path.suffix.casefold()
     if suffix not in (*_EDF_SUFFIXES, *SUFFIXES):
@@ -93,7 +94,8 @@ def is_hypnogram(path: Path) -> bool:
         return False
     if suffix in _XML_SUFFIXES:
         return any(root in text for root in XML_ROOTS)
-    return is_table_of_stages(text if len(data) < _LOOK_BYTES else text.rpartition("\n")[0])
+    whole = len(data) < _LOOK_BYTES
+    return is_table_of_stages(text if whole else text.rpartition("\n")[0], read_as)
 
 
 def holds_scoring(path: Path) -> bool:
@@ -147,10 +149,12 @@ def read_hypnogram(
         scores no sleep; or scorers differ.
     """
     read_as = read_as or ReadAs()
-    paths = chosen([path] if isinstance(path, Path) else list(path), read_as)
+    paths = [path] if isinstance(path, Path) else list(path)
+    paths = [paths[i] for i in chosen([p.stem for p in paths], read_as.scorer)]
+    same = len({p.name for p in paths}) < len(paths)
     views = [(p, c) for p in paths for c in _columns(p, read_as)]
     read = {
-        f"{p.name}{c and f' ({c})'}": _fitted(
+        f"{p if same else p.name}{c and f' ({c})'}": _fitted(
             p, recording_start, duration_s, replace(read_as, column=c), pauses
         )
         for p, c in views
@@ -269,11 +273,8 @@ def stage_per_epoch(hypnogram: Hypnogram, n_epochs: int, pauses: Sequence[Pause]
         stop = math.floor((onset_s + run.duration_s + TOLERANCE_S) / EPOCH_S)
         for i in range(max(first, 0), min(stop, n_epochs)):
             stages[i] = run.stage
-    for pause in pauses:
-        first = math.floor((pause.onset_s - hypnogram.first_onset_s) / EPOCH_S)
-        stop = math.ceil((pause.onset_s + pause.duration_s - hypnogram.first_onset_s) / EPOCH_S)
-        for i in range(max(first, 0), min(stop, n_epochs)):
-            stages[i] = UNSCORED
+    for i in paused_epochs(pauses, n_epochs, hypnogram.first_onset_s):
+        stages[i] = UNSCORED
     return stages
 
 

@@ -5,35 +5,31 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from pathlib import Path
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.stages import STAGES, UNSCORED
-from eegtool.scorings.scoring import CONSENSUS, ReadAs
+from eegtool.scorings.scoring import CONSENSUS
 
 
-def chosen(paths: Sequence[Path], read_as: ReadAs) -> Sequence[Path]:
-    """Return the files of the scorer that the user named; all of them if that is not in their names."""
-    scorer = read_as.scorer.casefold()
-    if not scorer or scorer == CONSENSUS or len(paths) == 1:
-        return paths
-    named = [path for path in paths if scorer in _own_part(path, paths)]
+def chosen(names: Sequence[str], scorer: str) -> Sequence[int]:
+    """Return which of several files or columns is of the scorer; all if none is asked for, or the majority.
+
+    Raises
+    ------
+    EegToolError
+        If the scorer is not in exactly one name, in what tells it from the others.
+    """
+    if not scorer or scorer == CONSENSUS or len(names) == 1:
+        return range(len(names))
+    alike = [len(set(letters)) == 1 for letters in zip(*map(str.casefold, names), strict=False)]
+    shared = next((i for i, same in enumerate(alike) if not same), len(alike))
+    named = [i for i, name in enumerate(names) if scorer.casefold() in name[shared:].casefold()]
     if len(named) != 1:
         raise EegToolError(
-            f"--scorer {read_as.scorer} is in the names of {len(named)} of these hypnograms: "
-            f"{', '.join(path.name for path in paths)}.",
+            f"--scorer {scorer} is in the names of {len(named)} of these scorings: {', '.join(names)}.",
             f"Name what is in one of them only, or take the majority with --scorer {CONSENSUS}.",
         )
     return named
-
-
-def _own_part(path: Path, paths: Sequence[Path]) -> str:
-    """Return what tells the name of a file from those of the others."""
-    names = [p.name.casefold() for p in paths]
-    shared = 0
-    while len({name[: shared + 1] for name in names}) == 1 and shared < len(path.name):
-        shared += 1
-    return path.name.casefold()[shared:]
 
 
 def agreement(stages: Mapping[str, Sequence[str]]) -> str:

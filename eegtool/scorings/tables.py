@@ -30,6 +30,7 @@ from eegtool.scorings.moments import (
     seconds_between,
     to_onsets,
 )
+from eegtool.scorings.scorers import chosen
 from eegtool.scorings.scoring import CONSENSUS, Entry, ReadAs, Scoring, refuse_word
 
 PER_LINE: Final = "one stage per line"
@@ -97,15 +98,21 @@ def scorers_of(path: Path, text: str) -> tuple[str, ...]:
     return tuple(map(table.name, table.scored))
 
 
-def is_table_of_stages(text: str) -> bool:
+def is_table_of_stages(text: str, read_as: ReadAs | None = None) -> bool:
     """Say whether a text file, or its beginning, looks like a scoring: half of the entries are stages."""
+    as_ = read_as or ReadAs()
     try:
         table = find_table(Path(), text)
     except EegToolError:
         return False
     if not table.scored:
-        return any(map(stage_of, table.column(table.columns["event"])))
-    known = sum(stage_in_column(cell) is not None for cell in table.column(table.scored[0]))
+        return any(
+            _of_event(Path(), Row(0, ()), t, as_) for t in table.column(table.columns["event"])
+        )
+    known = sum(
+        bool(told_stage(cell, as_) or stage_in_column(cell))
+        for cell in table.column(table.scored[0])
+    )
     return known > 0 and 2 * known >= len(table.rows)
 
 
@@ -122,11 +129,11 @@ def _chosen(table: Table, read_as: ReadAs) -> tuple[int | None, str]:
         )
     if not table.scored:
         return None, ""
-    scorer = "" if read_as.scorer == CONSENSUS else read_as.scorer.casefold()
-    named = [i for i in table.scored if scorer and scorer in table.name(i).casefold()]
-    if len(named) == 1:
-        return named[0], ""
     surest = table.scored[0]
+    if read_as.scorer and len(table.scored) > 1:
+        named = chosen([table.name(i) for i in table.scored], read_as.scorer)
+        if len(named) == 1:
+            return table.scored[named[0]], ""
     if len(table.scored) == 1 or fold_name(table.name(surest)) in NAMES["stage"].split():
         return surest, ""
     listed = ", ".join(map(table.name, table.scored))

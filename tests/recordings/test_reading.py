@@ -727,7 +727,8 @@ def test_records_tell_when_they_begin(
     (signal,) = read_recording(edf_plus, ["C3"]).signals
     assert len(signal.data_uv) == round(header.duration_s * signal.sfreq_hz)
     recorded = np.ones(len(signal.data_uv), bool)
-    for at, length in pauses:
-        recorded[round(at * signal.sfreq_hz) : round((at + length) * signal.sfreq_hz)] = False
+    for onset_s, length_s in pauses:
+        stop_s = onset_s + length_s
+        recorded[round(onset_s * signal.sfreq_hz) : round(stop_s * signal.sfreq_hz)] = False
         assert np.ptp(np.diff(signal.data_uv[~recorded], 2)[2:-2]) < 1000
     np.testing.assert_array_equal(signal.data_uv[recorded], expected_uv)

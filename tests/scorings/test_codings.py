@@ -33,7 +33,7 @@ NIGHTS = [night_of(path) for path in FILES]
 
 
 def encoded(night: list[str], coding: str) -> list[str]:
-    numbers = {stage: str(n) for n, stage in reversed(CODINGS[coding].items())}
+    numbers = {stage: str(n) for n, stage in reversed([*CODINGS[coding].items()])}
     return [numbers.get(stage) or numbers["N3"] for stage in night]
 
 

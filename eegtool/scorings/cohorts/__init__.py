@@ -27,7 +27,7 @@ from eegtool.scorings.cohorts.night import (
     stem_of,
 )
 from eegtool.scorings.cohorts.pairs import PAIRS
-from eegtool.scorings.hypnograms import is_hypnogram
+from eegtool.scorings.hypnograms import SUFFIXES, is_hypnogram
 from eegtool.scorings.scoring import ReadAs
 
 __all__ = [
@@ -109,9 +109,9 @@ def find_nights(
     files = [path for path in files if path not in parts]
     split = sorted(parts & named)
     named -= parts
-    found = _find(files, named, cohort, subject_pattern)
+    found = _find(files, named, cohort, subject_pattern, read_as)
     if lost and not found.nights:
-        raise EegToolError(f"{dangling(lost[0])} (nor are {len(lost) - 1} others).", FETCH)
+        raise EegToolError(f"{dangling(lost[0])}, as are {len(lost) - 1} others.", FETCH)
     if not found.nights:
         kind = f" of the cohort '{found.cohort}'" if cohort != AUTO else ""
         ways = [COHORTS[cohort]] if cohort != AUTO else COHORTS.values()
@@ -267,7 +267,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def _is_lost(path: Path) -> bool:
-    return is_recording(path) and bool(dangling(path))
+    return (is_recording(path) or path.suffix.casefold() in SUFFIXES) and bool(dangling(path))
 
 
 def _hidden(name: str) -> bool:
@@ -315,11 +315,17 @@ def _continuations(files: Sequence[Path]) -> set[Path]:
     return {path for path in files if follows(path)}
 
 
-def _find(files: Sequence[Path], named: set[Path], cohort: str, subject_pattern: str) -> Found:
+def _find(
+    files: Sequence[Path],
+    named: set[Path],
+    cohort: str,
+    subject_pattern: str,
+    read_as: ReadAs | None,
+) -> Found:
     if cohort == AUTO:
         if subject_pattern or any(path.name.casefold() == PAIRS for path in files):
-            return _find(files, named, "generic", subject_pattern)
-        known = [_find(files, named, name, "") for name in COHORTS if name != "generic"]
+            return _find(files, named, "generic", subject_pattern, read_as)
+        known = [_find(files, named, name, "", read_as) for name in COHORTS if name != "generic"]
         fitting = [found for found in known if found.nights]
         if len(fitting) > 1:
             examples = ", ".join(f"{f.nights[0].signal_path} ({f.cohort})" for f in fitting)
@@ -327,10 +333,10 @@ def _find(files: Sequence[Path], named: set[Path], cohort: str, subject_pattern:
                 f"The files are of {len(fitting)} cohorts, such as {examples}.",
                 "Give one folder at a time, or choose with --cohort.",
             )
-        return fitting[0] if fitting else _find(files, named, "generic", "")
+        return fitting[0] if fitting else _find(files, named, "generic", "", read_as)
     pair = COHORTS[cohort].pair
     if cohort == "generic":
-        pair = partial(generic.pair, subject_pattern=subject_pattern, meant=named)
+        pair = partial(generic.pair, subject_pattern=subject_pattern, meant=named, read_as=read_as)
     found = pair(files)
     return replace(
         found,

@@ -16,6 +16,7 @@ from eegtool.recordings.reading import is_recording
 from eegtool.scorings.cohorts.night import Found, Night, safe_name, several_hypnograms, stem_of
 from eegtool.scorings.cohorts.pairs import PAIRS, read_pairs
 from eegtool.scorings.hypnograms import SUFFIXES, holds_scoring, is_hypnogram, why_no_hypnogram
+from eegtool.scorings.scoring import ReadAs
 
 NAMED_LIKE: Final = (
     "night1.edf beside night1_hypnogram.csv; for other names, a pairs.csv in the folder with the "
@@ -41,9 +42,11 @@ _VISITS: Final = _NIGHTS | frozenset(
     "drug placebo sham stim recovery deprivation morning evening lab home full split first second".split()
 )
 _NUMBER_OF_A_PERSON: Final = 4  # digits from which on a number is nobody else's
-_DATE: Final = re.compile(r"(19|20)\d\d([01]\d[0-3]\d)?")
+_DATE: Final = re.compile(
+    r"(19|20)\d\d[-_.]?[01]\d[-_.]?[0-3]\d(?!\d)|(?<!\d)[0-3]?\d[-_.][0-3]?\d[-_.](19|20)\d\d"
+)
 # How data sets name persons, where that looks like nights of one: MASS's 01-02-0007, CinC 2018's tr03-0005.
-_KNOWN_PERSONS: Final = re.compile(r"(0[1-5]-\d\d-\d{4}|t[re]\d\d-\d{4})\b")
+_KNOWN_PERSONS: Final = re.compile(r"(0[1-5]-\d\d-\d{4}|t[re]\d\d-\d{4})(?!\d)")
 
 _NOT_READ: Final = (".mat", ".xls", ".xlsx", ".npy", ".npz", ".sco", ".doc", ".docx", ".pdf")
 _SIDECARS: Final = ("channels", "electrodes", "scans", "sessions", "coordsystem")
@@ -61,7 +64,10 @@ _NO_SUBJECTS: Final = (
 
 
 def pair(
-    files: Sequence[Path], subject_pattern: str = "", meant: Collection[Path] | None = None
+    files: Sequence[Path],
+    subject_pattern: str = "",
+    meant: Collection[Path] | None = None,
+    read_as: ReadAs | None = None,
 ) -> Found:
     """Pair recordings with hypnograms.
 
@@ -86,6 +92,8 @@ def pair(
         a subject of its own, which a note says.
     meant : collection of Path, optional
         Recordings to use, all if not given; the others are only neighbours.
+    read_as : ReadAs, optional
+        What the user says of scorings: its codes make a file one.
 
     Raises
     ------
@@ -108,7 +116,7 @@ def pair(
         key=lambda path: path.parent
     )  # files of a folder have those of others between them
     for _, beside in groupby(by_name, key=lambda path: path.parent):
-        found, left_over, unclear = _pair_by_name(list(beside))
+        found, left_over, unclear = _pair_by_name(list(beside), read_as)
         pairs += found
         rivals |= unclear
         orphans += left_over
@@ -132,13 +140,13 @@ def pair(
 
 
 def _pair_by_name(
-    beside: Sequence[Path],
+    beside: Sequence[Path], read_as: ReadAs | None
 ) -> tuple[list[_Pair], list[Path], dict[Path, tuple[Path, ...]]]:
     """Pair the files of one folder.
 
     Returns pairs, hypnograms that belong to no recording, and those of which several go with one.
     """
-    hypnograms = {p for p in beside if is_hypnogram(p)}
+    hypnograms = {p for p in beside if is_hypnogram(p, read_as)}
     recordings = [p for p in beside if is_recording(p) and p not in hypnograms]
     # By every beginning of their names: comparing each with each takes minutes for a large cohort.
     beginning: dict[_Words, list[tuple[_Words, Path]]] = {}
@@ -346,6 +354,7 @@ def _check_strangers(names: Mapping[Path, _Name]) -> None:
 
 def _persons(name: _Name) -> set[_Words]:
     """Return all that may name the person in the name of a recording."""
+    name = tuple(filter(None, (_DATE.sub("", part).strip("-_. ") for part in name))) or name
     # In P01-night1, P01 is who slept; in night1-P01, too.
     who = next((part for part in reversed(name) if _names_somebody(part)), "-".join(name))
     number = re.match(r"(\D*)\d+", who)
@@ -353,13 +362,13 @@ def _persons(name: _Name) -> set[_Words]:
     rest = tuple(
         word
         for before, word in zip(("", *words), words, strict=False)
-        if word not in _VISITS and not (word.isdecimal() and before in _VISITS)
+        if word not in _VISITS
+        and not (before in _VISITS and word.isdecimal() and len(word) < _NUMBER_OF_A_PERSON)
     )
-    numbers = {w for w in rest if w.isdecimal() and len(w) >= _NUMBER_OF_A_PERSON}
-    keys = {(word,) for word in numbers if not _DATE.fullmatch(word)}
+    keys = {(w,) for w in rest if w.isdecimal() and len(w) >= _NUMBER_OF_A_PERSON} | {rest}
     if number or not rest:
         keys.add(((number[0] if number else who).casefold(),))
-    return keys | ({rest} if rest else set())
+    return keys - {()}
 
 
 def _advice(names: Mapping[Path, _Name], one: Path, alike: Sequence[Sequence[Path]]) -> str:

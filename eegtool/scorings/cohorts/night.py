@@ -111,7 +111,9 @@ def dangling(path: Path) -> str:
     return f"{path} is a link to {path.readlink()}, which is not here"
 
 
-def nearest(recording: Path, hypnograms: Sequence[Path]) -> tuple[Path | None, str]:
+def nearest(
+    recording: Path, hypnograms: Sequence[Path]
+) -> tuple[Path | None, str, tuple[Path, ...]]:
     """Return the hypnogram beside the recording, or else the only one there is.
 
     Returns
@@ -120,12 +122,14 @@ def nearest(recording: Path, hypnograms: Sequence[Path]) -> tuple[Path | None, s
         None if there is none, or several of them.
     problem : str
         Says which ones there are if there are several.
+    rivals : tuple of Path
+        These.
     """
     beside = [path for path in hypnograms if path.parent == recording.parent]
     found = beside or hypnograms
     if len(found) > 1:
-        return None, several_hypnograms(recording, found)
-    return (found[0] if found else None), ""
+        return None, several_hypnograms(recording, found), tuple(found)
+    return (found[0] if found else None), "", ()
 
 
 def several_hypnograms(recording: Path, hypnograms: Sequence[Path]) -> str:

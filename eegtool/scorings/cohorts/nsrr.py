@@ -39,7 +39,7 @@ def pair(files: Sequence[Path]) -> Found:
         if match["kind"] == ".edf":
             dialects = hypnograms.get(match["key"], {})
             scoring = dialects.get("-nsrr.xml") or dialects.get("-profusion.xml")
-            hypnogram, problem = nearest(path, scoring or next(iter(dialects.values()), []))
+            hypnogram, problem, rivals = nearest(path, scoring or next(iter(dialects.values()), []))
             nights.append(
                 Night(
                     cohort="nsrr",
@@ -49,6 +49,7 @@ def pair(files: Sequence[Path]) -> Found:
                     signal_path=path,
                     hypnogram_path=hypnogram,
                     problem=problem,
+                    rivals=rivals,
                 )
             )
     keys = {night.recording for night in nights}

@@ -33,7 +33,7 @@ def pair(files: Sequence[Path]) -> Found:
     recordings = [(path, match) for path, match in named if match["kind"] == "PSG"]
     nights = []
     for path, match in recordings:
-        hypnogram, problem = nearest(path, hypnograms.get(match["key"], []))
+        hypnogram, problem, rivals = nearest(path, hypnograms.get(match["key"], []))
         nights.append(
             Night(
                 cohort="sleep-edf",
@@ -43,6 +43,7 @@ def pair(files: Sequence[Path]) -> Found:
                 signal_path=path,
                 hypnogram_path=hypnogram,
                 problem=problem,
+                rivals=rivals,
             )
         )
     keys = {match["key"] for _, match in recordings}
