@@ -108,6 +108,7 @@ def _scoring(path: Path, read_as: ReadAs) -> dict[str, Any]:
     asleep = [run for run in hypnogram.runs if run.stage in SLEEP_STAGES]
     return {
         "format": "hypnogram",
+        "start": str(hypnogram.start) if hypnogram.start else None,
         "duration_s": max(run.onset_s + run.duration_s for run in hypnogram.runs),
         "stages": {stage: round(s / EPOCH_S) for stage, s in seconds.items() if s},
         "first_sleep_s": asleep[0].onset_s,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.stages import code_in_column, is_misspelt, stage_in_column, stage_of
+from eegtool.core.stages import SLEEP_STAGES, code_in_column, is_misspelt, stage_in_column, stage_of
 from eegtool.scorings.moments import parse_moment, read_moments, seconds_between, to_onsets
 
 # Names of columns as `fold_name` leaves them, the surest first.
@@ -290,13 +290,13 @@ def _after_preamble(lines: Sequence[Row]) -> int:
 
 
 def _of_words(rows: Sequence[Row], width: int) -> list[int]:
-    """Return the columns in which every entry is a stage, and not all are numbers."""
+    """Return the columns in which every entry is a stage, and some are words for sleep."""
     return [
         i
         for i in range(width)
         if (cells := [row[i] for row in _filled(rows)])
         and all(map(stage_in_column, cells))
-        and not all(code_in_column(cell) is not None for cell in cells)
+        and any(stage_of(cell) in SLEEP_STAGES for cell in cells)
     ]
 
 

@@ -20,6 +20,7 @@ TOLERANCE_S: Final = 0.05
 
 _DAY_S: Final = 86400.0
 _HOUR_S: Final = 3600.0
+_MOST_HOURS: Final = 14  # between time zones
 _NEAR_S: Final = 600.0
 """How near the ends of a scoring and its recording are if both are of one night."""
 _UNKNOWN_START: Final = datetime(1985, 1, 1)
@@ -116,7 +117,6 @@ def find_offset_s(
         If that cannot be told, or only by clocks that are whole hours apart or jump by an hour.
     """
     offset_s, note = _offset_s(path, scoring, entries, recording_start, duration_s)
-    _refuse_hours(path, entries, offset_s, duration_s)
     if scoring.is_absolute:
         _refuse_jump(path, entries, offset_s, duration_s)
     return offset_s, note
@@ -125,7 +125,7 @@ def find_offset_s(
 def _refuse_hours(path: Path, entries: Sequence[Entry], offset_s: float, duration_s: float) -> None:
     """Refuse a scoring that lies outside of its recording only by whole hours: nobody scores such time."""
     hours = round(offset_s / _HOUR_S)
-    if not hours or abs(offset_s - hours * _HOUR_S) > _NEAR_S / 5:
+    if not hours or abs(hours) > _MOST_HOURS or abs(offset_s - hours * _HOUR_S) > _NEAR_S / 5:
         return
     outside_s = _outside_s(entries, offset_s, duration_s)
     if (
@@ -191,6 +191,7 @@ def _offset_s(
     offset_s = (start - recording_start).total_seconds()
     if abs(offset_s) < 1:  # headers of EDF have whole seconds
         return 0.0, ""
+    _refuse_hours(path, entries, offset_s, duration_s)
     if sleep_within(entries, -offset_s, duration_s - offset_s):
         return offset_s, _own_start(offset_s)
     if min(offset_s % _DAY_S, -offset_s % _DAY_S) < 1:
@@ -240,6 +241,7 @@ def _offset_of_clock_s(
                 f"day or time since the start of the recording, {recording_start:%H:%M:%S}.",
                 "Give its onsets in seconds, or with dates.",
             )
+    _refuse_hours(path, entries, offset_s, duration_s)
     return offset_s, _own_start(offset_s)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, time
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +29,7 @@ from eegtool.scorings.fit import (
     sleep_within,
     with_durations,
 )
-from eegtool.scorings.scorers import agreement, chosen, majority
+from eegtool.scorings.scorers import agreement, chosen, majority, own_parts
 from eegtool.scorings.scoring import CONSENSUS, Entry, ReadAs, Scoring, decode
 from eegtool.scorings.tables import PER_LINE, is_table_of_stages, read_table, scorers_of
 from eegtool.scorings.xml_scorings import XML_ROOTS, read_xml
@@ -68,11 +68,14 @@ class Hypnogram:
         Where the 30-s grid of the scoring begins: at least 0, less than 30.
     notes : tuple of str
         What the user should know.
+    start : datetime, time or None
+        When the scoring says that it begins.
     """
 
     runs: tuple[ScoredRun, ...]
     first_onset_s: float = 0.0
     notes: tuple[str, ...] = ()
+    start: datetime | time | None = None
 
 
 def is_hypnogram(path: Path, read_as: ReadAs | None = None) -> bool:
@@ -162,19 +165,23 @@ def read_hypnogram(
     first = next(iter(read.values()))
     if len(read) == 1:
         return first
-    names, grids = ", ".join(read), {hypnogram.first_onset_s for hypnogram in read.values()}
+    names, listed, grids = (
+        [p.stem for p in paths],
+        ", ".join(read),
+        {hypnogram.first_onset_s for hypnogram in read.values()},
+    )
     n_epochs = max(
         int((h.runs[-1].onset_s + h.runs[-1].duration_s - h.first_onset_s) // EPOCH_S)
         for h in read.values()
     )
     stages = {name: stage_per_epoch(h, n_epochs) for name, h in read.items()}
     if len(grids) == 1 and len({tuple(s) for s in stages.values()}) == 1:
-        note = f"{names} hold the same scoring; the first is used."
+        note = f"{listed} hold the same scoring; the first is used."
         return replace(first, notes=(*first.notes, note))
     if read_as.scorer != CONSENSUS or len(grids) > 1:
         raise EegToolError(
-            f"There is more than one hypnogram: {names}; {agreement(stages)}.",
-            f"Choose with --scorer, such as --scorer {paths[0].stem[-1]}, or take the majority with "
+            f"There is more than one hypnogram: {listed}; {agreement(stages)}.",
+            f"Choose with --scorer, such as --scorer {own_parts(names)[0]}, or take the majority with "
             f"--scorer {CONSENSUS}.",
         )
     voted = majority(stages)
@@ -188,7 +195,7 @@ def read_hypnogram(
         for i, stage in enumerate(voted)
         if stage != UNSCORED
     )
-    note = f"The majority of {len(read)} scorers ({names}): {agreement(stages)}; {ties} ties are unscored."
+    note = f"The majority of {len(read)} scorers ({listed}): {agreement(stages)}; {ties} ties are unscored."
     return Hypnogram(runs, first.first_onset_s, (*first.notes, note))
 
 
@@ -243,6 +250,7 @@ def _fitted(
         _within(entries, duration_s),
         grid_s,
         (*scoring.notes, *([note] if note else []), *notes, *misfits(entries, duration_s)),
+        scoring.start,
     )
 
 

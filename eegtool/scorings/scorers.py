@@ -21,15 +21,20 @@ def chosen(names: Sequence[str], scorer: str) -> Sequence[int]:
     """
     if not scorer or scorer == CONSENSUS or len(names) == 1:
         return range(len(names))
-    alike = [len(set(letters)) == 1 for letters in zip(*map(str.casefold, names), strict=False)]
-    shared = next((i for i, same in enumerate(alike) if not same), len(alike))
-    named = [i for i, name in enumerate(names) if scorer.casefold() in name[shared:].casefold()]
+    named = [i for i, part in enumerate(own_parts(names)) if scorer.casefold() in part.casefold()]
     if len(named) != 1:
         raise EegToolError(
             f"--scorer {scorer} is in the names of {len(named)} of these scorings: {', '.join(names)}.",
             f"Name what is in one of them only, or take the majority with --scorer {CONSENSUS}.",
         )
     return named
+
+
+def own_parts(names: Sequence[str]) -> list[str]:
+    """Return what tells each name from the others: all behind the letters that they share."""
+    alike = [len(set(letters)) == 1 for letters in zip(*map(str.casefold, names), strict=False)]
+    shared = next((i for i, same in enumerate(alike) if not same), len(alike))
+    return [name[shared:] for name in names]
 
 
 def agreement(stages: Mapping[str, Sequence[str]]) -> str:
