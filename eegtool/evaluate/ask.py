@@ -237,11 +237,11 @@ def _ask(
     room = answers.max_new_tokens if trained else max(answers.max_new_tokens, _OWN_QUESTION)
     name = settings.image.name
     asked = Question(settings.image.stem, (name, name), question)
-    pixels = model.processor.pixel_spec.pixels(settings.image)
+    pixels = model.processor.pixels(settings.image)
     with console.status("Asking ..."):
         (reply,) = model.reply(
             [asked],
-            pixels[None],
+            [pixels],
             None if feature is None else feature[None],
             "both" if answers.stages else "generate",
             Decoding(settings.max_new_tokens or room),

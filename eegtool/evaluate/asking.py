@@ -13,13 +13,14 @@ from eegtool.core.settings import AnswerMode
 from eegtool.evaluate.rows import RowMaker
 from eegtool.inference.decoding import Decoding
 from eegtool.inference.loaded import LoadedModel
+from eegtool.model.processor import Pixels
 
 
 def ask_all(
     model: LoadedModel,
     questions: Sequence[Question],
     done: Collection[str],
-    pixels_of: Callable[[Question], np.ndarray],
+    pixels_of: Callable[[Question], Pixels],
     feature_of: Callable[[str], np.ndarray] | None,
     make_row: RowMaker,
     *,

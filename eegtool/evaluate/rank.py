@@ -48,13 +48,12 @@ def ask(task: Task, rank: int = 0, ranks: int = 1) -> None:
         how = {"batch_size": 0, **model.computation, "deterministic": settings.deterministic}
         common = {**task.identity, **how, "protocol": task.protocol}
         name = task.model_path.resolve().name
-        spec = model.processor.pixel_spec
         with Writer(task.part(rank)) as writer:
             batches = ask_all(
                 model,
                 own,
                 done,
-                lambda q: spec.pixels(inside(task.image_folder, q.images[0])),
+                lambda q: model.processor.pixels(inside(task.image_folder, q.images[0])),
                 None if task.features is None else task.features.__getitem__,
                 RowMaker(name, common, task.prompts, task.epochs),
                 mode=settings.mode,

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
-from eegtool.core.forms import Forms, sentences
+from eegtool.core.forms import CHAT, Forms, sentences
 from eegtool.core.labels import read_labels
 from eegtool.core.records import Epoch, Question, check_unique, read_epochs, read_questions
 from eegtool.core.registry import check_name, closest
@@ -35,9 +35,10 @@ from eegtool.model.adapters import (
     read_contract,
 )
 from eegtool.model.answer_form import AnswerForm
-from eegtool.model.checkpoints import ATTENTIONS
+from eegtool.model.checkpoints import Base, load_processor
 from eegtool.model.eegvlm import FUSIONS
-from eegtool.model.processor import TEMPLATES, ConversationTemplate, picture_of
+from eegtool.model.loading import ATTENTIONS
+from eegtool.model.processor import TEMPLATES, picture_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ def check(settings: EvaluateSettings) -> Task:
     if settings.calibrate:
         check_folder(settings.model_path, "The folder of the model")
     # Is the base there, and is it the one it was trained on?
-    contract_base(settings.model_path, contract, settings.model_base, settings.vision_tower)
+    base = contract_base(settings.model_path, contract, settings.model_base, settings.vision_tower)
     question_file = settings.question_file or workspace.questions
     image_folder = settings.image_folder or workspace.images("eval")
     questions, notes = questions_of(question_file, settings.label_coding)
@@ -137,7 +138,7 @@ def check(settings: EvaluateSettings) -> Task:
         questions=questions,
         chosen=chosen,
         asked=_chunk(settings, chosen),
-        prompts=_prompts(questions, template),
+        prompts=_prompts(questions, template, base, contract),
         image_folder=image_folder,
         features=features,
         features_file=features_file,
@@ -149,7 +150,7 @@ def check(settings: EvaluateSettings) -> Task:
             sha256,
             answers,
             mode=settings.mode,
-            template=settings.conv_mode or contract.version,
+            template=template,
             decoding=decoding,
             features=settings.features,
             seed=settings.seed,
@@ -372,22 +373,30 @@ def _features(
     return features
 
 
-def asked_template(settings: EvaluateSettings, contract: Contract) -> ConversationTemplate:
-    """Return the template to ask by: the trained one, unless another is asked for.
+def asked_template(settings: EvaluateSettings, contract: Contract) -> str:
+    """Return the name of the template to ask by: the trained one, unless another is asked for.
 
     Raises
     ------
     EegToolError
-        If there is none of that name.
+        If there is none of that name for this model.
     """
     name = settings.conv_mode or contract.version
-    check_name("conversation template", name, TEMPLATES)
-    return TEMPLATES[name]
+    own = [CHAT] if contract.version == CHAT else TEMPLATES
+    check_name("conversation template", name, own)
+    return name
 
 
-def _prompts(questions: Sequence[Question], template: ConversationTemplate) -> dict[str, str]:
+def _prompts(
+    questions: Sequence[Question], template: str, base: Base, contract: Contract
+) -> dict[str, str]:
     """Return the prompt of each question; equal ones are one text in memory."""
-    made = {key: template.prompt(*key) for key in {(q.text, len(q.images)) for q in questions}}
+    prompt = (
+        load_processor(base, fusion=contract.fusion, version=template).prompt
+        if template == CHAT
+        else TEMPLATES[template].prompt
+    )
+    made = {key: prompt(*key) for key in {(q.text, len(q.images)) for q in questions}}
     return {q.sample_id: made[q.text, len(q.images)] for q in questions}
 
 

@@ -24,7 +24,6 @@ from eegtool.extract.stored import features_of, open_module
 from eegtool.inference.calibration import Calibration, read_calibration
 from eegtool.inference.decoding import Decoding
 from eegtool.inference.loaded import LoadedModel, device_of
-from eegtool.model.processor import TEMPLATES
 from eegtool.prepare.cohorts import Night, find_recordings
 from eegtool.prepare.unscored import DrawnNight, draw_unscored
 from eegtool.stage.night import StagedNight
@@ -308,16 +307,15 @@ class Stager:
         quiet: bool,
     ) -> Iterable[list[Answer]]:
         """Yield the answers that are missing, batch by batch."""
-        contract, question = self.requirements.contract, self.requirements.question
-        prompt = TEMPLATES[contract.version].prompt(question, 2)
+        question = self.requirements.question
+        prompt = self.model.processor.prompt(question, 2)
         features = self.features(drawn, quiet=quiet)
         how = {"batch_size": 0, **self.model.computation, "deterministic": False}
-        spec = self.model.processor.pixel_spec
         return ask_all(
             self.model,
             [Question(e.sample_id, (e.image, e.image), question) for e in epochs],
             done,
-            lambda q: spec.pixels(drawn.pictures[q.sample_id]),
+            lambda q: self.model.processor.pixels(drawn.pictures[q.sample_id]),
             None if features is None else features.__getitem__,
             RowMaker(
                 self.requirements.folder.resolve().name,
