@@ -53,17 +53,17 @@ def run(settings: AskSettings) -> None:
     contract = read_contract(settings.model_path)
     contract_base(settings.model_path, contract, settings.model_base, settings.vision_tower)
     answers = AnswerForm.from_contract(contract.answers)
-    question = asked_question(settings, answers)
-    picture = read_picture(settings.image)
+    question = _question(settings, answers)
+    picture = read_rgb(settings.image, "Give a PNG that `eegvlm prepare` drew.")
     weights = adapter_sha256(settings.model_path)
     trained = question == contract.answers.get("question", question)
     # A temperature that was fitted to one question says nothing about another.
     use = trained and not settings.no_calibration
     calibration = read_calibration(settings.model_path, weights) if use else None
-    said = list(doubts(settings, contract, question, picture))
+    said = list(_doubts(settings, contract, question, picture.size))
     for doubt in said:
         warn(doubt)
-    feature = high_level_feature(settings, contract)
+    feature = _high_level_feature(settings, contract)
     if settings.merge:
         console.print(merge_note(settings.model_path, contract, settings.dtype), markup=False)
     reply = _ask(settings, answers, question, feature, trained=trained)
@@ -78,14 +78,8 @@ def run(settings: AskSettings) -> None:
         console.print(shown(found, calibration))
 
 
-def asked_question(settings: AskSettings, answers: AnswerForm) -> str:
-    """Return the user's question, or else the one that the model was trained on.
-
-    Raises
-    ------
-    EegToolError
-        If there is neither.
-    """
+def _question(settings: AskSettings, answers: AnswerForm) -> str:
+    """Return the user's question, or else the one that the model was trained on."""
     question = " ".join(settings.question.replace(IMAGE_TOKEN, "").split()) or answers.question
     if not question:
         raise EegToolError(
@@ -96,26 +90,14 @@ def asked_question(settings: AskSettings, answers: AnswerForm) -> str:
     return question
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """Read a picture as RGB, uint8 ``[H, W, 3]``.
-
-    Raises
-    ------
-    EegToolError
-        If it is missing or no picture.
-    """
-    return np.array(read_rgb(path, "Give a PNG that `eegvlm prepare` drew."))
-
-
-def doubts(
-    settings: AskSettings, contract: Contract, question: str, picture: np.ndarray
+def _doubts(
+    settings: AskSettings, contract: Contract, question: str, picture_px: tuple[int, int]
 ) -> Iterator[str]:
     """Yield what makes this another task than the one that the model was trained for."""
-    height, width = picture.shape[:2]
     side = contract.protocol.get("size")
-    if side is not None and (width, height) != (side, side):
+    if side is not None and picture_px != (side, side):
         yield (
-            f"the picture has {width} x {height} pixels, those of the training {side} x {side}: "
+            f"the picture has {picture_px[0]} x {picture_px[1]} pixels, those of the training {side} x {side}: "
             "it is resized, and the answer may be worse than the model."
         )
     here = {name: value for name, value in drawn(settings.image).items() if name != "size"}
@@ -158,14 +140,8 @@ def disagreement(text: str, stage: str | None, answers: AnswerForm) -> str:
     return f"word by word the model came to '{wrote[0]}', its scores decide for '{given}'."
 
 
-def high_level_feature(settings: AskSettings, contract: Contract) -> np.ndarray | None:
-    """Return the feature of the picture, float32 ``[1, 1024]``; None if the model looks at none.
-
-    Raises
-    ------
-    EegToolError
-        If it can neither be computed nor be found in the features file.
-    """
+def _high_level_feature(settings: AskSettings, contract: Contract) -> np.ndarray | None:
+    """Return the feature of the picture, float32 ``[1, 1024]``; None if the model looks at none."""
     if not FUSIONS[contract.fusion].needs_features:
         return None
     if settings.features_file is not None:

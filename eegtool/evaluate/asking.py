@@ -23,7 +23,6 @@ from eegtool.inference.loaded import LoadedModel
 from eegtool.inference.writing import Reply
 from eegtool.model.adapters import Contract
 from eegtool.model.answer_form import AnswerForm
-from eegtool.model.processor import TEMPLATES
 
 _WHEREABOUTS: Final = ("subject", "recording", "night", "epoch_index", "onset_s")
 _AGAIN: Final = "Start again with --overwrite, or give another --answers-file."
@@ -39,8 +38,8 @@ class Job:
         The model: its name, what its folder says, its weights, and how it was taught to answer.
     mode, decoding : AnswerMode, Decoding
         See `LoadedModel.reply`.
-    template : str
-        Name of the conversation template to ask by.
+    template, prompt : str, callable
+        Name of the conversation template to ask by; question and number of pictures → what the model sees.
     pictures : mapping
         How they were made.
     epochs : mapping of str to Epoch
@@ -56,6 +55,7 @@ class Job:
     mode: AnswerMode
     decoding: Decoding
     template: str
+    prompt: Callable[[str, int], str]
     pictures: Mapping[str, Any]
     epochs: Mapping[str, Epoch]
     features: FeatureSource = "real"
@@ -90,25 +90,13 @@ class Job:
         strict: bool = True,
         fix: str = _AGAIN,
     ) -> dict[str, bytes]:
-        """Return the lines that answer questions, by sample id, whoever wrote them.
-
-        Parameters
-        ----------
-        questions : iterable of Question
-            All that may have been asked.
-        answers_file : Path
-            It and its parts are read.
-        parts_only : bool
-            Do not read the answers file itself.
-        strict : bool
-            Refuse rows of another model, another run or other questions; else they are passed over.
-        fix : str
-            What to do where a line of ``{path}`` cannot be read.
+        """Return the lines of an answers file and its parts that answer questions, by sample id.
 
         Raises
         ------
         EegToolError
-            If a line is not an answer or, if that is refused, not one of this run.
+            If a line is not an answer (`fix` says what to do with its ``{path}``) or, where it is `strict`,
+            is one of another model or run, or answers another question.
         """
         asked = {question.sample_id: question for question in questions}
         found: dict[str, bytes] = {}
@@ -135,18 +123,9 @@ class Job:
         deterministic: bool = False,
         quiet: bool = False,
     ) -> Iterator[list[Answer]]:
-        """Ask the questions whose answers are missing, and yield their rows batch by batch.
+        """Ask those questions that are not `done`, and yield their rows batch by batch (see `LoadedModel.replies`).
 
         Probabilities are not in them: they come at the end (see `calibration.calibrated`).
-
-        Parameters
-        ----------
-        model, questions, done, pixels_of, feature_of, batch_size
-            See `LoadedModel.replies`.
-        deterministic : bool
-            What the rows say of PyTorch's algorithms.
-        quiet : bool
-            Show no progress bar: another rank has one.
         """
         common = {
             **self.identity,
@@ -178,12 +157,7 @@ class Job:
                 bar.update(line, advance=len(rows), note=f"{rate:,.{rate < 10:d}f} answers/s")
                 yield rows
 
-    def _prompt(self, question: Question) -> str:
-        """Return a question as the model sees it."""
-        return TEMPLATES[self.template].prompt(question.text, len(question.images))
-
     def _row(self, question: Question, reply: Reply, metadata: dict[str, Any]) -> Answer:
-        """Return the row of one answer."""
         if epoch := self.epochs.get(question.sample_id):
             metadata |= {name: getattr(epoch, name) for name in _WHEREABOUTS}
         if reply.log_likelihood is not None:
@@ -192,7 +166,7 @@ class Job:
             metadata["truncated"] = True
         return Answer(
             question_id=question.sample_id,
-            prompt=self._prompt(question),
+            prompt=self.prompt(question.text, len(question.images)),
             text=reply.text,
             label=question.category,
             answer_id=f"{question.sample_id}-{self.adapter_sha256[:8]}",
@@ -209,8 +183,9 @@ class Job:
                 f"answers of another model or run: '{row.question_id}' is of {row.model_id}, "
                 f"{', '.join(differing)},"
             )
-        if question and (row.prompt, row.label) == (self._prompt(question), question.category):
-            return ""
+        if question and row.label == question.category:
+            if row.prompt == self.prompt(question.text, len(question.images)):
+                return ""
         return f"the answers to other questions: '{row.question_id}'"
 
 

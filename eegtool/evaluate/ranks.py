@@ -28,7 +28,7 @@ _RANK: Final = "rank"
 
 
 def call_on_ranks(function: str, argument: Mapping[str, Any], ranks: int, lock: IO[str]) -> None:
-    """Call a function on several ranks, and wait until all have ended.
+    """Let several ranks, which share the cores, call a function, and wait until all have ended.
 
     Parameters
     ----------
@@ -36,8 +36,6 @@ def call_on_ranks(function: str, argument: Mapping[str, Any], ranks: int, lock: 
         ``module:function``; its parameters are `argument`, the number of the rank and that of all ranks.
     argument : mapping
         As JSON can say it; paths become text.
-    ranks : int
-        How many there are; they share the cores.
     lock : file
         Held as long as any of them is at work, though this process be killed.
 

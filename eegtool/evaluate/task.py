@@ -335,6 +335,7 @@ def _job(settings: EvaluateSettings, contract: Contract, epochs: dict[str, Epoch
             seed=settings.seed,
         ),
         template=template,
+        prompt=TEMPLATES[template].prompt,
         pictures=contract.protocol,
         epochs=epochs,
         features=settings.features,

@@ -50,14 +50,7 @@ def stamp_of(out: Path) -> Path:
 
 @contextmanager
 def own_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[IO[str]]:
-    """Take over an output folder, if it is a new one or that of a run with the same model; give its lock.
-
-    Parameters
-    ----------
-    out : Path
-        Folder of the results.
-    identity : mapping
-        What all nights in it have in common.
+    """Take over a folder of results, if it is new or its nights have the same `identity`; give its lock.
 
     Raises
     ------
@@ -115,10 +108,8 @@ def write_night(
 
     Parameters
     ----------
-    night : StagedNight
-        The night.
-    out : Path
-        Folder of the results.
+    night, out : StagedNight, Path
+        The night, and the folder of all results.
     words : mapping of str to str, optional
         Texts that are to stand in the table, by sample id.
     made_from : mapping, optional

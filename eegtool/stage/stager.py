@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -22,6 +23,7 @@ from eegtool.extract.stored import features_of, open_module
 from eegtool.inference.calibration import Calibration, calibrated, read_calibration
 from eegtool.inference.decoding import Decoding
 from eegtool.inference.loaded import LoadedModel, device_of
+from eegtool.model.processor import TEMPLATES
 from eegtool.prepare.cohorts import Night, find_recordings
 from eegtool.prepare.unscored import DrawnNight, draw_unscored
 from eegtool.stage.night import StagedNight
@@ -31,8 +33,9 @@ if TYPE_CHECKING:
     from eegtool.extract.module import VisionModule
 
 
+@dataclass(eq=False)
 class Stager:
-    """A fine-tuned model with its vision module: recordings in, staged nights out.
+    """A fine-tuned model with its vision module: recordings in, staged nights out; see `load`.
 
     Attributes
     ----------
@@ -46,17 +49,10 @@ class Stager:
     >>> night.hypnogram.sleep_statistics()  # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        requirements: Requirements,
-        load_model: Callable[[], LoadedModel],
-        device: torch.device,
-        backbone: str | None = None,
-    ) -> None:
-        self.requirements = requirements
-        self._load_model = load_model
-        self._device = device
-        self._backbone = backbone
+    requirements: Requirements
+    _load_model: Callable[[], LoadedModel]
+    _device: torch.device
+    _backbone: str | None
 
     @classmethod
     def load(
@@ -213,26 +209,19 @@ class Stager:
         rank: int = 0,
         ranks: int = 1,
     ) -> dict[str, Answer]:
-        """Ask about the epochs of a night.
+        """Ask about epochs of a night; return the answers by sample id, without probabilities.
 
         Parameters
         ----------
-        drawn : DrawnNight
-            The night.
+        drawn, mode, batch_size
+            See `stage`.
         sample_ids : iterable of str, optional
             Epochs that are asked about; by default all that hold EEG.
-        mode, batch_size
-            See `LoadedModel.replies`.
         answers_file : Path, optional
             Beside it answers are kept as they come, and those that are there are not asked for again.
         rank, ranks : int
             Which share of the epochs is asked about here; the other shares' answers come from
             `answers_file`, as far as they are there.
-
-        Returns
-        -------
-        dict of str to Answer
-            By sample id, in order of time; without probabilities.
         """
         job = self._job(drawn, mode)
         text = self.requirements.answers.question
@@ -300,6 +289,7 @@ class Stager:
             mode=mode,
             decoding=Decoding(model.answers.max_new_tokens),
             template=model.contract.version,
+            prompt=TEMPLATES[model.contract.version].prompt,
             pictures=model.protocol | own,
             epochs={epoch.sample_id: epoch for epoch in prepared.epochs("eval")},
         )

@@ -201,7 +201,7 @@ def _stage_all(
 def _made_from(prepared: Prepared, settings: StageSettings, stager: Stager) -> dict[str, Any]:
     """Return what decides the results of a night."""
     calibration = None if settings.no_calibration else stager.calibration
-    made_from: dict[str, Any] = jsonable(
+    return jsonable(
         {
             "recording": next(iter(prepared.inputs.values())),
             "pictures": prepared.pictures_sha256,
@@ -213,7 +213,6 @@ def _made_from(prepared: Prepared, settings: StageSettings, stager: Stager) -> d
             "explain": [settings.explain, settings.explain_count],
         }
     )
-    return made_from
 
 
 def _stage_one(

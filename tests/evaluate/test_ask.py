@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from eegtool import cli
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
+from eegtool.core.pictures import read_rgb
 from eegtool.core.records import read_questions
 from eegtool.core.settings import AskSettings, EvaluateSettings
 from eegtool.core.stages import STAGES
@@ -123,7 +124,7 @@ def test_the_reply_is_that_of_evaluate(
     features = [
         feature_of(
             model / "vision_module",
-            ask.read_picture(workspace.images("eval") / question.images[0]),
+            np.array(read_rgb(workspace.images("eval") / question.images[0], "")),
         )
         for question in questions
     ]
@@ -412,8 +413,7 @@ def test_a_model_of_a_sanity_check_is_told(
 def write_rows(settings: AskSettings, model: Path, path: Path, weights: str = "") -> None:
     """Write features of two epochs, the second of which is the picture's, by its vision module."""
     weights = weights or read_json(model / "eegvlm.json")["features_weights_sha256"]
-    picture = ask.read_picture(settings.image)
-    feature = feature_of(model / "vision_module", picture)
+    feature = feature_of(model / "vision_module", np.array(read_rgb(settings.image, "")))
     rows = np.stack([np.ones_like(feature), feature])
     write_features(path, rows, Sidecar(("S03E0-0009", "S03E0-0003"), "own", weights, ""))
 

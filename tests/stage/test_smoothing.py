@@ -78,16 +78,7 @@ def test_a_chain_is_the_counts_with_one_added() -> None:
     assert chain.start.sum() == pytest.approx(1)
 
 
-@pytest.mark.parametrize(
-    "sequence",
-    [
-        {},
-        {"transitions": [[1] * 5] * 5},
-        {"transitions": [[1] * 4] * 5, "stages": [1] * 5},
-        {"transitions": [[-1] * 5] * 5, "stages": [1] * 5},
-        {"transitions": "many", "stages": [1] * 5},
-    ],
-)
+@pytest.mark.parametrize("sequence", [{}, {"transitions": [[1] * 5] * 5}, {"stages": [1] * 5}])
 def test_a_model_that_knows_no_sequences_is_refused(sequence: dict[str, Any]) -> None:
     with pytest.raises(EegToolError, match=r"--smooth: m/ does not say") as caught:
         chain_of(sequence, "m/")
