@@ -157,6 +157,9 @@ class Job:
                 bar.update(line, advance=len(rows), note=f"{rate:,.{rate < 10:d}f} answers/s")
                 yield rows
 
+    def _seen(self, question: Question) -> str:
+        return self.prompt(question.text, len(question.images))
+
     def _row(self, question: Question, reply: Reply, metadata: dict[str, Any]) -> Answer:
         if epoch := self.epochs.get(question.sample_id):
             metadata |= {name: getattr(epoch, name) for name in _WHEREABOUTS}
@@ -166,7 +169,7 @@ class Job:
             metadata["truncated"] = True
         return Answer(
             question_id=question.sample_id,
-            prompt=self.prompt(question.text, len(question.images)),
+            prompt=self._seen(question),
             text=reply.text,
             label=question.category,
             answer_id=f"{question.sample_id}-{self.adapter_sha256[:8]}",
@@ -183,9 +186,8 @@ class Job:
                 f"answers of another model or run: '{row.question_id}' is of {row.model_id}, "
                 f"{', '.join(differing)},"
             )
-        if question and row.label == question.category:
-            if row.prompt == self.prompt(question.text, len(question.images)):
-                return ""
+        if question and row.label == question.category and row.prompt == self._seen(question):
+            return ""
         return f"the answers to other questions: '{row.question_id}'"
 
 
