@@ -46,7 +46,7 @@ def run(settings: AskSettings) -> None:
     Raises
     ------
     EegToolError
-        If the picture cannot be read, the folder is no model or its base another one, or the
+        If the picture cannot be read, the folder is not a model or its base another one, or the
         high-level feature of the picture cannot be had: before the model is loaded.
     """
     console.stderr = settings.json  # standard output is for the JSON object alone

@@ -63,7 +63,7 @@ class Job:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What decides the answers; how they are computed (batches, precision) is no part of it."""
+        """What decides the answers; how they are computed (batches, precision) is not part of it."""
         writes = self.mode != "score" or self.answers.reasons_first
         return {
             "adapter_sha256": self.adapter_sha256,

@@ -56,7 +56,7 @@ class StagedNight:
 
     @property
     def stages(self) -> list[str | None]:
-        """Stage of every epoch of the recording; None where the signal is no EEG."""
+        """Stage of every epoch of the recording; None where the signal is not EEG."""
         return [epoch.stage for epoch in self.epochs]
 
     @property

@@ -117,7 +117,7 @@ def test_the_last_of_three_chunks_merges_them(
     assert workspace.answers.read_bytes() == whole
 
 
-def test_chunks_may_be_dealt_anew_and_nothing_is_asked_twice(
+def test_chunks_may_be_dealt_again_and_nothing_is_asked_twice(
     settings: EvaluateSettings, workspace: Workspace, batches: list[int]
 ) -> None:
     run(chunk(settings, 0))
@@ -182,10 +182,10 @@ def test_overwriting_chunk_by_chunk_passes_over_another_models_rest(
     run(chunk(settings, 1, 2))  # of the model before
     path = adapter / "projector.safetensors"
     path.write_bytes(save({k: v + 1 for k, v in load_file(path).items()}))
-    anew = replace(settings, overwrite=True)
-    run(chunk(anew, 0, 2))
+    again = replace(settings, overwrite=True)
+    run(chunk(again, 0, 2))
     assert not workspace.answers.exists()
-    run(chunk(anew, 1, 2))
+    run(chunk(again, 1, 2))
     assert len({row["metadata"]["adapter_sha256"] for row in rows_of(workspace.answers)}) == 1
 
 
@@ -264,7 +264,7 @@ def test_answers_are_written_through_a_link(
     ("name", "reason"),
     [("pipe", "is not a file"), ("folder", "is not a file"), ("epochs.csv/x", "Not a directory")],
 )
-def test_what_is_no_file_is_refused_before_a_model_is_loaded(
+def test_what_is_not_a_file_is_refused_before_a_model_is_loaded(
     settings: EvaluateSettings,
     workspace: Workspace,
     monkeypatch: pytest.MonkeyPatch,

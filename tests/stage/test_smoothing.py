@@ -40,7 +40,7 @@ def test_a_doubtful_outlier_gives_way_and_a_sure_one_stays() -> None:
     assert smoothed(range(9), one_hot(stages, 0.999999), STICKY) == tuple(stages)
 
 
-def test_a_gap_begins_anew() -> None:
+def test_a_gap_begins_again() -> None:
     """What stood before it does not reach across: each side is what it would be alone."""
     shares = np.concatenate([one_hot(["N3"] * 4, 0.9), one_hot(["REM", "REM"], 0.5)])
     apart = [0, 1, 2, 3, 9, 10]
