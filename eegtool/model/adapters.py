@@ -7,10 +7,10 @@ import hashlib
 import math
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from peft import (
@@ -411,6 +411,24 @@ def contract_base(
             "Give the base model it was trained on with --model-base.",
         )
     return found
+
+
+def prompt_of(base: Base, contract: Contract, template: str) -> Callable[[str, int], str]:
+    """Return what makes, of a question and its number of pictures, the text that a model sees.
+
+    Raises
+    ------
+    EegToolError
+        If the model cannot be asked by a template of that name.
+    """
+    own = [CHAT] if contract.version == CHAT else TEMPLATES
+    check_name("conversation template", template, own)
+    if template != CHAT:
+        return TEMPLATES[template].prompt
+    processor = load_processor(
+        base, fusion=contract.fusion, version=template, side=contract.pixel_spec.size
+    )
+    return cast("Callable[[str, int], str]", processor.prompt)
 
 
 def load_adapter(
