@@ -23,7 +23,7 @@ def summary(name_or_path: str) -> dict[str, Any]:
         If it is not a model that can be fused with features.
     """
     folder = Path(name_or_path)
-    fusion, version, side, rank = "add", "v1", PICTURE_SIDE, _RANK
+    fusion, version, side = "add", "v1", PICTURE_SIDE
     if (folder / "eegvlm.json").is_file():
         contract = read_contract(folder)
         base = contract_base(folder, contract)
@@ -31,14 +31,14 @@ def summary(name_or_path: str) -> dict[str, Any]:
     else:
         base = find_base(name_or_path)
     processor = load_processor(base, fusion=fusion, version=version, side=side)
-    parts = estimate.count_parameters(base.empty(fusion), r=rank)
+    parts = estimate.count_parameters(base.empty(fusion), r=_RANK)
     total = sum(n for _, _, n in parts)
     return {
         "family": family_of(base),
         "pictures": f"{processor.pixel_spec.size} px: {processor.n_image_tokens:,} image tokens per epoch "
         f"(fusion {fusion})",
         "parameters": {part: n for part, _, n in parts},
-        "trained": {part: n for part, n, _ in parts if n} | {"LoRA rank": rank},
+        f"trained by LoRA of rank {_RANK}": {part: n for part, n, _ in parts if n},
         "weights": f"{estimate.gib(2 * total)} in 16 bits",
     }
 
