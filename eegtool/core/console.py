@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,6 +21,11 @@ from rich.progress import (
 from rich.text import Text
 
 console = Console(highlight=False)
+
+
+def warn(text: str) -> None:
+    """Say loudly what a user should know; it stops nothing."""
+    console.print(f"[bold yellow]warning:[/] {escape(text)}")
 
 
 def progress(unit: str) -> Progress:

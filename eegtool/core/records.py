@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
@@ -275,6 +276,14 @@ def read_answers(path: Path) -> list[Answer]:
         If the file is missing, or a line is not an answer (it is named).
     """
     return _parse(path, _rows(path, Forms(), usual="lines"), Answer.from_row)
+
+
+def write_answers(path: Path, rows: Iterable[Answer]) -> None:
+    """Write an answers file; it is on the disk when this returns."""
+    with atomic_path(path) as tmp, tmp.open("w", encoding="utf-8") as file:
+        file.writelines(json_line(row.to_row()) for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def json_line(row: dict[str, Any]) -> str:

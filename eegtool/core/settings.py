@@ -518,7 +518,10 @@ class FinetuneSettings:
 
     model_name_or_path: Annotated[
         str,
-        Option(help="Base model: a LLaVA-1.5 folder, or 'tiny' (embedded).", rich_help_panel=FILES),
+        Option(
+            help="Base model: a folder, a name on the Hugging Face hub, or 'tiny' (embedded).",
+            rich_help_panel=FILES,
+        ),
     ]
     vision_tower: Annotated[
         str,
@@ -1221,6 +1224,13 @@ class DoctorSettings:
         Path,
         Option("--workspace", "-w", help="Whose disk to look at.", rich_help_panel=FILES),
     ] = Path("sleep_data")
+    model: Annotated[
+        str,
+        Option(
+            help="Say instead what this base model or adapter is: its family, image tokens, what is trained.",
+            rich_help_panel=FILES,
+        ),
+    ] = ""
     json: Json = False
 
 
@@ -1240,6 +1250,13 @@ class DemoSettings:
             rich_help_panel=FILES,
         ),
     ] = False
+    model: Annotated[
+        str,
+        Option(
+            help="Base model to train instead of 'tiny': a folder or a name on the hub.",
+            rich_help_panel=FILES,
+        ),
+    ] = "tiny"
     features: Features = "real"
     seed: Seed = 42
 

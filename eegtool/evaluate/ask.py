@@ -10,12 +10,11 @@ from typing import Any, Final
 import numpy as np
 from rich.bar import Bar
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from eegtool.core.answers import read_stage
-from eegtool.core.console import console
+from eegtool.core.console import console, warn
 from eegtool.core.errors import EegToolError
 from eegtool.core.forms import IMAGE_TOKEN
 from eegtool.core.pictures import read_rgb
@@ -24,25 +23,21 @@ from eegtool.core.records import Question
 from eegtool.core.settings import AskSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, check_same_pictures, read_json
+from eegtool.evaluate.task import check_module
 from eegtool.extract.features import load_features, read_sidecar
 from eegtool.extract.stored import STORED, features_of, is_module, open_module
 from eegtool.inference.calibration import Calibration, read_calibration
 from eegtool.inference.decoding import Decoding
 from eegtool.inference.loaded import LoadedModel, merge_note
 from eegtool.inference.writing import Reply
-from eegtool.model.adapters import (
-    Contract,
-    adapter_sha256,
-    contract_base,
-    read_contract,
-)
+from eegtool.model.adapters import Contract, adapter_sha256, contract_base, read_contract
 from eegtool.model.answer_form import AnswerForm
 from eegtool.model.eegvlm import FUSIONS
 
 _BAR: Final = 40
 """Columns of a bar that stands for 100 %."""
 _OWN_QUESTION: Final = 128
-"""Tokens of room for the answer to another question than the trained one."""
+"""Tokens of space for the answer to another question than the trained one."""
 
 
 def run(settings: AskSettings) -> None:
@@ -51,31 +46,31 @@ def run(settings: AskSettings) -> None:
     Raises
     ------
     EegToolError
-        If the picture cannot be read, the folder is no model or its base another one, or the
+        If the picture cannot be read, the folder is not a model or its base another one, or the
         high-level feature of the picture cannot be had: before the model is loaded.
     """
     console.stderr = settings.json  # standard output is for the JSON object alone
     contract = read_contract(settings.model_path)
     contract_base(settings.model_path, contract, settings.model_base, settings.vision_tower)
     answers = AnswerForm.from_contract(contract.answers)
-    question = asked_question(settings, contract)
-    picture = read_picture(settings.image)
+    question = _question(settings, answers)
+    picture = read_rgb(settings.image, "Give a PNG that `eegvlm prepare` drew.")
     weights = adapter_sha256(settings.model_path)
     trained = question == contract.answers.get("question", question)
     # A temperature that was fitted to one question says nothing about another.
     use = trained and not settings.no_calibration
     calibration = read_calibration(settings.model_path, weights) if use else None
-    said = list(doubts(settings, contract, question, picture))
+    said = list(_doubts(settings, contract, question, picture.size))
     for doubt in said:
-        _warn(doubt)
-    feature = high_level_feature(settings, contract)
+        warn(doubt)
+    feature = _high_level_feature(settings, contract)
     if settings.merge:
         console.print(merge_note(settings.model_path, contract, settings.dtype), markup=False)
     reply = _ask(settings, answers, question, feature, trained=trained)
     found = {"image": str(settings.image), "prompt": question}
     found |= as_row(reply, calibration) | {"adapter_sha256": weights}
     if found["log_likelihoods"] and (doubt := disagreement(reply.text, found["stage"], answers)):
-        _warn(doubt)
+        warn(doubt)
         said.append(doubt)
     if settings.json:
         print(json.dumps(found | {"warnings": said}, ensure_ascii=False))
@@ -83,16 +78,9 @@ def run(settings: AskSettings) -> None:
         console.print(shown(found, calibration))
 
 
-def asked_question(settings: AskSettings, contract: Contract) -> str:
-    """Return the user's question, or else the one that the model was trained on.
-
-    Raises
-    ------
-    EegToolError
-        If there is neither.
-    """
-    question = " ".join(settings.question.replace(IMAGE_TOKEN, "").split())
-    question = question or str(contract.answers.get("question", ""))
+def _question(settings: AskSettings, answers: AnswerForm) -> str:
+    """Return the user's question, or else the one that the model was trained on."""
+    question = " ".join(settings.question.replace(IMAGE_TOKEN, "").split()) or answers.question
     if not question:
         raise EegToolError(
             f"{settings.model_path} does not say what question it was trained on: it is of an "
@@ -102,26 +90,14 @@ def asked_question(settings: AskSettings, contract: Contract) -> str:
     return question
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """Read a picture as RGB, uint8 ``[H, W, 3]``.
-
-    Raises
-    ------
-    EegToolError
-        If it is missing or no picture.
-    """
-    return np.array(read_rgb(path, "Give a PNG that `eegvlm prepare` drew."))
-
-
-def doubts(
-    settings: AskSettings, contract: Contract, question: str, picture: np.ndarray
+def _doubts(
+    settings: AskSettings, contract: Contract, question: str, picture_px: tuple[int, int]
 ) -> Iterator[str]:
     """Yield what makes this another task than the one that the model was trained for."""
-    height, width = picture.shape[:2]
     side = contract.protocol.get("size")
-    if side is not None and (width, height) != (side, side):
+    if side is not None and picture_px != (side, side):
         yield (
-            f"the picture has {width} x {height} pixels, those of the training {side} x {side}: "
+            f"the picture has {picture_px[0]} x {picture_px[1]} pixels, those of the training {side} x {side}: "
             "it is resized, and the answer may be worse than the model."
         )
     here = {name: value for name, value in drawn(settings.image).items() if name != "size"}
@@ -164,18 +140,12 @@ def disagreement(text: str, stage: str | None, answers: AnswerForm) -> str:
     return f"word by word the model came to '{wrote[0]}', its scores decide for '{given}'."
 
 
-def high_level_feature(settings: AskSettings, contract: Contract) -> np.ndarray | None:
-    """Return the feature of the picture, float32 ``[1, 1024]``; None if the model looks at none.
-
-    Raises
-    ------
-    EegToolError
-        If it can neither be computed nor be found in the features file.
-    """
+def _high_level_feature(settings: AskSettings, contract: Contract) -> np.ndarray | None:
+    """Return the feature of the picture, float32 ``[1, 1024]``; None if the model looks at none."""
     if not FUSIONS[contract.fusion].needs_features:
         return None
     if settings.features_file is not None:
-        return _feature_from_file(settings, settings.features_file, contract)
+        return _feature_from_file(settings.image.stem, settings.features_file, contract)
     weights = contract.features_weights_sha256
     stored, trained = settings.model_path / STORED, Workspace(settings.workspace).vision_module
     for folder in (stored, trained):
@@ -197,9 +167,9 @@ def high_level_feature(settings: AskSettings, contract: Contract) -> np.ndarray 
     )
 
 
-def _feature_from_file(settings: AskSettings, path: Path, contract: Contract) -> np.ndarray:
+def _feature_from_file(name: str, path: Path, contract: Contract) -> np.ndarray:
     """Find the row of the picture by its name; without a sidecar there must be one row only."""
-    name, sidecar = settings.image.stem, read_sidecar(path)
+    sidecar = read_sidecar(path)
     ids = sidecar.sample_ids if sidecar else [name]
     table = load_features(path, ids, other="its own sidecar" if sidecar else "the picture")
     if name not in table.row_of:
@@ -207,13 +177,8 @@ def _feature_from_file(settings: AskSettings, path: Path, contract: Contract) ->
             f"{path} has no feature of '{name}'.",
             "Rows are found by the picture's name, which prepare makes of the epoch's id.",
         )
-    trained = contract.features_weights_sha256
-    if table.weights_sha256 and trained and table.weights_sha256 != trained:
-        raise EegToolError(
-            f"{path} comes from another vision module ({table.weights_sha256[:12]}) than the one the "
-            f"model was trained with ({trained[:12]}).",
-            "Give the features that belong to it, or leave out --features-file.",
-        )
+    fix = "Give the features that belong to it, or leave out --features-file."
+    check_module(table, path, contract, fix)
     return table[name]
 
 
@@ -234,17 +199,15 @@ def _ask(
             dtype=settings.dtype,
             merge=settings.merge,
         )
-    room = answers.max_new_tokens if trained else max(answers.max_new_tokens, _OWN_QUESTION)
+    space = answers.max_new_tokens if trained else max(answers.max_new_tokens, _OWN_QUESTION)
     name = settings.image.name
-    asked = Question(settings.image.stem, (name, name), question)
-    pixels = model.processor.pixel_spec.pixels(settings.image)
     with console.status("Asking ..."):
         (reply,) = model.reply(
-            [asked],
-            pixels[None],
+            [Question(settings.image.stem, (name, name), question)],
+            [model.processor.pixels(settings.image)],
             None if feature is None else feature[None],
             "both" if answers.stages else "generate",
-            Decoding(settings.max_new_tokens or room),
+            Decoding(settings.max_new_tokens or space),
         )
     return reply
 
@@ -253,22 +216,16 @@ def as_row(reply: Reply, calibration: Calibration | None) -> dict[str, Any]:
     """Return a reply by the names that answer rows have for the same things; its stage is that decided for."""
     scaling = calibration.scaling if calibration else Scaling()
     scores = reply.log_likelihood
-    known: dict[str, Any]
-    if scores is None:
-        known = {
-            "stage": read_stage(reply.text).stage,
-            "stage_probabilities": {},
-            "log_likelihoods": {},
-        }
-    else:
-        known = {
-            "stage": STAGES[int(scaling.decided(scores))],
-            "stage_probabilities": by_stage(scaling.probabilities(scores).tolist()),
-            "log_likelihoods": by_stage(scores.tolist()),
-        }
+    stage, shares, likelihoods = read_stage(reply.text).stage, {}, {}
+    if scores is not None:
+        stage = STAGES[int(scaling.decided(scores))]
+        shares = by_stage(scaling.probabilities(scores).tolist())
+        likelihoods = by_stage(scores.tolist())
     return {
         "text": reply.text,
-        **known,
+        "stage": stage,
+        "stage_probabilities": shares,
+        "log_likelihoods": likelihoods,
         "calibration_temperature": scaling.temperature,
         "calibration_offsets": by_stage(scaling.offsets),
         "decide_for": scaling.decide_for,
@@ -277,10 +234,12 @@ def as_row(reply: Reply, calibration: Calibration | None) -> dict[str, Any]:
 
 def shown(found: Mapping[str, Any], calibration: Calibration | None) -> RenderableType:
     """Return what was found as it stands in the terminal."""
+    # What would act on the terminal is left out instead of being shown.
+    text = "".join(c for c in found["text"] if c.isprintable() or c == "\n")
     head = Table.grid(padding=(0, 2))
     head.add_row("Picture", Text(found["image"], overflow="fold"))
     head.add_row("Question", Text(found["prompt"]))
-    head.add_row("Answer", Text(_printable(found["text"]) or "(no words)", "bold"))
+    head.add_row("Answer", Text(text or "(no words)", "bold"))
     if not found["stage_probabilities"]:
         return Group("", head)
     bars = Table.grid(padding=(0, 2))
@@ -295,12 +254,3 @@ def shown(found: Mapping[str, Any], calibration: Calibration | None) -> Renderab
         else "Not calibrated: how certain the model is need not be how often it is right."
     )
     return Group("", head, "", bars, "", Text(how, "dim"))
-
-
-def _printable(text: str) -> str:
-    """Leave out what would act on the terminal instead of being shown."""
-    return "".join(c for c in text if c.isprintable() or c == "\n")
-
-
-def _warn(text: str) -> None:
-    console.print(f"[bold yellow]warning:[/] {escape(text)}")

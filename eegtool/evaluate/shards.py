@@ -2,7 +2,7 @@
 
 Beside ``answers.jsonl`` every writer has a file of its own, ``answers.part-0.jsonl`` (a rank) or
 ``answers.chunk-0-of-3.jsonl`` (a machine), to which it appends whole lines as they come. What is there
-counts for everybody, joined by sample id: a run may go on with another number of ranks or chunks.
+counts for everybody, joined by sample id: a run may be resumed with another number of ranks or chunks.
 When no question is left, ``answers.jsonl`` is written and the others go.
 """
 
@@ -11,13 +11,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 
 from eegtool.core.errors import of_system
-from eegtool.core.records import Answer, json_line
+from eegtool.core.records import Answer, Question, json_line
 
 
 def deal(sample_ids: Iterable[str], n: int) -> list[list[str]]:
@@ -33,6 +32,12 @@ def deal(sample_ids: Iterable[str], n: int) -> list[list[str]]:
     """
     ordered = sorted(sample_ids, key=lambda i: (hashlib.sha256(i.encode()).digest(), i))
     return [ordered[shard::n] for shard in range(n)]
+
+
+def share(questions: Sequence[Question], number: int, n: int) -> list[Question]:
+    """Return the questions of one of `n` shards, in their order."""
+    ids = set(deal((question.sample_id for question in questions), n)[number])
+    return [question for question in questions if question.sample_id in ids]
 
 
 def part_path(answers_file: Path, *, chunk: int = 0, chunks: int = 1, rank: int = 0) -> Path:
@@ -54,6 +59,12 @@ def parts_of(answers_file: Path, *, chunk: int = 0, chunks: int = 0) -> list[Pat
     return sorted(path for path in found if path.name != answers_file.name)
 
 
+def remove_parts(answers_file: Path, *, chunk: int = 0, chunks: int = 0) -> None:
+    """Remove the files of all writers, or of those of one chunk."""
+    for path in parts_of(answers_file, chunk=chunk, chunks=chunks):
+        path.unlink(missing_ok=True)  # another process may have done so meanwhile
+
+
 def whole_lines(path: Path) -> list[bytes]:
     """Return the lines of a file, each with its end; none if it is not there.
 
@@ -66,46 +77,25 @@ def whole_lines(path: Path) -> list[bytes]:
     return [line + b"\n" for line in data.split(b"\n")[:-1]]
 
 
-class Writer:
-    """Appends rows to a file so that, whatever happens, only its last line can be torn.
+def appended(batches: Iterable[list[Answer]], path: Path) -> Iterator[list[Answer]]:
+    """Yield batches of rows, each as soon as the disk has them: whatever happens, only the last line is torn.
 
-    Parameters
-    ----------
-    path : Path
-        The file; made if need be. A line that was torn in it goes.
+    Raises
+    ------
+    EegToolError
+        If the disk takes no more.
     """
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
-        kept = sum(map(len, whole_lines(path)))
-        self._file = path.open("ab")
-        self._file.truncate(kept)
-
-    def __enter__(self) -> Writer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._file.close()
-
-    def append(self, rows: Sequence[Answer]) -> None:
-        """Append a line for each row; they are on the disk when this returns.
-
-        Raises
-        ------
-        EegToolError
-            If the disk takes no more.
-        """
-        try:
-            self._file.write("".join(json_line(row.to_row()) for row in rows).encode())
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            with suppress(OSError):  # it would write what is left
-                self._file.close()
-            raise of_system(error, self._path) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = sum(map(len, whole_lines(path)))
+    with path.open("ab") as file:
+        file.truncate(kept)  # without the line that was torn
+        for rows in batches:
+            try:
+                file.write("".join(json_line(row.to_row()) for row in rows).encode())
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError as error:
+                with suppress(OSError):  # it would write what is left
+                    file.close()
+                raise of_system(error, path) from error
+            yield rows

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,25 +15,28 @@ import numpy as np
 import torch
 from rich.markup import escape
 
-from eegtool.core.console import console
+from eegtool.core.console import console, warn
 from eegtool.core.errors import EegToolError
 from eegtool.core.launching import count_ranks, open_locked
-from eegtool.core.records import Answer, json_line
-from eegtool.core.settings import EvaluateSettings
+from eegtool.core.records import Answer, write_answers
+from eegtool.core.settings import EvaluateSettings, settings_from
 from eegtool.core.stages import STAGES
-from eegtool.core.workspace import atomic_path, jsonable, run_stamp, sha256_of, write_json
-from eegtool.evaluate.launcher import launch_ranks
-from eegtool.evaluate.rank import ask
-from eegtool.evaluate.rows import answered, read_row, remove, scores_of, with_probabilities
-from eegtool.evaluate.shards import deal, parts_of
-from eegtool.evaluate.task import Task, check, warn
+from eegtool.core.workspace import inside, run_stamp, write_json
+from eegtool.evaluate.asking import read_row
+from eegtool.evaluate.ranks import call_on_ranks
+from eegtool.evaluate.shards import appended, deal, remove_parts, share
+from eegtool.evaluate.task import Task, check, read_batch_size, say_what_is_unusual
 from eegtool.inference.calibration import (
     CertaintyCheck,
     calibrate,
+    calibrated,
     read_calibration,
+    scores_of,
     sentences,
     write_calibration,
 )
+from eegtool.inference.loaded import LoadedModel, merge_note
+from eegtool.model.adapters import is_untrained
 
 _CONSTANT: Final = 0.95
 """Share of equal answers above which a model may not look at the epochs ..."""
@@ -52,18 +54,26 @@ def run(settings: EvaluateSettings) -> None:
         the answers file belongs to another model: before the model is loaded wherever possible.
     """
     task = check(settings)
-    warn(task)
+    say_what_is_unusual(task)
     with _alone(task) as lock:
         if settings.overwrite:
             # Of several chunks only this one starts from scratch: the others are at work, perhaps.
             chunks = settings.num_chunks if settings.num_chunks > 1 else 0
-            remove(parts_of(task.answers_file, chunk=settings.chunk_idx, chunks=chunks))
-        before = set(answered(task))
+            remove_parts(task.answers_file, chunk=settings.chunk_idx, chunks=chunks)
+        before = task.answered()
         n_missing = sum(question.sample_id not in before for question in task.asked)
         began = time.perf_counter()
-        if n_missing:
-            _ask(task, n_missing, lock)
+        ranks = min(count_ranks(settings.num_gpus, torch.cuda.device_count()), n_missing)
+        if ranks > 1:
+            call_on_ranks("eegtool.evaluate.step:ask_as_rank", asdict(settings), ranks, lock)
+        elif ranks:
+            _ask(task)
         _finish(task, n_missing, time.perf_counter() - began)
+
+
+def ask_as_rank(settings: Mapping[str, Any], rank: int, ranks: int) -> None:
+    """Answer a share of the questions, in a process of its own (see `call_on_ranks`)."""
+    _ask(check(settings_from(EvaluateSettings, settings)), rank, ranks)
 
 
 @contextmanager
@@ -87,55 +97,108 @@ def _alone(task: Task) -> Iterator[IO[str]]:
                     path.rmdir()
 
 
+def _ask(task: Task, rank: int = 0, ranks: int = 1) -> None:
+    """Load the model and append the answers that are missing to this rank's file."""
+    done = set(task.answered())
+    own = share(task.asked, rank, ranks)
+    if all(question.sample_id in done for question in own):
+        return
+    settings = task.settings
+    with _deterministic(settings.deterministic):
+        model = LoadedModel.load(
+            settings.model_path,
+            base=settings.model_base,
+            vision_tower=settings.vision_tower,
+            device=f"cuda:{rank}" if torch.cuda.is_available() else "cpu",
+            dtype=settings.dtype,
+            attention=settings.attention,
+            merge=settings.merge,
+        )
+        if rank == 0:
+            _announce(task, done, ranks)
+        batches = task.job.ask(
+            model,
+            own,
+            done,
+            lambda q: model.processor.pixels(inside(task.image_folder, q.images[0])),
+            None if task.features is None else task.features.__getitem__,
+            batch_size=read_batch_size(settings.batch_size),
+            deterministic=settings.deterministic,
+            quiet=rank > 0,
+        )
+        for number, _ in enumerate(appended(batches, task.part(rank))):
+            if number == 0:
+                task.begin()
+
+
+def _announce(task: Task, done: Collection[str], ranks: int) -> None:
+    """Say what is asked."""
+    settings = task.settings
+    if settings.merge:
+        note = merge_note(settings.model_path, task.job.contract, settings.dtype)
+        console.print(note, markup=False)
+    n_missing = sum(question.sample_id not in done for question in task.asked)
+    before = len(task.asked) - n_missing
+    console.print(
+        f"Asking [bold]{escape(str(settings.model_path))}[/] about {n_missing:,} epochs"
+        + (f" on {ranks} ranks" if ranks > 1 else "")
+        + (f" ({before:,} were answered before)" if before else "")
+    )
+
+
+@contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """Let PyTorch use only what gives the same bits in every run, and no TF32."""
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.allow_tf32
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
 def _finish(task: Task, n_missing: int, seconds: float) -> None:
     """Write the answers file if nothing is missing: in the order of the questions, whole or not at all."""
     task.begin()
-    lines = answered(task, begun=True)
+    lines = task.answered(begun=True)
     if not _all_there(task, lines):
         return
+    settings, folder = task.settings, task.settings.model_path
     results: dict[str, Any] = {"asked": n_missing, "seconds": round(seconds, 3)}
-    if task.settings.calibrate:
+    if settings.calibrate:
         task, results["calibration"] = _calibrate(task, lines)
-    where, texts = str(task.answers_file), task.answers.texts
+    where, texts = str(task.answers_file), task.job.answers.texts
     rows = (
-        with_probabilities(read_row(lines[q.sample_id], where), task.calibration, texts)
+        calibrated(read_row(lines[q.sample_id], where), task.calibration, texts)
         for q in task.questions
         if q.sample_id in lines
     )
     results |= _write(task.answers_file, rows)
-    hashes = {name: sha256_of(path) for name, path in task.inputs.items()}
+    contract = folder / ("config.json" if is_untrained(folder) else "eegvlm.json")
     stamp = run_stamp(
-        "evaluate", task.settings, inputs=hashes, protocol=task.protocol, results=results
+        "evaluate",
+        settings,
+        inputs={"questions": task.question_file, "contract": contract},
+        protocol=task.job.protocol,
+        results=results,
     )
     write_json(task.stamp, stamp)
-    remove(parts_of(task.answers_file))
-
-
-def _ask(task: Task, n_missing: int, lock: IO[str]) -> None:
-    """Ask here, or start as many ranks as are wanted."""
-    ranks = min(count_ranks(task.settings.num_gpus, torch.cuda.device_count()), n_missing)
-    if ranks == 1:
-        ask(task)
-        return
-    with tempfile.TemporaryDirectory(prefix="eegvlm-") as tmp:
-        path = Path(tmp) / "settings.json"
-        write_json(path, jsonable(asdict(task.settings)))
-        launch_ranks("eegtool.evaluate.rank", path, ranks, kept_open=(lock.fileno(),))
+    remove_parts(task.answers_file)
 
 
 def _all_there(task: Task, lines: Mapping[str, bytes]) -> bool:
-    """Say whether nothing is missing; where other chunks are not done, say which.
-
-    Raises
-    ------
-    EegToolError
-        If answers of this chunk are missing: they were removed while it ran.
-    """
+    """Say whether nothing is missing; where other chunks are not done, say which."""
     lost = [q.sample_id for q in task.asked if q.sample_id not in lines]
     if lost:
         raise EegToolError(
             f"{len(lost):,} answers vanished while they were written, such as that to '{lost[0]}'.",
-            "Does another evaluation write to the same --answers-file? Run again to go on.",
+            "Does another evaluation write to the same --answers-file? Run again to continue.",
         )
     n_chunks = task.settings.num_chunks
     shards = deal((q.sample_id for q in task.chosen), n_chunks)
@@ -156,75 +219,68 @@ def _all_there(task: Task, lines: Mapping[str, bytes]) -> bool:
 
 def _calibrate(task: Task, lines: Mapping[str, bytes]) -> tuple[Task, dict[str, Any]]:
     """Fit a calibration to the answers that were asked for, and keep it beside the adapter."""
-    chosen = [
-        read_row(lines[q.sample_id], str(task.answers_file))
-        for q in task.asked
-        if q.category in STAGES
-    ]
-    wanted = task.settings.decide_for
+    asked = [q.sample_id for q in task.asked if q.category in STAGES]
+    chosen = [read_row(lines[sample_id], str(task.answers_file)) for sample_id in asked]
+    folder, wanted = task.settings.model_path, task.settings.decide_for
     fitted, found = calibrate(
         np.array([scores_of(row) for row in chosen]).reshape(-1, len(STAGES)),
         [row.label for row in chosen],
         mode=task.settings.mode,
         subjects=[row.metadata.get("subject", "") for row in chosen],
-        adapter_sha256=task.identity["adapter_sha256"],
+        adapter_sha256=task.job.adapter_sha256,
         decide_for=wanted,
     )
-    write_calibration(task.model_path, fitted)
+    write_calibration(folder, fitted)
     for sentence in sentences(fitted, found, wanted):
         console.print(sentence)
-    calibration = read_calibration(task.model_path, task.identity["adapter_sha256"])
+    calibration = read_calibration(folder, task.job.adapter_sha256)
     return replace(task, calibration=calibration), asdict(fitted)
 
 
 def _write(path: Path, rows: Iterable[Answer]) -> dict[str, Any]:
-    """Write the answers file, whole or not at all; return what there is to count."""
-    counts: Counter[str] = Counter()
+    """Write the answers file; say, and return, what there is to count."""
+    texts: Counter[str] = Counter()
     labels: Counter[str] = Counter()
-    truncated = 0
+    cut: Counter[bool] = Counter()
     certainty = CertaintyCheck()
 
-    def lines() -> Iterator[str]:
-        nonlocal truncated
+    def counted() -> Iterator[Answer]:
         for row in rows:
-            counts[row.text] += 1
+            texts[row.text] += 1
             labels[row.label] += row.label in STAGES
-            truncated += row.metadata.get("truncated") is True
+            cut[row.metadata.get("truncated") is True] += 1
             certainty.add(row)
-            yield json_line(row.to_row())
+            yield row
 
-    with atomic_path(path) as tmp, tmp.open("w", encoding="utf-8") as file:
-        file.writelines(lines())
-        file.flush()
-        os.fsync(file.fileno())
-    n = counts.total()
-    _warn_if_constant(counts, labels)
+    write_answers(path, counted())
+    n, empty, truncated = texts.total(), texts[""], cut[True]
+    _warn_if_constant(texts, labels)
     if truncated:
-        console.print(
-            f"[bold yellow]warning:[/] {truncated:,} of {n:,} answers reached the limit of tokens and are "
+        warn(
+            f"{truncated:,} of {n:,} answers reached the limit of tokens and are "
             "cut: raise --max-new-tokens."
         )
-    empty = counts[""]
     console.print(
         f"Answers: [bold]{escape(str(path))}[/] ({n:,} rows{f', {empty:,} empty' if empty else ''})"
     )
     if figures := certainty.figures():
-        told = f"{figures['before']:.3f}"
-        told += f" → {figures['after']:.3f}" if "after" in figures else ", not calibrated"
-        console.print(f"Expected calibration error: {told} ({figures['n']:,} epochs)")
+        after = f" → {figures['after']:.3f}" if "after" in figures else ", not calibrated"
+        console.print(
+            f"Expected calibration error: {figures['before']:.3f}{after} ({figures['n']:,} epochs)"
+        )
     return {"n": n, "empty": empty, "truncated": truncated} | ({"ece": figures} if figures else {})
 
 
-def _warn_if_constant(counts: Counter[str], labels: Counter[str]) -> None:
+def _warn_if_constant(texts: Counter[str], labels: Counter[str]) -> None:
     """Say loudly when nearly all answers are the same, and the true stages cannot be the reason."""
-    text, count = counts.most_common(1)[0]
-    n, n_labels = counts.total(), labels.total()
+    text, count = texts.most_common(1)[0]
+    n, n_labels = texts.total(), labels.total()
     if count <= _CONSTANT * n or not n_labels:
         return
     # A model that answered as often with each stage as there are epochs of it: how likely is this?
-    if (max(labels.values()) / n_labels) ** count < _BY_CHANCE:
-        console.print(
-            f"[bold yellow]warning:[/] {count / n:.0%} of the answers are '{escape(text)}', and "
-            f"{max(labels.values()) / n_labels:.0%} of the epochs are of the same stage: the model does "
-            "not look at the epochs."
+    commonest = max(labels.values()) / n_labels
+    if commonest**count < _BY_CHANCE:
+        warn(
+            f"{count / n:.0%} of the answers are '{text}', and {commonest:.0%} of the epochs are of "
+            "the same stage: the model does not look at the epochs."
         )

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich.markup import escape
 
-from eegtool.core.console import console
+from eegtool.core.console import console, warn
 from eegtool.core.errors import EegToolError
 from eegtool.core.forms import Forms, sentences
 from eegtool.core.labels import read_labels
 from eegtool.core.records import Epoch, Question, check_unique, read_epochs, read_questions
 from eegtool.core.registry import check_name, closest
-from eegtool.core.settings import AnswerMode, EvaluateSettings, FeatureSource
+from eegtool.core.settings import EvaluateSettings
 from eegtool.core.workspace import (
     Workspace,
     check_folder,
@@ -23,8 +22,9 @@ from eegtool.core.workspace import (
     find_picture,
     target_of,
 )
-from eegtool.evaluate.shards import deal, part_path
-from eegtool.extract.features import FeatureTable, load_features
+from eegtool.evaluate.asking import Job
+from eegtool.evaluate.shards import part_path, share
+from eegtool.extract.features import FeatureTable, load_features, warn_if_by_order
 from eegtool.inference.calibration import Calibration, read_calibration
 from eegtool.inference.decoding import Decoding
 from eegtool.model.adapters import (
@@ -32,12 +32,14 @@ from eegtool.model.adapters import (
     adapter_sha256,
     contract_base,
     is_untrained,
+    prompt_of,
     read_contract,
 )
 from eegtool.model.answer_form import AnswerForm
-from eegtool.model.checkpoints import ATTENTIONS
+from eegtool.model.checkpoints import Base
 from eegtool.model.eegvlm import FUSIONS
-from eegtool.model.processor import TEMPLATES, ConversationTemplate, picture_of
+from eegtool.model.loading import ATTENTIONS
+from eegtool.model.processor import picture_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,30 +47,21 @@ class Task:
     """One run of evaluate, checked."""
 
     settings: EvaluateSettings
-    model_path: Path
+    job: Job
     questions: list[Question]
     """All of the question file."""
+    question_file: Path
+    notes: tuple[str, ...]
+    """What must be said of the question file."""
     chosen: list[Question]
     """Those that are to be answered (``--subjects``, ``--limit``), of all chunks."""
     asked: list[Question]
     """Those of this chunk."""
-    prompts: dict[str, str]
-    """By sample id."""
     image_folder: Path
     features: FeatureTable | None
     features_file: Path
     answers_file: Path
-    answers: AnswerForm
-    decoding: Decoding
-    contract: Contract
-    identity: dict[str, Any]
-    """What the rows of one answers file have in common, whenever they were written (see `identity`)."""
-    protocol: dict[str, Any]
-    notes: tuple[str, ...]
-    """What must be said of the question file."""
-    epochs: dict[str, Epoch]
     calibration: Calibration | None
-    inputs: dict[str, Path]
 
     @property
     def stamp(self) -> Path:
@@ -79,6 +72,22 @@ class Task:
         """File to which a rank of this run appends its answers."""
         s = self.settings
         return part_path(self.answers_file, chunk=s.chunk_idx, chunks=s.num_chunks, rank=rank)
+
+    def answered(self, *, begun: bool = False) -> dict[str, bytes]:
+        """Return the lines that are there; before it has begun, ``--overwrite`` leaves the parts only.
+
+        Raises
+        ------
+        EegToolError
+            See `Job.answered`. What other chunks have left is passed over with ``--overwrite``.
+        """
+        overwrite = self.settings.overwrite
+        return self.job.answered(
+            self.questions,
+            self.answers_file,
+            parts_only=overwrite and not begun,
+            strict=not overwrite,
+        )
 
     def begin(self) -> None:
         """Remove what is no longer true once the first answer is there."""
@@ -97,130 +106,80 @@ def check(settings: EvaluateSettings) -> Task:
         two settings exclude each other.
     """
     _check_settings(settings)
-    answers_file = answers_file_of(settings)
-    workspace = Workspace(settings.workspace)
-    contract = read_contract(settings.model_path)
-    if settings.calibrate and is_untrained(settings.model_path):
+    workspace, folder = Workspace(settings.workspace), settings.model_path
+    answers_file = target_of(settings.answers_file or workspace.answers)
+    check_folder(answers_file.parent, "The folder of the answers")
+    contract = read_contract(folder)
+    if settings.calibrate and is_untrained(folder):
         raise EegToolError(
-            f"{settings.model_path} was not fine-tuned: a calibration has no adapter to stay beside.",
+            f"{folder} was not fine-tuned: a calibration has no adapter to stay beside.",
             "Leave out --calibrate.",
         )
     if settings.calibrate:
-        check_folder(settings.model_path, "The folder of the model")
+        check_folder(folder, "The folder of the model")
     # Is the base there, and is it the one it was trained on?
-    contract_base(settings.model_path, contract, settings.model_base, settings.vision_tower)
+    base = contract_base(folder, contract, settings.model_base, settings.vision_tower)
     question_file = settings.question_file or workspace.questions
-    image_folder = settings.image_folder or workspace.images("eval")
     questions, notes = questions_of(question_file, settings.label_coding)
-    epochs = epochs_of(workspace)
+    known = read_epochs(workspace.epochs) if workspace.epochs.exists() else []
+    epochs = {epoch.sample_id: epoch for epoch in known}
     chosen = _chosen(settings, questions, epochs)
-    _check_pictures(chosen, image_folder)
+    image_folder = settings.image_folder or workspace.images("eval")
+    for question in chosen:
+        picture = picture_of(question.sample_id, question.images)
+        find_picture(image_folder, picture, f"question '{question.sample_id}'")
     features_file = settings.features_file or workspace.features("eval")
     features = _features(settings, contract, questions, features_file)
-    both = f"The model {settings.model_path} and {workspace.root}"
+    both = f"The model {folder} and {workspace.root}"
     check_same_pictures(contract.protocol, workspace.protocol(), both)
-    sha256 = adapter_sha256(settings.model_path)
-    scores = settings.mode != "generate"
-    answers = AnswerForm.from_contract(contract.answers)
-    if scores and not answers.stages:
-        raise EegToolError(
-            f"{settings.model_path} was taught no form of answer that could be scored: "
-            f"{answers.sentence()}.",
-            "Ask with --mode generate; `eegvlm report` reads stages out of what it writes.",
-        )
-    use = scores and not (settings.no_calibration or settings.calibrate)
-    decoding = _decoding(settings, answers)
-    template = asked_template(settings, contract)
+    job = _job(settings, contract, base, epochs)
+    use = settings.mode != "generate" and not (settings.no_calibration or settings.calibrate)
     return Task(
         settings=settings,
-        model_path=settings.model_path,
+        job=job,
         questions=questions,
+        question_file=question_file,
+        notes=notes,
         chosen=chosen,
-        asked=_chunk(settings, chosen),
-        prompts=_prompts(questions, template),
+        asked=share(chosen, settings.chunk_idx, settings.num_chunks),
         image_folder=image_folder,
         features=features,
         features_file=features_file,
         answers_file=answers_file,
-        answers=answers,
-        decoding=decoding,
-        contract=contract,
-        identity=identity(
-            sha256,
-            answers,
-            mode=settings.mode,
-            template=settings.conv_mode or contract.version,
-            decoding=decoding,
-            features=settings.features,
-            seed=settings.seed,
-        ),
-        protocol=protocol_of(contract),
-        notes=notes,
-        epochs=epochs,
-        calibration=read_calibration(settings.model_path, sha256) if use else None,
-        inputs={
-            "questions": question_file,
-            "contract": settings.model_path
-            / ("config.json" if is_untrained(settings.model_path) else "eegvlm.json"),
-        },
+        calibration=read_calibration(folder, job.adapter_sha256) if use else None,
     )
 
 
-def answers_file_of(settings: EvaluateSettings) -> Path:
-    """Return where the answers go; what gathers on the way there lies beside it, also where a link leads there.
-
-    Raises
-    ------
-    EegToolError
-        If no file can be written there.
-    """
-    path = target_of(settings.answers_file or Workspace(settings.workspace).answers)
-    check_folder(path.parent, "The folder of the answers")
-    return path
-
-
-def warn(task: Task) -> None:
+def say_what_is_unusual(task: Task) -> None:
     """Say loudly what makes these answers other than those of a whole, plain run."""
-    settings, contract = task.settings, task.contract
+    settings, job = task.settings, task.job
     for note in task.notes:
         console.print(f"[dim]  Note: {escape(note)}.[/]")
-    if is_untrained(task.model_path):
-        _loudly(f"{task.model_path} was not fine-tuned: it is asked as it is, without features.")
-    if task.answers.untaught and settings.mode != "generate":
-        _loudly(
-            f"the model was taught no sample of {', '.join(task.answers.untaught)}: how its answer is "
+    if is_untrained(settings.model_path):
+        warn(f"{settings.model_path} was not fine-tuned: it is asked as it is, without features.")
+    if job.answers.untaught and settings.mode != "generate":
+        warn(
+            f"the model was taught no sample of {', '.join(job.answers.untaught)}: how its answer is "
             "spelt is guessed."
         )
     if len(task.chosen) < len(task.questions):
-        _loudly(
+        warn(
             f"only {len(task.chosen):,} of {len(task.questions):,} questions are asked (--limit, "
             "--subjects): figures from them are partial."
         )
-    if settings.conv_mode and settings.conv_mode != contract.version:
-        _loudly(
-            f"asked by the template '{settings.conv_mode}' and trained by '{contract.version}': "
+    if job.template != job.contract.version:
+        warn(
+            f"asked by the template '{job.template}' and trained by '{job.contract.version}': "
             "answers may be worse than the model."
         )
-    if task.features is not None and task.features.by_order:
-        _loudly(f"{task.features_file} has no sidecar: its rows are taken in file order.")
-    seen = sorted(fitted_subjects(task.chosen, task.epochs, task.calibration))
-    if seen:
-        _loudly(
+    if task.features is not None:
+        warn_if_by_order(task.features_file, task.features)
+    asked = {job.epochs[q.sample_id].subject for q in task.chosen if q.sample_id in job.epochs}
+    if task.calibration and (seen := sorted(asked.intersection(task.calibration.subjects))):
+        warn(
             f"the calibration was fitted on {len(seen)} of these subjects ({', '.join(seen[:3])}): "
             "their probabilities look better than they are."
         )
-
-
-def _loudly(text: str) -> None:
-    console.print(f"[bold yellow]warning:[/] {escape(text)}")
-
-
-def fitted_subjects(
-    questions: Iterable[Question], epochs: dict[str, Epoch], calibration: Calibration | None
-) -> set[str]:
-    """Return the subjects of these questions on which the calibration was fitted."""
-    fitted = set(calibration.subjects) if calibration else set()
-    return {epochs[q.sample_id].subject for q in questions if q.sample_id in epochs} & fitted
 
 
 def questions_of(path: Path, coding: str = "") -> tuple[list[Question], tuple[str, ...]]:
@@ -249,19 +208,6 @@ def questions_of(path: Path, coding: str = "") -> tuple[list[Question], tuple[st
     return found, tuple(f"{path.name}: {note}" for note in (*sentences(taken), *labels.notes))
 
 
-def epochs_of(workspace: Workspace) -> dict[str, Epoch]:
-    """Return the epochs of a workspace by sample id; none where it has no table of them."""
-    if not workspace.epochs.exists():
-        return {}
-    return {epoch.sample_id: epoch for epoch in read_epochs(workspace.epochs)}
-
-
-def protocol_of(contract: Contract) -> dict[str, Any]:
-    """Return what a row says of the pictures and of the model."""
-    model = {"base": contract.base, "fusion": contract.fusion, "version": contract.version}
-    return contract.protocol | model
-
-
 def read_batch_size(text: str) -> int | None:
     """Return how many questions are asked at a time; None for ``auto``.
 
@@ -281,7 +227,25 @@ def read_batch_size(text: str) -> int | None:
     return int(text)
 
 
+def check_module(features: FeatureTable, path: Path, contract: Contract, fix: str) -> None:
+    """Refuse features of another vision module than the one that the model was trained with.
+
+    Raises
+    ------
+    EegToolError
+        If both are known and differ; `fix` says what to do.
+    """
+    made, trained = features.weights_sha256, contract.features_weights_sha256
+    if made and trained and made != trained:
+        raise EegToolError(
+            f"{path} comes from another vision module ({made[:12]}) than the one the model was "
+            f"trained with ({trained[:12]}).",
+            fix,
+        )
+
+
 def _check_settings(settings: EvaluateSettings) -> None:
+    """Refuse settings that are wrong by themselves, or exclude each other."""
     read_batch_size(settings.batch_size)
     check_name("--attention", settings.attention, ATTENTIONS)
     if settings.chunk_idx >= settings.num_chunks:
@@ -315,7 +279,8 @@ def _chosen(
 ) -> list[Question]:
     """Return the questions that are to be answered."""
     wanted = {name.strip() for name in settings.subjects.split(",") if name.strip()}
-    known = {epochs[q.sample_id].subject for q in questions if q.sample_id in epochs}
+    whose = {q.sample_id: epochs[q.sample_id].subject for q in questions if q.sample_id in epochs}
+    known = set(whose.values())
     for name in sorted(wanted - known):
         if not epochs:
             raise EegToolError(
@@ -328,97 +293,54 @@ def _chosen(
             f"{closest(name, known)}",
         )
     if wanted:
-        questions = [
-            q for q in questions if q.sample_id in epochs and epochs[q.sample_id].subject in wanted
-        ]
+        questions = [q for q in questions if whose.get(q.sample_id) in wanted]
     return questions[: settings.limit] if settings.limit else questions
 
 
-def _chunk(settings: EvaluateSettings, chosen: list[Question]) -> list[Question]:
-    ids = set(deal((q.sample_id for q in chosen), settings.num_chunks)[settings.chunk_idx])
-    return [question for question in chosen if question.sample_id in ids]
-
-
-def _check_pictures(questions: Sequence[Question], image_folder: Path) -> None:
-    for question in questions:
-        picture = picture_of(question.sample_id, question.images)
-        find_picture(image_folder, picture, f"question '{question.sample_id}'")
-
-
 def _features(
-    settings: EvaluateSettings, contract: Contract, questions: list[Question], path: Path
+    settings: EvaluateSettings, contract: Contract, questions: Sequence[Question], path: Path
 ) -> FeatureTable | None:
-    """Return the high-level features of the questions, if the model looks at any.
-
-    Raises
-    ------
-    EegToolError
-        If they are not those of the questions, or come from another vision module or from other
-        pictures than the one and those that the model was trained with.
-    """
+    """Return the high-level features of the questions, if the model looks at any."""
     if not FUSIONS[contract.fusion].needs_features:
         return None
     ids = [question.sample_id for question in questions]
     features = load_features(path, ids, source=settings.features, seed=settings.seed)
-    weights = features.weights_sha256
-    if weights not in ("", contract.features_weights_sha256) and contract.features_weights_sha256:
-        raise EegToolError(
-            f"{path} comes from another vision module ({weights[:12]}) than the one the model was "
-            f"trained with ({contract.features_weights_sha256[:12]}).",
-            "Fine-tune again after `eegvlm extract`, or give the features that belong to it.",
-        )
+    fix = "Fine-tune again after `eegvlm extract`, or give the features that belong to it."
+    check_module(features, path, contract, fix)
     both = f"The model {settings.model_path} and {path}"
     check_same_pictures(contract.protocol, features.protocol, both)
     return features
 
 
-def asked_template(settings: EvaluateSettings, contract: Contract) -> ConversationTemplate:
-    """Return the template to ask by: the trained one, unless another is asked for.
-
-    Raises
-    ------
-    EegToolError
-        If there is none of that name.
-    """
-    name = settings.conv_mode or contract.version
-    check_name("conversation template", name, TEMPLATES)
-    return TEMPLATES[name]
-
-
-def _prompts(questions: Sequence[Question], template: ConversationTemplate) -> dict[str, str]:
-    """Return the prompt of each question; equal ones are one text in memory."""
-    made = {key: template.prompt(*key) for key in {(q.text, len(q.images)) for q in questions}}
-    return {q.sample_id: made[q.text, len(q.images)] for q in questions}
-
-
-def _decoding(settings: EvaluateSettings, answers: AnswerForm) -> Decoding:
-    return Decoding(
-        max_new_tokens=settings.max_new_tokens or answers.max_new_tokens,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        num_beams=settings.num_beams,
+def _job(
+    settings: EvaluateSettings, contract: Contract, base: Base, epochs: dict[str, Epoch]
+) -> Job:
+    """Return how the model is asked, if it can be asked so."""
+    answers = AnswerForm.from_contract(contract.answers)
+    if settings.mode != "generate" and not answers.stages:
+        raise EegToolError(
+            f"{settings.model_path} was taught no form of answer that could be scored: "
+            f"{answers.sentence()}.",
+            "Ask with --mode generate; `eegvlm report` reads stages out of what it writes.",
+        )
+    template = settings.conv_mode or contract.version
+    return Job(
+        model_id=settings.model_path.resolve().name,
+        contract=contract,
+        adapter_sha256=adapter_sha256(settings.model_path),
+        answers=answers,
+        mode=settings.mode,
+        decoding=Decoding(
+            max_new_tokens=settings.max_new_tokens or answers.max_new_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            num_beams=settings.num_beams,
+            seed=settings.seed,
+        ),
+        template=template,
+        prompt=prompt_of(base, contract, template),
+        pictures=contract.protocol,
+        epochs=epochs,
+        features=settings.features,
         seed=settings.seed,
     )
-
-
-def identity(
-    adapter_sha256: str,
-    answers: AnswerForm,
-    *,
-    mode: AnswerMode,
-    template: str,
-    decoding: Decoding,
-    features: FeatureSource = "real",
-    seed: int | None = None,
-) -> dict[str, Any]:
-    """Return what decides the answers; how they are computed (batches, precision) is no part of it."""
-    writes = mode != "score" or answers.reasons_first
-    return {
-        "adapter_sha256": adapter_sha256,
-        "mode": mode,
-        "conv_mode": template,
-        "features": features,
-        "decoding": str(decoding) if writes else None,
-        "max_new_tokens": decoding.max_new_tokens if writes else None,
-        "seed": seed if features == "shuffled" else None,
-    }

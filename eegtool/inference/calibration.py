@@ -72,20 +72,14 @@ def calibrate(
     adapter_sha256: str,
     decide_for: DecideFor = "likelihood",
 ) -> tuple[Calibration, Fit]:
-    """Fit the scaling and say what it changes; see `eegtool.core.probabilities.fit`.
+    """Fit the scaling and say what it changes.
 
     Parameters
     ----------
-    log_likelihood : float [N, 5]
-        Of the stage answers (see `scoring.stage_log_likelihoods`).
-    stages, subjects : sequence of str
-        True stage of each epoch, and whose it is, in order of time for each subject.
-    mode : str
-        How the answers were asked for.
-    adapter_sha256 : str
-        Weights whose answers they are.
-    decide_for : str
-        What stages are to be decided for.
+    log_likelihood, stages, subjects, decide_for
+        See `eegtool.core.probabilities.fit`.
+    mode, adapter_sha256 : str
+        How the answers were asked for, and of which weights.
 
     Raises
     ------
@@ -95,7 +89,7 @@ def calibrate(
     found = fit(log_likelihood, stages, subjects, decide_for)
     scaling = found.scaling
     calibration = Calibration(
-        temperature=scaling.temperature,
+        **asdict(scaling),
         mode=mode,
         subjects=tuple(sorted({subject for subject in subjects if subject})),
         n=len(stages),
@@ -104,9 +98,6 @@ def calibrate(
         ece_before=ece(_NONE.probabilities(log_likelihood), stages),
         ece_after=ece(scaling.probabilities(log_likelihood), stages),
         adapter_sha256=adapter_sha256,
-        offsets=scaling.offsets,
-        decide_for=scaling.decide_for,
-        decision_offsets=scaling.decision_offsets,
         stages=tuple(list(stages).count(stage) for stage in STAGES),
     )
     return calibration, found
@@ -133,28 +124,49 @@ def sentences(calibration: Calibration, found: Fit, wanted: DecideFor) -> tuple[
     return fitted, f"Decided for {AIMS[wanted]}: offsets {offsets}; {tried}."
 
 
-def calibrated(
-    row: Answer, scores: Sequence[float], calibration: Calibration | None, answers: Sequence[str]
-) -> Answer:
+def scores_of(row: Answer) -> np.ndarray:
+    """Return the log-likelihoods of a row, float64 ``[5]``.
+
+    Raises
+    ------
+    EegToolError
+        If these are not one number for each stage.
+    """
+    scores = of_stages(row.metadata.get("log_likelihoods"))
+    if scores is None:
+        raise EegToolError(
+            f"The log-likelihoods of '{row.question_id}' are not one number for each stage.",
+            "Start again with --overwrite, or give another --answers-file.",
+        )
+    return np.array(scores)
+
+
+def calibrated(row: Answer, calibration: Calibration | None, answers: Sequence[str]) -> Answer:
     """Return a row with the probabilities and, in mode ``score``, the answer that its scores give.
 
-    It says by which calibration. What the model wrote, in another mode, stays as it is: there
-    nothing is decided.
+    It says by which calibration. What the model wrote, in another mode, stays as it is, and so does a
+    row without log-likelihoods.
 
     Parameters
     ----------
     row : Answer
         As asked, or as calibrated otherwise before.
-    scores : sequence of float
-        Its log-likelihoods, in the order of `STAGES`.
     calibration : Calibration or None
         Of the model that was asked.
     answers : sequence of str
-        Its answer for each stage, in the same order (see `AnswerForm.texts`).
+        Its answer for each stage (see `AnswerForm.texts`).
+
+    Raises
+    ------
+    EegToolError
+        If the log-likelihoods are not one number for each stage.
     """
+    if row.metadata.get("log_likelihoods") is None:
+        return row
+    scores = scores_of(row)
     scaling = calibration.scaling if calibration else _NONE
     facts: dict[str, Any] = {
-        "stage_probabilities": by_stage(scaling.probabilities(np.array(scores)).tolist()),
+        "stage_probabilities": by_stage(scaling.probabilities(scores).tolist()),
         "calibration_temperature": scaling.temperature,
     }
     if calibration:
@@ -164,7 +176,7 @@ def calibrated(
             facts["calibrated_on"] = True
     text = row.text
     if row.metadata.get("mode") == "score":
-        text = with_ending(text, answers, int(scaling.decided(np.array(scores))))
+        text = with_ending(text, answers, int(scaling.decided(scores)))
         facts["decide_for"] = scaling.decide_for
         if scaling.decide_for != "likelihood":
             facts["decision_offsets"] = by_stage(scaling.decision_offsets)
@@ -182,9 +194,8 @@ def with_ending(text: str, answers: Sequence[str], index: int) -> str:
 class CertaintyCheck:
     """How certain answers are of epochs that nothing was fitted on, and how often they are right."""
 
-    _scores: array[float] = field(default_factory=lambda: array("d"))
-    """Log-likelihoods, one epoch behind the other."""
-    _probabilities: array[float] = field(default_factory=lambda: array("d"))
+    _numbers: array[float] = field(default_factory=lambda: array("d"))
+    """Of each epoch its five log-likelihoods and its five probabilities."""
     _stages: list[str] = field(default_factory=list)
 
     def add(self, row: Answer) -> None:
@@ -194,21 +205,18 @@ class CertaintyCheck:
         if scores is None or shares is None or not np.isclose(sum(shares), 1, atol=1e-4):
             return  # somebody else's row, read again
         if row.label in STAGES and not row.metadata.get("calibrated_on"):
-            self._scores.extend(scores)
-            self._probabilities.extend(shares)
+            self._numbers.extend(scores + shares)
             self._stages.append(row.label)
 
     def figures(self) -> dict[str, float]:
         """Return the number of epochs and their ECE without and, where there is one, with the calibration."""
         if not self._stages:
             return {}
-        plain, told = (
-            np.array(rows).reshape(-1, len(STAGES)) for rows in (self._scores, self._probabilities)
-        )
-        plain = _NONE.probabilities(plain)
+        numbers = np.array(self._numbers).reshape(-1, 2, len(STAGES))
+        plain, shares = _NONE.probabilities(numbers[:, 0]), numbers[:, 1]
         found = {"n": len(self._stages), "before": ece(plain, self._stages)}
-        if not np.allclose(plain, told, atol=1e-5):  # rounded in the rows
-            found["after"] = ece(told, self._stages)
+        if not np.allclose(plain, shares, atol=1e-5):  # rounded in the rows
+            found["after"] = ece(shares, self._stages)
         return found
 
 
@@ -220,19 +228,12 @@ def write_calibration(folder: Path, calibration: Calibration) -> None:
 
 
 def read_calibration(folder: Path, adapter_sha256: str = "") -> Calibration | None:
-    """Read the calibration of an adapter; None where it has none.
-
-    Parameters
-    ----------
-    folder : Path
-        The adapter folder.
-    adapter_sha256 : str, optional
-        Weights that are asked.
+    """Read the calibration of an adapter folder; None where it has none.
 
     Raises
     ------
     EegToolError
-        If it cannot be read, or was fitted on the probabilities of other weights.
+        If it cannot be read, or was fitted on the probabilities of other weights than those that are asked.
     """
     path, fix = folder / _FILE, "Fit it again with --calibrate, or ask with --no-calibration."
     if not path.exists():

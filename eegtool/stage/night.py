@@ -56,7 +56,7 @@ class StagedNight:
 
     @property
     def stages(self) -> list[str | None]:
-        """Stage of every epoch of the recording; None where the signal is no EEG."""
+        """Stage of every epoch of the recording; None where the signal is not EEG."""
         return [epoch.stage for epoch in self.epochs]
 
     @property
@@ -160,7 +160,8 @@ class StagedNight:
 
     def least_certain(self, n: int) -> list[str]:
         """Return the sample ids of the epochs whose likeliest stage is least likely."""
-        return [a.question_id for a in sorted(self.answers, key=certainty)[:n]]
+        ordered = sorted(self.answers, key=lambda answer: max(_probabilities(answer)))
+        return [answer.question_id for answer in ordered[:n]]
 
     def save(self, out: str | Path) -> dict[str, Any]:
         """Write what `eegvlm stage` writes: hypnogram, events, annotations, report, into a folder of its own.
@@ -180,9 +181,9 @@ class StagedNight:
         EegToolError
             If the folder holds something else, or it cannot be written.
         """
-        folder, model = Path(out), self.stager.requirements
+        folder = Path(out)
         identity = {
-            "adapter_sha256": model.adapter_sha256,
+            "adapter_sha256": self.stager.requirements.adapter_sha256,
             "mode": self.answers[0].metadata["mode"],
             "channels": list(self.drawn.channels),
         }
@@ -197,19 +198,8 @@ class StagedNight:
             console.quiet = before
 
 
-def certainty(answer: Answer) -> float:
-    """Return the probability of the likeliest stage."""
-    return max(_probabilities(answer))
-
-
 def _scored(drawn: DrawnNight, answers: Sequence[Answer], chain: Chain | None) -> list[ScoredEpoch]:
-    """Return a row for every epoch of the recording, staged or not, in order of time.
-
-    Raises
-    ------
-    EegToolError
-        If an epoch that was drawn has no answer.
-    """
+    """Return a row for every epoch of the recording, staged or not, in order of time."""
     prepared = drawn.prepared
     answer_of = {int(answer.metadata["epoch_index"]): answer for answer in answers}
     lost = [i for i, _ in prepared.staged if i not in answer_of]

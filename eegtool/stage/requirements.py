@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from eegtool.core.errors import EegToolError
 from eegtool.extract.stored import CARD, STORED, is_module
-from eegtool.model.adapters import Contract, adapter_sha256, contract_base, read_contract
+from eegtool.model.adapters import Contract, adapter_sha256, contract_base, prompt_of, read_contract
 from eegtool.model.answer_form import AnswerForm
 from eegtool.model.eegvlm import FUSIONS
 from eegtool.pictures import STYLES
@@ -31,22 +31,10 @@ class Requirements:
 
     Attributes
     ----------
-    folder : Path
-        Where the model is.
-    contract : Contract
-        What its folder says.
-    adapter_sha256 : str
-        Identity of its weights.
-    answers : AnswerForm
-        How it was taught to answer.
-    question : str
-        What it was trained on.
-    drawing : dict
-        Settings of prepare that decide how pictures look, by name.
-    protocol : dict
-        The same as the protocol of a workspace.
-    channels : tuple of str
-        Channels it was trained on.
+    folder, contract, adapter_sha256, answers
+        Where it is, what its folder says, its weights, and how it was taught to answer.
+    prompt : callable
+        Question and number of pictures → what the model sees.
     module : Path or None
         Folder of its vision module; None if it looks at no features.
     """
@@ -55,20 +43,26 @@ class Requirements:
     contract: Contract
     adapter_sha256: str
     answers: AnswerForm
-    question: str
-    drawing: dict[str, Any]
-    protocol: dict[str, Any]
-    channels: tuple[str, ...]
+    prompt: Callable[[str, int], str]
     module: Path | None
 
-    def chain(self) -> Chain:
-        """Return what the model knows of sequences of stages.
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """Settings of prepare that decide how pictures look, by name."""
+        return {name: self.contract.protocol[name] for name in _DRAWING}
 
-        Raises
-        ------
-        EegToolError
-            If it knows nothing of them (see `smoothing.chain_of`).
-        """
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """The same as the protocol of a workspace."""
+        return {"channel": self.contract.protocol["channel"], **self.drawing}
+
+    @property
+    def channels(self) -> list[str]:
+        """Channels it was trained on."""
+        return str(self.contract.protocol["channel"]).split(_CHANNELS)
+
+    def chain(self) -> Chain:
+        """Return what the model knows of sequences of stages (see `chain_of`)."""
         return chain_of(self.contract.sequence, self.folder)
 
     def recipe(self, channels: Sequence[str], *, strict: bool = False) -> Recipe:
@@ -102,16 +96,7 @@ def read_requirements(
     vision_tower: str = "",
     vision_module: Path | None = None,
 ) -> Requirements:
-    """Read and check a model's folder; no weights are loaded.
-
-    Parameters
-    ----------
-    folder : Path
-        What `eegvlm finetune` or `eegvlm export` wrote.
-    base, vision_tower : str, optional
-        Where the base lies here, if not where it lay in training.
-    vision_module : Path, optional
-        Folder of the vision module, if the model's has none.
+    """Read and check a model's folder, as `Stager.load` is given it; no weights are loaded.
 
     Raises
     ------
@@ -120,40 +105,31 @@ def read_requirements(
         taught no answers that can be scored, or its vision module is missing.
     """
     contract = read_contract(folder)
-    contract_base(folder, contract, base, vision_tower)
-    protocol = contract.protocol
-    lacking = [name for name in ("channel", *_DRAWING) if name not in protocol]
-    lacking += ["the question"] if not contract.answers.get("question") else []
+    prompt = prompt_of(
+        contract_base(folder, contract, base, vision_tower), contract, contract.version
+    )
+    answers = AnswerForm.from_contract(contract.answers)
+    lacking = [name for name in ("channel", *_DRAWING) if name not in contract.protocol]
+    lacking += [] if answers.question else ["the question"]
     if lacking:
         raise EegToolError(
             f"{folder} does not say how its recordings were prepared; missing: {', '.join(lacking)}.",
             "It is of an earlier version, or was trained in a workspace without a prepare.json. "
             "Fine-tune again after `eegvlm prepare`.",
         )
-    if protocol["style"] not in STYLES:
+    if contract.protocol["style"] not in STYLES:
         raise EegToolError(
-            f"{folder} was trained on pictures of the style '{protocol['style']}', which is not known "
-            "here.",
+            f"{folder} was trained on pictures of the style '{contract.protocol['style']}', which is "
+            "not known here.",
             f"Known: {', '.join(STYLES)}. Use the version of eegvlm that trained it.",
         )
-    answers = AnswerForm.from_contract(contract.answers)
     if not answers.stages:
         raise EegToolError(
             f"{folder} was taught no form of answer that could be scored: {answers.sentence()}.",
             "Prepare the night, and ask with `eegvlm evaluate --mode generate`.",
         )
-    drawing = {name: protocol[name] for name in _DRAWING}
-    return Requirements(
-        folder=folder,
-        contract=contract,
-        adapter_sha256=adapter_sha256(folder),
-        answers=answers,
-        question=str(contract.answers["question"]),
-        drawing=drawing,
-        protocol={"channel": protocol["channel"], **drawing},
-        channels=tuple(str(protocol["channel"]).split(_CHANNELS)),
-        module=_module(folder, contract, vision_module),
-    )
+    module = _module(folder, contract, vision_module)
+    return Requirements(folder, contract, adapter_sha256(folder), answers, prompt, module)
 
 
 def _module(model: Path, contract: Contract, named: Path | None) -> Path | None:

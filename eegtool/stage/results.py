@@ -13,11 +13,10 @@ import numpy as np
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.launching import open_locked
-from eegtool.core.records import json_line
+from eegtool.core.records import write_answers
 from eegtool.core.settings import ReportSettings
-from eegtool.core.workspace import Workspace, atomic_path, read_json, write_json
-from eegtool.evaluate.rows import remove
-from eegtool.evaluate.shards import parts_of
+from eegtool.core.workspace import Workspace, read_json, write_json
+from eegtool.evaluate.shards import remove_parts
 from eegtool.prepare.nights import Prepared
 from eegtool.prepare.unscored import store_drawn
 from eegtool.report import step as report
@@ -51,14 +50,7 @@ def stamp_of(out: Path) -> Path:
 
 @contextmanager
 def own_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[IO[str]]:
-    """Take over an output folder, if it is a new one or that of a run with the same model; give its lock.
-
-    Parameters
-    ----------
-    out : Path
-        Folder of the results.
-    identity : mapping
-        What all nights in it have in common.
+    """Take over a folder of results, if it is new or its nights have the same `identity`; give its lock.
 
     Raises
     ------
@@ -116,10 +108,8 @@ def write_night(
 
     Parameters
     ----------
-    night : StagedNight
-        The night.
-    out : Path
-        Folder of the results.
+    night, out : StagedNight, Path
+        The night, and the folder of all results.
     words : mapping of str to str, optional
         Texts that are to stand in the table, by sample id.
     made_from : mapping, optional
@@ -134,8 +124,9 @@ def write_night(
     folder, workspace, files = out / name, workspace_of(out, name), _files(name)
     requirements = night.stager.requirements
     recipe = requirements.recipe(night.drawn.channels)
-    store_drawn(night.drawn, recipe, workspace, requirements.question, requirements.protocol)
-    _write_answers(night, workspace.answers)
+    question = requirements.answers.question
+    store_drawn(night.drawn, recipe, workspace, question, requirements.protocol)
+    write_answers(workspace.answers, night.answers)
     report.run(ReportSettings(workspace=workspace.root, out=folder / "report"))
     text_of = {
         a.metadata["epoch_index"]: (words or {}).get(a.question_id, "") for a in night.answers
@@ -162,7 +153,8 @@ def write_night(
         "made_from": dict(made_from or {}),
     }
     write_json(folder / _SUMMARY, found)
-    remove([*parts_of(workspace.answers), *parts_of(words_file(workspace))])
+    for path in (workspace.answers, words_file(workspace)):
+        remove_parts(path)
     return found
 
 
@@ -174,13 +166,6 @@ def _files(name: str) -> dict[str, str]:
         "report": "report/report.html",
         "metrics": "report/metrics.json",
     }
-
-
-def _write_answers(night: StagedNight, path: Path) -> None:
-    """Write the answers file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as tmp, tmp.open("w", encoding="utf-8") as file:
-        file.writelines(json_line(answer.to_row()) for answer in night.answers)
 
 
 def _brief(value: Any) -> str:

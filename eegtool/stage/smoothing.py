@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.stages import STAGES
@@ -43,44 +44,32 @@ class Chain:
 
     def of_probabilities(self, counts: Sequence[float]) -> Chain:
         """Return the chain for probabilities that were brought to other frequencies, by a calibration."""
-        shares = np.array(counts, np.float64) + _ADDED
-        return replace(self, trained=shares / shares.sum())
+        return replace(self, trained=_shares(counts))
 
 
 def chain_of(sequence: Mapping[str, Any], where: object) -> Chain:
-    """Read what a checkpoint knows of the order of stages.
-
-    Parameters
-    ----------
-    sequence : mapping
-        ``transitions``, counts ``[5][5]``, and ``stages``, counts ``[5]`` of the trained epochs.
-    where : object
-        Whose it is, for the message.
+    """Read ``transitions``, counts ``[5][5]``, and ``stages``, counts ``[5]`` of the trained epochs.
 
     Raises
     ------
     EegToolError
-        If it knows nothing (it was trained by an earlier version), or not these.
+        If the model (`where`) does not have them: it was trained by an earlier version.
     """
-    try:
-        transitions = np.array(sequence["transitions"], np.float64)
-        trained = np.array(sequence["stages"], np.float64)
-        whole = transitions.shape == (len(STAGES),) * 2 and trained.shape == (len(STAGES),)
-    except (KeyError, TypeError, ValueError):
-        whole = False
-    if not whole or (transitions < 0).any() or (trained < 0).any():
+    if not {"transitions", "stages"} <= sequence.keys():  # what they hold the contract has checked
         raise EegToolError(
             f"--smooth: {where} does not say how stages follow each other in the nights it was trained "
             "on: it is of an earlier version.",
             "Run `eegvlm prepare` and `eegvlm finetune` again, or leave --smooth out.",
         )
-    counts = transitions + _ADDED
-    trained = trained + _ADDED
-    return Chain(
-        counts / counts.sum(axis=1, keepdims=True),
-        counts.sum(axis=1) / counts.sum(),
-        trained / trained.sum(),
-    )
+    counts = np.array(sequence["transitions"], np.float64) + _ADDED
+    rows = counts.sum(axis=1)
+    return Chain(counts / rows[:, None], rows / rows.sum(), _shares(sequence["stages"]))
+
+
+def _shares(counts: ArrayLike) -> np.ndarray:
+    """Return how common stages are, by Laplace's rule."""
+    raised = np.asarray(counts, np.float64) + _ADDED
+    return raised / raised.sum()
 
 
 def smoothed(
@@ -97,8 +86,6 @@ def smoothed(
         Places of the epochs in their recording, rising.
     probabilities : float [n_epochs, 5]
         Of each stage, as the model gives them.
-    chain : Chain
-        What is known of sequences.
     """
     if not len(epoch_indices):
         return ()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import mne
 import numpy as np
@@ -14,17 +14,15 @@ import torch
 
 from eegtool.core.console import progress
 from eegtool.core.errors import EegToolError
-from eegtool.core.records import Answer, Epoch, Question
+from eegtool.core.records import Answer, Question
 from eegtool.core.registry import check_name
-from eegtool.evaluate.asking import ask_all
-from eegtool.evaluate.rows import RowMaker, read_row, with_probabilities
-from eegtool.evaluate.shards import Writer, deal, part_path, parts_of, whole_lines
-from eegtool.evaluate.task import identity
+from eegtool.core.settings import AnswerMode
+from eegtool.evaluate.asking import Job, read_row
+from eegtool.evaluate.shards import appended, part_path, share
 from eegtool.extract.stored import features_of, open_module
-from eegtool.inference.calibration import Calibration, read_calibration
+from eegtool.inference.calibration import Calibration, calibrated, read_calibration
 from eegtool.inference.decoding import Decoding
 from eegtool.inference.loaded import LoadedModel, device_of
-from eegtool.model.processor import TEMPLATES
 from eegtool.prepare.unscored import DrawnNight, draw_unscored
 from eegtool.scorings.cohorts import Night, find_recordings
 from eegtool.stage.night import StagedNight
@@ -34,8 +32,9 @@ if TYPE_CHECKING:
     from eegtool.extract.module import VisionModule
 
 
+@dataclass(eq=False)
 class Stager:
-    """A fine-tuned model with its vision module: recordings in, staged nights out.
+    """A fine-tuned model with its vision module: recordings in, staged nights out; see `load`.
 
     Attributes
     ----------
@@ -49,17 +48,10 @@ class Stager:
     >>> night.hypnogram.sleep_statistics()  # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        requirements: Requirements,
-        load_model: Callable[[], LoadedModel],
-        device: torch.device,
-        backbone: str | None = None,
-    ) -> None:
-        self.requirements = requirements
-        self._load_model = load_model
-        self._device = device
-        self._backbone = backbone
+    requirements: Requirements
+    _load_model: Callable[[], LoadedModel]
+    _device: torch.device
+    _backbone: str | None
 
     @classmethod
     def load(
@@ -200,7 +192,7 @@ class Stager:
         )
         calibration = self.calibration if calibrate else None
         texts = self.requirements.answers.texts
-        finished = [with_probabilities(row, calibration, texts) for row in answers.values()]
+        finished = [calibrated(row, calibration, texts) for row in answers.values()]
         if chain and calibration and calibration.stages:
             chain = chain.of_probabilities(calibration.stages)
         return StagedNight(self, drawn, finished, chain)
@@ -210,58 +202,53 @@ class Stager:
         drawn: DrawnNight,
         sample_ids: Iterable[str] | None = None,
         *,
-        mode: Literal["score", "both", "generate"] = "score",
+        mode: AnswerMode = "score",
         batch_size: int | None = None,
         answers_file: Path | None = None,
         rank: int = 0,
         ranks: int = 1,
     ) -> dict[str, Answer]:
-        """Ask about the epochs of a night.
+        """Ask about epochs of a night; return the answers by sample id, without probabilities.
 
         Parameters
         ----------
-        drawn : DrawnNight
-            The night.
+        drawn, mode, batch_size
+            See `stage`.
         sample_ids : iterable of str, optional
             Epochs that are asked about; by default all that hold EEG.
-        mode : str
-            What is wanted; see `LoadedModel.reply`.
-        batch_size : int, optional
-            Epochs at the same time; by default as many as fit.
         answers_file : Path, optional
             Beside it answers are kept as they come, and those that are there are not asked for again.
         rank, ranks : int
             Which share of the epochs is asked about here; the other shares' answers come from
             `answers_file`, as far as they are there.
-
-        Returns
-        -------
-        dict of str to Answer
-            By sample id, in order of time; without probabilities.
         """
-        epochs = {epoch.sample_id: epoch for epoch in drawn.prepared.epochs("eval")}
-        chosen = [epochs[i] for i in (epochs if sample_ids is None else sample_ids)]
-        decoding = Decoding(self.requirements.answers.max_new_tokens)
-        same = identity(
-            self.requirements.adapter_sha256,
-            self.requirements.answers,
-            mode=mode,
-            template=self.requirements.contract.version,
-            decoding=decoding,
-        )
-        found = _kept(answers_file, same, epochs) if answers_file else {}
-        share = set(deal((epoch.sample_id for epoch in chosen), ranks)[rank])
-        asked = [epoch for epoch in chosen if epoch.sample_id in share]
-        if any(epoch.sample_id not in found for epoch in asked):
-            writer = Writer(part_path(answers_file, rank=rank)) if answers_file else nullcontext()
-            with writer as kept:
-                for rows in self._asked(
-                    drawn, asked, same, decoding, batch_size, set(found), quiet=rank > 0
-                ):
-                    if kept:
-                        kept.append(rows)
-                    found |= {row.question_id: row for row in rows}
-        return {e.sample_id: found[e.sample_id] for e in chosen if e.sample_id in found}
+        job = self._job(drawn, mode)
+        text = self.requirements.answers.question
+        chosen = [
+            Question(i, (job.epochs[i].image,) * 2, text)
+            for i in (job.epochs if sample_ids is None else sample_ids)
+        ]
+        found: dict[str, Answer] = {}
+        if answers_file:
+            fix = "Remove {path}, and stage again."
+            lines = job.answered(chosen, answers_file, strict=False, fix=fix)
+            found = {i: read_row(line, str(answers_file)) for i, line in lines.items()}
+        own = share(chosen, rank, ranks)
+        if any(question.sample_id not in found for question in own):
+            features = self.features(drawn, quiet=rank > 0)
+            batches = job.ask(
+                self.model,
+                own,
+                set(found),
+                lambda q: self.model.processor.pixels(drawn.pictures[q.sample_id]),
+                None if features is None else features.__getitem__,
+                batch_size=batch_size,
+                quiet=rank > 0,
+            )
+            if answers_file:
+                batches = appended(batches, part_path(answers_file, rank=rank))
+            found |= {row.question_id: row for rows in batches for row in rows}
+        return {q.sample_id: found[q.sample_id] for q in chosen if q.sample_id in found}
 
     def writes_apart(self, mode: str) -> bool:
         """Say whether words about an epoch must be asked for beside the answers of a mode."""
@@ -280,67 +267,30 @@ class Stager:
             bar.disable = quiet
             with bar:
                 task = bar.add_task("Looking", total=len(drawn.pictures), note="")
-                found = features_of(
+                drawn.features[weights] = features_of(
                     self.module,
                     drawn.pictures,
                     device=self._device,
                     advance=lambda n: bar.update(task, advance=n),
                 )
-                drawn.features[weights] = found
         return drawn.features[weights]
 
-    def protocol(self, drawn: DrawnNight) -> dict[str, Any]:
-        """Return how the pictures of a night were made, and which model was asked."""
-        contract = self.requirements.contract
-        own = {"channel recorded": drawn.prepared.channel, "simulated": drawn.prepared.simulated}
-        model = {"base": contract.base, "fusion": contract.fusion, "version": contract.version}
-        return self.requirements.protocol | own | model
-
-    def _asked(
-        self,
-        drawn: DrawnNight,
-        epochs: Sequence[Epoch],
-        same: dict[str, Any],
-        decoding: Decoding,
-        batch_size: int | None,
-        done: set[str],
-        *,
-        quiet: bool,
-    ) -> Iterable[list[Answer]]:
-        """Yield the answers that are missing, batch by batch."""
-        contract, question = self.requirements.contract, self.requirements.question
-        prompt = TEMPLATES[contract.version].prompt(question, 2)
-        features = self.features(drawn, quiet=quiet)
-        how = {"batch_size": 0, **self.model.computation, "deterministic": False}
-        spec = self.model.processor.pixel_spec
-        return ask_all(
-            self.model,
-            [Question(e.sample_id, (e.image, e.image), question) for e in epochs],
-            done,
-            lambda q: spec.pixels(drawn.pictures[q.sample_id]),
-            None if features is None else features.__getitem__,
-            RowMaker(
-                self.requirements.folder.resolve().name,
-                {**same, **how, "protocol": self.protocol(drawn)},
-                {e.sample_id: prompt for e in epochs},
-                {e.sample_id: e for e in epochs},
-            ),
-            mode=same["mode"],
-            decoding=decoding,
-            batch_size=batch_size,
-            quiet=quiet,
+    def _job(self, drawn: DrawnNight, mode: AnswerMode) -> Job:
+        """Return how the epochs of a night are asked about."""
+        model, prepared = self.requirements, drawn.prepared
+        own = {"channel recorded": prepared.channel, "simulated": prepared.simulated}
+        return Job(
+            model_id=model.folder.resolve().name,
+            contract=model.contract,
+            adapter_sha256=model.adapter_sha256,
+            answers=model.answers,
+            mode=mode,
+            decoding=Decoding(model.answers.max_new_tokens),
+            template=model.contract.version,
+            prompt=model.prompt,
+            pictures=model.protocol | own,
+            epochs={epoch.sample_id: epoch for epoch in prepared.epochs("eval")},
         )
-
-
-def _kept(path: Path, same: dict[str, Any], epochs: dict[str, Epoch]) -> dict[str, Answer]:
-    """Return the answers that an earlier run left in a file and its parts, and this run would give again."""
-    found: dict[str, Answer] = {}
-    for part in [*parts_of(path), path]:
-        for number, line in enumerate(whole_lines(part), start=1):
-            answer = read_row(line, f"{part}, line {number}", f"Remove {part}, and stage again.")
-            if answer.question_id in epochs and same.items() <= answer.metadata.items():
-                found.setdefault(answer.question_id, answer)
-    return found
 
 
 def _night_of(source: str | Path | mne.io.BaseRaw) -> tuple[Night, mne.io.BaseRaw | None]:

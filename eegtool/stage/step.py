@@ -1,7 +1,7 @@
 """stage: new recordings in; scored nights out, by a model's folder alone.
 
 Each night has a folder of its own, with its results and a workspace. What is drawn and answered there is
-kept: a run that was killed continues.
+kept: a run that was killed is resumed.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,18 +22,18 @@ from rich.table import Table
 from rich.text import Text
 
 from eegtool import __version__
-from eegtool.core.console import console, progress
+from eegtool.core.console import console, progress, warn
 from eegtool.core.errors import CannotWriteError, EegToolError
 from eegtool.core.launching import count_ranks
 from eegtool.core.registry import check_name
-from eegtool.core.settings import StageSettings
-from eegtool.core.workspace import jsonable, run_stamp, write_json
-from eegtool.evaluate.launcher import launch_ranks
+from eegtool.core.settings import AnswerMode, StageSettings, settings_from
+from eegtool.core.workspace import jsonable, read_json, run_stamp, write_json
+from eegtool.evaluate.ranks import call_on_ranks
 from eegtool.evaluate.task import read_batch_size
 from eegtool.inference.loaded import merge_note
-from eegtool.model.checkpoints import ATTENTIONS
+from eegtool.model.loading import ATTENTIONS
 from eegtool.prepare.nights import Prepared
-from eegtool.prepare.unscored import prepare_unscored, read_drawn
+from eegtool.prepare.unscored import DrawnNight, prepare_unscored, read_drawn
 from eegtool.scorings.cohorts import Night, find_recordings
 from eegtool.stage.results import (
     finished,
@@ -47,19 +46,10 @@ from eegtool.stage.results import (
 from eegtool.stage.stager import Stager
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one recording: its results, or why there are none."""
-
-    night: Night
-    results: dict[str, Any] | None = None
-    problem: EegToolError | None = None
-
-
 def run(settings: StageSettings) -> None:
     """Stage all recordings that can be.
 
-    A recording that cannot be used is reported and counted; the others go on.
+    A recording that cannot be used is reported and counted; the others are staged.
 
     Raises
     ------
@@ -76,14 +66,13 @@ def run(settings: StageSettings) -> None:
     if settings.smooth:
         requirements.chain()
     if requirements.contract.features != "real":
-        console.print(
-            f"[bold yellow]warning:[/] the model was trained with {requirements.contract.features} "
-            "features, as a sanity check."
+        warn(
+            f"the model was trained with {requirements.contract.features} features, as a sanity check."
         )
     if requirements.answers.untaught:
-        console.print(
-            "[bold yellow]warning:[/] the model was taught no sample of "
-            f"{', '.join(requirements.answers.untaught)}: how its answer is spelt is a guess."
+        warn(
+            f"the model was taught no sample of {', '.join(requirements.answers.untaught)}: how its "
+            "answer is spelt is a guess."
         )
     nights = find_recordings(settings.recordings)
     identity = {
@@ -92,11 +81,10 @@ def run(settings: StageSettings) -> None:
         "channels": list(settings.channel or requirements.channels),
     }
     with own_folder(settings.out, identity) as lock, _stdout_for_json(settings.json):
-        outcomes = _stage_all(nights, settings, stager, lock)
-        done = [outcome.results for outcome in outcomes if outcome.results]
+        done, problems = _stage_all(nights, settings, stager, lock)
         if not done:
-            raise _refusal(outcomes)
-        left_out = {o.night.recording: str(o.problem) for o in outcomes if o.problem}
+            raise _refusal(problems)
+        left_out = {name: str(problem) for name, problem in problems.items()}
         stamp = identity | run_stamp(
             "stage",
             settings,
@@ -105,7 +93,7 @@ def run(settings: StageSettings) -> None:
             results={"nights": len(done), "left_out": left_out},
         )
         write_json(stamp_of(settings.out), stamp)
-        _print_table(settings, outcomes)
+        _print_table(settings, done, problems)
     if settings.json:
         found = {"out": settings.out, "nights": done, "left_out": left_out}
         print(json.dumps(jsonable(found), ensure_ascii=False))
@@ -127,6 +115,32 @@ def open_stager(settings: StageSettings, device: str = "auto") -> Stager:
     )
 
 
+def ask_as_rank(given: Mapping[str, Any], rank: int, ranks: int) -> None:
+    """Keep answers to a share of each night beside it, in a process of its own (see `call_on_ranks`)."""
+    settings = settings_from(StageSettings, given["settings"])
+    stager = open_stager(settings, f"cuda:{rank}" if torch.cuda.is_available() else "cpu")
+    for night in find_recordings(settings.recordings):
+        if night.recording not in given["recordings"]:
+            continue
+        workspace = workspace_of(settings.out, night.recording)
+        folder = workspace.images("eval") / night.recording
+        prepared = Prepared.from_card(night, read_json(workspace.night(night.recording)), folder)
+        drawn = _drawn(prepared, settings, stager)
+        asked: list[tuple[AnswerMode, Path]] = [(settings.mode, workspace.answers)]
+        if settings.explain == "all" and stager.writes_apart(settings.mode):
+            asked.append(("generate", words_file(workspace)))
+        with suppress(EegToolError):  # the parent meets it again, and leaves this night out
+            for mode, answers_file in asked:
+                stager.answers_about(
+                    drawn,
+                    mode=mode,
+                    batch_size=read_batch_size(settings.batch_size),
+                    answers_file=answers_file,
+                    rank=rank,
+                    ranks=ranks,
+                )
+
+
 @contextmanager
 def _stdout_for_json(wanted: bool) -> Iterator[None]:
     """Send to the error stream whatever is printed meanwhile, by whichever process, if JSON is wanted."""
@@ -146,8 +160,8 @@ def _stdout_for_json(wanted: bool) -> Iterator[None]:
 
 def _stage_all(
     nights: Sequence[Night], settings: StageSettings, stager: Stager, lock: IO[str]
-) -> Sequence[Outcome]:
-    """Draw all nights, then stage one after the other."""
+) -> tuple[list[dict[str, Any]], dict[str, EegToolError]]:
+    """Draw all nights, then stage one after the other; return their results, and why some have none."""
     requirements = stager.requirements
     channels = ", ".join(settings.channel or requirements.channels)
     console.print(
@@ -158,30 +172,30 @@ def _stage_all(
     if settings.merge:
         note = merge_note(settings.model_path, requirements.contract, settings.dtype)
         console.print(note, markup=False)
-    prepared = _prepare_all(nights, settings, stager)
-    decided = {p.night: _made_from(p, settings, stager) for p in prepared if not p.problem}
-    found = {
-        p.night: finished(p, settings.out, decided[p.night]) for p in prepared if not p.problem
+    prepared = {one.night.recording: one for one in _prepare_all(nights, settings, stager)}
+    problems = {name: one.problem for name, one in prepared.items() if one.problem}
+    decided = {
+        name: _made_from(one, settings, stager)
+        for name, one in prepared.items()
+        if name not in problems
     }
+    found = {name: finished(prepared[name], settings.out, made) for name, made in decided.items()}
+    unfinished = [name for name, results in found.items() if not results]
     ranks = count_ranks(settings.num_gpus, torch.cuda.device_count())
-    if ranks > 1 and not all(found.values()):
-        unfinished = [night for night, results in found.items() if not results]
-        _ask_on_ranks(settings, unfinished, ranks, lock)
-    outcomes = []
-    for one in prepared:
-        if one.problem:
-            outcomes.append(Outcome(one.night, problem=one.problem))
-            continue
-        console.print(f"\n[bold]{escape(one.night.recording)}[/]")
+    if ranks > 1 and unfinished:
+        asked = {"settings": asdict(settings), "recordings": unfinished}
+        call_on_ranks("eegtool.stage.step:ask_as_rank", asked, ranks, lock)
+    for name, made_from in decided.items():
+        console.print(f"\n[bold]{escape(name)}[/]")
         try:
-            results = found[one.night] or _stage_one(one, settings, stager, decided[one.night])
-            outcomes.append(Outcome(one.night, results))
+            found[name] = found[name] or _stage_one(prepared[name], settings, stager, made_from)
         except CannotWriteError:  # a full disk: the nights to come would be left out, too
             raise
         except EegToolError as problem:
-            outcomes.append(Outcome(one.night, problem=problem))
-            _say_left_out(one.night, problem)
-    return outcomes
+            problems[name] = problem
+            _say_left_out(name, problem)
+    in_order = {name: problems[name] for name in prepared if name in problems}
+    return [results for results in found.values() if results], in_order
 
 
 def _made_from(prepared: Prepared, settings: StageSettings, stager: Stager) -> dict[str, Any]:
@@ -206,12 +220,13 @@ def _stage_one(
 ) -> dict[str, Any]:
     """Stage a night that is drawn, and write its results."""
     workspace = workspace_of(settings.out, prepared.night.recording)
+    size = read_batch_size(settings.batch_size)
     night = stager.stage_drawn(
-        read_drawn(prepared, workspace, settings.channel or stager.requirements.channels),
+        _drawn(prepared, settings, stager),
         smooth=settings.smooth,
         mode=settings.mode,
         calibrate=not settings.no_calibration,
-        batch_size=read_batch_size(settings.batch_size),
+        batch_size=size,
         answers_file=workspace.answers,
     )
     wanted = {
@@ -219,23 +234,14 @@ def _stage_one(
         "uncertain": night.least_certain(settings.explain_count),
         "all": [answer.question_id for answer in night.answers],
     }[settings.explain]
-    words = night.words(
-        wanted,
-        batch_size=read_batch_size(settings.batch_size),
-        answers_file=words_file(workspace),
-    )
+    words = night.words(wanted, batch_size=size, answers_file=words_file(workspace))
     return write_night(night, settings.out, words, made_from)
 
 
-def _ask_on_ranks(
-    settings: StageSettings, nights: Sequence[Night], ranks: int, lock: IO[str]
-) -> None:
-    """Let several ranks, each with the whole model, answer their shares of all nights."""
-    with tempfile.TemporaryDirectory(prefix="eegvlm-") as tmp:
-        path = Path(tmp) / "stage.json"
-        names = [night.recording for night in nights]
-        write_json(path, {"settings": jsonable(asdict(settings)), "recordings": names})
-        launch_ranks("eegtool.stage.rank", path, ranks, kept_open=(lock.fileno(),))
+def _drawn(prepared: Prepared, settings: StageSettings, stager: Stager) -> DrawnNight:
+    """Read what was drawn of a recording."""
+    workspace = workspace_of(settings.out, prepared.night.recording)
+    return read_drawn(prepared, workspace, settings.channel or stager.requirements.channels)
 
 
 def _prepare_all(
@@ -252,7 +258,7 @@ def _prepare_all(
             night,
             requirements.recipe(settings.channel, strict=settings.strict),
             workspace_of(settings.out, night.recording),
-            requirements.question,
+            requirements.answers.question,
             requirements.protocol,
         )
         for night in nights
@@ -264,41 +270,41 @@ def _prepare_all(
             prepared[one.night] = one
             n_drawn += len(one.staged)
             bar.update(task, advance=1, note=f"{n_drawn:,} epochs")
+            name = one.night.recording
             if one.problem:
-                _say_left_out(one.night, one.problem)
+                _say_left_out(name, one.problem)
             for note in one.notes:
-                name = one.night.recording
                 console.print(Text.assemble(("note ", "cyan"), f"{name}: {note}"), soft_wrap=True)
     return [prepared[night] for night in nights]
 
 
-def _say_left_out(night: Night, problem: EegToolError) -> None:
-    text = Text.assemble(("left out ", "yellow"), f"{night.recording}: {problem}")
+def _say_left_out(name: str, problem: EegToolError) -> None:
+    text = Text.assemble(("left out ", "yellow"), f"{name}: {problem}")
     console.print(text, soft_wrap=True)
 
 
-def _refusal(outcomes: Sequence[Outcome]) -> EegToolError:
+def _refusal(problems: Mapping[str, EegToolError]) -> EegToolError:
     """Return the error that no recording could be staged, with the first few reasons."""
-    problems = [(o.night.recording, o.problem) for o in outcomes if o.problem]
     if len(problems) == 1:
-        return problems[0][1]
-    lines = [f"{recording}: {problem}" for recording, problem in problems[:5]]
-    more = [f"... and {len(problems) - 5} more."] if len(problems) > 5 else []
+        return next(iter(problems.values()))
+    lines = [f"{name}: {problem}" for name, problem in problems.items()]
+    more = [f"... and {len(lines) - 5} more."] if len(lines) > 5 else []
     return EegToolError(
-        f"None of {len(problems)} recordings could be staged.", "\n".join([*lines, *more])
+        f"None of {len(lines)} recordings could be staged.", "\n".join([*lines[:5], *more])
     )
 
 
-def _print_table(settings: StageSettings, outcomes: Sequence[Outcome]) -> None:
+def _print_table(
+    settings: StageSettings,
+    done: Sequence[Mapping[str, Any]],
+    problems: Mapping[str, EegToolError],
+) -> None:
     """Print what there is now, and loudly what there is not."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("recording")
     for name in ("epochs", "staged", "no EEG", "sleep", "efficiency", "certainty"):
         table.add_column(name, justify="right")
-    for outcome in outcomes:
-        if outcome.results is None:
-            continue
-        found = outcome.results
+    for found in done:
         shown = found["statistics"]
         table.add_row(
             escape(found["recording"]),
@@ -312,10 +318,10 @@ def _print_table(settings: StageSettings, outcomes: Sequence[Outcome]) -> None:
     console.print()
     console.print(table)
     console.print(f"Results: [bold]{escape(str(settings.out))}[/]", soft_wrap=True)
-    if failed := [o for o in outcomes if o.problem]:
-        names = escape(", ".join(o.night.recording for o in failed[:5])) + ", …" * (len(failed) > 5)
+    if problems:
+        names = escape(", ".join([*problems][:5])) + ", …" * (len(problems) > 5)
         console.print(
-            f"[bold red]Left out {len(failed)} of {len(outcomes)} recordings:[/] {names}. "
+            f"[bold red]Left out {len(problems)} of {len(done) + len(problems)} recordings:[/] {names}. "
             "The reasons stand above."
         )
 

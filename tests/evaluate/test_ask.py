@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from eegtool import cli
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
+from eegtool.core.pictures import read_rgb
 from eegtool.core.records import read_questions
 from eegtool.core.settings import AskSettings, EvaluateSettings
 from eegtool.core.stages import STAGES
@@ -55,7 +56,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def told(adapter: Path, **change: Any) -> None:
+def describe(adapter: Path, **change: Any) -> None:
     """Change what the adapter says about itself."""
     write_json(adapter / "eegvlm.json", read_json(adapter / "eegvlm.json") | change)
 
@@ -64,7 +65,7 @@ def told(adapter: Path, **change: Any) -> None:
 def model(adapter: Path, trained: Path) -> Path:
     """Return an adapter folder with its vision module, as finetune leaves it."""
     weights = read_json(trained / "card.json")["weights_sha256"]
-    told(
+    describe(
         adapter,
         features_weights_sha256=weights,
         protocol={"style": "spectrogram", "size": 64},
@@ -123,7 +124,7 @@ def test_the_reply_is_that_of_evaluate(
     features = [
         feature_of(
             model / "vision_module",
-            ask.read_picture(workspace.images("eval") / question.images[0]),
+            np.array(read_rgb(workspace.images("eval") / question.images[0], "")),
         )
         for question in questions
     ]
@@ -167,9 +168,9 @@ def test_what_stands_in_the_terminal(
     lines = [line.split() for line in out.splitlines() if line.endswith("%")]
     assert [line[0] for line in lines] == list(STAGES)
     for stage, *bar, share, _ in lines:
-        told = found["stage_probabilities"][stage]
-        assert float(share) / 100 == pytest.approx(told, abs=6e-4)
-        assert "".join(bar).count("█") == int(40 * told)
+        shown = found["stage_probabilities"][stage]
+        assert float(share) / 100 == pytest.approx(shown, abs=6e-4)
+        assert "".join(bar).count("█") == int(40 * shown)
     assert "Not calibrated" in out
 
 
@@ -203,8 +204,8 @@ def test_probabilities_are_calibrated(
     after = answered(settings, capsys)
     assert after["log_likelihoods"] == before["log_likelihoods"]
     assert after["stage"] == before["stage"]
-    told = np.array(list(before["log_likelihoods"].values())) / 3
-    expected = np.exp(told) / np.exp(told).sum()
+    scores = np.array(list(before["log_likelihoods"].values())) / 3
+    expected = np.exp(scores) / np.exp(scores).sum()
     assert list(after["stage_probabilities"].values()) == pytest.approx(expected.tolist(), abs=1e-5)
     assert (before["calibration_temperature"], after["calibration_temperature"]) == (1.0, 3.0)
     ask.run(replace(settings, json=False))
@@ -272,11 +273,11 @@ def test_room_for_the_answer(
         ask.run(replace(settings, **flags))
 
 
-def test_a_model_that_does_not_know_its_question_must_be_told(
+def test_a_model_that_does_not_know_its_question_must_be_given_one(
     settings: AskSettings, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     known = answered(settings, capsys)
-    told(model, answers={})
+    describe(model, answers={})
     error = refused(settings)
     assert "earlier version" in error.what
     assert "eeg_eval.jsonl" in error.fix
@@ -286,7 +287,7 @@ def test_a_model_that_does_not_know_its_question_must_be_told(
 # Pictures
 
 
-def test_a_picture_of_another_size_is_told(
+def test_a_picture_of_another_size_is_pointed_out(
     settings: AskSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wide = tmp_path / "wide.png"
@@ -295,11 +296,11 @@ def test_a_picture_of_another_size_is_told(
     warnings = answered(replace(settings, image=wide), capsys)["warnings"]
     assert len(warnings) == 1
     assert "128 x 96 pixels, those of the training 64 x 64" in warnings[0]
-    told(settings.model_path, protocol={})  # of a workspace without a stamp
+    describe(settings.model_path, protocol={})  # of a workspace without a stamp
     assert answered(replace(settings, image=wide), capsys)["warnings"] == []
 
 
-def test_a_picture_that_was_drawn_otherwise_is_told(
+def test_a_picture_that_was_drawn_otherwise_is_pointed_out(
     settings: AskSettings, workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stamp = {"protocol": {"style": "spectrogram", "size": 32, "template": "cot"}}
@@ -363,7 +364,7 @@ def with_another_module(model: Path, workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize("spoil", [without_module, with_another_module])
-def test_without_its_vision_module_it_says_how_to_mend_it(
+def test_without_its_vision_module_it_says_how_to_fix_it(
     settings: AskSettings, model: Path, workspace: Workspace, unloaded: None, spoil: Any
 ) -> None:
     spoil(model, workspace)
@@ -377,7 +378,7 @@ def test_without_its_vision_module_it_says_how_to_mend_it(
 def test_features_that_were_made_elsewhere_must_be_given(
     settings: AskSettings, model: Path, unloaded: None
 ) -> None:
-    told(model, features_weights_sha256="")
+    describe(model, features_weights_sha256="")
     error = refused(settings)
     assert "made elsewhere" in error.what
     assert "--features-file" in error.fix
@@ -395,15 +396,15 @@ def test_a_fusion_without_features_needs_no_module(
     settings: AskSettings, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.rmtree(model / "vision_module")
-    told(model, fusion="none")
+    describe(model, fusion="none")
     assert set(answered(settings, capsys)["stage_probabilities"]) == set(STAGES)
 
 
 @pytest.mark.parametrize("kind", ["shuffled", "zero"])
-def test_a_model_of_a_sanity_check_is_told(
+def test_a_model_of_a_sanity_check_is_pointed_out(
     settings: AskSettings, model: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
-    told(model, features=kind)
+    describe(model, features=kind)
     warnings = answered(settings, capsys)["warnings"]
     assert len(warnings) == 1
     assert kind in warnings[0]
@@ -412,8 +413,7 @@ def test_a_model_of_a_sanity_check_is_told(
 def write_rows(settings: AskSettings, model: Path, path: Path, weights: str = "") -> None:
     """Write features of two epochs, the second of which is the picture's, by its vision module."""
     weights = weights or read_json(model / "eegvlm.json")["features_weights_sha256"]
-    picture = ask.read_picture(settings.image)
-    feature = feature_of(model / "vision_module", picture)
+    feature = feature_of(model / "vision_module", np.array(read_rgb(settings.image, "")))
     rows = np.stack([np.ones_like(feature), feature])
     write_features(path, rows, Sidecar(("S03E0-0009", "S03E0-0003"), "own", weights, ""))
 
@@ -466,7 +466,7 @@ def test_code_of_ones_own_runs_only_if_it_is_named(
     module = VisionModule(name, size=64).eval()
     shutil.rmtree(model / "vision_module")
     weights = save_module(model / "vision_module", module, {"code_sha256": code_sha256(name)})
-    told(model, features_weights_sha256=weights)
+    describe(model, features_weights_sha256=weights)
     with monkeypatch.context() as patch:
         patch.setattr(loaded, "load_adapter", lambda *_, **__: pytest.fail("was loaded"))
         error = refused(settings)
@@ -492,7 +492,7 @@ CONCLUSIONS = AnswerForm(
         ("", ""),
     ],
 )
-def test_words_that_contradict_the_scores_are_told(text: str, said: str) -> None:
+def test_words_that_contradict_the_scores_are_pointed_out(text: str, said: str) -> None:
     found = ask.disagreement(text, "N3", CONCLUSIONS)
     assert said in found
     assert bool(said) == ("its scores decide for 'The stage is N3.'" in found)
@@ -511,7 +511,7 @@ def test_reasons_come_first_where_they_were_trained(
     settings: AskSettings, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     template = QUESTION_TEMPLATES["cot"]
-    told(model, answers=form_for("cot") | {"max_new_tokens": 12})
+    describe(model, answers=form_for("cot") | {"max_new_tokens": 12})
     found = answered(settings, capsys)
     assert found["prompt"] == template.question
     assert sum(found["stage_probabilities"].values()) == pytest.approx(1.0, abs=1e-5)

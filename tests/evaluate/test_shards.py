@@ -18,12 +18,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
+from eegtool.core import records
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Answer, json_line, read_questions, write_questions
 from eegtool.core.settings import EvaluateSettings
 from eegtool.core.workspace import Workspace, atomic_path
-from eegtool.evaluate import launcher, rank, step
-from eegtool.evaluate.shards import Writer, deal, part_path, parts_of, whole_lines
+from eegtool.evaluate import ranks, step
+from eegtool.evaluate.shards import appended, deal, part_path, parts_of, whole_lines
 from eegtool.evaluate.step import run
 from eegtool.inference.loaded import LoadedModel
 from eegtool.inference.writing import Reply
@@ -73,13 +74,12 @@ def test_only_the_last_line_can_be_torn(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "a.jsonl"
     rows = [Answer(i, "?", f"{i}\u2028", "N2", f"{i}-0", "m", {}) for i in ("one", "twö", "four")]
     lines = [json_line(row.to_row()).encode() for row in rows]
-    with Writer(path) as file:
-        file.append(rows[:2])
-        assert whole_lines(path) == lines[:2]
+    batches = appended(iter([rows[:1], rows[1:2]]), path)
+    for n, _ in enumerate(batches, start=1):
+        assert whole_lines(path) == lines[:n]
     path.write_bytes(path.read_bytes() + lines[1].partition("ö".encode())[0] + "ö".encode()[:1])
     assert len(whole_lines(path)) == 2
-    with Writer(path) as file:
-        file.append(rows[2:])
+    assert list(appended([rows[2:]], path)) == [rows[2:]]
     assert path.read_bytes() == b"".join(lines)
 
 
@@ -117,7 +117,7 @@ def test_the_last_of_three_chunks_merges_them(
     assert workspace.answers.read_bytes() == whole
 
 
-def test_chunks_may_be_dealt_anew_and_nothing_is_asked_twice(
+def test_chunks_may_be_dealt_again_and_nothing_is_asked_twice(
     settings: EvaluateSettings, workspace: Workspace, batches: list[int]
 ) -> None:
     run(chunk(settings, 0))
@@ -182,10 +182,10 @@ def test_overwriting_chunk_by_chunk_passes_over_another_models_rest(
     run(chunk(settings, 1, 2))  # of the model before
     path = adapter / "projector.safetensors"
     path.write_bytes(save({k: v + 1 for k, v in load_file(path).items()}))
-    anew = replace(settings, overwrite=True)
-    run(chunk(anew, 0, 2))
+    again = replace(settings, overwrite=True)
+    run(chunk(again, 0, 2))
     assert not workspace.answers.exists()
-    run(chunk(anew, 1, 2))
+    run(chunk(again, 1, 2))
     assert len({row["metadata"]["adapter_sha256"] for row in rows_of(workspace.answers)}) == 1
 
 
@@ -202,7 +202,7 @@ def test_two_chunks_that_end_at_the_same_moment(
                 others.write_text("")
             yield tmp
 
-    monkeypatch.setattr(step, "atomic_path", overtaken)
+    monkeypatch.setattr(records, "atomic_path", overtaken)
     run(chunk(settings, 1, 2))
     assert [row["question_id"] for row in rows_of(workspace.answers)] == ids(workspace)
 
@@ -264,7 +264,7 @@ def test_answers_are_written_through_a_link(
     ("name", "reason"),
     [("pipe", "is not a file"), ("folder", "is not a file"), ("epochs.csv/x", "Not a directory")],
 )
-def test_what_is_no_file_is_refused_before_a_model_is_loaded(
+def test_what_is_not_a_file_is_refused_before_a_model_is_loaded(
     settings: EvaluateSettings,
     workspace: Workspace,
     monkeypatch: pytest.MonkeyPatch,
@@ -369,15 +369,15 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     ) -> int:
         (lock,) = kept_open  # held as long as a rank is at work, though its parent be killed
         assert os.fstat(lock).st_nlink == 1
-        *_, ranks, _, path = command
+        *_, n, function, path = command
         codes = [0]
-        for number in range(int(ranks)):
+        for number in range(int(n)):
             with monkeypatch.context() as patch:
                 patch.setenv("RANK", str(number))
-                patch.setenv("WORLD_SIZE", ranks)
-                patch.setattr(sys, "argv", ["rank", path])
+                patch.setenv("WORLD_SIZE", n)
+                patch.setattr(sys, "argv", ["ranks", "rank", function, path])
                 try:
-                    rank.main()
+                    ranks.main()
                 except SystemExit as end:
                     codes.append(int(end.code or 0))
         return max(codes)
@@ -395,7 +395,7 @@ def test_a_rank_that_fails_says_why_and_keeps_the_answers(
     data = picture.read_bytes()
     picture.write_bytes(b"no picture")
     settings = replace(settings, num_gpus=2, batch_size="1")
-    monkeypatch.setattr(launcher, "launch", in_this_process(monkeypatch))
+    monkeypatch.setattr(ranks, "launch", in_this_process(monkeypatch))
     with pytest.raises(EegToolError, match="A rank stopped with exit code 1"):
         run(settings)
     assert "error: The picture" in (out := capsys.readouterr().out)

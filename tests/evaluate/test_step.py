@@ -60,15 +60,23 @@ def test_every_question_is_answered_in_order(
         assert question.text in row["prompt"]
         assert row["prompt"].startswith("This is a VQA task.")
         assert row["model_id"] == adapter.name
-        epoch, told = epochs[question.sample_id], row["metadata"]
+        epoch, metadata = epochs[question.sample_id], row["metadata"]
         for name in ("subject", "recording", "night", "epoch_index", "onset_s"):
-            assert told[name] == getattr(epoch, name)
-        assert (told["features"], told["dtype"], told["batch_size"]) == ("real", "float32", BATCH)
-        assert (told["mode"], told["decoding"], told["attention"]) == ("generate", "greedy", "sdpa")
-        assert told["versions"].startswith("eegvlm ")
-        assert told["conv_mode"] == told["protocol"]["version"] == "v1"
-        assert (told["protocol"]["fusion"], told["protocol"]["base"]) == ("add", "tiny")
-        assert "stage_probabilities" not in told
+            assert metadata[name] == getattr(epoch, name)
+        assert (metadata["features"], metadata["dtype"], metadata["batch_size"]) == (
+            "real",
+            "float32",
+            BATCH,
+        )
+        assert (metadata["mode"], metadata["decoding"], metadata["attention"]) == (
+            "generate",
+            "greedy",
+            "sdpa",
+        )
+        assert metadata["versions"].startswith("eegvlm ")
+        assert metadata["conv_mode"] == metadata["protocol"]["version"] == "v1"
+        assert (metadata["protocol"]["fusion"], metadata["protocol"]["base"]) == ("add", "tiny")
+        assert "stage_probabilities" not in metadata
     assert len({row["answer_id"] for row in rows}) == len(rows)
     stamp = json.loads(workspace.answers.with_suffix(".run.json").read_text())
     assert stamp["step"] == "evaluate"
@@ -144,15 +152,19 @@ def test_rows_carry_the_probability_of_each_stage(
 ) -> None:
     run(replace(settings, mode=mode))
     for row in rows_of(workspace.answers):
-        told = row["metadata"]
-        assert list(told["stage_probabilities"]) == list(told["log_likelihoods"]) == list(STAGES)
+        metadata = row["metadata"]
+        assert (
+            list(metadata["stage_probabilities"])
+            == list(metadata["log_likelihoods"])
+            == list(STAGES)
+        )
         expected = scores_of(row["question_id"])
-        assert np.allclose(list(told["log_likelihoods"].values()), expected, atol=1e-6)
-        shares = list(told["stage_probabilities"].values())
+        assert np.allclose(list(metadata["log_likelihoods"].values()), expected, atol=1e-6)
+        shares = list(metadata["stage_probabilities"].values())
         assert np.allclose(shares, probabilities(expected[None])[0], atol=2e-6)
         assert abs(sum(shares) - 1) < 1e-5
-        assert told["calibration_temperature"] == 1
-        assert told["decoding"] == ("greedy" if mode == "both" else None)
+        assert metadata["calibration_temperature"] == 1
+        assert metadata["decoding"] == ("greedy" if mode == "both" else None)
 
 
 def test_score_alone_answers_without_a_word_being_written(
@@ -168,9 +180,9 @@ def test_score_alone_answers_without_a_word_being_written(
 def cot(adapter: Path) -> None:
     """Say in the contract that reasons come first."""
     stages = {stage: f"The stage is {stage}." for stage in STAGES}
-    told = {"stages": stages, "lead": "The stage is ", "max_new_tokens": 7}
+    answers = {"stages": stages, "lead": "The stage is ", "max_new_tokens": 7}
     path = adapter / "eegvlm.json"
-    write_json(path, json.loads(path.read_text()) | {"answers": told})
+    write_json(path, json.loads(path.read_text()) | {"answers": answers})
 
 
 def test_where_reasons_come_first_they_are_written_before_the_score(
@@ -330,7 +342,7 @@ def test_what_was_interrupted_is_finished(
     assert not part(workspace).exists()
 
 
-def test_a_real_model_goes_on_to_the_same_file(
+def test_a_real_model_is_resumed_into_the_same_file(
     settings: EvaluateSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the last bit: a torn batch is asked again as it was."""
@@ -393,12 +405,12 @@ def test_how_it_is_computed_may_change_on_the_way(
     run(replace(settings, limit=4))
     run(replace(settings, batch_size="2", attention="eager"))
     assert batches == [4, 2, 2, 2]
-    told = [row["metadata"] for row in rows_of(workspace.answers)]
-    assert [m["batch_size"] for m in told] == [4] * 4 + [2] * 6
-    assert [m["attention"] for m in told] == ["sdpa"] * 4 + ["eager"] * 6
+    rows = [row["metadata"] for row in rows_of(workspace.answers)]
+    assert [m["batch_size"] for m in rows] == [4] * 4 + [2] * 6
+    assert [m["attention"] for m in rows] == ["sdpa"] * 4 + ["eager"] * 6
 
 
-def test_overwrite_begins_anew(
+def test_overwrite_begins_from_scratch(
     settings: EvaluateSettings, workspace: Workspace, batches: list[int]
 ) -> None:
     workspace.answers.parent.mkdir()
@@ -657,25 +669,25 @@ def test_a_calibration_is_fitted_kept_and_applied(
     run(settings)  # the rest; the file is of one temperature
     said = capsys.readouterr().out.replace("\n", " ")
     assert "the calibration was fitted on 1 of these subjects (S03)" in said
-    told = json.loads(workspace.answers.with_suffix(".run.json").read_text())["results"]["ece"]
+    found = json.loads(workspace.answers.with_suffix(".run.json").read_text())["results"]["ece"]
     others = [row for row in rows_of(workspace.answers) if row["metadata"]["subject"] != "S03"]
     scores = np.array([scores_of(row["question_id"]).round(6) for row in others])
     stages = [row["label"] for row in others]
     scaling = Scaling(fitted["temperature"], of_stages(fitted["offsets"]) or ())
     wanted = [ece(s.probabilities(scores), stages) for s in (Scaling(), scaling)]
-    assert told == {"n": 3, **dict(zip(("before", "after"), map(near, wanted), strict=True))}
+    assert found == {"n": 3, **dict(zip(("before", "after"), map(near, wanted), strict=True))}
     shown = f"{wanted[0]:.3f} → {wanted[1]:.3f} (3 epochs)"
     assert f"Expected calibration error: {shown}" in said
     rows = rows_of(workspace.answers)
     assert len(rows) == 10
     for row in rows:
-        told = row["metadata"]
-        assert told["calibration_temperature"] == fitted["temperature"] != 1
+        metadata = row["metadata"]
+        assert metadata["calibration_temperature"] == fitted["temperature"] != 1
         expected = scaling.probabilities(scores_of(row["question_id"]))
-        assert np.allclose(list(told["stage_probabilities"].values()), expected, atol=2e-6)
+        assert np.allclose(list(metadata["stage_probabilities"].values()), expected, atol=2e-6)
         assert row["text"] == STAGES[int(expected.argmax())]
-        assert told["calibration_subjects"] == ["S03"]
-        assert told.get("calibrated_on", False) is (told["subject"] == "S03")
+        assert metadata["calibration_subjects"] == ["S03"]
+        assert metadata.get("calibrated_on", False) is (metadata["subject"] == "S03")
 
     capsys.readouterr()
     run(replace(settings, no_calibration=True))
@@ -725,11 +737,11 @@ def test_a_scored_row_says_what_is_decided_for(
     run(settings)
     asked = len(batches)
     for row in rows_of(workspace.answers):
-        told = row["metadata"]
-        assert (row["text"], told["decide_for"]) == ("REM", "macro_f1")
-        assert told["decision_offsets"]["REM"] == 60
+        metadata = row["metadata"]
+        assert (row["text"], metadata["decide_for"]) == ("REM", "macro_f1")
+        assert metadata["decision_offsets"]["REM"] == 60
         expected = probabilities(scores_of(row["question_id"])[None], 2.0)[0]
-        assert np.allclose(list(told["stage_probabilities"].values()), expected, atol=2e-6)
+        assert np.allclose(list(metadata["stage_probabilities"].values()), expected, atol=2e-6)
     run(replace(settings, no_calibration=True))
     assert len(batches) == asked
     for row in rows_of(workspace.answers):
@@ -1053,5 +1065,5 @@ def test_a_folder_that_is_neither_model_nor_base(
     settings: EvaluateSettings, tmp_path: Path
 ) -> None:
     write_json(tmp_path / "config.json", {"model_type": "bert"})
-    with pytest.raises(EegToolError, match="describes a 'bert' model"):
+    with pytest.raises(EegToolError, match="A 'bert' model is not a vision-language model"):
         run(replace(settings, model_path=tmp_path))

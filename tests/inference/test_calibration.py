@@ -84,40 +84,40 @@ FOR_REM = replace(FITTED, decide_for="kappa", decision_offsets=(0.0, 0.0, 0.0, 0
 
 
 def row(mode: str = "score", text: str = TEXTS[0], subject: str = "S04") -> Answer:
-    told = {"mode": mode, "subject": subject, "log_likelihoods": by_stage(SCORES)}
-    return Answer("q", "?", text, "N1", "a", "m", told)
+    metadata = {"mode": mode, "subject": subject, "log_likelihoods": by_stage(SCORES)}
+    return Answer("q", "?", text, "N1", "a", "m", metadata)
 
 
 def test_a_row_says_by_what_it_was_calibrated() -> None:
-    told = calibrated(row(), SCORES, None, TEXTS).metadata
-    assert told["calibration_temperature"] == 1
-    assert "calibration_offsets" not in told
-    assert told["decide_for"] == "likelihood"
-    told = calibrated(row(), SCORES, TOWARDS_N1, TEXTS).metadata
-    assert told["calibration_temperature"] == 2
-    assert told["calibration_offsets"] == by_stage(TOWARDS_N1.offsets)
-    assert told["calibration_subjects"] == ["S03"]
-    assert "calibrated_on" not in told
+    metadata = calibrated(row(), None, TEXTS).metadata
+    assert metadata["calibration_temperature"] == 1
+    assert "calibration_offsets" not in metadata
+    assert metadata["decide_for"] == "likelihood"
+    metadata = calibrated(row(), TOWARDS_N1, TEXTS).metadata
+    assert metadata["calibration_temperature"] == 2
+    assert metadata["calibration_offsets"] == by_stage(TOWARDS_N1.offsets)
+    assert metadata["calibration_subjects"] == ["S03"]
+    assert "calibrated_on" not in metadata
     expected = np.exp(np.array(SCORES) / 2 + TOWARDS_N1.offsets)
-    shares = list(told["stage_probabilities"].values())
+    shares = list(metadata["stage_probabilities"].values())
     assert shares == pytest.approx((expected / expected.sum()).tolist(), abs=2e-6)
-    assert calibrated(row(subject="S03"), SCORES, FITTED, TEXTS).metadata["calibrated_on"] is True
-    told = calibrated(row(), SCORES, FOR_REM, TEXTS).metadata
-    assert told["decide_for"] == "kappa"
-    assert told["decision_offsets"] == by_stage(FOR_REM.decision_offsets)
+    assert calibrated(row(subject="S03"), FITTED, TEXTS).metadata["calibrated_on"] is True
+    metadata = calibrated(row(), FOR_REM, TEXTS).metadata
+    assert metadata["decide_for"] == "kappa"
+    assert metadata["decision_offsets"] == by_stage(FOR_REM.decision_offsets)
 
 
 def test_a_scored_row_says_the_stage_that_is_decided_for() -> None:
     first = row(text=f"Slow waves. {TEXTS[0]}")
     for calibration, stage in ((None, "W"), (TOWARDS_N1, "N1"), (FOR_REM, "REM"), (FITTED, "W")):
-        again = calibrated(first, SCORES, calibration, TEXTS)
+        again = calibrated(first, calibration, TEXTS)
         assert again.text == f"Slow waves. The stage is {stage}."
         # Whatever was decided before, nothing of it is left.
-        assert calibrated(again, SCORES, None, TEXTS) == calibrated(first, SCORES, None, TEXTS)
+        assert calibrated(again, None, TEXTS) == calibrated(first, None, TEXTS)
 
 
 def test_what_the_model_wrote_stays() -> None:
-    found = calibrated(row("both"), SCORES, FOR_REM, TEXTS)
+    found = calibrated(row("both"), FOR_REM, TEXTS)
     assert found.text == row("both").text
     assert "decide_for" not in found.metadata
     assert found.metadata["calibration_temperature"] == 2
@@ -138,21 +138,21 @@ def test_an_ending_is_exchanged(text: str, ending: str) -> None:
 
 def test_certainty_is_checked_on_what_nothing_was_fitted_on() -> None:
     check = CertaintyCheck()
-    check.add(calibrated(row(subject="S03"), SCORES, FITTED, TEXTS))
-    check.add(replace(calibrated(row(), SCORES, FITTED, TEXTS), label=""))
+    check.add(calibrated(row(subject="S03"), FITTED, TEXTS))
+    check.add(replace(calibrated(row(), FITTED, TEXTS), label=""))
     check.add(replace(row(), metadata={"log_likelihoods": by_stage(SCORES)}))
     odd = {"log_likelihoods": by_stage(SCORES), "stage_probabilities": by_stage([1.0] * 5)}
     check.add(replace(row(), metadata=odd))
     assert check.figures() == {}
-    check.add(calibrated(row(), SCORES, TOWARDS_N1, TEXTS))
-    plain, told = (c.probabilities(np.array(SCORES)) for c in (Scaling(), TOWARDS_N1.scaling))
+    check.add(calibrated(row(), TOWARDS_N1, TEXTS))
+    plain, shares = (c.probabilities(np.array(SCORES)) for c in (Scaling(), TOWARDS_N1.scaling))
     assert check.figures() == {
         "n": 1,
         "before": pytest.approx(plain[0]),  # W, and wrong
-        "after": pytest.approx(1 - told[1], abs=1e-5),  # N1, and right
+        "after": pytest.approx(1 - shares[1], abs=1e-5),  # N1, and right
     }
     uncalibrated = CertaintyCheck()
-    uncalibrated.add(calibrated(row(), SCORES, None, TEXTS))
+    uncalibrated.add(calibrated(row(), None, TEXTS))
     assert set(uncalibrated.figures()) == {"n", "before"}
 
 

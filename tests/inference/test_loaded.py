@@ -25,11 +25,16 @@ from eegtool.inference.writing import decoded_ahead, write
 from eegtool.model.adapters import Contract, inner, load_adapter
 from eegtool.model.answer_form import AnswerForm
 from eegtool.model.eegvlm import FUSIONS, patches
-from eegtool.model.processor import PixelSpec, pad
+from eegtool.model.processor import Pixels, PixelSpec, pad
 
 NEW_TOKENS = 5
 GREEDY = Decoding(NEW_TOKENS)
 LABELS = AnswerForm(max_new_tokens=NEW_TOKENS)
+
+
+def apart(pixels: torch.Tensor) -> list[Pixels]:
+    """Return each picture of a batch by itself."""
+    return [{"pixel_values": picture[None]} for picture in pixels]
 
 
 @pytest.fixture(scope="module")
@@ -299,7 +304,7 @@ def test_beams_do_not_mix(
 def test_score_alone_writes_the_likeliest_answer(
     asked: tuple[Any, Any], questions: list[Question], inputs: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
-    pixels, rows = inputs[0].numpy(), inputs[1].numpy()
+    pixels, rows = apart(inputs[0]), inputs[1].numpy()
     model, processor = asked
     told = LoadedModel(model, processor, LABELS).reply(questions, pixels, rows, "score", GREEDY)
     choices = [encode_choice(processor, q.text, 2, STAGES) for q in questions]
@@ -314,7 +319,7 @@ def test_both_is_the_words_of_one_and_the_probabilities_of_the_other(
     inputs: tuple[torch.Tensor, torch.Tensor],
     alone: list[str],
 ) -> None:
-    pixels, rows = inputs[0].numpy(), inputs[1].numpy()
+    pixels, rows = apart(inputs[0]), inputs[1].numpy()
     both, scored, words = (
         LoadedModel(*asked, LABELS).reply(questions, pixels, rows, mode, GREEDY)
         for mode in ("both", "score", "generate")
@@ -338,7 +343,7 @@ def test_reasons_are_written_first_and_then_scored(
     texts = tuple(f"The stage is {stage}." for stage in STAGES)
     answers = reasoned(texts, NEW_TOKENS)
     model, processor = asked
-    pixels, rows = inputs[0].numpy(), inputs[1].numpy()
+    pixels, rows = apart(inputs[0]), inputs[1].numpy()
     told = LoadedModel(model, processor, answers).reply(questions, pixels, rows, mode, GREEDY)
     for i, (question, reasons, said) in enumerate(zip(questions, alone, told, strict=True)):
         choice = encode_choice(processor, question.text, 2, [f"{reasons} {t}" for t in texts])
@@ -424,7 +429,7 @@ def test_words_and_probabilities_share_one_look_at_tower_and_prompt(
     size: int,
 ) -> None:
     here = slice(8 - size, 8)
-    pixels, rows = inputs[0][here].numpy(), inputs[1][here].numpy()
+    pixels, rows = apart(inputs[0][here]), inputs[1][here].numpy()
     scored, words = (
         LoadedModel(*fused, LABELS).reply(questions[here], pixels, rows, mode, GREEDY)
         for mode in ("score", "generate")
@@ -463,7 +468,7 @@ def test_what_was_written_is_not_read_again(
         for calls in forwards.values():
             calls.clear()
         replies += asked.reply(
-            questions[here], inputs[0][here].numpy(), inputs[1][here].numpy(), mode
+            questions[here], apart(inputs[0][here]), inputs[1][here].numpy(), mode
         )
         assert len(forwards["tower"]) == 1
         longest = max(len(processor.encode_prompt(q.text, 2)) for q in questions[here])
@@ -482,7 +487,7 @@ def test_what_was_written_is_not_read_again(
 def test_beams_are_scored_by_a_pass_of_their_own(
     asked: tuple[Any, Any], questions: list[Question], inputs: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
-    pixels, rows = inputs[0].numpy(), inputs[1].numpy()
+    pixels, rows = apart(inputs[0]), inputs[1].numpy()
     beams = Decoding(NEW_TOKENS, num_beams=3)
     both, words, scored = (
         LoadedModel(*asked, LABELS).reply(questions, pixels, rows, mode, beams)
@@ -498,10 +503,10 @@ def test_what_is_no_number_is_refused(
     questions: list[Question],
     inputs: tuple[torch.Tensor, torch.Tensor],
 ) -> None:
-    pixels, rows = inputs[0].numpy(), inputs[1].numpy()
+    rows = inputs[1].numpy()
     with pytest.raises(EegToolError, match="no numbers") as caught:
         LoadedModel(*asked, LABELS).reply(
-            questions, np.full_like(pixels, np.nan), rows, "score", GREEDY
+            questions, apart(torch.full_like(inputs[0], torch.nan)), rows, "score", GREEDY
         )
     assert "--dtype float32" in caught.value.fix
 

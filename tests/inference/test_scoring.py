@@ -54,13 +54,13 @@ def brute_force(
                 pixel_values=pixels[None],
                 high_level_features=None if features is None else features[None],
             ).logits
-        told = logits[0, len(choice.prompt) - 1 : -1].float().log_softmax(-1)
-        means.append(float(told[range(len(answer)), answer].mean()))
+        log_probabilities = logits[0, len(choice.prompt) - 1 : -1].float().log_softmax(-1)
+        means.append(float(log_probabilities[range(len(answer)), answer].mean()))
     return means
 
 
 @pytest.fixture(scope="module")
-def loaded(adapter_model: Path) -> tuple[EEGVLM, Processor]:
+def loaded(adapter_model: Path) -> tuple[Any, Any]:
     peft_model, processor, _ = load_adapter(adapter_model, base=None, dtype=torch.float32)
     return inner(peft_model), processor
 
@@ -202,7 +202,7 @@ def test_what_was_read_before_is_not_read_again(
     assert cached.cache.get_seq_length() == n_tokens
 
 
-def test_a_cache_of_another_prompt_is_no_use(model: EEGVLM, asked: Asked) -> None:
+def test_a_cache_of_another_prompt_is_of_no_use(model: EEGVLM, asked: Asked) -> None:
     cached = read(model, asked, 1, 0, 0)
     other = replace(cached, tokens=[[9, *cached.tokens[0][1:]]])
     with pytest.raises(RuntimeError, match="does not hold the pictures"):

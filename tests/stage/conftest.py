@@ -52,7 +52,7 @@ def _columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
 
 
-def told(model: Path, **change: Any) -> None:
+def describe(model: Path, **change: Any) -> None:
     """Change what the model says about itself."""
     write_json(model / "eegvlm.json", read_json(model / "eegvlm.json") | change)
 
@@ -65,7 +65,7 @@ def stage_model(adapter_model: Path, tmp_path_factory: pytest.TempPathFactory) -
     save_module(folder / "module", VisionModule("test_resnet", size=64).eval(), {})
     model = Path(shutil.copytree(adapter_model, folder / "model"))
     weights = read_json(folder / "module" / "card.json")["weights_sha256"]
-    told(
+    describe(
         model,
         features_weights_sha256=weights,
         protocol=PROTOCOL,

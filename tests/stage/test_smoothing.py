@@ -40,7 +40,7 @@ def test_a_doubtful_outlier_gives_way_and_a_sure_one_stays() -> None:
     assert smoothed(range(9), one_hot(stages, 0.999999), STICKY) == tuple(stages)
 
 
-def test_a_gap_begins_anew() -> None:
+def test_a_gap_begins_again() -> None:
     """What stood before it does not reach across: each side is what it would be alone."""
     shares = np.concatenate([one_hot(["N3"] * 4, 0.9), one_hot(["REM", "REM"], 0.5)])
     apart = [0, 1, 2, 3, 9, 10]
@@ -78,16 +78,7 @@ def test_a_chain_is_the_counts_with_one_added() -> None:
     assert chain.start.sum() == pytest.approx(1)
 
 
-@pytest.mark.parametrize(
-    "sequence",
-    [
-        {},
-        {"transitions": [[1] * 5] * 5},
-        {"transitions": [[1] * 4] * 5, "stages": [1] * 5},
-        {"transitions": [[-1] * 5] * 5, "stages": [1] * 5},
-        {"transitions": "many", "stages": [1] * 5},
-    ],
-)
+@pytest.mark.parametrize("sequence", [{}, {"transitions": [[1] * 5] * 5}, {"stages": [1] * 5}])
 def test_a_model_that_knows_no_sequences_is_refused(sequence: dict[str, Any]) -> None:
     with pytest.raises(EegToolError, match=r"--smooth: m/ does not say") as caught:
         chain_of(sequence, "m/")

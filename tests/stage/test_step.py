@@ -33,7 +33,7 @@ from eegtool.stage import step
 from eegtool.stage.results import write_night
 from eegtool.stage.stager import Stager
 from tests.conftest import form_for
-from tests.stage.conftest import PROTOCOL, noise, told
+from tests.stage.conftest import PROTOCOL, describe, noise
 
 Stage = Callable[[StageSettings], dict[str, Any]]
 Write = Callable[..., Path]
@@ -71,8 +71,8 @@ def test_it_is_what_the_commands_make_one_by_one(
         assert rows[sample_id]["stage"] == answer.text
         assert float(rows[sample_id]["onset_s"]) == answer.metadata["onset_s"]
         shares = [float(rows[sample_id][f"prob_{stage}"]) for stage in STAGES]
-        told = [*answer.metadata["stage_probabilities"].values()]
-        np.testing.assert_allclose(shares, told, atol=1e-4)
+        asked = [*answer.metadata["stage_probabilities"].values()]
+        np.testing.assert_allclose(shares, asked, atol=1e-4)
 
 
 def test_how_it_is_asked_reaches_the_model(
@@ -195,7 +195,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_a_killed_run_goes_on(
+def test_a_killed_run_is_resumed(
     settings: StageSettings,
     staged: Stage,
     simulated: Path,
@@ -246,7 +246,7 @@ def test_a_night_is_added_and_nothing_is_overwritten(
     other = write_edf("b/SC4001E0-PSG.edf", [("EEG Fpz-Cz", noise(3))])
     error = refused(replace(settings, recordings=[other]))
     assert "another recording of the name SC4001E0" in error.what
-    told(model, features="zero")
+    describe(model, features="zero")
     (model / "projector.safetensors").write_bytes(
         (settings.model_path / "projector.safetensors").read_bytes()
     )
@@ -362,7 +362,7 @@ def test_the_least_certain_epochs_are_explained(settings: StageSettings, staged:
 def test_a_model_that_does_not_say_enough(
     settings: StageSettings, model: Path, change: dict[str, Any], said: list[str]
 ) -> None:
-    told(model, **change)
+    describe(model, **change)
     error = str(refused(replace(settings, model_path=model, smooth=True)))
     assert all(word in error for word in said)
     assert not settings.out.exists()

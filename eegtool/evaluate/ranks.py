@@ -1,0 +1,78 @@
+"""Ranks: processes that answer their shares of the questions side by side, started by torchrun.
+
+They never wait for each other: each has the whole model, questions of its own and a file of its own. This
+module is both what starts them, ``python -m eegtool.evaluate.ranks N MODULE:FUNCTION FILE.json``, which
+needs nothing of the model, and what each of them runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pkgutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, Final
+
+from torch.distributed import run as torchrun
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+from eegtool.core.errors import EegToolError
+from eegtool.core.launching import launch, this_rank
+from eegtool.core.workspace import jsonable, read_json, write_json
+
+_RANK: Final = "rank"
+"""Stands for the number of ranks where one of them is started."""
+
+
+def call_on_ranks(function: str, argument: Mapping[str, Any], ranks: int, lock: IO[str]) -> None:
+    """Let several ranks, which share the cores, call a function, and wait until all have ended.
+
+    Parameters
+    ----------
+    function : str
+        ``module:function``; its parameters are `argument`, the number of the rank and that of all ranks.
+    argument : mapping
+        As JSON can say it; paths become text.
+    lock : file
+        Held as long as any of them is at work, though this process be killed.
+
+    Raises
+    ------
+    EegToolError
+        If a rank failed; it has said why.
+    """
+    threads = max(1, (os.cpu_count() or 1) // ranks)
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+    with tempfile.TemporaryDirectory(prefix="eegvlm-") as tmp:
+        path = Path(tmp) / "argument.json"
+        write_json(path, jsonable(argument))
+        command = [sys.executable, "-m", "eegtool.evaluate.ranks", str(ranks), function, str(path)]
+        code = launch(command, environment, kept_open=(lock.fileno(),))
+    if code != 0:
+        raise EegToolError(
+            f"A rank stopped with exit code {code}.",
+            "The reason stands above. What was answered is kept: run again to continue.",
+        )
+
+
+def main() -> None:
+    """Run torchrun in this process, or be the rank that it says in the environment."""
+    ranks, function, path = sys.argv[1:]
+    if ranks == _RANK:
+        with this_rank() as (number, n):
+            pkgutil.resolve_name(function)(read_json(Path(path)), number, n)
+        return
+    # Of a rank that failed torchrun would print 40 lines more than the rank has said.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    nodes = ["--standalone", "--nproc-per-node", ranks]
+    try:
+        torchrun.main([*nodes, "-m", "eegtool.evaluate.ranks", _RANK, function, path])
+    except ChildFailedError as error:
+        sys.exit(error.get_first_failure()[1].exitcode or 1)
+
+
+if __name__ == "__main__":
+    main()
