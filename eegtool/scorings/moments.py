@@ -114,11 +114,12 @@ def to_onsets(moments: Sequence[Moment]) -> tuple[list[float], datetime | time |
     if dates and dates[0].date() == _UNIX.date():
         return [(m - _UNIX).total_seconds() for m in dates], None
     if dates:
-        for earlier, later in pairwise(dates):
-            if abs((earlier - later).total_seconds() - 3600) < 120:
-                raise ValueError(
-                    f"{later} after {earlier} is not in order of time: the clock was set back; write seconds"
-                )
+        back = [pair for pair in pairwise(dates) if pair[1] < pair[0]]
+        if len(back) == 1:  # several: a table that is sorted by stage
+            raise ValueError(
+                f"{back[0][1]} after {back[0][0]} is not in order of time: the clock was set back, or the "
+                "date does not change at midnight; write seconds"
+            )
         return [(m - dates[0]).total_seconds() for m in dates], dates[0]
     clocks = [m.total_seconds() for m in moments if isinstance(m, timedelta)]
     if clocks and max(clocks) < _DAY_S:

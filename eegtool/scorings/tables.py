@@ -34,6 +34,7 @@ from eegtool.scorings.scorers import chosen
 from eegtool.scorings.scoring import CONSENSUS, Entry, ReadAs, Scoring, refuse_word
 
 PER_LINE: Final = "one stage per line"
+NUMBERED: Final = "numbered epochs"
 
 _MISSING: Final = ("", "n/a", "nan", ".")
 _ORIGIN: Final = re.compile(r"^# orig_time\s*:\s*(\d{4}-\d\d-\d\d[ T][\d:.]+)", re.MULTILINE)
@@ -190,7 +191,7 @@ def _timed(table: Table, recording_start: datetime | None) -> tuple[Scoring, str
     n_missing = int(onsets_s[-1] / EPOCH_S) + 1 - len(rows) if rows else 0
     if not n_missing:
         return Scoring(PER_LINE, entries), ""
-    return Scoring("numbered epochs", entries), f"{n_missing} epochs are missing in its count."
+    return Scoring(NUMBERED, entries), f"{n_missing} epochs are missing in its count."
 
 
 def _moment_cell(row: Row, columns: dict[str, int]) -> str:

@@ -324,7 +324,7 @@ def test_generic_pairs_by_name(
 @pytest.mark.parametrize(
     ("files", "pairs", "orphans", "problem"),
     [
-        (["a/p1.edf", "b/p1.txt", "b/p2.edf"], {"p1.edf": "p1.txt", "p2.edf": None}, 0, ""),
+        (["a/p1.edf", "b/p1.txt", "b/p2.edf"], {"p1.edf": None, "p2.edf": None}, 1, ""),
         (["edf/p1.edf", "hyp/p1_hypnogram.csv"], {"p1.edf": "p1_hypnogram.csv"}, 0, ""),
         (["edf/p1.edf", "hyp/p2.csv"], {"p1.edf": None}, 1, ""),
         (["edf/p1.edf", "a/p1.csv", "b/p1.csv"], {"p1.edf": None}, 2, "a/p1.csv"),

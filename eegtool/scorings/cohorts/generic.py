@@ -189,9 +189,12 @@ def _pair_by_name(
 def _from_other_folders(
     pairs: Sequence[_Pair], orphans: Sequence[Path]
 ) -> tuple[list[_Pair], list[Path]]:
-    """Give recordings without any the hypnogram of their very name in another folder, if there is one."""
+    """Give recordings without any the hypnogram of their very name in a folder of scorings, if there is one."""
+    homes = {recording.parent for recording, _, _ in pairs}
     homeless: dict[_Words, list[Path]] = {}
     for path in orphans:
+        if path.parent in homes:  # there, it would be of a recording that is missing
+            continue
         homeless.setdefault(_words(stem_of(path)), []).append(path)
     wanting = Counter(_words(stem_of(recording)) for recording, _, _ in pairs)
     found = []
