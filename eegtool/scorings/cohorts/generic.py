@@ -15,6 +15,15 @@ from eegtool.core.errors import EegToolError
 from eegtool.recordings.reading import is_recording
 from eegtool.scorings.cohorts.night import Found, Night, safe_name, several_hypnograms, stem_of
 from eegtool.scorings.cohorts.pairs import PAIRS, read_pairs
+from eegtool.scorings.cohorts.persons import (
+    SES,
+    Name,
+    Words,
+    check_strangers,
+    entity,
+    subject_of,
+    words_of,
+)
 from eegtool.scorings.hypnograms import SUFFIXES, holds_scoring, is_hypnogram, why_no_hypnogram
 from eegtool.scorings.scoring import ReadAs
 
@@ -23,38 +32,11 @@ NAMED_LIKE: Final = (
     "columns recording, hypnogram, subject, night"
 )
 
-_Words: TypeAlias = tuple[str, ...]
 _Likeness: TypeAlias = tuple[int, int]  # words and numbers in common, and minus those that are not
 _Pair: TypeAlias = tuple[Path, Path | None, str]  # recording, hypnogram, problem
-_Name: TypeAlias = tuple[str, ...]  # folders that are part of a name, and the stem of the file
-
-# Words that say what a file is, not which night.
-_ROLES: Final = frozenset(
-    "psg eeg edf bdf fif rec recording raw signal signals data "
-    "hyp hypno hypnogram stage stages staging sleepstages score scores scored scoring scorer expert "
-    "label labels annot annotation annotations event events epoch epochs nsrr profusion "
-    "sleepscoring sleepscore sleepscores sleepstage schlafprofil profil base".split()
-)
-# Words that say which night, not who slept; a number behind them counts nights.
-_NIGHTS: Final = frozenset("n night nights nacht nuit sleep nap ses session visit day run".split())
-_VISITS: Final = _NIGHTS | frozenset(
-    "v t baseline followup follow up pre post before after week month year screening retest test repeat "
-    "drug placebo sham stim recovery deprivation morning evening lab home full split first second".split()
-)
-_NUMBER_OF_A_PERSON: Final = 4  # digits from which on a number is nobody else's
-_DATE: Final = re.compile(
-    r"(19|20)\d\d[-_.]?[01]\d[-_.]?[0-3]\d(?!\d)|(?<!\d)[0-3]?\d[-_.][0-3]?\d[-_.](19|20)\d\d"
-)
-# How data sets name persons, where that looks like nights of one: MASS's 01-02-0007, CinC 2018's tr03-0005.
-_KNOWN_PERSONS: Final = re.compile(r"(0[1-5]-\d\d-\d{4}|t[re]\d\d-\d{4})(?!\d)")
 
 _NOT_READ: Final = (".mat", ".xls", ".xlsx", ".npy", ".npz", ".sco", ".doc", ".docx", ".pdf")
 _SIDECARS: Final = ("channels", "electrodes", "scans", "sessions", "coordsystem")
-
-# Entities of BIDS names: sub-01_ses-2_task-sleep_eeg.edf, in sub-01/ses-2/eeg.
-_SUB: Final = re.compile(r"(?:^|_)sub-([^\W_]+)", re.IGNORECASE)
-_SES: Final = re.compile(r"(?:^|_)ses-([^\W_]+)", re.IGNORECASE)
-_BIDS_FOLDERS: Final = 3
 
 _NO_SUBJECTS: Final = (
     "Subjects are not named: each recording counts as a subject of its own. Where somebody has "
@@ -128,12 +110,12 @@ def pair(
     strangers = {}
     for recording, hypnogram, problem in pairs:
         name = safe_name("-".join(names[recording]), recording)
-        subject = _subject(recording, names[recording], subject_pattern)
+        subject = subject_of(recording, names[recording], subject_pattern)
         night = Night("generic", name, subject or name, 1, recording, hypnogram, problem)
         named.append(replace(night, rivals=rivals.get(recording, ())))
         if subject is None and (meant is None or recording in meant):
             strangers[recording] = names[recording]
-    _check_strangers(strangers)
+    check_strangers(strangers)
     notes = (_NO_SUBJECTS,) if strangers else ()
     nights = sorted([*nights, *_numbered(named)], key=lambda night: night.signal_path)
     return Found(tuple(nights), tuple(orphans), "generic", notes)
@@ -149,15 +131,15 @@ def _pair_by_name(
     hypnograms = {p for p in beside if is_hypnogram(p, read_as)}
     recordings = [p for p in beside if is_recording(p) and p not in hypnograms]
     # By every beginning of their names: comparing each with each takes minutes for a large cohort.
-    beginning: dict[_Words, list[tuple[_Words, Path]]] = {}
+    beginning: dict[Words, list[tuple[Words, Path]]] = {}
     for recording in recordings:
-        words = _words(stem_of(recording))
+        words = words_of(stem_of(recording))
         for n in range(len(words) + 1):
             beginning.setdefault(words[:n], []).append((words, recording))
     claims: dict[Path, list[tuple[_Likeness, Path]]] = {path: [] for path in recordings}
     orphans = []
     for hypnogram in sorted(hypnograms):
-        best, alike = _most_alike(_words(stem_of(hypnogram)), beginning)
+        best, alike = _most_alike(words_of(stem_of(hypnogram)), beginning)
         if len(alike) == 1:
             claims[alike[0]].append((best, hypnogram))
         else:
@@ -172,15 +154,15 @@ def _pair_by_name(
             unclear[recording] = tuple(alike)
         inside = recording if not alike and holds_scoring(recording) else None
         taken[recording] = alike[0] if len(alike) == 1 else inside
-    akin: dict[_Words, list[Path]] = {}
+    akin: dict[Words, list[Path]] = {}
     for path in sorted(orphans):
-        akin.setdefault(_up_to_number(_words(stem_of(path))), []).append(path)
+        akin.setdefault(_up_to_number(words_of(stem_of(path))), []).append(path)
     pairs: list[_Pair] = []
     for recording, chosen in taken.items():
         problem = ""
         if recording in unclear:
             problem = several_hypnograms(recording, unclear[recording])
-        elif chosen is None and (start := _up_to_number(_words(stem_of(recording)))):
+        elif chosen is None and (start := _up_to_number(words_of(stem_of(recording)))):
             problem = _not_taken(recording, akin.get(start, ()))
         pairs.append((recording, chosen, problem))
     return pairs, sorted(orphans), unclear
@@ -191,15 +173,15 @@ def _from_other_folders(
 ) -> tuple[list[_Pair], list[Path]]:
     """Give recordings without any the hypnogram of their very name in a folder of scorings, if there is one."""
     homes = {recording.parent for recording, _, _ in pairs}
-    homeless: dict[_Words, list[Path]] = {}
+    homeless: dict[Words, list[Path]] = {}
     for path in orphans:
         if path.parent in homes:  # there, it would be of a recording that is missing
             continue
-        homeless.setdefault(_words(stem_of(path)), []).append(path)
-    wanting = Counter(_words(stem_of(recording)) for recording, _, _ in pairs)
+        homeless.setdefault(words_of(stem_of(path)), []).append(path)
+    wanting = Counter(words_of(stem_of(recording)) for recording, _, _ in pairs)
     found = []
     for recording, hypnogram, problem in pairs:
-        words = _words(stem_of(recording))
+        words = words_of(stem_of(recording))
         theirs = homeless.get(words, [])
         if hypnogram is None and words and len(theirs) == 1 == wanting[words]:
             hypnogram, problem = theirs[0], ""
@@ -216,18 +198,18 @@ def _like_scorings(files: Sequence[Path]) -> dict[tuple[Path, str], list[Path]]:
     for path in files:
         sidecar = stem_of(path).casefold().rpartition("_")[2] in _SIDECARS
         if path.suffix.casefold() in (*SUFFIXES, *_NOT_READ) and not sidecar:
-            words = _words(stem_of(path))
+            words = words_of(stem_of(path))
             likely.setdefault((path.parent, words[0] if words else ""), []).append(path)
     return likely
 
 
 def _unread(recording: Path, likely: Mapping[tuple[Path, str], Sequence[Path]]) -> str:
     """Say why the files that look like scorings of a recording are none."""
-    words = _words(stem_of(recording))
+    words = words_of(stem_of(recording))
     reasons = [
         f"{path.name}: {why_no_hypnogram(path)}"
         for path in likely.get((recording.parent, words[0] if words else ""), ())
-        if _words(stem_of(path))[: len(words)] == words and not is_hypnogram(path)
+        if words_of(stem_of(path))[: len(words)] == words and not is_hypnogram(path)
     ]
     return f"{recording} has no hypnogram that can be read. {' '.join(reasons)}" if reasons else ""
 
@@ -242,14 +224,14 @@ def _not_taken(recording: Path, akin: Sequence[Path]) -> str:
     )
 
 
-def _up_to_number(words: _Words) -> _Words:
+def _up_to_number(words: Words) -> Words:
     """Return the words up to and with the first number; none if there is no number."""
     numbers = [i for i, word in enumerate(words) if word.isdecimal()]
     return words[: numbers[0] + 1] if numbers else ()
 
 
 def _most_alike(
-    name: _Words, beginning: Mapping[_Words, Sequence[tuple[_Words, Path]]]
+    name: Words, beginning: Mapping[Words, Sequence[tuple[Words, Path]]]
 ) -> tuple[_Likeness, list[Path]]:
     """Find the recordings, given by every beginning of their names, that go with a name best."""
     for n in range(len(name), -1, -1):
@@ -260,13 +242,7 @@ def _most_alike(
     return (0, 0), []
 
 
-def _words(text: str) -> _Words:
-    """Split a name into words and numbers (without leading zeros), less the words for roles."""
-    words = re.findall(r"\d+|[^\W\d_]+", text.casefold())
-    return tuple(w.lstrip("0") or w[-1] for w in words if w not in _ROLES)
-
-
-def _likeness(one: _Words, other: _Words) -> _Likeness | None:
+def _likeness(one: Words, other: Words) -> _Likeness | None:
     """Rank how well two names go together; None where they are of different nights."""
     same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
     rests = (one[same:], other[same:])
@@ -275,14 +251,14 @@ def _likeness(one: _Words, other: _Words) -> _Likeness | None:
     return same + 1, -sum(map(len, rests))
 
 
-def _names(recordings: Sequence[Path]) -> dict[Path, _Name]:
+def _names(recordings: Sequence[Path]) -> dict[Path, Name]:
     """Name recordings as their files, with folders in front where that does not tell them apart."""
-    names: dict[Path, _Name] = {}
+    names: dict[Path, Name] = {}
     folders: dict[str, set[Path]] = {}
     for path in recordings:
         stem, folder = stem_of(path), path.absolute().parent
         # P01/psg.edf has its name from the folder.
-        names[path] = (stem,) if _words(stem) else (folder.name, stem)
+        names[path] = (stem,) if words_of(stem) else (folder.name, stem)
         key = safe_name("-".join(names[path]), path).casefold()
         folders.setdefault(key, set()).add(folder.resolve())
     if all(len(homes) == 1 for homes in folders.values()):
@@ -295,107 +271,6 @@ def _names(recordings: Sequence[Path]) -> dict[Path, _Name]:
     return names
 
 
-def _subject(path: Path, name: _Name, subject_pattern: str) -> str | None:
-    """Return who slept, by the pattern or else by BIDS; None where that does not tell."""
-    if not subject_pattern:
-        label = _entity(_SUB, path)
-        known = _KNOWN_PERSONS.match(name[-1])
-        return (label and f"sub-{label}") or (known and known[1])
-    try:
-        pattern = re.compile(subject_pattern)
-    except re.error as error:
-        raise EegToolError(
-            f"--subject-pattern '{subject_pattern}' is not a regular expression: {error}.",
-            r"For P01_night2.edf it could be '^(P\d+)'.",
-        ) from error
-    if not pattern.groups:
-        raise EegToolError(
-            f"--subject-pattern '{subject_pattern}' has no group.",
-            r"Put parentheses around what names the subject, such as '^(P\d+)'.",
-        )
-    texts = ("-".join(name), path.name, path.absolute().parent.name)
-    match = next(filter(None, map(pattern.search, texts)), None)
-    group: int | str = "subject" if "subject" in pattern.groupindex else 1
-    if not match or not match[group]:
-        raise EegToolError(
-            f"--subject-pattern '{subject_pattern}' finds no subject in {path}.",
-            "It must fit the name of every recording, or of its folder.",
-        )
-    return safe_name(match[group], path)
-
-
-def _entity(pattern: re.Pattern[str], path: Path) -> str | None:
-    """Return the label of an entity of BIDS, from the name of the file or else of its folders."""
-    folders = [folder.name for folder in path.absolute().parents]
-    matches = map(pattern.search, [stem_of(path), *folders[:_BIDS_FOLDERS]])
-    return next((match[1] for match in matches if match), None)
-
-
-def _check_strangers(names: Mapping[Path, _Name]) -> None:
-    """Refuse recordings that count as subjects of their own but seem to be nights of one person."""
-    alike: dict[_Words, dict[str, Path]] = {}
-    for path, name in names.items():
-        called = safe_name(
-            "-".join(name), path
-        ).casefold()  # two of one name: that is refused later
-        for key in _persons(name):
-            alike.setdefault(key, {}).setdefault(called, path)
-    clashes = {key: list(group.values()) for key, group in alike.items() if len(group) > 1}
-    if not clashes:
-        return
-    order = list(names)
-    key, (one, other, *_) = min(clashes.items(), key=lambda c: order.index(c[1][1]))
-    pattern = _advice(names, one, list(clashes.values()))
-    way = f"such as --subject-pattern '{pattern}', or write" if pattern else "by"
-    raise EegToolError(
-        f"{one} and {other} may be nights of one person, '{''.join(key)}', who could then be on both "
-        "sides of the split.",
-        f"Say what in the names is the person, {way} a {PAIRS}; --subject-pattern '(.+)' makes each "
-        "recording a subject of its own.",
-    )
-
-
-def _persons(name: _Name) -> set[_Words]:
-    """Return all that may name the person in the name of a recording."""
-    name = tuple(filter(None, (_DATE.sub("", part).strip("-_. ") for part in name))) or name
-    # In P01-night1, P01 is who slept; in night1-P01, too.
-    who = next((part for part in reversed(name) if _names_somebody(part)), "-".join(name))
-    number = re.match(r"(\D*)\d+", who)
-    words = _words("-".join(name))
-    rest = tuple(
-        word
-        for before, word in zip(("", *words), words, strict=False)
-        if word not in _VISITS
-        and not (before in _VISITS and word.isdecimal() and len(word) < _NUMBER_OF_A_PERSON)
-    )
-    keys = {(w,) for w in rest if w.isdecimal() and len(w) >= _NUMBER_OF_A_PERSON} | {rest}
-    if number or not rest:
-        keys.add(((number[0] if number else who).casefold(),))
-    return keys - {()}
-
-
-def _advice(names: Mapping[Path, _Name], one: Path, alike: Sequence[Sequence[Path]]) -> str:
-    """Return a pattern that fits all names and keeps those together that look alike, but if it can not all."""
-    texts = {path: "-".join(name) for path, name in names.items()}
-    who = next((part for part in reversed(names[one]) if _names_somebody(part)), names[one][0])
-    prefix = re.escape(re.sub(r"\d.*", "", who))
-    ways = [r"^(\D*\d+)", rf"(?:^|-)({prefix}\d+)", r"(\d{4,})", "^([^-]+)", "([^-]+)$"]
-    ways += [r"^([^-_\s]+)", r"([^-_\s]+)$"]
-    fitting = []
-    for pattern in ways:
-        found = {path: m[1] for path, text in texts.items() if (m := re.search(pattern, text))}
-        if len(found) == len(texts) and all(len({found[p] for p in g}) == 1 for g in alike):
-            fitting.append((len(set(found.values())) < 2, ways.index(pattern), pattern))
-    return min(fitting)[2] if fitting else ""
-
-
-def _names_somebody(part: str) -> bool:
-    """Say whether a part of a name could be a person; ``night1`` and ``psg`` are not."""
-    words = _words(part)
-    of_night = any(word in _NIGHTS for word in words)
-    return bool(words) and not (of_night and all(w.isdecimal() or w in _NIGHTS for w in words))
-
-
 def _numbered(nights: Sequence[Night]) -> list[Night]:
     """Number the nights of each subject by session, or else in the order of their names.
 
@@ -406,7 +281,7 @@ def _numbered(nights: Sequence[Night]) -> list[Night]:
         of_subject.setdefault(night.subject, []).append(night)
     numbered = []
     for theirs in of_subject.values():
-        labels = [_entity(_SES, night.signal_path) or "" for night in theirs]
+        labels = [entity(SES, night.signal_path) or "" for night in theirs]
         numbers = [int(label) if label.isdecimal() else 0 for label in labels]
         if 0 in numbers or len(set(numbers)) < len(numbers):  # sessions do not tell nights apart
             numbers = list(range(1, len(theirs) + 1))

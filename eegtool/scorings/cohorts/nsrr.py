@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from eegtool.scorings.cohorts.night import Found, Night, nearest
+from eegtool.scorings.cohorts.night import Found, pair_by_key
 
 NAMED_LIKE: Final = "shhs1-200001.edf and shhs1-200001-nsrr.xml (or -profusion.xml)"
 
@@ -17,44 +17,25 @@ _STUDIES: Final = "shhs mesa mros cfs sof ccshs abc apples bestair chat heartbea
 _FILE: Final = re.compile(
     rf"(?P<key>(?P<study>{'|'.join(_STUDIES)})(?P<before>(?:-?(?:[a-z]+-?\d{{0,2}}|[12]))*?)"
     r"-(?P<id>[a-z]{0,2}\d{4,})(?P<after>(?:-(?!nsrr|profusion)[a-z]+\d{0,2})*))"
-    r"(?P<kind>\.edf|-nsrr\.xml|-profusion\.xml|(?:-nsrr)?\.e?annot|\.stg\.txt)"
+    r"(?P<kind>\.edf|-nsrr\.xml|-profusion\.xml|(?:-nsrr)?\.annot|\.eannot|\.stg\.txt)"
 )
 _VISITS: Final = {"baseline": 1, "followup": 2}
 
 
-def pair(files: Sequence[Path]) -> Found:
-    """Pair files by study, visit and number, wherever they lie; a visit counts as a night of the same person.
+_SCORINGS: Final = ("-nsrr.xml", "-profusion.xml", ".annot", "-nsrr.annot", ".eannot", ".stg.txt")
 
-    NSRR gives each scoring in several dialects; its own is taken first. Where there are
-    several copies of a hypnogram, and none or several of them beside the recording, it gets none,
-    and its problem says so.
+
+def pair(files: Sequence[Path]) -> Found:
+    """Pair files by study, visit and number; a visit counts as a night of the same person.
+
+    NSRR gives each scoring in several dialects; its own is taken first.
     """
-    named = [(path, m) for path in files if (m := _FILE.fullmatch(path.name.lower()))]
-    hypnograms: dict[str, dict[str, list[Path]]] = {}
-    for path, match in named:
-        if match["kind"] != ".edf":
-            hypnograms.setdefault(match["key"], {}).setdefault(match["kind"], []).append(path)
-    nights = []
-    for path, match in named:
-        if match["kind"] == ".edf":
-            dialects = hypnograms.get(match["key"], {})
-            scoring = dialects.get("-nsrr.xml") or dialects.get("-profusion.xml")
-            hypnogram, problem, rivals = nearest(path, scoring or next(iter(dialects.values()), []))
-            nights.append(
-                Night(
-                    cohort="nsrr",
-                    recording=match["key"],
-                    subject=f"{match['study']}-{match['id']}",
-                    night=_visit(f"{match['before']}{match['after']}"),
-                    signal_path=path,
-                    hypnogram_path=hypnogram,
-                    problem=problem,
-                    rivals=rivals,
-                )
-            )
-    keys = {night.recording for night in nights}
-    orphans = [p for k, d in hypnograms.items() if k not in keys for ps in d.values() for p in ps]
-    return Found(tuple(nights), tuple(sorted(orphans)), "nsrr")
+    return pair_by_key(files, "nsrr", _FILE, ".edf", _SCORINGS, _named)
+
+
+def _named(match: re.Match[str]) -> tuple[str, str, int]:
+    subject = f"{match['study']}-{match['id']}"
+    return match["key"], subject, _visit(f"{match['before']}{match['after']}")
 
 
 def _visit(words: str) -> int:
