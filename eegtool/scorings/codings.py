@@ -30,7 +30,7 @@ CODINGS: Final[Mapping[str, Mapping[int, str]]] = {
     "R&K, as Profusion, NSRR and ISRUC count": RK,
     "AASM, as yasa, Dreem and GSSC count": {
         **{0: "W", 1: "N1", 2: "N2", 3: "N3", 4: "REM", 5: MOVEMENT},
-        **{-1: UNSCORED, -2: UNSCORED},
+        **{-1: UNSCORED, -2: UNSCORED, 8: UNSCORED},  # BOAS has 8
     },
     "AASM from 1": {1: "W", 2: "N1", 3: "N2", 4: "N3", 5: "REM", -1: UNSCORED},
     "R&K from 1": {1: "W", 2: "N1", 3: "N2", 4: "N3", 5: _S4, 6: "REM", -1: UNSCORED},

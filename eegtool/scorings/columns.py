@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -41,7 +41,7 @@ _COMMENTS: Final = ("#", "*")
 _HEADER_ROWS: Final = 200  # within which the table begins
 _ENDS: Final = re.compile(r"^\*Duration_sec\b", re.MULTILINE)  # of Visbrain, whose times are ends
 _NO_STAGE: Final = re.compile(
-    r"[:=]|\S+ \S+ \S+"
+    r"[:=]|\S+ \S+ \S+|^\[.*\]$"
 )  # lines that cannot be stages, not even misspelt ones
 
 
@@ -119,10 +119,8 @@ def find_table(path: Path, text: str) -> Table:
     else:
         table = _unnamed(path, body, ends=bool(_ENDS.search(text)))
     if table.columns or len(table.names) > 1:
-        return Table(path, _filled(table.rows), table.names, table.columns, table.scored)
-    return (
-        table  # in a mere list a blank line may be an epoch that was forgotten: it will be refused
-    )
+        return replace(table, rows=_filled(table.rows))
+    return table  # a blank line of a mere list may be a forgotten epoch: it will be refused
 
 
 def fold_name(name: str) -> str:
@@ -174,13 +172,12 @@ def _header(rows: Sequence[Row]) -> tuple[int, tuple[str, ...]]:
         told = roles.keys() & {"stage", "event"}
         like = any("stage" in fold_name(name) for name in names)
         # The first line of a mere list must have one of the very names: it may be a misspelt stage.
-        if (told and not _is_comment(row)) or (len(names) > 1 and timed and (told or like)):
+        comment, several = _is_comment(row), sum(map(bool, names)) > 1
+        if (told and not comment) or (
+            several and (timed or like) and (told or like or not comment)
+        ):
             return i, names
-        if len(names) > 1 and timed and not _is_comment(row) and sum(map(bool, row.cells)) > 1:
-            return i, names  # the stages are in a column of another name
-        if not _is_comment(row) and len(names) > 1 and like:
-            return i, names
-        if not _is_comment(row) and len(row.cells) > 1 and any(map(is_moment, row.cells)):
+        if not comment and several and any(map(is_moment, row.cells)):
             break  # the table has begun
     return 0, ()
 

@@ -134,7 +134,7 @@ def test_numbers_among_events_are_no_stages() -> None:
         ("Sleep stage 5\nN2\n", "unknown stage in line 1: 'Sleep stage 5'"),
         ("onset,stage\n0,W\n30,Lights off\n", "unknown stage in line 3: 'Lights off'"),
         ("onset,trial_type\n0,W\n30,Sleep stge 2\n", "unknown stage in line 3: 'Sleep stge 2'"),
-        ("0\n8\n", "no coding that is known: 0, 8"),
+        ("0\n12\n", "no coding that is known: 0, 12"),
         ("onset,stage\n0,W\n30,\n", "unknown stage in line 3: ''"),
         ("onset,stage\nsoon,W\n", "'soon' in line 2: it is no time"),
         ("onset,stage\n0,W\n23:00:00,W\n", "onsets .* mixed"),
