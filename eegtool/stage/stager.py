@@ -272,6 +272,7 @@ class Stager:
                     drawn.pictures,
                     device=self._device,
                     advance=lambda n: bar.update(task, advance=n),
+                    onsets_s={e.sample_id: e.onset_s for e in drawn.prepared.epochs("eval")},
                 )
         return drawn.features[weights]
 
