@@ -64,8 +64,8 @@ class Draw:
     def __call__(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Draw; see `Choose`."""
         warm = logits.float().cpu() / self._temperature
-        told, order = warm.softmax(-1).sort(dim=-1, descending=True)
-        enough = told.cumsum(-1) - told >= self._top_p  # what stands before it suffices
+        shares, order = warm.softmax(-1).sort(dim=-1, descending=True)
+        enough = shares.cumsum(-1) - shares >= self._top_p  # what stands before it suffices
         enough[:, 0] = False
         warm[torch.zeros_like(enough).scatter(1, order, enough)] = -torch.inf
         sources = [self._sources[row] for row in rows.tolist()]
@@ -83,22 +83,18 @@ def decode(
     eos_token_id: int,
     leave: Leave | None = None,
 ) -> torch.Tensor:
-    """Let the model go on with the prompts of a batch.
+    """Let the model continue the prompts of a batch.
 
     Parameters
     ----------
-    model : EEGVLM
-        The model.
     embeds : float [B, T, D]
         Prompts, padded on the left (see `EEGVLM.embed`).
     mask : int64 [B, T]
         0 where they are padded.
     choose : callable
         How the next token is chosen.
-    max_new_tokens : int
-        Room for an answer.
-    eos_token_id : int
-        The token that ends it.
+    max_new_tokens, eos_token_id : int
+        Space for an answer, and the token that ends it.
     leave : callable, optional
         Called once about every row, when it leaves the batch.
 

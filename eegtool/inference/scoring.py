@@ -7,7 +7,7 @@ answers are packed behind them::
     positions    0   0      0 ...   9  10   10 11   10 11   10 11     10
 
 Each answer sees the prompt and itself, and its positions begin behind the prompt: it is scored as if
-it stood there alone. The last token of an answer, its end, is only told, never read.
+it stood there alone. The last token of an answer, its end, is only predicted, never read.
 
 Where the model has read a prompt before, to write an answer, its keys and values are in a cache: the packed
 tokens see those of its columns that hold the beginning of this prompt, and only the rest of it is run.
@@ -62,14 +62,12 @@ def encode_choice(
 
     Parameters
     ----------
-    processor : Processor
-        Of the model.
     question, n_images : str, int
         What is asked, about how many pictures.
     answers : sequence of str
         One for each stage.
     is_whole : bool
-        Whether an answer ends there, and its end is part of it, or goes on.
+        Whether an answer ends there, and its end is part of it, or continues.
 
     Raises
     ------
@@ -157,31 +155,6 @@ def stage_log_likelihoods(
     return _means(log_softmax(logits, dim=-1), choices)
 
 
-def probabilities(log_likelihood: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Return the softmax over the stages.
-
-    Parameters
-    ----------
-    log_likelihood : float [B, 5]
-        See `stage_log_likelihoods`.
-    temperature : float
-        Above 0; see `calibration.fit_temperature`.
-
-    Returns
-    -------
-    float64 [B, 5]
-        Rows that sum to 1.
-
-    Examples
-    --------
-    >>> probabilities(np.log([[0.2, 0.1, 0.1, 0.0625, 0.0375]])).round(3).tolist()
-    [[0.4, 0.2, 0.2, 0.125, 0.075]]
-    """
-    scaled = np.asarray(log_likelihood, np.float64) / temperature
-    raised = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-    return raised / raised.sum(axis=-1, keepdims=True)
-
-
 @dataclass(frozen=True, slots=True)
 class _Packed:
     """The rest of the prompts, padded on the left, and what is read of their answers, padded on the right."""
@@ -193,7 +166,7 @@ class _Packed:
     positions: torch.Tensor
     """int64 [B, T]"""
     begin: int
-    """The last column of the prompts: its states tell the first token of every answer."""
+    """The last column of the prompts: its states predict the first token of every answer."""
 
 
 def _pack(choices: Sequence[Choice], cached: Cached | None, pad_token_id: int) -> _Packed:
@@ -276,14 +249,8 @@ def _in_float32(head: torch.nn.Linear) -> Iterator[torch.nn.Linear]:
         del head.forward
 
 
-def _means(told: torch.Tensor, choices: Sequence[Choice]) -> np.ndarray:
-    """Average over the tokens of each answer.
-
-    Parameters
-    ----------
-    told : float [B, 1 + packed tokens, vocabulary]
-        Log-probabilities of the next token, from the last token of the prompt on.
-    """
+def _means(log_probabilities: torch.Tensor, choices: Sequence[Choice]) -> np.ndarray:
+    """Average over the tokens of each answer; float ``[B, 1 + packed tokens, vocabulary]`` → ``[B, answers]``."""
     rows: list[int] = []
     columns: list[int] = []
     tokens: list[int] = []
@@ -297,6 +264,6 @@ def _means(told: torch.Tensor, choices: Sequence[Choice]) -> np.ndarray:
             tokens += answer
             owners += [row * n_answers + number] * len(answer)
             begin += len(answer) - 1
-    found = told[rows, columns, tokens].double().cpu().numpy()
+    found = log_probabilities[rows, columns, tokens].double().cpu().numpy()
     means = np.bincount(owners, weights=found) / np.bincount(owners)
     return means.reshape(len(choices), n_answers)
