@@ -225,7 +225,7 @@ def look_at_machine() -> Iterator[tuple[str, Any]]:
     yield "gpus", [{"name": g.name, "memory_gb": round(g.total_memory / 1e9, 1)} for g in gpus]
     if gpus:
         yield "bf16", torch.cuda.is_bf16_supported(including_emulation=False)
-    from eegtool.model.checkpoints import best_dtype, choose_attention
+    from eegtool.model.loading import best_dtype, choose_attention
 
     yield "precision", str(best_dtype()).removeprefix("torch.")
     yield "attention", choose_attention("auto", best_dtype())

@@ -47,7 +47,7 @@ DOORS = {
         "report",
     ),
     # doctor must stand when the rooms do not: it asks them late, and takes their failing for an answer.
-    "doctor": ("core", "model.checkpoints", "finetune.launcher"),
+    "doctor": ("core", "model.loading", "finetune.launcher"),
 }
 
 

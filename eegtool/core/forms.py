@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 IMAGE_TOKEN: Final = "<image>"
+CHAT: Final = "chat"
+"""Stands for a model family's own chat template where the name of a conversation template is expected."""
 
 TAKEN: Final = {
     "image": "'image' is one path: taken as [Image1, Image1]",

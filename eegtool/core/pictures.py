@@ -20,6 +20,9 @@ from eegtool.core.workspace import fault_of
 # Beyond 90 million pixels Pillow warns once and decodes them, beyond twice as many it refuses.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
+PICTURE_SIDE: Final = 336
+"""Side of a picture in pixels where nothing else is asked for: that of CLIP ViT-L, LLaVA-1.5's tower."""
+
 _BROKEN: Final = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError),
     *(struct.error, zlib.error, MemoryError),

@@ -204,7 +204,7 @@ def _ask(
     with console.status("Asking ..."):
         (reply,) = model.reply(
             [Question(settings.image.stem, (name, name), question)],
-            model.processor.pixel_spec.pixels(settings.image)[None],
+            [model.processor.pixels(settings.image)],
             None if feature is None else feature[None],
             "both" if answers.stages else "generate",
             Decoding(settings.max_new_tokens or space),

@@ -23,6 +23,7 @@ from eegtool.inference.loaded import LoadedModel
 from eegtool.inference.writing import Reply
 from eegtool.model.adapters import Contract
 from eegtool.model.answer_form import AnswerForm
+from eegtool.model.processor import Pixels
 
 _WHEREABOUTS: Final = ("subject", "recording", "night", "epoch_index", "onset_s")
 _AGAIN: Final = "Start again with --overwrite, or give another --answers-file."
@@ -116,7 +117,7 @@ class Job:
         model: LoadedModel,
         questions: Sequence[Question],
         done: Collection[str],
-        pixels_of: Callable[[Question], np.ndarray],
+        pixels_of: Callable[[Question], Pixels],
         feature_of: Callable[[str], np.ndarray] | None,
         *,
         batch_size: int | None,

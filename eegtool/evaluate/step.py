@@ -112,12 +112,11 @@ def _ask(task: Task, rank: int = 0, ranks: int = 1) -> None:
         )
         if rank == 0:
             _announce(task, done, ranks)
-        spec = model.processor.pixel_spec
         batches = task.job.ask(
             model,
             own,
             done,
-            lambda q: spec.pixels(inside(task.image_folder, q.images[0])),
+            lambda q: model.processor.pixels(inside(task.image_folder, q.images[0])),
             None if task.features is None else task.features.__getitem__,
             batch_size=read_batch_size(settings.batch_size),
             deterministic=settings.deterministic,

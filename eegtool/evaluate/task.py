@@ -32,12 +32,14 @@ from eegtool.model.adapters import (
     adapter_sha256,
     contract_base,
     is_untrained,
+    prompt_of,
     read_contract,
 )
 from eegtool.model.answer_form import AnswerForm
-from eegtool.model.checkpoints import ATTENTIONS
+from eegtool.model.checkpoints import Base
 from eegtool.model.eegvlm import FUSIONS
-from eegtool.model.processor import TEMPLATES, picture_of
+from eegtool.model.loading import ATTENTIONS
+from eegtool.model.processor import picture_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ def check(settings: EvaluateSettings) -> Task:
     if settings.calibrate:
         check_folder(folder, "The folder of the model")
     # Is the base there, and is it the one it was trained on?
-    contract_base(folder, contract, settings.model_base, settings.vision_tower)
+    base = contract_base(folder, contract, settings.model_base, settings.vision_tower)
     question_file = settings.question_file or workspace.questions
     questions, notes = questions_of(question_file, settings.label_coding)
     known = read_epochs(workspace.epochs) if workspace.epochs.exists() else []
@@ -130,7 +132,7 @@ def check(settings: EvaluateSettings) -> Task:
     features = _features(settings, contract, questions, features_file)
     both = f"The model {folder} and {workspace.root}"
     check_same_pictures(contract.protocol, workspace.protocol(), both)
-    job = _job(settings, contract, epochs)
+    job = _job(settings, contract, base, epochs)
     use = settings.mode != "generate" and not (settings.no_calibration or settings.calibrate)
     return Task(
         settings=settings,
@@ -310,7 +312,9 @@ def _features(
     return features
 
 
-def _job(settings: EvaluateSettings, contract: Contract, epochs: dict[str, Epoch]) -> Job:
+def _job(
+    settings: EvaluateSettings, contract: Contract, base: Base, epochs: dict[str, Epoch]
+) -> Job:
     """Return how the model is asked, if it can be asked so."""
     answers = AnswerForm.from_contract(contract.answers)
     if settings.mode != "generate" and not answers.stages:
@@ -320,7 +324,6 @@ def _job(settings: EvaluateSettings, contract: Contract, epochs: dict[str, Epoch
             "Ask with --mode generate; `eegvlm report` reads stages out of what it writes.",
         )
     template = settings.conv_mode or contract.version
-    check_name("conversation template", template, TEMPLATES)
     return Job(
         model_id=settings.model_path.resolve().name,
         contract=contract,
@@ -335,7 +338,7 @@ def _job(settings: EvaluateSettings, contract: Contract, epochs: dict[str, Epoch
             seed=settings.seed,
         ),
         template=template,
-        prompt=TEMPLATES[template].prompt,
+        prompt=prompt_of(base, contract, template),
         pictures=contract.protocol,
         epochs=epochs,
         features=settings.features,

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset
 
@@ -15,7 +14,8 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.records import Conversation
 from eegtool.core.workspace import inside
 from eegtool.extract.features import FeatureTable
-from eegtool.model.processor import IGNORED, Encoded, Processor, pad, picture_of
+from eegtool.model.checkpoints import AnyProcessor
+from eegtool.model.processor import IGNORED, Encoded, Pixels, pad, picture_of
 
 
 class FinetuneDataset(Dataset[dict[str, Any]]):
@@ -32,7 +32,7 @@ class FinetuneDataset(Dataset[dict[str, Any]]):
         rows: Sequence[Conversation],
         image_folder: Path,
         features: FeatureTable | None,
-        processor: Processor,
+        processor: AnyProcessor,
         max_length: int,
         threads: int = 1,
     ) -> None:
@@ -58,17 +58,16 @@ class FinetuneDataset(Dataset[dict[str, Any]]):
     def _row(self, index: int) -> Conversation:
         return self.rows[~index if index < 0 else index]
 
-    def _pixels(self, index: int) -> np.ndarray:
-        picture = inside(self.image_folder, self._row(index).images[0])
-        return self.processor.pixel_spec.pixels(picture)
+    def _pixels(self, index: int) -> Pixels:
+        return self.processor.pixels(inside(self.image_folder, self._row(index).images[0]))
 
-    def _item(self, index: int, pixels: np.ndarray) -> dict[str, Any]:
+    def _item(self, index: int, pixels: Pixels) -> dict[str, Any]:
         row = self._row(index)
         encoded = encode(row, self.processor, self.max_length)
         item = {
             "input_ids": encoded.input_ids,
             "labels": (IGNORED,) * len(encoded.labels) if index < 0 else encoded.labels,
-            "pixel_values": torch.from_numpy(pixels),
+            "picture": pixels,
         }
         if self.features is not None:
             item["high_level_features"] = torch.from_numpy(self.features[row.sample_id])
@@ -83,7 +82,7 @@ class FinetuneDataset(Dataset[dict[str, Any]]):
         return [counted[row.text] for row in self.rows]
 
 
-def trained_share(rows: Sequence[Conversation], processor: Processor, max_length: int) -> float:
+def trained_share(rows: Sequence[Conversation], processor: AnyProcessor, max_length: int) -> float:
     """Check every sample (see `encode`) and return the share of all tokens that carry a label."""
     counted: dict[tuple[Any, ...], tuple[int, int]] = {}  # most epochs share question and answer
     trained = total = 0
@@ -97,7 +96,7 @@ def trained_share(rows: Sequence[Conversation], processor: Processor, max_length
     return trained / total
 
 
-def encode(row: Conversation, processor: Processor, max_length: int) -> Encoded:
+def encode(row: Conversation, processor: AnyProcessor, max_length: int) -> Encoded:
     """Tokenise one conversation.
 
     Raises
@@ -118,17 +117,11 @@ def encode(row: Conversation, processor: Processor, max_length: int) -> Encoded:
     return encoded
 
 
-def collate(items: list[dict[str, Any]], pad_id: int) -> dict[str, torch.Tensor]:
-    """Stack samples, padded on the right to the longest of the batch.
-
-    There is no attention mask: attention is causal, so no token sees the padding behind it, and
-    without a mask it has faster kernels.
-    """
-    batch = {
-        "input_ids": pad([item["input_ids"] for item in items], pad_id, "right"),
-        "labels": pad([item["labels"] for item in items], IGNORED, "right"),
-    }
-    for name in ("pixel_values", "high_level_features"):
-        if name in items[0]:
-            batch[name] = torch.stack([item[name] for item in items])
+def collate(items: list[dict[str, Any]], processor: AnyProcessor) -> dict[str, torch.Tensor]:
+    """Stack samples, padded on the right to the longest of the batch."""
+    rows, pictures = ([item[name] for item in items] for name in ("input_ids", "picture"))
+    batch = processor.inputs(rows, pictures, "right")
+    batch["labels"] = pad([item["labels"] for item in items], IGNORED, "right")
+    if "high_level_features" in items[0]:
+        batch["high_level_features"] = torch.stack([i["high_level_features"] for i in items])
     return batch

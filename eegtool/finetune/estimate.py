@@ -65,13 +65,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from transformers import LlamaConfig, LlavaConfig
+from transformers import PreTrainedConfig
 
 from eegtool.core.errors import EegToolError
 from eegtool.finetune.plan import Plan
 from eegtool.model.adapters import add_lora, trained_table
-from eegtool.model.checkpoints import quiet
-from eegtool.model.eegvlm import EEGVLM, patches
+from eegtool.model.checkpoints import Network
+from eegtool.model.families.fused import FEATURE_WIDTH
+from eegtool.model.loading import quiet
 
 _LIVE: Final = 1_000_000_000
 """Parameters that ZeRO-3 holds in full at a time (``stage3_max_live_parameters`` of the presets)."""
@@ -97,7 +98,12 @@ class Size:
     """Tokens of the longest sample."""
     labels: int
     """Trained tokens of that sample."""
-    config: LlavaConfig
+    text: PreTrainedConfig
+    """Shape of the language model."""
+    projected: int
+    """Tokens of a sample that go through the trained projector."""
+    tensors: tuple[int, ...]
+    """Numbers in each tensor of the base model."""
     scored: int = 0
     """Epochs of a validation."""
     held_out: int = 0
@@ -129,19 +135,18 @@ class Memory:
         return self.allocated + _CUDA
 
 
-def count_parameters(config: LlavaConfig, plan: Plan) -> tuple[tuple[str, int, int], ...]:
-    """Return trained and all parameters by part, with LoRA as the ranks put it in."""
+def count_parameters(model: Network, plan: Plan) -> tuple[tuple[str, int, int], ...]:
+    """Return trained and all parameters by part, with LoRA as the ranks put it into a model without weights."""
     with torch.device("meta"), quiet():
-        model = EEGVLM(config)
         model.requires_grad_(False)
-        model = add_lora(
+        peft_model = add_lora(
             model,
             r=plan.lora_r,
             alpha=plan.lora_alpha,
             dropout=plan.lora_dropout,
             use_dora=plan.use_dora,
         )
-    return tuple(trained_table(model))
+    return tuple(trained_table(peft_model))
 
 
 def steps(plan: Plan, samples: int, ranks: int) -> int:
@@ -200,7 +205,7 @@ def allocated(size: Size, plan: Plan, ranks: int) -> dict[str, float]:
     weights = _weights(size, plan)
     lora = next(trained for part, trained, _ in size.parts if "LoRA" in part)
     gathered = width * (min(_LIVE, size.parameters) + lora)
-    buffers = 2 * width * size.config.text_config.hidden_size**2
+    buffers = 2 * width * size.text.hidden_size**2
     adam, gradients, update = (n * trained / ranks for n in (_ADAM, width, _UPDATE))
     kept = activations(size, plan)
     found = {"zero2": weights + adam + buffers + max(gradients + kept, update)}
@@ -228,7 +233,7 @@ def activations(size: Size, plan: Plan, *, zero3: bool = False, mixed: bool = Fa
     mixed : bool
         Whether LoRA has 32 bits on a base of 16 bits.
     """
-    width, text = _width(plan), size.config.text_config
+    width, text = _width(plan), size.text
     hidden, inner, layers = text.hidden_size, text.intermediate_size, text.num_hidden_layers
     layer = layer_bytes(text, plan.lora_r, width, zero3=zero3, use_dora=plan.use_dora)
     at_a_time = width * (4 * hidden + inner) + 8 * inner * mixed
@@ -236,21 +241,21 @@ def activations(size: Size, plan: Plan, *, zero3: bool = False, mixed: bool = Fa
         per_token = layers * width * hidden + layer + at_a_time
     else:
         per_token = layers * layer + max(at_a_time, 28 * hidden)
-    projector = width * (size.config.vision_config.hidden_size + 2 * hidden)
+    projector = width * (FEATURE_WIDTH + 2 * hidden)
     logits = size.labels * text.vocab_size * 4 * 3
-    per_sample = size.tokens * per_token + patches(size.config) * projector + logits
+    per_sample = size.tokens * per_token + size.projected * projector + logits
     products = width * (3 * hidden * inner + inner**2) * plan.use_dora
     return int(plan.arguments["per_device_train_batch_size"] * per_sample + products)
 
 
 def layer_bytes(
-    text: LlamaConfig, rank: int, width: int, *, zero3: bool = False, use_dora: bool = False
+    text: PreTrainedConfig, rank: int, width: int, *, zero3: bool = False, use_dora: bool = False
 ) -> int:
     """Return the bytes per token that one layer of the language model keeps for the way back.
 
     Parameters
     ----------
-    text : LlamaConfig
+    text : transformers.PreTrainedConfig
         Shape of the language model.
     rank : int
         Rank of LoRA.
@@ -354,7 +359,7 @@ def _weights(size: Size, plan: Plan) -> float:
     weights = float(width * size.parameters)
     if plan.bits == 4:
         language = next(total - trained for part, trained, total in size.parts if "LoRA" in part)
-        text = size.config.text_config
+        text = size.text
         linear = language - (2 - text.tie_word_embeddings) * text.vocab_size * text.hidden_size
         weights -= (width - _NF4) * linear
     return weights
@@ -362,9 +367,7 @@ def _weights(size: Size, plan: Plan) -> float:
 
 def _offloaded(size: Size, width: int, ranks: int) -> float:
     """Return what one rank of zero3_offload holds in the memory of its host."""
-    with torch.device("meta"), quiet():
-        base = [parameter.numel() for parameter in EEGVLM(size.config).parameters()]
-    pinned = sum(_pinned(width * n / ranks) for n in base)
+    pinned = sum(_pinned(width * n / ranks) for n in size.tensors)
     for _, trained, _ in size.parts:
         share = trained / ranks
         pinned += 3 * _pinned(width * share) + _pinned(4 * share)

@@ -10,14 +10,13 @@ import shutil
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import httpx
 import torch
-from huggingface_hub import HfApi, split_torch_state_dict_into_shards
+from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from rich.markup import escape
-from safetensors.torch import load_file, save
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError, brief
@@ -33,12 +32,11 @@ from eegtool.model.adapters import (
     is_untrained,
     load_adapter,
     read_contract,
+    write_projector,
 )
-from eegtool.model.checkpoints import Base, find_base, llava_config, load_processor
-from eegtool.model.eegvlm import EEGVLM
-from eegtool.model.processor import PixelSpec, Processor
+from eegtool.model.checkpoints import AnyProcessor, Base, Network, find_base, load_processor
+from eegtool.model.loading import quiet
 
-_SHARD: Final = "4GB"  # the hub wants files below 5 GB
 _STAMP: Final = "run.json"
 _HUB_ERRORS: Final = (OSError, ValueError, HfHubHTTPError, httpx.HTTPError)
 
@@ -126,8 +124,7 @@ def _check(settings: ExportSettings) -> tuple[Contract, Base]:
             f"{settings.model_path} is merged already.", "Give the folder that finetune wrote."
         )
     base = contract_base(settings.model_path, contract, settings.model_base, settings.vision_tower)
-    with torch.device("meta"):
-        n_weights = sum(p.numel() for p in EEGVLM(llava_config(base)).parameters())
+    n_weights = sum(p.numel() for p in base.empty(contract.fusion).parameters())
     needed = n_weights * getattr(torch, settings.dtype).itemsize
     place = next(p for p in out.parents if p.is_dir())
     free = shutil.disk_usage(place).free
@@ -162,7 +159,7 @@ def _check_sharing(settings: ExportSettings, licence: str) -> None:
         ) from error
 
 
-def _merged(settings: ExportSettings) -> tuple[EEGVLM, Processor]:
+def _merged(settings: ExportSettings) -> tuple[Network, AnyProcessor]:
     """Load base and adapter as one model."""
     model, processor, _ = load_adapter(
         settings.model_path,
@@ -172,74 +169,29 @@ def _merged(settings: ExportSettings) -> tuple[EEGVLM, Processor]:
         vision_tower=settings.vision_tower,
         merge=True,
     )
-    merged = inner(model)
-    _lengthen_vocabulary(merged)
-    return merged, processor
+    return inner(model), processor
 
 
-def _lengthen_vocabulary(model: EEGVLM) -> None:
-    """Give ``<image>`` a row, where it lies beyond the table: the original LLaVA has none for it.
-
-    Other programs look its token up. New rows are copies of the first one, ``<unk>``, so that no answer
-    changes: what is never said does not become likelier than it.
-    """
-    missing = model.config.image_token_id + 1 - model.config.text_config.vocab_size
-    if missing <= 0:
-        return
-    for module in (model.get_input_embeddings(), model.lm_head):
-        rows = module.weight.data
-        longer = torch.cat([rows, rows[:1].expand(missing, -1)])
-        module.weight = torch.nn.Parameter(longer, requires_grad=False)
-    model.config.text_config.vocab_size += missing
+def _write(folder: Path, model: Network, processor: AnyProcessor) -> int:
+    """Write the plain model of the family, its processor, and what it has not; return the bytes of all weights."""
+    with quiet():
+        model.save_plain(folder)
+    processor.save(folder)
+    if model.projector_is_own:
+        write_projector(folder, model)
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
-def _write(folder: Path, model: EEGVLM, processor: Processor) -> int:
-    """Write configuration, tokenizer, pixels and weights; return the bytes of the weights."""
-    model.config.architectures = ["LlavaForConditionalGeneration"]
-    model.config.save_pretrained(folder)
-    processor.tokenizer.save_pretrained(folder)
-    write_json(folder / "preprocessor_config.json", _preprocessor(processor.pixel_spec))
-    # Not model.save_pretrained: it imports DeepSpeed, and renames what transformers' own class has.
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    split = split_torch_state_dict_into_shards(state, max_shard_size=_SHARD)
-    for name, keys in split.filename_to_tensors.items():
-        part = {key: state[key] for key in keys}
-        (folder / name).write_bytes(save(part, {"format": "pt"}))
-        written = load_file(folder / name)
-        if not all(torch.equal(tensor, written[key]) for key, tensor in part.items()):
-            raise EegToolError(
-                f"{name} does not hold what was written to it.", "Check the disk it was written to."
-            )
-    total = sum(tensor.numel() * tensor.itemsize for tensor in state.values())
-    if split.is_sharded:
-        index = {"metadata": {"total_size": total}, "weight_map": split.tensor_to_filename}
-        write_json(folder / "model.safetensors.index.json", index)
-    return total
-
-
-def _preprocessor(spec: PixelSpec) -> dict[str, Any]:
-    """Return how pixels are made, as transformers writes it; square pictures come out as ours."""
-    return {
-        "image_processor_type": "CLIPImageProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"shortest_edge": spec.size},
-        "resample": 3,  # bicubic
-        "do_center_crop": True,
-        "crop_size": {"height": spec.size, "width": spec.size},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(spec.mean),
-        "image_std": list(spec.std),
-    }
-
-
-def _check_tokens(folder: Path, processor: Processor, contract: Contract) -> None:
+def _check_tokens(folder: Path, processor: AnyProcessor, contract: Contract) -> None:
     """Read the folder as evaluate will, and refuse it if a question comes out in other tokens."""
-    again = load_processor(find_base(str(folder)), fusion=contract.fusion, version=contract.version)
-    question, n_images = "Which stage? Answer N1, N2 or REM.", len(processor.image_tokens)
-    if again.encode_prompt(question, n_images) != processor.encode_prompt(question, n_images):
+    again = load_processor(
+        find_base(str(folder)),
+        fusion=contract.fusion,
+        version=contract.version,
+        side=contract.pixel_spec.size,
+    )
+    question = "Which stage? Answer N1, N2 or REM."
+    if again.encode_prompt(question, 2) != processor.encode_prompt(question, 2):
         raise RuntimeError("The saved tokenizer makes other tokens than that of the base.")
 
 

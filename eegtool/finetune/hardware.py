@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from eegtool.model.checkpoints import best_dtype
+from eegtool.model.loading import best_dtype
 
 
 @dataclass(frozen=True, slots=True)

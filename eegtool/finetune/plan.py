@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from eegtool.core.errors import EegToolError
+from eegtool.core.forms import CHAT
+from eegtool.core.pictures import PICTURE_SIDE
 from eegtool.core.settings import FeatureSource
 from eegtool.core.workspace import read_json, write_json
 
@@ -77,8 +79,8 @@ class Plan:
     """When this file exists, the ranks save a checkpoint and stop."""
     vision_tower: str = ""
     """Folder of the vision tower, where it is apart (original LLaVA layout)."""
-    layout: str = "hf"
-    """Layout of the base model: ``hf`` or ``llava``."""
+    picture_side: int = PICTURE_SIDE
+    """Side of the pictures in pixels, for families whose towers take any."""
     base_sha256: str = ""
     data_sha256: str = ""
     features_sha256: str = ""
@@ -112,10 +114,11 @@ class Plan:
     @property
     def base_model(self) -> Base:
         """The base model, as `eegtool.model.checkpoints` loads it."""
-        from eegtool.model.checkpoints import Base
+        from eegtool.model.checkpoints import base_in
 
-        tower = Path(self.vision_tower) if self.vision_tower else None
-        return Base(Path(self.base_folder), tower, self.layout)
+        return base_in(
+            Path(self.base_folder), Path(self.vision_tower) if self.vision_tower else None
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -156,6 +159,8 @@ def outcome(plan: Mapping[str, Any]) -> dict[str, Any]:
     """
     names: tuple[str, ...] = _FIELDS_OF_THE_OUTCOME
     same: tuple[str, ...] = _SAME_OUTCOME_PREFIXES
+    if plan.get("version") == CHAT:  # else the tower decides
+        names += ("picture_side",)
     if plan.get("eval_subjects"):  # else plans are as they were before there was validation
         names += ("eval_subjects",)
     if plan.get("best_metric"):

@@ -22,8 +22,9 @@ from transformers import SchedulerType
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError, brief
-from eegtool.core.forms import Forms, sentences
+from eegtool.core.forms import CHAT, Forms, sentences
 from eegtool.core.launching import Stopped, launch, take_lock
+from eegtool.core.pictures import read_rgb
 from eegtool.core.records import Conversation, check_unique, read_conversations
 from eegtool.core.registry import check_name
 from eegtool.core.settings import FinetuneSettings
@@ -53,18 +54,11 @@ from eegtool.finetune.plan import PLAN_FILE, Plan, differences
 from eegtool.finetune.saving import checkpoints, last_whole, step_of
 from eegtool.finetune.validation import METRICS, check_scorable
 from eegtool.model.answer_form import AnswerForm, form_of
-from eegtool.model.checkpoints import (
-    KNOWN_BASES,
-    Base,
-    base_sha256,
-    choose_attention,
-    find_base,
-    llava_config,
-    load_processor,
-    quantization,
-)
+from eegtool.model.checkpoints import KNOWN_BASES, Base, base_sha256, find_base, load_processor
 from eegtool.model.contract import wrong_field
 from eegtool.model.eegvlm import FUSIONS
+from eegtool.model.families import FamilyBase
+from eegtool.model.loading import choose_attention, quantization
 from eegtool.model.processor import IGNORED, TEMPLATES, picture_of
 
 _TRACKERS: Final = ("none", "tensorboard", "wandb")
@@ -393,15 +387,23 @@ def make_plan(
     _check_hardware(settings, arguments, stage, here=here)
     _check_output(output_dir, resume=settings.resume)
     base = find_base(settings.model_name_or_path, settings.vision_tower)
-    if settings.vision_tower and base.layout == "hf":
+    if settings.vision_tower and base.vision_tower is None:
         notes.append("--vision_tower: the base model brings its own")
-    processor = load_processor(base, fusion=settings.fusion, version=settings.version)
     taken = Forms()
     rows = read_conversations(data_path, taken)
     notes += [f"{data_path.name}: {sentence}" for sentence in sentences(taken)]
     if not rows:
         raise EegToolError(f"{data_path} has no samples.", "Run `eegvlm prepare` again.")
     check_unique(data_path, [row.sample_id for row in rows])
+    _check_pictures(rows, image_folder)
+    version, side = base.template(settings.version), _side_of(image_folder / rows[0].images[0])
+    processor = load_processor(base, fusion=settings.fusion, version=version, side=side)
+    notes += _family_notes(settings, base, version)
+    if arguments.get("use_liger_kernel") and version == CHAT:
+        raise EegToolError(
+            f"--use_liger_kernel: its kernels are not put into a '{base.name}' model.",
+            "Leave it out.",
+        )
     protocol, sequence = workspace.protocol(), workspace.sequence()
     if wrong := wrong_field({"protocol": protocol, "sequence": sequence}):
         raise EegToolError(f"{workspace.prepare_stamp}: {wrong}.", "Run `eegvlm prepare` again.")
@@ -418,10 +420,9 @@ def make_plan(
         check_scorable(form, stage, ranks)
         notes += _validation_notes(settings, sides, features_file)
     if deepspeed:
-        text = llava_config(base).text_config
+        text = base.config.get_text_config()
         widest = max(text.hidden_size, text.intermediate_size)
         arguments["deepspeed"] = launcher.filled(read_json(deepspeed), settings.lora_r, widest)
-    _check_pictures(rows, image_folder)
     plan = Plan(
         base=_lasting_name(settings.model_name_or_path, base),
         base_folder=str(base.folder),
@@ -431,7 +432,7 @@ def make_plan(
         features_file=str(features_file.resolve()),
         features=settings.features,
         fusion=settings.fusion,
-        version=settings.version,
+        version=version,
         model_max_length=settings.model_max_length,
         lora_r=settings.lora_r,
         lora_alpha=settings.lora_alpha,
@@ -446,7 +447,7 @@ def make_plan(
         environment=_environment(settings, output_dir.resolve(), ranks, hosts),
         stop_file=str(output_dir.resolve() / _STOP_FILE),
         vision_tower=str(base.vision_tower or ""),
-        layout=base.layout,
+        picture_side=processor.pixel_spec.size,
         base_sha256=base_sha256(base),
         data_sha256=sha256_of(data_path),
         features_sha256=features_sha256,
@@ -621,6 +622,23 @@ def _check_features(
     check_finite(features_file, table)
 
 
+def _side_of(picture: Path) -> int:
+    """Return the longer side of a picture in pixels: the workspace has one size."""
+    return max(read_rgb(picture, "Check --image-folder, or prepare again.").size)
+
+
+def _family_notes(settings: FinetuneSettings, base: Base, version: str) -> list[str]:
+    """Say how a base model of another family than the recipe's is treated."""
+    if version == settings.version:
+        return []
+    notes = []
+    if isinstance(base, FamilyBase) and not base.family.is_tested:
+        notes.append(f"a '{base.name}' model works by the common seam; it was not tested here")
+    if settings.version != "v1":
+        notes.append(f"--version: a '{base.name}' model is asked by its own chat template")
+    return notes
+
+
 def _check_pictures(rows: list[Conversation], image_folder: Path) -> None:
     for row in rows:
         find_picture(image_folder, row.images[0], f"sample '{row.sample_id}'")
@@ -630,16 +648,21 @@ def _size(plan: Plan) -> estimate.Size:
     """Count samples, parameters and the tokens of the longest sample (by its words)."""
     sides = held_out.read(plan)
     base = plan.base_model
-    config = llava_config(base)
-    processor = load_processor(base, fusion=plan.fusion, version=plan.version)
+    processor = load_processor(
+        base, fusion=plan.fusion, version=plan.version, side=plan.picture_side
+    )
     longest = max(sides.training, key=lambda row: len(row.question) + len(row.answer))
     encoded = encode(longest, processor, plan.model_max_length)
+    empty = base.empty(plan.fusion)
+    tensors = tuple(parameter.numel() for parameter in empty.parameters())
     return estimate.Size(
-        parts=estimate.count_parameters(config, plan),
+        parts=estimate.count_parameters(empty, plan),
         samples=len(sides.training),
         scored=len(sides.scored),
         held_out=sides.n_held_out,
         tokens=len(encoded.input_ids),
         labels=sum(label != IGNORED for label in encoded.labels),
-        config=config,
+        text=base.config.get_text_config(),
+        projected=base.projected_tokens,
+        tensors=tensors,
     )

@@ -37,9 +37,8 @@ from eegtool.inference.loaded import LoadedModel
 from eegtool.inference.writing import Reply
 from eegtool.model.adapters import Contract, add_lora, inner, trained_table, write_adapter
 from eegtool.model.answer_form import AnswerForm
-from eegtool.model.checkpoints import load_base
-from eegtool.model.eegvlm import EEGVLM, FUSIONS
-from eegtool.model.processor import Processor
+from eegtool.model.checkpoints import AnyProcessor, Network, load_base
+from eegtool.model.eegvlm import FUSIONS
 
 _SECONDS_OF_THE_FIRST: Final = 3.0
 _THREADS: Final = 4
@@ -133,7 +132,7 @@ def count_threads(plan: Plan) -> int:
     return min(_THREADS, max(1, cores - 1)) if torch.cuda.is_available() else 1
 
 
-def build_model(plan: Plan, args: TrainingArguments) -> tuple[PeftModel, Processor]:
+def build_model(plan: Plan, args: TrainingArguments) -> tuple[PeftModel, AnyProcessor]:
     """Load the base model in the precision of the plan, and put LoRA on it.
 
     The base has that precision, and so has all that is trained under DeepSpeed, which keeps a copy of
@@ -145,12 +144,13 @@ def build_model(plan: Plan, args: TrainingArguments) -> tuple[PeftModel, Process
         plan.base_model,
         fusion=plan.fusion,
         version=plan.version,
+        side=plan.picture_side,
         dtype=dtype,
         attention=plan.attention,
         bits=plan.bits,
         device=args.device,
     )
-    model.config.text_config.use_cache = False  # the Trainer sets the outer one only
+    model.config.get_text_config().use_cache = False  # the Trainer sets the outer one only
     if plan.arguments.get("use_liger_kernel"):
         _use_liger(model)
     torch.manual_seed(args.seed)  # LoRA starts the same on every rank, however the base was loaded
@@ -170,7 +170,7 @@ def build_model(plan: Plan, args: TrainingArguments) -> tuple[PeftModel, Process
     return peft_model, processor
 
 
-def _use_liger(model: EEGVLM) -> None:
+def _use_liger(model: Network) -> None:
     """Take Liger's RMSNorm, RoPE and SwiGLU; transformers would let it replace our forward, too."""
     from liger_kernel.transformers import apply_liger_kernel_to_llama
 
@@ -180,7 +180,7 @@ def _use_liger(model: EEGVLM) -> None:
         swiglu=True,
         cross_entropy=False,
         fused_linear_cross_entropy=False,
-        model=model.model.language_model,
+        model=model.get_decoder(),
     )
 
 
@@ -206,7 +206,7 @@ def _validator(
         model,
         loaded,
         questions,
-        lambda q: processor.pixel_spec.pixels(inside(dataset.image_folder, q.images[0])),
+        lambda q: processor.pixels(inside(dataset.image_folder, q.images[0])),
         None if dataset.features is None else dataset.features.__getitem__,
         rank=args.process_index,
         ranks=args.world_size,
@@ -215,11 +215,12 @@ def _validator(
 
 
 def _contract(
-    plan: Plan, processor: Processor, table: FeatureTable | None, n_scored: int
+    plan: Plan, processor: AnyProcessor, table: FeatureTable | None, n_scored: int
 ) -> Contract:
     return Contract(
         base=plan.base,
         base_sha256=plan.base_sha256,
+        family=plan.base_model.name,
         fusion=plan.fusion,
         version=plan.version,
         pixel_spec=processor.pixel_spec,

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from peft import PeftModel
 from rich.progress import TaskID
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -25,7 +26,7 @@ from eegtool.finetune import saving
 from eegtool.finetune.data import FinetuneDataset, collate
 from eegtool.finetune.plan import Plan
 from eegtool.finetune.validation import Validator, best_of, is_due
-from eegtool.model.adapters import Contract
+from eegtool.model.adapters import Contract, wrongly_trained
 
 _STEPS_PER_GROUP: Final = 50
 """Samples of so many steps are sorted by length together: enough to find equals, few enough to stay random."""
@@ -131,7 +132,7 @@ class EegTrainer(Trainer):  # type: ignore[misc]
     def __init__(
         self,
         plan: Plan,
-        model: torch.nn.Module,
+        model: PeftModel,
         args: TrainingArguments,
         dataset: FinetuneDataset,
         contract: Contract,
@@ -158,7 +159,7 @@ class EegTrainer(Trainer):  # type: ignore[misc]
             args=args,
             train_dataset=dataset,
             eval_dataset=validator.questions if validator else None,
-            data_collator=partial(collate, pad_id=dataset.processor.tokenizer.pad_token_id),
+            data_collator=partial(collate, processor=dataset.processor),
             callbacks=[TellPass(self.order), CheckPrecision(), self.monitor, self.stopper],
         )
         self.add_callback(CatchUp(self))  # last: the bar is there, and signals are heard
@@ -182,7 +183,7 @@ class EegTrainer(Trainer):  # type: ignore[misc]
             for name, parameter in self.model.named_parameters():
                 if parameter.requires_grad:
                     plus = ratio != 1 and any(part in name for part in _LORA_PLUS)
-                    members[1 if "multi_modal_projector" in name else 2 * plus].append(parameter)
+                    members[2 * plus if "lora_" in name else 1].append(parameter)
             cls, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             decay = {"weight_decay": self.args.weight_decay}
             groups = [
@@ -461,13 +462,13 @@ class Stopper(TrainerCallback):  # type: ignore[misc]
         self.stop_file = stop_file
         self.device = device
         self.stopped = False
-        self.told = False
+        self.signalled = False
         self.previous: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Listen."""
         if threading.current_thread() is threading.main_thread():
-            self.previous = signal.signal(signal.SIGTERM, self._tell)
+            self.previous = signal.signal(signal.SIGTERM, self._heard)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Ask all ranks; the last step ends the training anyway."""
@@ -476,7 +477,7 @@ class Stopper(TrainerCallback):  # type: ignore[misc]
 
     def asked(self) -> bool:
         """Say whether this rank knows that it is to stop."""
-        return self.told or (self.stop_file is not None and self.stop_file.exists())
+        return self.signalled or (self.stop_file is not None and self.stop_file.exists())
 
     def agreed(self) -> bool:
         """Say whether any rank knows; all ranks must ask."""
@@ -493,8 +494,8 @@ class Stopper(TrainerCallback):  # type: ignore[misc]
             signal.signal(signal.SIGTERM, self.previous)
             self.previous = None
 
-    def _tell(self, signum: int, frame: Any) -> None:
-        self.told = True
+    def _heard(self, signum: int, frame: Any) -> None:
+        self.signalled = True
         self.close()  # the second one ends the process
 
 
@@ -536,7 +537,7 @@ def peak_memory() -> dict[str, int]:
     return found
 
 
-def check_trained(model: torch.nn.Module) -> None:
+def check_trained(model: PeftModel) -> None:
     """Refuse to train anything but LoRA on the language model and the projector.
 
     Raises
@@ -544,14 +545,7 @@ def check_trained(model: torch.nn.Module) -> None:
     EegToolError
         If anything else would be trained; the vision tower above all.
     """
-    parts = ("multi_modal_projector", "lora_")
-    wrong = [
-        name
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-        and ("vision_tower" in name or not any(part in name for part in parts))
-    ]
-    if wrong:
+    if wrong := wrongly_trained(model):
         raise EegToolError(
             f"{len(wrong)} parameters would be trained that must stay as they are, such as {wrong[0]}.",
             "Only LoRA on the language model and the projector are trained.",

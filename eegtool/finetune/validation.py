@@ -20,6 +20,7 @@ from eegtool.core.records import Question
 from eegtool.core.stages import STAGE_INDEX
 from eegtool.inference.loaded import Batch, LoadedModel, longest_first
 from eegtool.model.answer_form import AnswerForm
+from eegtool.model.processor import Pixels
 
 METRICS: Final = {"kappa": 1, "macro_f1": 1, "loss": -1}
 """What the best weights may be chosen by; 1 where more is better."""
@@ -109,7 +110,7 @@ class Validator:
         model: torch.nn.Module,
         loaded: LoadedModel,
         questions: Sequence[Question],
-        pixels_of: Callable[[Question], np.ndarray],
+        pixels_of: Callable[[Question], Pixels],
         feature_of: Callable[[str], np.ndarray] | None,
         *,
         rank: int = 0,
@@ -160,8 +161,8 @@ class Validator:
         parts = _from_all_ranks((stopped, found))
         if any(part[0] for part in parts):
             return None
-        told = {sample_id: scores for _, part in parts for sample_id, scores in part.items()}
-        scores = np.array([told[question.sample_id] for question in self.questions])
+        scored = {sample_id: scores for _, part in parts for sample_id, scores in part.items()}
+        scores = np.array([scored[question.sample_id] for question in self.questions])
         return figures(scores, [question.category for question in self.questions])
 
     def _replies(self) -> Generator[Batch, None, None]:

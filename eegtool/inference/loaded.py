@@ -19,16 +19,18 @@ from eegtool.core.errors import EegToolError, brief
 from eegtool.core.records import Question
 from eegtool.core.registry import check_name
 from eegtool.core.settings import AnswerMode
+from eegtool.inference import seam
 from eegtool.inference.cache import Cached
 from eegtool.inference.decoding import Decoding
 from eegtool.inference.memory import first_batch_size, is_out_of_memory
 from eegtool.inference.scoring import Choice, behind_reasons, encode_choice, stage_log_likelihoods
-from eegtool.inference.writing import Reply, decoded_ahead, write
+from eegtool.inference.writing import Reply, Written, decoded_ahead, write
 from eegtool.model.adapters import Contract, inner, load_adapter
 from eegtool.model.answer_form import AnswerForm
-from eegtool.model.checkpoints import best_dtype
-from eegtool.model.eegvlm import EEGVLM
-from eegtool.model.processor import TEMPLATES, Processor
+from eegtool.model.checkpoints import AnyProcessor, Network
+from eegtool.model.families.chat import FamilyProcessor
+from eegtool.model.loading import best_dtype
+from eegtool.model.processor import Pixels, joined
 
 DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
 
@@ -48,9 +50,9 @@ class LoadedModel:
 
     Attributes
     ----------
-    network : EEGVLM
+    network : EEGVLM or FusedModel
         On its device, ready to be asked.
-    processor : Processor
+    processor : Processor or FamilyProcessor
         With the template to ask by.
     answers : AnswerForm
         How it was taught to answer.
@@ -60,8 +62,8 @@ class LoadedModel:
         Calls what asks about a batch, with whatever must be around it; by default nothing is.
     """
 
-    network: EEGVLM
-    processor: Processor
+    network: Network
+    processor: AnyProcessor
     answers: AnswerForm
     merged: bool = False
     around: Callable[[Callable[[], list[Reply]]], list[Reply]] = lambda ask: ask()
@@ -121,7 +123,7 @@ class LoadedModel:
 
     def with_template(self, name: str) -> LoadedModel:
         """Return the same model, asked by another conversation template."""
-        return replace(self, processor=replace(self.processor, template=TEMPLATES[name]))
+        return replace(self, processor=self.processor.asked(self.processor.pixel_spec, name))
 
     @property
     def computation(self) -> dict[str, Any]:
@@ -130,14 +132,14 @@ class LoadedModel:
         return {
             "dtype": str(self.network.dtype).removeprefix("torch."),
             "merged": self.merged,
-            "attention": self.network.model.language_model.config._attn_implementation,
+            "attention": self.network.get_decoder().config._attn_implementation,
             "versions": ", ".join([f"eegvlm {__version__}", *others]),
         }
 
     def replies(
         self,
         questions: Sequence[Question],
-        pixels_of: Callable[[Question], np.ndarray],
+        pixels_of: Callable[[Question], Pixels],
         feature_of: Callable[[str], np.ndarray] | None,
         *,
         mode: AnswerMode = "score",
@@ -152,7 +154,7 @@ class LoadedModel:
         questions : sequence of Question
             What is asked.
         pixels_of : callable
-            Question → the picture, float32 ``[3, S, S]``; threads call it ahead of the model.
+            Question → its picture (see `Processor.pixels`); threads call it ahead of the model.
         feature_of : callable or None
             Sample id → high-level feature, float32 ``[1, 1024]``; None if the fusion needs none.
         mode, decoding : AnswerMode, Decoding or None
@@ -175,7 +177,7 @@ class LoadedModel:
         ordered = longest_first(questions, self.processor)
         size = batch_size or self._first_batch_size(ordered[0], mode, decoding)
         missing = _torn_batches(ordered, done, size)
-        ready: list[np.ndarray] = []
+        ready: list[Pixels] = []
         start = 0
         with closing(decoded_ahead(pixels_of, missing, 2 * size)) as pictures:
             while start < len(missing):
@@ -184,7 +186,7 @@ class LoadedModel:
                 high = None
                 if feature_of is not None:
                     high = np.stack([feature_of(q.sample_id) for q in batch])
-                pixels = np.stack(ready[: len(batch)])
+                pixels = ready[: len(batch)]
                 replies, reason = self._try(batch, pixels, high, mode, decoding)
                 if replies is not None:
                     yield Batch(batch, replies, size)
@@ -205,7 +207,7 @@ class LoadedModel:
     def reply(
         self,
         questions: Sequence[Question],
-        pixels: np.ndarray,
+        pixels: Sequence[Pixels],
         features: np.ndarray | None,
         mode: AnswerMode = "score",
         decoding: Decoding | None = None,
@@ -216,8 +218,8 @@ class LoadedModel:
         ----------
         questions : sequence of Question
             The batch.
-        pixels : float32 [B, 3, S, S]
-            A picture per question.
+        pixels : sequence of dict of str to Tensor
+            A picture per question (see `Processor.pixels`).
         features : float32 [B, 1, 1024] or None
             A high-level feature per question; None if the fusion needs none.
         mode : AnswerMode
@@ -231,22 +233,22 @@ class LoadedModel:
             If the model's log-likelihoods are not finite numbers.
         """
         decoding = decoding or Decoding(self.answers.max_new_tokens)
-        pictures = torch.from_numpy(pixels).to(self.network.device)
         high = None if features is None else torch.from_numpy(features).to(self.network.device)
         replies = [Reply("")] * len(questions)
 
         def score(rows: Sequence[int], texts: Sequence[str], cached: Cached | None = None) -> None:
             some, at = [questions[row] for row in rows], list(rows)
             features = None if high is None else high[at]
-            scored = self._scored(some, texts, pictures[at], features, cached)
+            scored = self._scored(some, texts, [pixels[row] for row in at], features, cached)
             for row, reply in zip(rows, scored, strict=True):
                 replies[row] = reply
 
         if not self.writes(mode):
             score(range(len(questions)), [""] * len(questions))
             return replies
-        written = None if mode == "generate" else score
-        words = write(self.network, self.processor, questions, pictures, high, decoding, written)
+        words = self._written(
+            questions, pixels, high, decoding, None if mode == "generate" else score
+        )
         if mode == "score":
             words = [replace(w, text=r.text) for w, r in zip(words, replies, strict=True)]
         return [
@@ -271,7 +273,7 @@ class LoadedModel:
     def _try(
         self,
         batch: list[Question],
-        pixels: np.ndarray,
+        pixels: list[Pixels],
         features: np.ndarray | None,
         mode: AnswerMode,
         decoding: Decoding,
@@ -287,11 +289,29 @@ class LoadedModel:
                 raise
             return None, brief(error)
 
+    def _written(
+        self,
+        questions: Sequence[Question],
+        pixels: Sequence[Pixels],
+        features: torch.Tensor | None,
+        decoding: Decoding,
+        written: Written | None,
+    ) -> list[Reply]:
+        """Let the model write; call `written` (see `write`) about all that it wrote."""
+        network, processor = self.network, self.processor
+        if isinstance(processor, FamilyProcessor):
+            words = seam.write(network, processor, questions, pixels, features, decoding)
+            if written:
+                written(range(len(words)), [reply.text for reply in words], None)
+            return words
+        pictures = joined(pixels)["pixel_values"].to(network.device)
+        return write(network, processor, questions, pictures, features, decoding, written)
+
     def _scored(
         self,
         questions: Sequence[Question],
         texts: Sequence[str],
-        pictures: torch.Tensor,
+        pixels: Sequence[Pixels],
         features: torch.Tensor | None,
         cached: Cached | None,
     ) -> list[Reply]:
@@ -302,7 +322,11 @@ class LoadedModel:
             endings = [behind_reasons(text, form.texts, form.lead) for text in texts]
         choices = [self._choice(q, e) for q, e in zip(questions, endings, strict=True)]
         network, processor = self.network, self.processor
-        scores = stage_log_likelihoods(network, processor, choices, pictures, features, cached)
+        if isinstance(processor, FamilyProcessor):
+            scores = seam.stage_scores(network, processor, choices, pixels, features)
+        else:
+            pictures = joined(pixels)["pixel_values"].to(network.device)
+            scores = stage_log_likelihoods(network, processor, choices, pictures, features, cached)
         if not np.isfinite(scores).all():
             raise EegToolError(
                 f"The model gives no numbers for the stages of '{questions[0].sample_id}' and others.",
@@ -321,7 +345,7 @@ class LoadedModel:
         return self._choices[key]
 
 
-def longest_first(questions: Sequence[Question], processor: Processor) -> list[Question]:
+def longest_first(questions: Sequence[Question], processor: AnyProcessor) -> list[Question]:
     """Sort by the number of tokens: batches waste no padding, and memory runs out at once or never."""
     keys = {(q.text, len(q.images)) for q in questions}
     length = {key: len(processor.encode_prompt(*key)) for key in keys}

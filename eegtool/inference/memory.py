@@ -5,20 +5,24 @@ from __future__ import annotations
 from typing import Final
 
 import torch
-from transformers import LlavaConfig
+from transformers import PreTrainedConfig
 
-from eegtool.model.eegvlm import EEGVLM
+from eegtool.core.stages import STAGES
+from eegtool.model.checkpoints import Network
+from eegtool.model.families.fused import FusedModel
 
 LARGEST_BATCH: Final = 64
 _SHARE: Final = 0.9
 """Of the free memory that is counted on; the rest is for fragments and what a batch takes as a whole."""
 _MULTIPLE: Final = 8
+_REPEATED: Final = 1 + len(STAGES)
+"""Times that `FusedModel.score` keeps the keys and values of a question."""
 _PACKED: Final = 32
 """Tokens of five packed answers, generously."""
 
 
 def first_batch_size(
-    model: EEGVLM, *, n_tokens: int, n_new_tokens: int, n_beams: int, writes: bool, scores: bool
+    model: Network, *, n_tokens: int, n_new_tokens: int, n_beams: int, writes: bool, scores: bool
 ) -> int:
     """Return where ``--batch-size auto`` begins: on a CPU with `LARGEST_BATCH`.
 
@@ -30,11 +34,11 @@ def first_batch_size(
     torch.cuda.empty_cache()  # what PyTorch holds of an earlier model is free
     free, _ = torch.cuda.mem_get_info(model.device)
     per_question = bytes_per_question(
-        model.config,
+        model.config.get_text_config(),
         model.dtype,
         n_tokens=n_tokens,
         n_new_tokens=n_new_tokens,
-        writes=writes,
+        kept=_REPEATED if scores and isinstance(model, FusedModel) else int(writes),
         scores=scores,
     )
     return questions_that_fit(free, n_beams * per_question)
@@ -55,12 +59,12 @@ def questions_that_fit(free_bytes: int, bytes_per_question: int) -> int:
 
 
 def bytes_per_question(
-    config: LlavaConfig,
+    text: PreTrainedConfig,
     dtype: torch.dtype,
     *,
     n_tokens: int,
     n_new_tokens: int,
-    writes: bool,
+    kept: int,
     scores: bool,
 ) -> int:
     """Estimate the memory that a question takes, beside the weights, while it is asked.
@@ -68,7 +72,7 @@ def bytes_per_question(
     With e the bytes of a number, T tokens of the prompt, N of the answer, L layers, D and I the widths of the
     states and of the MLP, H heads of width d for keys and values, V words::
 
-        keys and values   e · 2 L (T + N) H d          kept where an answer is written
+        keys and values   e · 2 L (T + N) H d          kept where an answer is written, or scored with repeats
         a layer           e · T (6 D + 5 I)            one at a time, without gradients
         logits            8 · V, 32 times if scored    in float32, before and after the softmax
 
@@ -78,22 +82,23 @@ def bytes_per_question(
 
     Parameters
     ----------
-    config : LlavaConfig
-        Of the model.
+    text : transformers.PreTrainedConfig
+        Of the language model.
     dtype : torch.dtype
         Its precision.
     n_tokens : int
         The longest prompt, visual tokens included.
     n_new_tokens : int
         Space for an answer.
-    writes, scores : bool
-        Whether the model writes an answer, and whether stages are scored.
+    kept : int
+        How many times keys and values are kept.
+    scores : bool
+        Whether stages are scored.
     """
-    text = config.text_config
     heads = text.num_key_value_heads * (
-        text.head_dim or text.hidden_size // text.num_attention_heads
+        getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     )
-    cache = 2 * text.num_hidden_layers * (n_tokens + n_new_tokens) * heads if writes else 0
+    cache = 2 * text.num_hidden_layers * (n_tokens + n_new_tokens) * heads * kept
     layer = n_tokens * (6 * text.hidden_size + 5 * text.intermediate_size)
     logits = 8 * text.vocab_size * (_PACKED if scores else 1)
     return int(dtype.itemsize * (cache + layer) + logits)

@@ -29,6 +29,7 @@ from torch.nn.functional import linear, log_softmax
 from eegtool.core.forms import IMAGE_TOKEN
 from eegtool.inference.cache import Cached, as_argument
 from eegtool.model.answer_form import conclusion_start
+from eegtool.model.checkpoints import AnyProcessor
 from eegtool.model.eegvlm import EEGVLM
 from eegtool.model.processor import Processor, pad
 
@@ -48,7 +49,7 @@ class Choice:
 
 
 def encode_choice(
-    processor: Processor,
+    processor: AnyProcessor,
     question: str,
     n_images: int,
     answers: Sequence[str],

@@ -19,6 +19,7 @@ from transformers.cache_utils import Cache
 from eegtool.core.records import Question
 from eegtool.inference.cache import Cached
 from eegtool.inference.decoding import Decoding, chooser, decode
+from eegtool.model.checkpoints import AnyProcessor
 from eegtool.model.eegvlm import EEGVLM
 from eegtool.model.processor import Processor, pad
 
@@ -86,13 +87,6 @@ def write(
 
     n, end = decoding.max_new_tokens, tokenizer.eos_token_id
 
-    def texts_of(tokens: torch.Tensor) -> list[str]:
-        return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
-
-    def replies_of(tokens: torch.Tensor) -> list[Reply]:
-        endless = ((tokens != end).all(dim=1) & (tokens.shape[1] == n)).tolist()
-        return [Reply(t, truncated=e) for t, e in zip(texts_of(tokens), endless, strict=True)]
-
     if decoding.num_beams > 1:
         tokens = model.generate(
             inputs_embeds=embeds,
@@ -104,8 +98,8 @@ def write(
             eos_token_id=end,
         )
         if written:
-            written(range(len(tokens)), texts_of(tokens), None)
-        return replies_of(tokens)
+            written(range(len(tokens)), texts_of(tokens, processor), None)
+        return replies_of(tokens, processor, decoding)
 
     def leave(rows: torch.Tensor, answers: torch.Tensor, cache: Cache) -> None:
         if written:
@@ -115,16 +109,33 @@ def write(
                 [*prompts[row], *answer]
                 for row, answer in zip(numbers, answers[:, :n_read].tolist(), strict=True)
             ]
-            written(numbers, texts_of(answers), Cached(cache, read))
+            written(numbers, texts_of(answers, processor), Cached(cache, read))
 
     choose = chooser(decoding, [q.sample_id for q in questions])
-    return replies_of(decode(model, embeds, mask, choose, n, end, leave if written else None))
+    tokens = decode(model, embeds, mask, choose, n, end, leave if written else None)
+    return replies_of(tokens, processor, decoding)
+
+
+def texts_of(tokens: torch.Tensor, processor: AnyProcessor) -> list[str]:
+    """Return the texts of tokens int64 ``[B, T]``, special tokens removed."""
+    found = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    return [text.strip() for text in found]
+
+
+def replies_of(tokens: torch.Tensor, processor: AnyProcessor, decoding: Decoding) -> list[Reply]:
+    """Return replies of new tokens int64 ``[B, T]``; those without an end that fill the space are truncated."""
+    full = tokens.shape[1] == decoding.max_new_tokens
+    endless = ((tokens != processor.end_token_id).all(dim=1) & full).tolist()
+    return [
+        Reply(text, truncated=is_endless)
+        for text, is_endless in zip(texts_of(tokens, processor), endless, strict=True)
+    ]
 
 
 def decoded_ahead(
-    load: Callable[[Question], np.ndarray], questions: Iterable[Question], ahead: int
-) -> Generator[np.ndarray, None, None]:
-    """Yield the pixels of each question's picture, float32 ``[3, S, S]``; threads decode up to `ahead` more.
+    load: Callable[[Question], Any], questions: Iterable[Question], ahead: int
+) -> Generator[Any, None, None]:
+    """Yield the pixels of each question's picture; threads decode up to `ahead` more.
 
     Raises
     ------

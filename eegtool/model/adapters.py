@@ -7,10 +7,10 @@ import hashlib
 import math
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from peft import (
@@ -26,22 +26,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from eegtool.core.errors import EegToolError, brief
+from eegtool.core.forms import CHAT
 from eegtool.core.registry import check_name
 from eegtool.core.workspace import read_json, sha256_of, write_json
 from eegtool.model.checkpoints import (
+    AnyProcessor,
     Base,
+    Network,
     base_sha256,
-    check_keys,
     find_base,
     load_base,
     load_processor,
-    quiet,
 )
 from eegtool.model.contract import wrong_field
-from eegtool.model.eegvlm import EEGVLM, FUSIONS
-from eegtool.model.processor import TEMPLATES, PixelSpec, Processor
+from eegtool.model.eegvlm import FUSIONS
+from eegtool.model.loading import check_keys, quiet
+from eegtool.model.processor import TEMPLATES, PixelSpec
 
-_PROJECTOR: Final = "model.multi_modal_projector."
+_SHELL: Final = "base_model.model."
+"""What PEFT puts before the names of a model's parameters."""
 _CARD: Final = "eegvlm.json"
 _ADAPTER: Final = "adapter_model.safetensors"
 _PROJECTOR_FILE: Final = "projector.safetensors"
@@ -59,7 +62,7 @@ class Contract:
     """Hash of the base model's configuration and weights (see `checkpoints.base_sha256`)."""
     fusion: str
     version: str
-    """Name of the conversation template."""
+    """Name of the conversation template; ``chat`` for that of the model's family."""
     pixel_spec: PixelSpec
     features_weights_sha256: str
     """Weights of the vision module that made the features; empty where not known."""
@@ -69,6 +72,8 @@ class Contract:
     """How epochs and pictures were made (channel, filter, style, size, ...), as prepare stamped it."""
     vision_tower: str = ""
     """Name or absolute path of the vision tower: original LLaVA layout only."""
+    family: str = "llava"
+    """``model_type`` of the base model."""
     bits: int = 16
     """Of a weight of the base in training; 4 where it was packed. It is asked with 16 bits."""
     merged: bool = False
@@ -83,7 +88,7 @@ class Contract:
 
 
 def add_lora(
-    model: EEGVLM,
+    model: Network,
     *,
     r: int,
     alpha: int,
@@ -98,14 +103,14 @@ def add_lora(
 
     Parameters
     ----------
-    model : EEGVLM
+    model : EEGVLM or FusedModel
         The base model; LoRA is put into it.
     r, alpha, dropout, use_dora, use_rslora : int, int, float, bool, bool
         See `peft.LoraConfig`.
     dtype : torch.dtype
         Precision of all that is trained, LoRA and projector alike, whatever the base has.
     """
-    language = model.model.language_model
+    language = model.get_decoder()
     prefix = next(name for name, module in model.named_modules() if module is language)
     leaves = sorted(
         {n.split(".")[-1] for n, m in language.named_modules() if isinstance(m, torch.nn.Linear)}
@@ -120,8 +125,9 @@ def add_lora(
     )
     with quiet():
         peft_model = get_peft_model(model, config, autocast_adapter_dtype=False)
-    for parameter in model.model.multi_modal_projector.parameters():
-        parameter.requires_grad_(True)
+    for name, parameter in model.named_parameters():
+        if name.startswith(f"{model.projector}."):
+            parameter.requires_grad_(True)
     for parameter in peft_model.parameters():
         if parameter.requires_grad and parameter.dtype != dtype:
             parameter.data = parameter.data.to(dtype)
@@ -132,10 +138,22 @@ def add_lora(
             magnitude.weight.data = torch.linalg.norm(
                 dequantize_module_weight(base).to(dtype), dim=1
             )
-    tower = {id(p) for p in model.model.vision_tower.parameters()}
-    if any(id(p) in tower for p in peft_model.parameters() if p.requires_grad):
-        raise RuntimeError("LoRA reached the vision tower, which must stay frozen.")
+    if wrong := wrongly_trained(peft_model):
+        raise RuntimeError(f"{wrong[0]} would be trained; it must stay frozen.")
     return peft_model
+
+
+def wrongly_trained(model: PeftModel) -> list[str]:
+    """Return the names of what would be trained and must stay as it is: all but LoRA on the language model and the projector."""
+    base = inner(model)
+    language = {id(p) for p in base.get_decoder().parameters()}
+    return [
+        name
+        for name, parameter in base.named_parameters()
+        if parameter.requires_grad
+        and not name.startswith(f"{base.projector}.")
+        and not ("lora_" in name and id(parameter) in language)
+    ]
 
 
 def _dora_layers(model: torch.nn.Module) -> Iterator[LoraLayer]:
@@ -155,9 +173,12 @@ def trained_table(model: torch.nn.Module) -> list[tuple[str, int, int]]:
         ZeRO-3 shards them, and as many as before where they are packed in 4 bits.
     """
     counts = {"vision tower": [0, 0], "projector": [0, 0], "language model (LoRA)": [0, 0]}
-    for name, parameter in model.named_parameters():
-        part = "vision tower" if ".vision_tower." in name else "language model (LoRA)"
-        count = counts["projector" if _PROJECTOR in name else part]
+    base = inner(model)
+    language = {id(p) for p in base.get_decoder().parameters()}
+    language |= {id(p) for p in base.get_output_embeddings().parameters()}
+    for name, parameter in base.named_parameters():
+        part = "language model (LoRA)" if id(parameter) in language else "vision tower"
+        count = counts["projector" if name.startswith(f"{base.projector}.") else part]
         n = getattr(parameter, "ds_numel", parameter.numel())
         if type(parameter).__name__ == "Params4bit":
             n *= 2 * parameter.element_size()
@@ -199,7 +220,7 @@ def write_adapter(
     RuntimeError
         If a gathered parameter is empty.
     """
-    lora, projector = _parts(state)
+    lora, projector = _parts(model, state)
     if check_learnt and not any(bool(v.any()) for k, v in lora.items() if "lora_B" in k):
         raise EegToolError(
             "LoRA has not moved from its start: nothing was learnt.",
@@ -226,17 +247,26 @@ def write_adapter(
             path.replace(folder / path.name)
 
 
+def write_projector(folder: Path, model: Network) -> None:
+    """Write the projector of the features beside a merged model whose family has none."""
+    own = f"{model.projector}."
+    state = {k: v.contiguous() for k, v in model.state_dict().items() if k.startswith(own)}
+    if state:
+        (folder / _PROJECTOR_FILE).write_bytes(save(state, {"format": "pt"}))
+        _verify(folder / _PROJECTOR_FILE, state)
+
+
 def _parts(
-    state: Mapping[str, torch.Tensor],
+    model: PeftModel, state: Mapping[str, torch.Tensor]
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Return the LoRA and the projector of the trained parameters, if they can be saved."""
+    own = f"{_SHELL}{inner(model).projector}."
     lora = {k: v.contiguous() for k, v in state.items() if "lora_" in k}
     projector = {
-        _PROJECTOR + k.split(_PROJECTOR)[1]: v.contiguous()
-        for k, v in state.items()
-        if _PROJECTOR in k
+        k.removeprefix(_SHELL): v.contiguous() for k, v in state.items() if k.startswith(own)
     }
-    if not lora or not projector or any(v.numel() == 0 for v in state.values()):
+    expected = any(name.startswith(own) for name, _ in model.named_parameters())
+    if not lora or (expected and not projector) or any(v.numel() == 0 for v in state.values()):
         raise RuntimeError("Trained parameters came back empty: they were not gathered.")
     if not all(bool(v.isfinite().all()) for v in state.values()):
         raise EegToolError(
@@ -285,7 +315,7 @@ def read_contract(folder: Path) -> Contract:
     except (KeyError, TypeError) as error:
         raise EegToolError(f"{folder / _CARD} is not readable as a contract: {error}.") from error
     check_name("fusion", contract.fusion, FUSIONS)
-    check_name("conversation template", contract.version, TEMPLATES)
+    check_name("conversation template", contract.version, [*TEMPLATES, CHAT])
     parts = (_ADAPTER, "adapter_config.json", _PROJECTOR_FILE)
     _need(folder, *(("config.json",) if contract.merged else parts))
     return contract
@@ -297,7 +327,7 @@ def is_untrained(folder: Path) -> bool:
 
 
 def untrained_contract(folder: Path) -> Contract:
-    """Return how a base model is asked as it is: without features, in the template of LLaVA-1.5.
+    """Return how a base model is asked as it is: without features, in the template that it has, or LLaVA-1.5's.
 
     Its answers are expected to begin with the stage, and may go on.
 
@@ -307,12 +337,14 @@ def untrained_contract(folder: Path) -> Contract:
         If it is not a base model (see `find_base` and `load_processor`).
     """
     base = find_base(str(folder))
+    version = base.template("v1")
     return Contract(
         base=str(base.folder),
         base_sha256=base_sha256(base),
+        family=base.name,
         fusion="none",
-        version="v1",
-        pixel_spec=load_processor(base, fusion="none", version="v1").pixel_spec,
+        version=version,
+        pixel_spec=load_processor(base, fusion="none", version=version).pixel_spec,
         features_weights_sha256="",
         features="real",
         vision_tower=str(base.vision_tower or ""),
@@ -336,10 +368,14 @@ def _need(folder: Path, *names: str) -> None:
 
 def adapter_sha256(folder: Path) -> str:
     """Hash the trained weights: the identity of a model in its answers."""
+    names = (_ADAPTER, _PROJECTOR_FILE)
+    hashes = [sha256_of(folder / name) for name in names if (folder / name).is_file()]
     if read_contract(folder).merged:
-        return base_sha256(find_base(str(folder)))
-    both = "".join(sha256_of(folder / name) for name in (_ADAPTER, _PROJECTOR_FILE))
-    return hashlib.sha256(both.encode()).hexdigest()
+        whole = base_sha256(find_base(str(folder)))
+        if not hashes:
+            return whole
+        hashes.append(whole)
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def contract_base(
@@ -364,12 +400,35 @@ def contract_base(
     if contract.merged:
         return find_base(str(folder))
     found = find_base(base or contract.base, vision_tower or contract.vision_tower)
+    if found.name != contract.family:
+        raise EegToolError(
+            f"{folder} was trained on a '{contract.family}' model; {found.folder} is a '{found.name}' model.",
+            "Give the base model it was trained on with --model-base.",
+        )
     if base_sha256(found) != contract.base_sha256:
         raise EegToolError(
             f"{folder} was trained on the base model '{contract.base}'; {found.folder} is another one.",
             "Give the base model it was trained on with --model-base.",
         )
     return found
+
+
+def prompt_of(base: Base, contract: Contract, template: str) -> Callable[[str, int], str]:
+    """Return what makes, of a question and its number of pictures, the text that a model sees.
+
+    Raises
+    ------
+    EegToolError
+        If the model cannot be asked by a template of that name.
+    """
+    own = [CHAT] if contract.version == CHAT else TEMPLATES
+    check_name("conversation template", template, own)
+    if template != CHAT:
+        return TEMPLATES[template].prompt
+    processor = load_processor(
+        base, fusion=contract.fusion, version=template, side=contract.pixel_spec.size
+    )
+    return cast("Callable[[str, int], str]", processor.prompt)
 
 
 def load_adapter(
@@ -381,7 +440,7 @@ def load_adapter(
     vision_tower: str = "",
     device: torch.device | None = None,
     merge: bool = False,
-) -> tuple[PeftModel | EEGVLM, Processor, Contract]:
+) -> tuple[PeftModel | Network, AnyProcessor, Contract]:
     """Load a model for inference, with no weight missing and none left over.
 
     Parameters
@@ -399,9 +458,9 @@ def load_adapter(
 
     Returns
     -------
-    PeftModel or EEGVLM
-        Base and LoRA; a merged model is an `EEGVLM` by itself (see `inner`).
-    Processor
+    PeftModel, EEGVLM or FusedModel
+        Base and LoRA; a merged model has no shell of PEFT around it (see `inner`).
+    Processor or FamilyProcessor
         It makes pictures as in training, whatever the base says.
     Contract
         What the folder says about itself.
@@ -419,10 +478,14 @@ def load_adapter(
         base_model,
         fusion=contract.fusion,
         version=contract.version,
+        side=contract.pixel_spec.size,
         dtype=dtype,
         attention=attention,
         device=device,
     )
+    if contract.merged and model.projector_is_own and FUSIONS[contract.fusion].needs_features:
+        _need(folder, _PROJECTOR_FILE)
+        _load_projector(folder, model, _read_tensors(folder / _PROJECTOR_FILE))
     if contract.merged:
         _check_finite(folder, dict(model.named_parameters()), dtype)
     if processor.pixel_spec.size != contract.pixel_spec.size:
@@ -435,10 +498,10 @@ def load_adapter(
         model = _adapted(folder, model, *trained, exact=merge)
         model = merge_lora(model) if merge else model
     model.eval()
-    return model, replace(processor, pixel_spec=contract.pixel_spec), contract
+    return model, processor.asked(contract.pixel_spec, contract.version), contract
 
 
-def merge_lora(model: PeftModel) -> EEGVLM:
+def merge_lora(model: PeftModel) -> Network:
     """Add LoRA's product to the weights of each layer, and give DoRA's rows their lengths.
 
     All is computed in float32, and rounded once.
@@ -464,40 +527,52 @@ def merge_lora(model: PeftModel) -> EEGVLM:
                 )
             weight.data = total
     with quiet():
-        merged: EEGVLM = model.unload()
+        merged: Network = model.unload()
     if any(isinstance(module, LoraLayer) for module in merged.modules()):
         raise RuntimeError("LoRA layers are left after merging.")
     return merged
 
 
-def inner(model: PeftModel | EEGVLM) -> EEGVLM:
+def inner(model: PeftModel | Network) -> Network:
     """Return the model without PEFT's shell around it; LoRA layers stay in place."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def _adapted(
     folder: Path,
-    model: EEGVLM,
+    model: Network,
     projector: dict[str, torch.Tensor],
     lora: dict[str, torch.Tensor],
     *,
     exact: bool,
 ) -> PeftModel:
     """Put projector and LoRA of a folder into its base; LoRA in its precision, or in float32 if `exact`."""
-    own = {k for k in model.state_dict() if k.startswith(_PROJECTOR)}
-    check_keys(folder / _PROJECTOR_FILE, own - projector.keys(), projector.keys() - own)
+    _load_projector(folder, model, projector)
     config = _read_lora_config(folder, lora)
     try:
-        model.load_state_dict(projector, strict=False)
         with quiet():
             peft_model = get_peft_model(model, config, autocast_adapter_dtype=exact)
         result = set_peft_model_state_dict(peft_model, lora)
     # PyTorch's word for a weight of another shape, and peft's for layers that are not there
     except (RuntimeError, ValueError) as error:
-        raise EegToolError(f"{folder} does not fit the model: {error}") from error
+        raise _unfitting(folder, error) from error
     missing = [k for k in result.missing_keys if "lora_" in k]
     check_keys(folder / _ADAPTER, missing, result.unexpected_keys)
     return peft_model
+
+
+def _load_projector(folder: Path, model: Network, projector: dict[str, torch.Tensor]) -> None:
+    """Put the projector of a folder into a model, with no weight missing and none left over."""
+    own = {k for k in model.state_dict() if k.startswith(f"{model.projector}.")}
+    check_keys(folder / _PROJECTOR_FILE, own - projector.keys(), projector.keys() - own)
+    try:
+        model.load_state_dict(projector, strict=False)
+    except RuntimeError as error:
+        raise _unfitting(folder, error) from error
+
+
+def _unfitting(folder: Path, error: Exception) -> EegToolError:
+    return EegToolError(f"{folder} does not fit the model: {error}")
 
 
 def _read_lora_config(folder: Path, lora: Mapping[str, torch.Tensor]) -> LoraConfig:
@@ -574,7 +649,7 @@ LoRA and projector for `{contract.base}`, made by `eegvlm finetune`.
 | file | what |
 |---|---|
 | `adapter_model.safetensors`, `adapter_config.json` | LoRA on the language model (PEFT) |
-| `projector.safetensors` | the projector shared by picture and high-level feature |
+| `projector.safetensors` | the projector of the high-level features |
 | `eegvlm.json` | what it must be asked with: base, fusion `{contract.fusion}`, template `{contract.version}`, pixels, features |
 | `vision_module/` | the vision module that makes the features, where it was at hand |
 | `run.json` | stamp of the run: settings, versions, inputs |

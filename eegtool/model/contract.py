@@ -11,7 +11,7 @@ from typing import Any, Final, get_args
 
 from eegtool.core.settings import FeatureSource
 from eegtool.core.stages import STAGES
-from eegtool.model.checkpoints import BITS
+from eegtool.model.loading import BITS
 
 _Rule = tuple[Callable[[Any], bool], str]
 """Whether a value is right, and what would be."""
@@ -67,7 +67,7 @@ _COUNTS: Final = _list(len(STAGES), _number(0, 1e12))
 
 _RULES: Final[dict[str, _Rule]] = {
     # An object stands before its fields.
-    **dict.fromkeys(("base", "base_sha256", "fusion", "version", "vision_tower"), _TEXT),
+    **dict.fromkeys(("base", "base_sha256", "family", "fusion", "version", "vision_tower"), _TEXT),
     "features_weights_sha256": _TEXT,
     "features": _one_of(get_args(FeatureSource)),
     "bits": _one_of(BITS),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, ClassVar, Final
 
 import torch
 from torch.nn import ModuleList
@@ -13,6 +14,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 
 from eegtool.model.processor import IGNORED
+from eegtool.model.weights import write_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,10 @@ class EEGVLM(LlavaForConditionalGeneration):  # type: ignore[misc]
     """
 
     fusion: str = "add"
+    projector: ClassVar[str] = "model.multi_modal_projector"
+    """What of it is trained beside LoRA."""
+    projector_is_own: ClassVar[bool] = False
+    """Whether that is no part of the family's model."""
 
     def __init__(self, config: LlavaConfig) -> None:
         super().__init__(config)
@@ -77,6 +83,35 @@ class EEGVLM(LlavaForConditionalGeneration):  # type: ignore[misc]
         for module in self.model.vision_tower.modules():
             if isinstance(module, ModuleList):
                 del module[self._read_layer :]
+
+    def save_plain(self, folder: Path) -> None:
+        """Write configuration and weights as transformers' own LLaVA has them.
+
+        Raises
+        ------
+        EegToolError
+            If a file does not hold what was written to it.
+        """
+        self._lengthen_vocabulary()
+        self.config.architectures = ["LlavaForConditionalGeneration"]
+        self.config.save_pretrained(folder)
+        # Not save_pretrained: it imports DeepSpeed, and renames what transformers' own class has.
+        write_weights(folder, self.state_dict())
+
+    def _lengthen_vocabulary(self) -> None:
+        """Give ``<image>`` a row, where it lies beyond the table: the original LLaVA has none for it.
+
+        Other programs look its token up. New rows are copies of the first one, ``<unk>``, so that no answer
+        changes: what is never said does not become likelier than it.
+        """
+        missing = self.config.image_token_id + 1 - self.config.text_config.vocab_size
+        if missing <= 0:
+            return
+        for module in (self.get_input_embeddings(), self.lm_head):
+            rows = module.weight.data
+            longer = torch.cat([rows, rows[:1].expand(missing, -1)])
+            module.weight = torch.nn.Parameter(longer, requires_grad=False)
+        self.config.text_config.vocab_size += missing
 
     def embed(
         self,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import torch
@@ -14,9 +14,13 @@ from PIL import Image
 from eegtool.core.errors import EegToolError
 from eegtool.core.forms import IMAGE_TOKEN
 from eegtool.core.pictures import read_rgb
+from eegtool.core.workspace import write_json
 
 IGNORED: Final = -100
 """Label of tokens that are not trained (PyTorch's cross-entropy default)."""
+
+Pixels = dict[str, torch.Tensor]
+"""One picture as the input of a tower, with whatever belongs to it; batches join each tensor along axis 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +111,81 @@ class Processor:
     image_tokens: tuple[int, int]
     """Visual tokens of the first and of the second ``<image>`` (see `Fusion.lengths`)."""
 
+    @property
+    def pad_token_id(self) -> int:
+        """A token to pad with: it is masked, so any will do."""
+        return int(self.tokenizer.pad_token_id)
+
+    @property
+    def end_token_id(self) -> int:
+        """The token that ends an answer."""
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def image_token_id(self) -> int:
+        """The token that stands for a visual token."""
+        return int(self.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
+
+    @property
+    def n_image_tokens(self) -> int:
+        """Visual tokens of a question, of all its image blocks."""
+        return sum(self.image_tokens)
+
+    def asked(self, spec: PixelSpec, version: str) -> Self:
+        """Return a processor that makes pictures in this way, and asks by the template of that name."""
+        return replace(self, pixel_spec=spec, template=TEMPLATES[version])
+
+    def pixels(self, picture: Path | bytes) -> Pixels:
+        """Read one picture (see `PixelSpec.pixels`) as ``pixel_values`` ``[1, 3, size, size]``."""
+        return {"pixel_values": torch.from_numpy(self.pixel_spec.pixels(picture))[None]}
+
+    def inputs(
+        self, rows: Sequence[Sequence[int]], pictures: Sequence[Pixels], side: str = "left"
+    ) -> Pixels:
+        """Return the inputs of a batch.
+
+        Parameters
+        ----------
+        rows : sequence of sequence of int
+            Token ids of each sample (see `encode`, `encode_prompt`).
+        pictures : sequence of dict of str to Tensor
+            One picture of each (see `pixels`).
+        side : str
+            Where rows are padded. On the ``right`` there is no attention mask: attention is causal, so no
+            token sees the padding behind it, and without a mask it has faster kernels.
+        """
+        batch = {"input_ids": pad(rows, self.pad_token_id, side)}
+        if side == "left":
+            batch["attention_mask"] = pad([[1] * len(row) for row in rows], 0, side)
+        return batch | joined(pictures)
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer and pixels as transformers' own LLaVA reads them; square pictures come out as ours."""
+        self.tokenizer.save_pretrained(folder)
+        spec = self.pixel_spec
+        raw = {
+            "image_processor_type": "CLIPImageProcessor",
+            "do_convert_rgb": True,
+            "do_resize": True,
+            "size": {"shortest_edge": spec.size},
+            "resample": 3,  # bicubic
+            "do_center_crop": True,
+            "crop_size": {"height": spec.size, "width": spec.size},
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": list(spec.mean),
+            "image_std": list(spec.std),
+        }
+        write_json(folder / "preprocessor_config.json", raw)
+
+    def prompt(self, question: str, n_images: int) -> str:
+        """Return a question as text, up to the cue for its answer."""
+        return self.template.prompt(question, n_images)
+
     def encode_prompt(self, question: str, n_images: int) -> tuple[int, ...]:
         """Return the token ids of a question, image tokens expanded, ready for an answer."""
-        tokens = self._tokens(self.template.prompt(question, n_images))
+        tokens = self._tokens(self.prompt(question, n_images))
         return tuple(i for i, _ in self._expanded([(i, IGNORED) for i, _ in tokens], n_images))
 
     def encode(
@@ -178,7 +254,7 @@ class Processor:
 
     def _expanded(self, pairs: list[tuple[int, int]], n_images: int) -> list[tuple[int, int]]:
         """Repeat each image token once per visual token of its block."""
-        image_id = self.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        image_id = self.image_token_id
         lengths = iter(self.image_tokens)
         found = sum(token == image_id for token, _ in pairs)
         if found != n_images or n_images != len(self.image_tokens):
@@ -207,6 +283,11 @@ def picture_of(sample_id: str, images: Sequence[str]) -> str:
             "Rows are [Image1, Image1]: the second stands for the same picture with its feature.",
         )
     return images[0]
+
+
+def joined(pictures: Sequence[Pixels]) -> Pixels:
+    """Return the pictures of a batch as one input."""
+    return {name: torch.cat([picture[name] for picture in pictures]) for name in pictures[0]}
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, side: str) -> torch.Tensor:

@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import torch
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.parsing import parse_json
-from eegtool.core.workspace import read_json
+from eegtool.core.workspace import read_json, write_json
+
+SHARD: Final = "4GB"
+"""Largest file of weights that is written: the hub wants files below 5 GB."""
 
 _NAMES: Final = ("model.safetensors", "pytorch_model.bin")
 _AGAIN: Final = "Download it again: the folder must be whole."
@@ -162,3 +166,27 @@ def renamed(
         fitting = next((p for p in names if re.match(p, name)), None)
         found[re.sub(fitting, names[fitting], name, count=1) if fitting else name] = tensor
     return found
+
+
+def write_weights(folder: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Write tensors as transformers does, in files of at most `SHARD`, and read them again.
+
+    Raises
+    ------
+    EegToolError
+        If a file does not hold what was written to it.
+    """
+    state = {name: tensor.contiguous() for name, tensor in state.items()}
+    split = split_torch_state_dict_into_shards(state, max_shard_size=SHARD)
+    for name, keys in split.filename_to_tensors.items():
+        part = {key: state[key] for key in keys}
+        (folder / name).write_bytes(save(part, {"format": "pt"}))
+        written = load_file(folder / name)
+        if not all(torch.equal(tensor, written[key]) for key, tensor in part.items()):
+            raise EegToolError(
+                f"{name} does not hold what was written to it.", "Check the disk it was written to."
+            )
+    if split.is_sharded:
+        total = sum(tensor.numel() * tensor.itemsize for tensor in state.values())
+        index = {"metadata": {"total_size": total}, "weight_map": split.tensor_to_filename}
+        write_json(folder / "model.safetensors.index.json", index)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -10,7 +10,7 @@ from typing import Any, Final
 from eegtool.core.errors import EegToolError
 from eegtool.core.settings import PrepareSettings
 from eegtool.extract.stored import CARD, STORED, is_module
-from eegtool.model.adapters import Contract, adapter_sha256, contract_base, read_contract
+from eegtool.model.adapters import Contract, adapter_sha256, contract_base, prompt_of, read_contract
 from eegtool.model.answer_form import AnswerForm
 from eegtool.model.eegvlm import FUSIONS
 from eegtool.prepare.images import STYLES
@@ -33,6 +33,8 @@ class Requirements:
     ----------
     folder, contract, adapter_sha256, answers
         Where it is, what its folder says, its weights, and how it was taught to answer.
+    prompt : callable
+        Question and number of pictures → what the model sees.
     module : Path or None
         Folder of its vision module; None if it looks at no features.
     """
@@ -41,6 +43,7 @@ class Requirements:
     contract: Contract
     adapter_sha256: str
     answers: AnswerForm
+    prompt: Callable[[str, int], str]
     module: Path | None
 
     @property
@@ -107,7 +110,9 @@ def read_requirements(
         taught no answers that can be scored, or its vision module is missing.
     """
     contract = read_contract(folder)
-    contract_base(folder, contract, base, vision_tower)
+    prompt = prompt_of(
+        contract_base(folder, contract, base, vision_tower), contract, contract.version
+    )
     answers = AnswerForm.from_contract(contract.answers)
     lacking = [name for name in ("channel", *_DRAWING) if name not in contract.protocol]
     lacking += [] if answers.question else ["the question"]
@@ -129,7 +134,7 @@ def read_requirements(
             "Prepare the night, and ask with `eegvlm evaluate --mode generate`.",
         )
     module = _module(folder, contract, vision_module)
-    return Requirements(folder, contract, adapter_sha256(folder), answers, module)
+    return Requirements(folder, contract, adapter_sha256(folder), answers, prompt, module)
 
 
 def _module(model: Path, contract: Contract, named: Path | None) -> Path | None:

@@ -23,7 +23,6 @@ from eegtool.extract.stored import features_of, open_module
 from eegtool.inference.calibration import Calibration, calibrated, read_calibration
 from eegtool.inference.decoding import Decoding
 from eegtool.inference.loaded import LoadedModel, device_of
-from eegtool.model.processor import TEMPLATES
 from eegtool.prepare.cohorts import Night, find_recordings
 from eegtool.prepare.unscored import DrawnNight, draw_unscored
 from eegtool.stage.night import StagedNight
@@ -226,12 +225,11 @@ class Stager:
         own = share(chosen, rank, ranks)
         if any(question.sample_id not in found for question in own):
             features = self.features(drawn, quiet=rank > 0)
-            spec = self.model.processor.pixel_spec
             batches = job.ask(
                 self.model,
                 own,
                 set(found),
-                lambda q: spec.pixels(drawn.pictures[q.sample_id]),
+                lambda q: self.model.processor.pixels(drawn.pictures[q.sample_id]),
                 None if features is None else features.__getitem__,
                 batch_size=batch_size,
                 quiet=rank > 0,
@@ -278,7 +276,7 @@ class Stager:
             mode=mode,
             decoding=Decoding(model.answers.max_new_tokens),
             template=model.contract.version,
-            prompt=TEMPLATES[model.contract.version].prompt,
+            prompt=model.prompt,
             pictures=model.protocol | own,
             epochs={epoch.sample_id: epoch for epoch in prepared.epochs("eval")},
         )

@@ -31,7 +31,7 @@ from eegtool.core.workspace import jsonable, read_json, run_stamp, write_json
 from eegtool.evaluate.ranks import call_on_ranks
 from eegtool.evaluate.task import read_batch_size
 from eegtool.inference.loaded import merge_note
-from eegtool.model.checkpoints import ATTENTIONS
+from eegtool.model.loading import ATTENTIONS
 from eegtool.prepare.cohorts import Night, find_recordings
 from eegtool.prepare.nights import Prepared
 from eegtool.prepare.unscored import DrawnNight, prepare_unscored, read_drawn

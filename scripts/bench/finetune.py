@@ -186,13 +186,13 @@ def bare(out: Path) -> dict[str, float]:
     from transformers import LlamaModel
 
     from eegtool.finetune.plan import Plan
-    from eegtool.model.checkpoints import choose_attention, llava_config
+    from eegtool.model.loading import choose_attention
 
     plan = Plan.read(out / "plan.json")
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
     dtype = torch.bfloat16 if plan.arguments["bf16"] else torch.float32
-    config = llava_config(plan.base_model)
+    config = plan.base_model.config
     text = config.text_config
     text.use_cache = False
     text._attn_implementation = choose_attention(plan.attention, dtype)

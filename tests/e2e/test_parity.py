@@ -249,7 +249,7 @@ def batches(
     for start in range(0, len(order), size):
         here = order[start : start + size]
         items = [dataset[i] for i in here]
-        batch = collate(items, dataset.processor.tokenizer.pad_token_id)
+        batch = collate(items, dataset.processor)
         lengths = torch.tensor([len(item["input_ids"]) for item in items])
         columns = torch.arange(batch["input_ids"].shape[1])
         yield here, batch | {"attention_mask": (columns < lengths[:, None]).long()}

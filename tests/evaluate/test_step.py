@@ -1065,5 +1065,5 @@ def test_a_folder_that_is_neither_model_nor_base(
     settings: EvaluateSettings, tmp_path: Path
 ) -> None:
     write_json(tmp_path / "config.json", {"model_type": "bert"})
-    with pytest.raises(EegToolError, match="describes a 'bert' model"):
+    with pytest.raises(EegToolError, match="A 'bert' model is not a vision-language model"):
         run(replace(settings, model_path=tmp_path))

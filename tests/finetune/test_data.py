@@ -47,7 +47,7 @@ def test_every_sample_has_the_feature_of_its_own_epoch(
         np.testing.assert_array_equal(item["high_level_features"].numpy(), in_file[i])
         picture = workspace.images("ft") / rows[i].images[0]
         np.testing.assert_array_equal(
-            item["pixel_values"].numpy(), processor.pixel_spec.pixels(picture)
+            item["picture"]["pixel_values"][0].numpy(), processor.pixel_spec.pixels(picture)
         )
         encoded = processor.encode(rows[i].question, 2, rows[i].answer)
         assert (item["input_ids"], item["labels"]) == (encoded.input_ids, encoded.labels)
@@ -58,7 +58,7 @@ def test_without_features_there_are_none(
 ) -> None:
     dataset = FinetuneDataset(rows, workspace.images("ft"), None, processor, 4096)
     assert "high_level_features" not in dataset[0]
-    batch = collate([dataset[0], dataset[1]], 0)
+    batch = collate([dataset[0], dataset[1]], processor)
     assert sorted(batch) == ["input_ids", "labels", "pixel_values"]
 
 
@@ -81,10 +81,10 @@ def test_samples_are_padded_on_the_right(
     items = [dataset_of(workspace, rows, processor)[i] for i in range(2)]
     short, long = (len(item["input_ids"]) for item in items)
     assert short < long
-    batch = collate(items, pad_id=3)
+    batch = collate(items, processor)
     assert batch["input_ids"].shape == batch["labels"].shape == (2, long)
     assert batch["input_ids"][0, :short].tolist() == list(items[0]["input_ids"])
-    assert batch["input_ids"][0, short:].tolist() == [3] * (long - short)
+    assert batch["input_ids"][0, short:].tolist() == [processor.pad_token_id] * (long - short)
     assert batch["labels"][0, short:].tolist() == [IGNORED] * (long - short)
     assert batch["pixel_values"].shape == (2, 3, 64, 64)
     assert torch.equal(batch["high_level_features"][1], items[1]["high_level_features"])

@@ -19,8 +19,10 @@ from eegtool.finetune.estimate import Size
 from eegtool.finetune.plan import Plan
 from eegtool.finetune.step import make_plan
 from eegtool.model.adapters import add_lora
-from eegtool.model.checkpoints import Base, find_base, llava_config, load_base, quiet
-from eegtool.model.eegvlm import EEGVLM
+from eegtool.model.checkpoints import find_base, load_base
+from eegtool.model.eegvlm import EEGVLM, patches
+from eegtool.model.families.llava import LlavaBase
+from eegtool.model.loading import quiet
 
 GB = 1e9
 
@@ -68,7 +70,7 @@ def recipe(plan: Plan) -> Plan:
 def test_parameters_of_13b_are_counted_without_its_weights(
     config: LlavaConfig, recipe: Plan
 ) -> None:
-    parts = {part: counts for part, *counts in estimate.count_parameters(config, recipe)}
+    parts = {part: counts for part, *counts in estimate.count_parameters(empty(config), recipe)}
     assert parts["vision tower"] == [0, 303_507_456]
     assert parts["projector"] == [1024 * 5120 + 5120 + 5120 * 5120 + 5120] * 2
     trained, total = parts["language model (LoRA)"]
@@ -85,7 +87,7 @@ def test_parameters_are_those_of_the_model_that_is_trained(
 ) -> None:
     model, _ = load_base(plan.base_model, fusion="add", version="v1", dtype=torch.float32)
     made = add_lora(model, r=4, alpha=8, dropout=0.0, use_dora=use_dora)
-    parts = estimate.count_parameters(model.config, replace(plan, use_dora=use_dora))
+    parts = estimate.count_parameters(empty(model.config), replace(plan, use_dora=use_dora))
     trained = sum(p.numel() for p in made.parameters() if p.requires_grad)
     assert sum(counts[1] for counts in parts) == trained
     assert sum(counts[2] for counts in parts) == sum(p.numel() for p in made.parameters())
@@ -116,7 +118,17 @@ def size_of(config: LlavaConfig, trained: int = 500_000_000) -> Size:
         ("projector", 30_000_000, 30_000_000),
         ("language model (LoRA)", trained, 13_000_000_000 + trained),
     )
-    return Size(parts, samples=10_000, tokens=1200, labels=8, config=config)
+    return Size(parts, samples=10_000, tokens=1200, labels=8, **shape_of(config))
+
+
+def empty(config: LlavaConfig) -> EEGVLM:
+    with torch.device("meta"):
+        return EEGVLM(config)
+
+
+def shape_of(config: LlavaConfig) -> dict[str, Any]:
+    tensors = tuple(parameter.numel() for parameter in empty(config).parameters())
+    return {"text": config.text_config, "projected": patches(config), "tensors": tensors}
 
 
 def test_memory_follows_the_zero_paper(config: LlavaConfig, recipe: Plan) -> None:
@@ -172,8 +184,8 @@ def test_13b_needs_what_it_needs(
 ) -> None:
     plan = replace(recipe, gradient_checkpointing=checkpointing)
     plan = with_arguments(plan, per_device_train_batch_size=batch)
-    parts = estimate.count_parameters(config, plan)
-    size = Size(parts, samples=10_000, tokens=1195, labels=8, config=config)
+    parts = estimate.count_parameters(empty(config), plan)
+    size = Size(parts, samples=10_000, tokens=1195, labels=8, **shape_of(config))
     need = estimate.memory(size, plan, ranks, ranks)[preset]
     assert need.gpu / 2**30 == pytest.approx(expected, rel=0.05)
 
@@ -195,7 +207,7 @@ def test_pinned_memory_comes_in_powers_of_two(
     assert 1.5 < host / plainly < 1.7
 
 
-def write_configs(folder: Path, config: LlavaConfig) -> dict[str, Base]:
+def write_configs(folder: Path, config: LlavaConfig) -> dict[str, LlavaBase]:
     """Write what both layouts of 13B say about themselves, without any weights."""
     config.save_pretrained(folder / "hf")
     config.vision_config.save_pretrained(folder / "clip")
@@ -207,8 +219,8 @@ def write_configs(folder: Path, config: LlavaConfig) -> dict[str, Base]:
     own |= {"mm_projector_type": "mlp2x_gelu", "mm_vision_select_feature": "patch"}
     text = config.text_config.to_dict() | {"vocab_size": 32000} | own
     write_json(folder / "llava" / "config.json", text)
-    llava = Base(folder / "llava", folder / "clip", "llava")
-    return {"hf": Base(folder / "hf"), "llava": llava}
+    llava = LlavaBase(folder / "llava", folder / "clip")
+    return {"hf": LlavaBase(folder / "hf"), "llava": llava}
 
 
 @pytest.mark.parametrize(
@@ -217,11 +229,11 @@ def write_configs(folder: Path, config: LlavaConfig) -> dict[str, Base]:
 def test_both_layouts_have_as_many_parameters(
     config: LlavaConfig, recipe: Plan, tmp_path: Path, layout: str, parameters: int
 ) -> None:
-    read = llava_config(write_configs(tmp_path, config)[layout])
+    read = write_configs(tmp_path, config)[layout].config
     with torch.device("meta"), quiet():
         base = [parameter.numel() for parameter in EEGVLM(read).parameters()]
     assert (len(base), sum(base)) == (758, parameters)
-    parts = estimate.count_parameters(read, recipe)
+    parts = estimate.count_parameters(empty(read), recipe)
     lora = parts[-1][1]
     assert sum(total for _, _, total in parts) == parameters + lora
 
@@ -317,8 +329,8 @@ def kept_bytes(model: EEGVLM, tokens: int, dtype: torch.dtype) -> int:
 
 def test_dora_needs_more(config: LlavaConfig, recipe: Plan) -> None:
     dora = replace(recipe, use_dora=True)
-    plain = estimate.count_parameters(config, recipe)
-    with_lengths = estimate.count_parameters(config, dora)
+    plain = estimate.count_parameters(empty(config), recipe)
+    with_lengths = estimate.count_parameters(empty(config), dora)
     rows = 40 * (5 * 5120 + 2 * 13824)  # a length for each row of seven layers
     assert with_lengths[-1][1] - plain[-1][1] == rows
     size = size_of(config)

@@ -36,9 +36,9 @@ def test_every_rank_reads_what_the_parent_wrote(plan: Plan, tmp_path: Path) -> N
 
 def test_it_knows_its_base(plan: Plan, tiny: Path) -> None:
     assert plan.base_model.folder == tiny
-    assert (plan.base_model.vision_tower, plan.base_model.layout) == (None, "hf")
-    apart = replace(plan, vision_tower="/clip", layout="llava").base_model
-    assert (apart.vision_tower, apart.layout) == (Path("/clip"), "llava")
+    assert plan.base_model.vision_tower is None
+    apart = replace(plan, vision_tower="/clip").base_model
+    assert apart.vision_tower == Path("/clip")
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ def test_a_mask_would_change_nothing(plan_of: Planner, monkeypatch: pytest.Monke
     table = load_features(Path(plan.features_file), [row.sample_id for row in rows])
     rows = [replace(row, answer=row.answer + ", deep" * i) for i, row in enumerate(rows[:3])]
     dataset = FinetuneDataset(rows, Path(plan.image_folder), table, processor, 4096)
-    batch = collate([dataset[i] for i in range(3)], processor.tokenizer.pad_token_id)
+    batch = collate([dataset[i] for i in range(3)], processor)
     lengths = torch.tensor(dataset.lengths())
     mask = (torch.arange(batch["input_ids"].shape[1]) < lengths[:, None]).long()
     assert (mask == 0).any()

@@ -455,5 +455,5 @@ def test_a_second_sigterm_ends_the_process() -> None:
     before = signal.getsignal(signal.SIGTERM)
     stopper.on_train_begin(None, None, None)
     os.kill(os.getpid(), signal.SIGTERM)
-    assert stopper.told
+    assert stopper.signalled
     assert signal.getsignal(signal.SIGTERM) == before

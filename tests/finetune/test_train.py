@@ -165,7 +165,7 @@ def test_the_adapter_is_loaded_with_its_contract(plan_of: Planner) -> None:
     assert (contract.features, contract.features_weights_sha256) == ("shuffled", "ab" * 32)
     assert contract.protocol == plan.protocol
     assert contract.answers == answers
-    assert processor.image_tokens == (16, 1)
+    assert processor.n_image_tokens == 16 + 1
     log = json.loads((Path(plan.output_dir) / "training_log.json").read_text())
     assert log["metrics"]["train_loss"] > 0
 

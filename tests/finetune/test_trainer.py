@@ -23,8 +23,9 @@ from eegtool.finetune import train
 from eegtool.finetune.plan import Plan
 from eegtool.finetune.trainer import EegTrainer, Monitor, PassOrder, check_trained
 from eegtool.model.adapters import add_lora, load_adapter
-from eegtool.model.checkpoints import load_base, quiet
+from eegtool.model.checkpoints import load_base
 from eegtool.model.eegvlm import EEGVLM
+from eegtool.model.loading import quiet
 from tests.finetune.conftest import Planner, run_ranks
 
 

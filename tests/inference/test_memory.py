@@ -32,7 +32,12 @@ def llava_13b(**change: Any) -> LlavaConfig:
 
 def needed(writes: bool = True, dtype: torch.dtype = torch.bfloat16, **change: Any) -> int:
     return bytes_per_question(
-        llava_13b(**change), dtype, n_tokens=PROMPT, n_new_tokens=8, writes=writes, scores=True
+        llava_13b(**change).text_config,
+        dtype,
+        n_tokens=PROMPT,
+        n_new_tokens=8,
+        kept=int(writes),
+        scores=True,
     )
 
 

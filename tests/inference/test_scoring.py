@@ -60,7 +60,7 @@ def brute_force(
 
 
 @pytest.fixture(scope="module")
-def loaded(adapter_model: Path) -> tuple[EEGVLM, Processor]:
+def loaded(adapter_model: Path) -> tuple[Any, Any]:
     peft_model, processor, _ = load_adapter(adapter_model, base=None, dtype=torch.float32)
     return inner(peft_model), processor
 

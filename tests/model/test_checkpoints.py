@@ -14,20 +14,12 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor, LlavaProcessor
 
 from eegtool.core.errors import EegToolError
-from eegtool.model import checkpoints, hub
+from eegtool.model import hub, loading
 from eegtool.model.adapters import add_lora, trained_table
-from eegtool.model.checkpoints import (
-    Base,
-    base_sha256,
-    best_dtype,
-    check_keys,
-    choose_attention,
-    find_base,
-    llava_config,
-    load_base,
-    load_processor,
-)
+from eegtool.model.checkpoints import base_sha256, find_base, load_base, load_processor
 from eegtool.model.eegvlm import EEGVLM
+from eegtool.model.families.llava import LlavaBase
+from eegtool.model.loading import best_dtype, check_keys, choose_attention
 
 
 @pytest.fixture
@@ -55,9 +47,9 @@ def load(folder: Path, **how: Any) -> Any:
 
 
 def test_known_names_and_folders_are_found(tiny: Path, base: Path) -> None:
-    assert find_base("tiny") == Base(tiny) == find_base("tiny", "a tower that is not needed")
-    assert find_base(str(base)) == Base(base, None, "hf")
-    assert llava_config(Base(tiny)).vision_config.image_size == 64
+    assert find_base("tiny") == LlavaBase(tiny) == find_base("tiny", "a tower that is not needed")
+    assert find_base(str(base)) == LlavaBase(base)
+    assert LlavaBase(tiny).config.vision_config.image_size == 64
 
 
 @pytest.mark.parametrize(
@@ -83,9 +75,11 @@ def test_a_name_of_the_hub_is_looked_up_there(tiny: Path, monkeypatch: pytest.Mo
     assert asked == [("llava-hf/llava-1.5-13b-hf", {"local_files_only": True})]
 
 
-def test_a_folder_that_is_no_llava_is_refused(base: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_vision_language_model_is_refused(
+    base: Path, tmp_path: Path
+) -> None:
     change(base / "config.json", model_type="llama")
-    with pytest.raises(EegToolError, match="describes a 'llama' model"):
+    with pytest.raises(EegToolError, match="A 'llama' model is not a vision-language model"):
         find_base(str(base))
     with pytest.raises(EegToolError, match=r"it has no config\.json"):
         find_base(str(tmp_path))
@@ -264,8 +258,8 @@ def test_features_need_a_tower_of_their_width(base: Path) -> None:
     change(base / "config.json", vision_config__hidden_size=768)
     for fusion in ("add", "token"):
         with pytest.raises(EegToolError, match="is 768 wide; high-level features are 1024 wide"):
-            load_processor(Base(base), fusion=fusion, version="v1")
-    assert load_processor(Base(base), fusion="none", version="v1").image_tokens == (16, 0)
+            load_processor(LlavaBase(base), fusion=fusion, version="v1")
+    assert load_processor(LlavaBase(base), fusion="none", version="v1").image_tokens == (16, 0)
 
 
 @pytest.mark.parametrize(
@@ -312,16 +306,16 @@ def test_sampling_habits_of_the_base_are_dropped(base: Path) -> None:
 
 
 def test_a_base_is_known_by_configuration_and_weights(tiny: Path, base: Path) -> None:
-    known = base_sha256(Base(tiny))
+    known = base_sha256(LlavaBase(tiny))
     change(base / "config.json", transformers_version="5.17.0", _name_or_path="elsewhere")
-    assert base_sha256(Base(base)) == base_sha256(base) == known
+    assert base_sha256(LlavaBase(base)) == base_sha256(base) == known
     weights = load_file(base / "model.safetensors")
     weights["model.language_model.layers.1.mlp.up_proj.weight"].mul_(1.001)  # a slight fine-tune
     save_file(weights, base / "model.safetensors", {"format": "pt"})
-    tuned = base_sha256(Base(base))
+    tuned = base_sha256(LlavaBase(base))
     assert tuned != known
     change(base / "config.json", text_config__rms_norm_eps=1e-3)
-    assert base_sha256(Base(base)) not in (known, tuned)
+    assert base_sha256(LlavaBase(base)) not in (known, tuned)
 
 
 @pytest.mark.parametrize(
@@ -348,7 +342,7 @@ def test_attention_is_the_fastest_that_works_here(
     chosen: str | None,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(checkpoints, "find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(loading, "find_spec", lambda name: object() if installed else None)
     if chosen:
         assert choose_attention(asked, dtype) == chosen
     else:
@@ -383,7 +377,7 @@ def test_zero3_places_weights_itself(
         raise OSError("seen")
 
     monkeypatch.setattr(EEGVLM, "from_pretrained", look)
-    monkeypatch.setattr(checkpoints, "is_deepspeed_zero3_enabled", lambda: zero3)
+    monkeypatch.setattr(loading, "is_deepspeed_zero3_enabled", lambda: zero3)
     with pytest.raises(EegToolError, match="seen"):
         load(tiny, device=torch.device("meta"))
     assert asked == [(placed, None)]
@@ -430,7 +424,7 @@ def test_four_bits_answer_much_like_sixteen(tiny: Path) -> None:
 def test_other_numbers_of_bits_are_refused(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EegToolError, match="Unknown --bits '8'"):
         load(tiny, bits=8)
-    monkeypatch.setattr(checkpoints, "find_spec", lambda name: None)
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
     with pytest.raises(EegToolError, match="--bits 4 needs bitsandbytes") as caught:
         load(tiny, bits=4)
     assert caught.value.fix == "pip install 'eegvlm[quant]'"

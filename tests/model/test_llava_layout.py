@@ -30,14 +30,8 @@ from transformers import (
 from eegtool.core.errors import EegToolError
 from eegtool.model import hub
 from eegtool.model.adapters import Contract, add_lora, load_adapter, write_adapter
-from eegtool.model.checkpoints import (
-    Base,
-    base_sha256,
-    find_base,
-    llava_config,
-    load_base,
-    load_processor,
-)
+from eegtool.model.checkpoints import base_sha256, find_base, load_base, load_processor
+from eegtool.model.families.llava import LlavaBase
 
 QUESTION = "Which stage?"
 PATCHES = 4  # (28 / 14)²
@@ -55,8 +49,10 @@ class Original:
     projector: Weights
 
     @property
-    def find(self) -> Base:
-        return find_base(str(self.folder), str(self.tower))
+    def find(self) -> LlavaBase:
+        base = find_base(str(self.folder), str(self.tower))
+        assert isinstance(base, LlavaBase)
+        return base
 
 
 def llama_tokenizer() -> LlamaTokenizer:
@@ -197,7 +193,7 @@ def change(path: Path, **values: Any) -> None:
     path.write_text(json.dumps({k: v for k, v in told.items() if values.get(k, "") is not None}))
 
 
-def load(base: Base, fusion: str = "add") -> Any:
+def load(base: LlavaBase, fusion: str = "add") -> Any:
     return load_base(base, fusion=fusion, version="v1", dtype=torch.float32)
 
 
@@ -214,8 +210,8 @@ def rewrite(folder: Path, edit: Callable[[Weights], object]) -> None:
 
 def test_the_layout_is_recognised_by_what_it_says(written: Original) -> None:
     base = written.find
-    assert base == Base(written.folder, written.tower, "llava")
-    config = llava_config(base)
+    assert base == LlavaBase(written.folder, written.tower)
+    config = base.config
     assert config.text_config.num_hidden_layers == 3
     assert config.text_config.rms_norm_eps == 1e-5
     assert (config.vision_config.hidden_size, config.vision_config.image_size) == (1024, 28)
@@ -714,7 +710,7 @@ def test_an_adapter_of_it_comes_back(written: Original, tmp_path: Path) -> None:
     write_adapter(tmp_path / "run", peft_model, state, contract)
     loaded, again, found = load_adapter(tmp_path / "run", base=None, dtype=torch.float32)
     assert found == contract
-    assert again.image_tokens == (PATCHES, PATCHES)
+    assert again.n_image_tokens == 2 * PATCHES
     held = dict(loaded.named_parameters())
     assert all(torch.equal(held[name], tensor) for name, tensor in state.items())
 
@@ -757,7 +753,7 @@ def test_two_ranks_of_zero3_share_one_model_of_either_layout(
     written: Original, tiny: Path, tmp_path: Path
 ) -> None:
     layouts = []
-    for name, base in {"llava": written.find, "hf": find_base(str(tiny))}.items():
+    for name, base in {"llava": written.find, "hf": LlavaBase(tiny)}.items():
         torch.save(load(base)[0].state_dict(), tmp_path / f"{name}.bin")
         layouts.append(f"{base.folder},{base.vision_tower or ''},{tmp_path / name}.bin")
     (tmp_path / "rank.py").write_text(ZERO3)

@@ -6,27 +6,35 @@ default. LLaVA-1.5, whose features go through the projector of its pictures, is 
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoProcessor, GenerationConfig
-from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.modeling_utils import set_zero3_state
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     MODEL_MAPPING,
 )
 
-from eegtool.core.errors import EegToolError, brief
-from eegtool.core.registry import check_name, load
-from eegtool.model.checkpoints import check_keys, choose_attention, quantization, quiet
-from eegtool.model.eegvlm import FUSIONS
+from eegtool.core.errors import EegToolError
+from eegtool.core.forms import CHAT
+from eegtool.core.registry import load
 from eegtool.model.families.chat import FamilyProcessor
 from eegtool.model.families.fused import FusedModel, fused_class, outside_decoder
 from eegtool.model.families.generic import Family, missing_seam
+from eegtool.model.loading import (
+    check_keys,
+    choose_attention,
+    not_loadable,
+    placement,
+    quantization,
+    quiet,
+)
+from eegtool.model.weights import weights_files
 
 FAMILIES: Final = {
     "qwen3_vl": "eegtool.model.families.qwen3_vl:FAMILY",
@@ -59,11 +67,110 @@ class FamilyBase:
     config: Any
     family: Family
     network: type
+    vision_tower: ClassVar[None] = None
 
     @property
-    def hidden_size(self) -> int:
-        """Width of the language model's tokens."""
-        return int(self.config.get_text_config().hidden_size)
+    def name(self) -> str:
+        """Name of the family."""
+        return self.family.name
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where its weights lie."""
+        return [self.folder]
+
+    @property
+    def projected_tokens(self) -> int:
+        """Tokens of a sample that go through the trained projector: its feature."""
+        return 1
+
+    def check(self) -> None:
+        """Refuse a folder without weights; their names are checked when they are loaded.
+
+        Raises
+        ------
+        EegToolError
+            If there are none.
+        """
+        weights_files(self.folder)
+
+    def template(self, version: str) -> str:
+        """Return `CHAT`: the family's own template, whatever is asked for."""
+        return CHAT
+
+    def processor(self, *, fusion: str, version: str, side: int) -> FamilyProcessor:
+        """Load the processor, without loading weights.
+
+        Parameters
+        ----------
+        fusion : str
+            Name of the fusion.
+        version : str
+            `CHAT`.
+        side : int
+            Side of the pictures in pixels (see `FamilyProcessor`).
+
+        Raises
+        ------
+        EegToolError
+            If it cannot be read, is that of another model, or cannot write what the fusion needs.
+        """
+        try:
+            with quiet():
+                hub = AutoProcessor.from_pretrained(self.folder, local_files_only=True)
+        except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError) as error:
+            raise not_loadable(self.folder, error) from error
+        image_token_id = self.config.image_token_id
+        # Without an image processor, a tokenizer comes back alone.
+        if image_token_id not in getattr(hub, "image_token_ids", ()):
+            raise EegToolError(
+                f"The processor in {self.folder} is not that of its {self.name} model: its image "
+                f"token is not {image_token_id}.",
+                "Take the processor files from the folder the model was downloaded with.",
+            )
+        processor = FamilyProcessor(hub, self.family, fusion, side, image_token_id)
+        processor.encode_prompt("?", 2)
+        return processor
+
+    def load(
+        self,
+        *,
+        image_token_id: int,
+        fusion: str,
+        dtype: torch.dtype,
+        attention: str = "auto",
+        bits: int = 16,
+        device: torch.device | None = None,
+    ) -> FusedModel:
+        """Load the model with the projector of the features in it, at its start.
+
+        For the fusion ``none`` there is no projector. See `eegtool.model.checkpoints.load_base`.
+        """
+        packing = quantization(bits, dtype)
+        if packing is not None:
+            packing.llm_int8_skip_modules = outside_decoder(self.empty(fusion))
+        try:
+            with quiet():
+                model, info = fused_class(self.network, self.family, fusion).from_pretrained(
+                    self.folder,
+                    config=copy.deepcopy(self.config),
+                    dtype=dtype,
+                    attn_implementation=_attention(self, attention, dtype, device),
+                    quantization_config=packing,
+                    device_map=placement(device),
+                    local_files_only=True,
+                    output_loading_info=True,
+                )
+        except (OSError, ValueError, RuntimeError, ImportError) as error:
+            raise not_loadable(self.folder, error) from error
+        check_keys(self.folder, info["missing_keys"], info["unexpected_keys"])
+        model.generation_config = GenerationConfig()  # the base's habits of sampling are not ours
+        return model
+
+    def empty(self, fusion: str) -> FusedModel:
+        """Return the model without weights: to count parameters and to find modules by."""
+        with torch.device("meta"), set_zero3_state():  # says that sharding is taken care of
+            return fused_class(self.network, self.family, fusion)(copy.deepcopy(self.config))
 
 
 def find_family(folder: Path) -> FamilyBase:
@@ -77,7 +184,7 @@ def find_family(folder: Path) -> FamilyBase:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError, StrictDataclassError) as error:
-        raise _not_loadable(folder, error) from error
+        raise not_loadable(folder, error) from error
     return FamilyBase(folder, config, family_of(config), _classes(config)[0])
 
 
@@ -112,100 +219,11 @@ def _classes(config: Any) -> tuple[type, type]:
     return network, MODEL_MAPPING.get(kind, network)
 
 
-def load_family_processor(base: FamilyBase, *, fusion: str, side: int) -> FamilyProcessor:
-    """Load the processor of a base model, without loading its weights.
-
-    Parameters
-    ----------
-    base : FamilyBase
-        From `find_family`.
-    fusion : str
-        Name of the fusion.
-    side : int
-        Side of the pictures in pixels (see `FamilyProcessor`).
-
-    Raises
-    ------
-    EegToolError
-        If it cannot be read, is that of another model, or cannot write what the fusion needs.
-    """
-    check_name("fusion", fusion, FUSIONS)
-    try:
-        with quiet():
-            hub = AutoProcessor.from_pretrained(base.folder, local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError) as error:
-        raise _not_loadable(base.folder, error) from error
-    image_token_id = base.config.image_token_id
-    # Without an image processor, a tokenizer comes back alone.
-    if image_token_id not in getattr(hub, "image_token_ids", ()):
-        raise EegToolError(
-            f"The processor in {base.folder} is not that of its {base.family.name} model: its image "
-            f"token is not {image_token_id}.",
-            "Take the processor files from the folder the model was downloaded with.",
-        )
-    processor = FamilyProcessor(hub, base.family, fusion, side, image_token_id)
-    processor.encode_prompt("?", 2)
-    return processor
-
-
-def load_family(
-    base: FamilyBase,
-    *,
-    fusion: str,
-    dtype: torch.dtype,
-    attention: str = "auto",
-    bits: int = 16,
-    device: torch.device | None = None,
-) -> FusedModel:
-    """Load a base model with the projector of the features in it, at its start.
-
-    Parameters
-    ----------
-    base : FamilyBase
-        From `find_family`.
-    fusion : str
-        Name of the fusion; for ``none`` there is no projector.
-    dtype, attention, bits, device
-        See `eegtool.model.checkpoints.load_base`.
-
-    Raises
-    ------
-    EegToolError
-        If weights are missing or left over, or what is asked for is not installed.
-    """
-    check_name("fusion", fusion, FUSIONS)
-    kind = fused_class(base.network, base.family, fusion)
-    packing = quantization(bits, dtype)
-    if packing is not None:
-        packing.llm_int8_skip_modules = outside_decoder(on_meta(base, fusion))
-    try:
-        with quiet():
-            model, info = kind.from_pretrained(
-                base.folder,
-                config=base.config,
-                dtype=dtype,
-                attn_implementation=_attention(base, attention, dtype),
-                quantization_config=packing,
-                device_map=None if device is None or is_deepspeed_zero3_enabled() else {"": device},
-                local_files_only=True,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise _not_loadable(base.folder, error) from error
-    check_keys(base.folder, info["missing_keys"], info["unexpected_keys"])
-    model.generation_config = GenerationConfig()  # the base's habits of sampling are not ours
-    return model
-
-
-def on_meta(base: FamilyBase, fusion: str) -> FusedModel:
-    """Return the model without weights: to count parameters and to find modules by."""
-    with torch.device("meta"), set_zero3_state():  # says that sharding is taken care of
-        return fused_class(base.network, base.family, fusion)(base.config)
-
-
-def _attention(base: FamilyBase, attention: str, dtype: torch.dtype) -> str:
+def _attention(
+    base: FamilyBase, attention: str, dtype: torch.dtype, device: torch.device | None
+) -> str:
     """Choose the attention; FlashAttention only where all of the family's model has it."""
-    chosen = choose_attention(attention, dtype)
+    chosen = choose_attention(attention, dtype, device)
     has_flash = all(getattr(kind, "_supports_flash_attn", True) for kind in _classes(base.config))
     if chosen == "flash_attention_2" and not has_flash:
         if attention == "auto":
@@ -214,10 +232,3 @@ def _attention(base: FamilyBase, attention: str, dtype: torch.dtype) -> str:
             f"A '{base.family.name}' model cannot use FlashAttention.", "Leave out --attention."
         )
     return chosen
-
-
-def _not_loadable(folder: Path, error: Exception) -> EegToolError:
-    return EegToolError(
-        f"The base model in {folder} cannot be loaded: {brief(error)}.",
-        "Its folder must be whole: config, weights, tokenizer and processor as downloaded.",
-    )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
-import torch
 from jinja2.exceptions import TemplateError
 from PIL import Image
 
@@ -17,10 +16,11 @@ from eegtool.core.errors import EegToolError, brief
 from eegtool.core.pictures import read_rgb
 from eegtool.model.eegvlm import FUSIONS
 from eegtool.model.families.generic import Family
-from eegtool.model.processor import IGNORED, Encoded, pad, squared
+from eegtool.model.processor import IGNORED, Encoded, Pixels, PixelSpec, joined, pad, squared
 
 _IDS: Final = "input_ids"
 _MASK: Final = "attention_mask"
+_GREY: Final = (0.5, 0.5, 0.5)
 
 
 class _Turn(NamedTuple):
@@ -84,14 +84,33 @@ class FamilyProcessor:
         found = next((i for i in behind[_IDS] if i in special), self.tokenizer.eos_token_id)
         return int(found)
 
-    def image_tokens(self) -> int:
-        """Return the number of visual tokens of a question, of all its blocks."""
+    @property
+    def pixel_spec(self) -> PixelSpec:
+        """How a picture is made square, and what the family's processor says that it does with its colours."""
+        mean, std = (getattr(self.hub.image_processor, f"image_{n}", None) for n in ("mean", "std"))
+        return PixelSpec(self.side, tuple(mean or _GREY), tuple(std or _GREY))
+
+    def asked(self, spec: PixelSpec, version: str) -> Self:
+        """Return a processor for pictures of that size; the chat template stays the family's own."""
+        return replace(self, side=spec.size)
+
+    @cached_property
+    def n_image_tokens(self) -> int:
+        """Visual tokens of a question, of all its image blocks."""
         return self.encode_prompt("?", 2).count(self.image_token_id)
+
+    def save(self, folder: Path) -> None:
+        """Write the family's processor and tokenizer."""
+        self.hub.save_pretrained(folder)
+
+    def prompt(self, question: str, n_images: int) -> str:
+        """Return a question as the chat template writes it, up to the cue for its answer."""
+        self._check_images(n_images)
+        return self._render(_ask(question, self.n_blocks), cue=True)
 
     def encode_prompt(self, question: str, n_images: int) -> tuple[int, ...]:
         """Return the token ids of a question, image tokens expanded, ready for an answer."""
-        self._check_images(n_images)
-        return self._expand(self._render(_ask(question, self.n_blocks), cue=True))
+        return self._expand(self.prompt(question, n_images))
 
     def encode(
         self,
@@ -140,7 +159,7 @@ class FamilyProcessor:
         (turn,) = self._turns("?", answer, (), "")
         return len(self._tokens(turn.answered, first=False)) + 1
 
-    def pixels(self, picture: Path | bytes) -> dict[str, torch.Tensor]:
+    def pixels(self, picture: Path | bytes) -> Pixels:
         """Read one picture as the input of the tower.
 
         A picture that is not square is padded, never cropped; one of another size is resampled.
@@ -151,8 +170,9 @@ class FamilyProcessor:
             If the picture is missing or cannot be read.
         """
         image = read_rgb(picture, "Check --image-folder, or prepare again.")
-        mean = getattr(self.hub.image_processor, "image_mean", None) or (0.5, 0.5, 0.5)
-        images = [squared(image, self.side, mean)] * self.family.pictures_for(self.n_blocks)
+        images = [squared(image, self.side, self.pixel_spec.mean)] * self.family.pictures_for(
+            self.n_blocks
+        )
         made = self._process(self._render(_ask("?", len(images)), cue=True), images)
         pictures = {k: v for k, v in made.items() if k not in self._text_names}
         return self.family.first_picture(pictures)
@@ -160,9 +180,9 @@ class FamilyProcessor:
     def inputs(
         self,
         rows: Sequence[Sequence[int]],
-        pictures: Sequence[dict[str, torch.Tensor]],
+        pictures: Sequence[Pixels],
         side: str = "left",
-    ) -> dict[str, torch.Tensor]:
+    ) -> Pixels:
         """Return the inputs of a batch.
 
         Parameters
@@ -181,7 +201,7 @@ class FamilyProcessor:
         for name in self._text_names - {_IDS, _MASK}:  # of what kind each token is
             types = self.hub.create_mm_token_type_ids([list(row) for row in rows])
             batch[name] = pad(types, 0, side)
-        return batch | {k: torch.cat([p[k] for p in pictures]) for k in pictures[0]}
+        return batch | joined(pictures)
 
     @cached_property
     def _text_names(self) -> set[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -20,6 +21,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from eegtool.model.eegvlm import FUSIONS
 from eegtool.model.families.generic import Family
 from eegtool.model.processor import IGNORED, pad
+from eegtool.model.weights import SHARD
 
 FEATURE_WIDTH: Final = 1024
 """Of a high-level feature."""
@@ -61,6 +63,10 @@ class FusedModel(PreTrainedModel):  # type: ignore[misc]
 
     family: ClassVar[Family]
     fusion: ClassVar[str]
+    projector: ClassVar[str] = PROJECTOR
+    """What of it is trained beside LoRA."""
+    projector_is_own: ClassVar[bool] = True
+    """Whether that is no part of the family's model."""
 
     accepts_loss_kwargs: ClassVar[bool] = True  # `num_items_in_batch`, for the Trainer
 
@@ -76,12 +82,25 @@ class FusedModel(PreTrainedModel):  # type: ignore[misc]
         if isinstance(module, FeatureProjector):
             module.reset()
 
+    def save_plain(self, folder: Path) -> None:
+        """Write configuration and weights as transformers' own class has them; the projector of the features is left out."""
+        projector = self._modules.pop(PROJECTOR, None)
+        try:
+            self.save_pretrained(folder, max_shard_size=SHARD)
+        finally:
+            if projector is not None:
+                self._modules[PROJECTOR] = projector
+
+    def drop_unread_layers(self) -> None:
+        """Keep all: which layers of its tower a family reads, only its own code knows."""
+
     def run(
         self,
         input_ids: torch.Tensor | None = None,
         high_level_features: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        compute: Callable[[], Any] | None = None,
         **inputs: Any,
     ) -> Any:
         """Run the family's ``forward`` on the fused tokens.
@@ -97,9 +116,13 @@ class FusedModel(PreTrainedModel):  # type: ignore[misc]
         num_items_in_batch : int, optional
             Labelled tokens of the whole step, over all ranks and accumulated batches; None for those of
             this batch.
+        compute : callable, optional
+            Called, and nothing else done: see `eegtool.model.eegvlm.EEGVLM.forward`.
         **inputs
             The family's own, of one picture per sample (see `FamilyProcessor.inputs`).
         """
+        if compute is not None:
+            return compute()
         inputs = self.fuse(input_ids, high_level_features, inputs)
         if labels is None:
             return super().forward(input_ids=input_ids, **inputs)
@@ -148,6 +171,9 @@ class FusedModel(PreTrainedModel):  # type: ignore[misc]
         pictures = {k: v for k, v in inputs.items() if k in taken and v is not None}
         others = {k: v for k, v in inputs.items() if k not in pictures}
         n, fusion = len(input_ids), FUSIONS[self.fusion]
+        pictures = {
+            k: v.to(self.dtype) if v.is_floating_point() else v for k, v in pictures.items()
+        }
         with torch.no_grad():
             encoded = self.base_model.get_image_features(**pictures, return_dict=True)
         low = _flat(encoded.pooler_output)
@@ -179,7 +205,7 @@ class FusedModel(PreTrainedModel):  # type: ignore[misc]
         dtype = next(self.feature_projector.parameters()).dtype
         return self.feature_projector(features.to(dtype)).to(low.dtype)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: weights that ZeRO-3 gathers in it could not be trained any more
     def score(
         self,
         inputs: dict[str, torch.Tensor],

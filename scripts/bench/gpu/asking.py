@@ -22,8 +22,8 @@ from eegtool.extract.features import load_features
 from eegtool.inference.loaded import LoadedModel
 from eegtool.model.adapters import inner, load_adapter, merge_lora
 from eegtool.model.answer_form import AnswerForm
-from eegtool.model.checkpoints import best_dtype
 from eegtool.model.eegvlm import EEGVLM
+from eegtool.model.loading import best_dtype
 from eegtool.model.processor import Processor
 
 ROUNDS = 2  # the first of which only warms up

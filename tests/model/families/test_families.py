@@ -18,18 +18,13 @@ from torch.nn.functional import cross_entropy, gelu
 from transformers import AutoModelForImageTextToText, BlipConfig, LlamaConfig
 
 from eegtool.core.errors import EegToolError
-from eegtool.model.checkpoints import quiet
+from eegtool.core.forms import CHAT
+from eegtool.model.checkpoints import load_processor
 from eegtool.model.eegvlm import FUSIONS
-from eegtool.model.families import (
-    FAMILIES,
-    FamilyBase,
-    family_of,
-    find_family,
-    load_family,
-    load_family_processor,
-)
+from eegtool.model.families import FAMILIES, FamilyBase, family_of, find_family
 from eegtool.model.families.chat import FamilyProcessor
 from eegtool.model.families.fused import FusedModel, lora_targets, outside_decoder
+from eegtool.model.loading import quiet
 from eegtool.model.processor import IGNORED
 from tests.model.families.tiny import SIDE, TINY, UNTRIED, WIDTH, Tiny, build, tokenizer_of
 
@@ -40,6 +35,11 @@ QUESTIONS = (
     "?",
 )
 ANSWERS = ("W", "N1", "N2 or N3", "REM sleep, with rapid eye movement", "en")  # as in <|im_end|>
+
+
+def load_family(base: FamilyBase, *, fusion: str, dtype: torch.dtype) -> Any:
+    """Load a model without its processor."""
+    return base.load(image_token_id=base.config.image_token_id, fusion=fusion, dtype=dtype)
 
 
 @dataclass
@@ -54,7 +54,10 @@ class Small:
     def of(self, fusion: str) -> tuple[Any, FamilyProcessor]:
         if fusion not in self.models:
             model: Any = load_family(self.base, fusion=fusion, dtype=torch.float32).eval()
-            self.models[fusion] = model, load_family_processor(self.base, fusion=fusion, side=SIDE)
+            self.models[fusion] = (
+                model,
+                load_processor(self.base, version=CHAT, fusion=fusion, side=SIDE),
+            )
         return self.models[fusion]
 
     def trained(self, fusion: str) -> tuple[Any, FamilyProcessor]:
@@ -200,7 +203,7 @@ def test_tokens_are_those_of_the_familys_own_processor(fused: Small, fusion: str
     expected_tokens = (
         2 * fused.tiny.tokens if fusion == "add" else fused.tiny.alone or fused.tiny.tokens
     )
-    assert processor.image_tokens() == expected_tokens
+    assert processor.n_image_tokens == expected_tokens
 
 
 @pytest.mark.parametrize("fusion", list(FUSIONS))
@@ -263,8 +266,8 @@ def test_larger_pictures_have_more_tokens(
     name: str, side: int, tokens: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     base = find_family(build(name, tmp_path_factory.mktemp(name)))
-    processor = load_family_processor(base, fusion="add", side=side)
-    assert processor.image_tokens() == 2 * tokens
+    processor = load_processor(base, version=CHAT, fusion="add", side=side)
+    assert processor.n_image_tokens == 2 * tokens
 
 
 def test_a_picture_that_is_not_square_is_padded_not_cropped(small: Small) -> None:
@@ -566,7 +569,7 @@ def test_a_wrong_number_of_image_tokens_is_refused(small: Small) -> None:
 def test_a_block_that_is_no_row_of_tokens_cannot_be_shortened(tmp_path: Path) -> None:
     base = find_family(build("mistral3", tmp_path))
     with pytest.raises(EegToolError, match="'token' cannot be used with this mistral3 model"):
-        load_family_processor(base, fusion="token", side=SIDE)
+        load_processor(base, version=CHAT, fusion="token", side=SIDE)
 
 
 def test_named_families_are_tested_and_others_say_that_they_are_not() -> None:
@@ -619,7 +622,7 @@ def test_a_processor_that_does_not_fit_is_refused(
     folder = build("smolvlm", tmp_path / "model")
     damage(folder)
     with pytest.raises(EegToolError, match=message):
-        load_family_processor(find_family(folder), fusion="add", side=SIDE)
+        load_processor(find_family(folder), version=CHAT, fusion="add", side=SIDE)
 
 
 def test_missing_weights_are_refused(tmp_path: Path) -> None:

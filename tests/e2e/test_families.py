@@ -1,0 +1,147 @@
+"""Each family through the steps of the recipe: fine-tuned, asked, merged, and asked untrained."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText
+
+from eegtool.core.errors import EegToolError
+from eegtool.core.records import read_answers
+from eegtool.core.settings import EvaluateSettings, ExportSettings, FinetuneSettings
+from eegtool.core.workspace import Workspace
+from eegtool.evaluate import step as evaluate
+from eegtool.finetune import export, step, train
+from eegtool.model.adapters import load_adapter, read_contract
+from eegtool.model.checkpoints import base_in
+from tests.model.families.tiny import SIDE, TINY, UNTRIED, build
+
+STEPS = 30
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A small model of a family, fine-tuned."""
+
+    name: str
+    base: Path
+    adapter: Path
+    workspace: Workspace
+
+
+@pytest.fixture(scope="module", params=[*TINY, *UNTRIED])
+def trained(
+    request: pytest.FixtureRequest,
+    workspace_model: Workspace,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Trained:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp(request.param)
+    base = build(request.param, folder / "base")
+    settings = FinetuneSettings(
+        str(base),
+        workspace=workspace_model.root,
+        deepspeed="none",
+        max_steps=STEPS,
+        per_device_train_batch_size=4,
+        learning_rate=5e-3,
+        mm_projector_lr=5e-3,
+        lora_r=4,
+        logging_steps=1,
+        report_to="none",
+    )
+    train.run(step.make_plan(settings, folder / "run"))
+    return Trained(request.param, base, folder / "run", workspace_model)
+
+
+def answers(trained: Trained, model: Path, out: Path, **change: Any) -> dict[str, Any]:
+    settings = EvaluateSettings(
+        model,
+        workspace=trained.workspace.root,
+        answers_file=out / f"{len(list(out.iterdir()))}.jsonl",
+        mode="both",
+        limit=9,
+        num_gpus=1,
+        batch_size="8",
+    )
+    settings = replace(settings, **change)
+    evaluate.run(settings)
+    assert settings.answers_file is not None
+    return {row.question_id: row for row in read_answers(settings.answers_file)}
+
+
+def probabilities(rows: dict[str, Any]) -> np.ndarray:
+    return np.array([list(rows[i].metadata["stage_probabilities"].values()) for i in sorted(rows)])
+
+
+def test_it_learns_and_is_saved_whole(trained: Trained) -> None:
+    log = json.loads((trained.adapter / "training_log.json").read_text())["log"]
+    losses = [row["loss"] for row in log if "loss" in row]
+    assert len(losses) == STEPS
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.3
+    contract = read_contract(trained.adapter)
+    assert (contract.family, contract.version) == (base_in(trained.base).name, "chat")
+    assert contract.pixel_spec.size == SIDE
+    model, _, _ = load_adapter(trained.adapter, base=None, dtype=torch.float32)
+    projector = {n: p for n, p in model.named_parameters() if ".feature_projector." in n}
+    assert len(projector) == 4
+    assert all(bool(p.any()) for p in projector.values())  # its last layer began at zero
+
+
+def test_answers_do_not_depend_on_the_batch(trained: Trained, tmp_path: Path) -> None:
+    one, eight = (
+        answers(trained, trained.adapter, tmp_path, batch_size=size) for size in ("1", "8")
+    )
+    assert [one[i].text for i in one] == [eight[i].text for i in one]
+    np.testing.assert_allclose(probabilities(one), probabilities(eight), atol=1e-4)
+    assert np.ptp(probabilities(one), axis=0).max() > 1e-3  # epochs are told apart
+
+
+def test_drawn_words_are_the_same_in_any_batch(trained: Trained, tmp_path: Path) -> None:
+    drawn = {"mode": "generate", "temperature": 1.0, "max_new_tokens": 4}
+    one, four = (
+        answers(trained, trained.adapter, tmp_path, batch_size=size, **drawn) for size in ("1", "4")
+    )
+    assert [one[i].text for i in one] == [four[i].text for i in one]
+    other = answers(trained, trained.adapter, tmp_path, seed=7, **drawn)
+    assert [one[i].text for i in one] != [other[i].text for i in one]
+
+
+def test_the_merged_folder_is_a_plain_model_of_the_family(trained: Trained, tmp_path: Path) -> None:
+    merged = tmp_path / "merged"
+    export.run(ExportSettings(trained.adapter, out=merged, dtype="float32", licence="mit"))
+    _, info = AutoModelForImageTextToText.from_pretrained(merged, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    (tmp_path / "answers").mkdir()
+    before, after = (
+        answers(trained, model, tmp_path / "answers") for model in (trained.adapter, merged)
+    )
+    np.testing.assert_allclose(probabilities(before), probabilities(after), atol=1e-4)
+
+
+def test_the_base_is_asked_as_it_is(trained: Trained, tmp_path: Path) -> None:
+    rows = answers(trained, trained.base, tmp_path)
+    assert len(rows) == 9
+    np.testing.assert_allclose(probabilities(rows).sum(axis=1), 1, atol=1e-5)
+    contract = read_contract(trained.base)
+    assert (contract.fusion, contract.version, contract.merged) == ("none", "chat", True)
+
+
+def test_a_base_of_another_family_is_refused(trained: Trained, tiny: Path) -> None:
+    with pytest.raises(EegToolError, match=r"was trained on a '\w+' model; .* is a 'llava' model"):
+        load_adapter(trained.adapter, base=str(tiny), dtype=torch.float32)
+
+
+def test_shuffled_features_change_the_probabilities(trained: Trained, tmp_path: Path) -> None:
+    real, shuffled = (
+        answers(trained, trained.adapter, tmp_path, features=source)
+        for source in ("real", "shuffled")
+    )
+    assert np.abs(probabilities(real) - probabilities(shuffled)).max() > 1e-3
