@@ -56,19 +56,10 @@ def encode_choice(
     *,
     is_whole: bool = True,
 ) -> Choice:
-    """Tokenise a question and its answers as in training.
+    """Tokenise a question and its answers as in training; their end is part of them where they are whole.
 
     What all answers begin with, such as the reasons and "The stage is", belongs to the prompt: it
     decides nothing, and its share in the mean would be another for every length of an answer.
-
-    Parameters
-    ----------
-    question, n_images : str, int
-        What is asked, about how many pictures.
-    answers : sequence of str
-        One for each stage.
-    is_whole : bool
-        Whether an answer ends there, and its end is part of it, or continues.
 
     Raises
     ------
@@ -113,10 +104,8 @@ def stage_log_likelihoods(
 
     Parameters
     ----------
-    model : EEGVLM
-        The fine-tuned model, in any precision; logits and softmax are computed in float32.
-    processor : Processor
-        Its processor.
+    model, processor : EEGVLM, Processor
+        In any precision; logits and softmax are computed in float32.
     choices : sequence of Choice
         The batch; prompts may differ in length, the number of answers is the same for all.
     pixel_values : float [B, 3, S, S]

@@ -40,7 +40,7 @@ class Reply:
     log_likelihood: np.ndarray | None = None
     """float64 ``[5]``, in the order of `STAGES`; None in mode ``generate``."""
     truncated: bool = False
-    """Whether it wrote as many tokens as there is room for, and had not come to an end."""
+    """Whether it wrote as many tokens as there is space for, and had not come to an end."""
 
 
 @torch.no_grad()
@@ -57,10 +57,8 @@ def write(
 
     Parameters
     ----------
-    model : EEGVLM
-        The fine-tuned model.
-    processor : Processor
-        Its processor, with the template to ask by.
+    model, processor : EEGVLM, Processor
+        What is asked, and the template to ask by.
     questions : sequence of Question
         The batch.
     pixel_values : float [B, 3, S, S]
