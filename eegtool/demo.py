@@ -20,7 +20,7 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.settings import DemoSettings
 from eegtool.core.workspace import Workspace, write_json
 from eegtool.finetune.launcher import has_cpp_compiler
-from eegtool.prepare.simulate import available_nights, simulate_cohort
+from eegtool.simulate.twins import available_nights, simulate_cohort
 
 _MARKER: Final = "demo.json"
 _EVAL_SUBJECTS: Final = "SC405,SC406"

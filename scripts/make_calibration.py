@@ -1,4 +1,4 @@
-"""Rebuild eegtool/prepare/calibration: python scripts/make_calibration.py DATA_DIR.
+"""Rebuild eegtool/simulate/calibration: python scripts/make_calibration.py DATA_DIR.
 
 DATA_DIR holds ``sleep_edf_bandpowers/*.npz`` and ``sleep_edf_hypnograms/*-Hypnogram.edf``. The folder's
 README.md describes the result.
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 NIGHTS: Final = tuple(
     f"SC4{night}E0" for night in ("001", "012", "021", "031", "041", "051", "061")
 )
-FOLDER: Final = Path(__file__).resolve().parents[1] / "eegtool" / "prepare" / "calibration"
+FOLDER: Final = Path(__file__).resolve().parents[1] / "eegtool" / "simulate" / "calibration"
 
 
 def whole_night_db(data: Path) -> tuple[NDArray[np.float64], list[str], list[str]]:

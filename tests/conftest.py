@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and most rooms do without
 SUBJECTS = {"S01": "ft", "S02": "ft", "S03": "eval"}
 EPOCHS_PER_SUBJECT = 10
 PICTURE_SIZE = 64
+NIGHTS = ("SC4001E0", "SC4012E0", "SC4021E0")
 VISION_MODULE = "ab" * 32  # SHA-256 of the weights that are said to have made the features
 
 
@@ -194,3 +195,59 @@ def adapter_model(tiny: Path, contract: Contract, tmp_path_factory: pytest.TempP
 def adapter(adapter_model: Path, tmp_path: Path) -> Path:
     """Return a copy of the adapter that a test may spoil."""
     return Path(shutil.copytree(adapter_model, tmp_path / "adapter"))
+
+
+@pytest.fixture(scope="session")
+def _simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from eegtool.simulate.twins import load_twin, write_night
+
+    folder = tmp_path_factory.mktemp("simulated")
+    for name in NIGHTS:
+        write_night(load_twin(name).condensed(2), folder, seed=1)
+    return folder
+
+
+@pytest.fixture
+def recordings(_simulated: Path, tmp_path: Path) -> Path:
+    """Folder of three simulated nights of three subjects, ten epochs each; yours to spoil."""
+    return Path(shutil.copytree(_simulated, tmp_path / "recordings"))
+
+
+@pytest.fixture
+def write_edf(tmp_path: Path) -> Callable[..., Path]:
+    """Write channels given as (label, µV, sampling rate) to an EDF file of 30-s records."""
+
+    def write(
+        channels: Sequence[tuple[str, np.ndarray, float]], unit: str = "uV", name: str = "x.edf"
+    ) -> Path:
+        import edfio
+
+        per_unit = {"uV": 1.0, "mV": 1e3}[unit]
+        signals = [
+            edfio.EdfSignal(
+                data_uv / per_unit,
+                sampling_frequency=sfreq_hz,
+                label=label,
+                physical_dimension=unit,
+                physical_range=(-200 / per_unit, 200 / per_unit),
+            )
+            for label, data_uv, sfreq_hz in channels
+        ]
+        edfio.Edf(signals, data_record_duration=30).write(tmp_path / name)
+        return tmp_path / name
+
+    return write
+
+
+@pytest.fixture
+def write_hypnogram(tmp_path: Path) -> Callable[..., Path]:
+    """Write annotations given as (onset in s, duration in s, text)."""
+
+    def write(annotations: Sequence[tuple[float, float | None, str]]) -> Path:
+        import edfio
+
+        path = tmp_path / "hypnogram.edf"
+        edfio.Edf([], annotations=[edfio.EdfAnnotation(*a) for a in annotations]).write(path)
+        return path
+
+    return write

@@ -13,30 +13,38 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 LEVELS = {
     "core": 0,
-    "prepare": 1,
-    "extract": 1,
-    "model": 1,
-    "inference": 2,
-    "finetune": 3,
-    "evaluate": 3,
-    "report": 3,
-    "stage": 4,
-    "cli": 5,
-    "demo": 5,
-    "doctor": 5,
-    "__main__": 6,
+    # Ground rooms: used by whoever needs them. Scorings and reasons read recordings, too.
+    "recordings": 1,
+    "scorings": 2,
+    "pictures": 2,
+    "reasons": 2,
+    "simulate": 2,
+    "prepare": 3,
+    "extract": 3,
+    "model": 3,
+    "inference": 4,
+    "finetune": 5,
+    "evaluate": 5,
+    "report": 5,
+    "stage": 6,
+    "cli": 7,
+    "demo": 7,
+    "doctor": 7,
+    "__main__": 8,
 }
+GROUND = ("recordings", "scorings", "pictures", "reasons", "simulate")
 # What a room uses of another one, where the level alone would allow more.
 DOORS = {
     # extract.stored: a fine-tuned model carries its vision module, and `ask` computes a feature by it.
     "finetune": ("core", "extract.features", "extract.stored", "model", "inference"),
     "evaluate": ("core", "extract.features", "extract.stored", "model", "inference"),
     "inference": ("core", "model"),
-    # prepare.claims, prepare.facts: what an answer claims is checked against what was measured.
-    "report": ("core", "prepare.claims", "prepare.facts"),
+    # What an answer claims is checked against what was measured.
+    "report": ("core", "reasons"),
     # stage drives the rooms: what it asks of them goes through these doors.
     "stage": (
         "core",
+        *GROUND,
         "prepare",
         "extract.features",
         "extract.stored",
@@ -120,6 +128,19 @@ def test_imports_point_downward(path: Path) -> None:
         assert wrong_imports(room_of(path), path.read_text(encoding="utf-8")) == []
 
 
+SETTINGS_END_AT = ("step.py", "inspection.py")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in FILES if room_of(p) in (*GROUND, "prepare") and p.name not in SETTINGS_END_AT],
+    ids=lambda p: str(p.relative_to(PACKAGE)),
+)
+def test_below_a_step_nobody_knows_the_settings(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert "core.settings" not in eegtool_imports(tree)
+
+
 # Where JSON is read that is none of a file: by the one reader, what a process of our own printed, what was
 # written a moment ago, and an answer that happens to be JSON.
 JSON_READERS = ("core/parsing.py", "doctor.py", "finetune/plan.py", "core/answers.py")
@@ -142,7 +163,11 @@ def test_every_room_is_ruled() -> None:
     ("room", "source", "wrong"),
     [
         ("prepare", "from eegtool.core.stages import STAGES", []),
-        ("prepare", "from eegtool.prepare.images import STYLES", []),
+        ("prepare", "from eegtool.pictures import STYLES", []),
+        ("reasons", "from eegtool.recordings.signals import resample", []),
+        ("recordings", "from eegtool.scorings.fit import find_grid_s", ["scorings.fit"]),
+        ("scorings", "from eegtool.prepare import step", ["prepare"]),
+        ("pictures", "from eegtool.reasons import facts", ["reasons"]),
         ("core", "from eegtool import __version__", []),
         ("core", "import eegtool.prepare.step", ["prepare.step"]),
         ("prepare", "from eegtool.extract import step", ["extract"]),

@@ -17,7 +17,7 @@ import torch
 
 from eegtool.core.stages import EPOCH_S
 
-# How prepare lays pictures out (eegtool.prepare.images: spec, curve, wrapped, hybrid, spectrogram).
+# How prepare lays pictures out (eegtool.pictures: spec, curve, wrapped, hybrid, spectrogram).
 # This room may not look into that one; tests/extract/test_augment.py holds both to each other.
 _PAPER: Final = 255
 _MARKS: Final = ((160, 172, 194), (222, 120, 92))

@@ -16,10 +16,11 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.settings import InspectSettings, PrepareSettings
 from eegtool.core.stages import DROPPED, EPOCH_S, SLEEP_STAGES, STAGES
 from eegtool.core.workspace import jsonable
-from eegtool.prepare.cohorts import Night, find_nights
-from eegtool.prepare.hypnograms import is_hypnogram, read_hypnogram
 from eegtool.prepare.nights import outline
-from eegtool.prepare.recordings import Header, is_recording, read_header, read_recording
+from eegtool.prepare.step import recipe_of
+from eegtool.recordings.reading import Header, is_recording, read_header, read_recording
+from eegtool.scorings.cohorts import Night, find_nights
+from eegtool.scorings.hypnograms import is_hypnogram, read_hypnogram
 
 
 def run(settings: InspectSettings) -> None:
@@ -130,7 +131,7 @@ def _outlook(
             wake_margin=settings.wake_margin,
             strict=settings.strict,
         )
-        plan = outline(night, as_prepare)
+        plan = outline(night, recipe_of(as_prepare))
     except EegToolError as error:
         return {"error": str(error)}
     asleep = [i for i, stage in enumerate(plan.stages) if stage in SLEEP_STAGES]

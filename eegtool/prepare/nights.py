@@ -25,15 +25,12 @@ import numpy as np
 import eegtool
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.records import SPLITS, Epoch
-from eegtool.core.settings import PrepareSettings
 from eegtool.core.stages import DROPPED, EPOCH_S
 from eegtool.core.workspace import Workspace, read_json, sha256_of, write_json
-from eegtool.prepare.cohorts import PAIRING_FIX, Night
-from eegtool.prepare.facts import Facts, measure
-from eegtool.prepare.hypnograms import read_hypnogram, stage_per_epoch
-from eegtool.prepare.images import draw_png
-from eegtool.prepare.images.spec import PictureSpec
-from eegtool.prepare.recordings import (
+from eegtool.pictures import draw_png
+from eegtool.prepare.recipe import Recipe
+from eegtool.reasons.facts import Facts, measure
+from eegtool.recordings.reading import (
     Recording,
     Signal,
     Source,
@@ -41,7 +38,7 @@ from eegtool.prepare.recordings import (
     read_header,
     read_recording,
 )
-from eegtool.prepare.signals import (
+from eegtool.recordings.signals import (
     band_pass,
     check_band,
     cut_epoch,
@@ -51,13 +48,8 @@ from eegtool.prepare.signals import (
     whole_epochs,
     why_no_eeg,
 )
-
-_DECIDES: Final = (
-    *("channel", "low_hz", "high_hz", "notch_hz", "resample_hz", "wake_margin"),
-    *("style", "size", "amplitude_uv", "marks"),
-)
-"""Settings that decide which epochs and pictures a recording gives; others never redraw anything."""
-
+from eegtool.scorings.cohorts import PAIRING_FIX, Night
+from eegtool.scorings.hypnograms import read_hypnogram, stage_per_epoch
 
 _OWNER: Final = ".run"
 """File of the easel with the name of the run that draws in it."""
@@ -100,7 +92,7 @@ class Prepared:
     night : Night
         Whose it is.
     key : str
-        Hash of its input files and of all settings that decide what is drawn.
+        Hash of its input files and of all that decides what is drawn.
     channel : str
         The channels as the file spells them.
     staged : tuple of (int, str)
@@ -194,7 +186,7 @@ _CARD: Final = (
 )
 
 
-def outline(night: Night, settings: PrepareSettings) -> Outline:
+def outline(night: Night, recipe: Recipe) -> Outline:
     """Read header and scoring of a recording.
 
     Raises
@@ -202,9 +194,9 @@ def outline(night: Night, settings: PrepareSettings) -> Outline:
     EegToolError
         If either cannot be used, or no sleep is scored within the recording.
     """
-    header = read_header(night.signal_path, strict=settings.strict)
-    for _, sfreq_hz in find_signals(header, settings.channel):
-        check_band(settings.low_hz, settings.high_hz, sfreq_hz)
+    header = read_header(night.signal_path, strict=recipe.strict)
+    for _, sfreq_hz in find_signals(header, recipe.channel):
+        check_band(recipe.low_hz, recipe.high_hz, sfreq_hz)
     if night.problem:
         raise EegToolError(night.problem, PAIRING_FIX)
     if night.hypnogram_path is None:
@@ -215,7 +207,7 @@ def outline(night: Night, settings: PrepareSettings) -> Outline:
     hypnogram = read_hypnogram(night.hypnogram_path, header.start, header.duration_s)
     n_epochs = whole_epochs(header.duration_s, 1.0, hypnogram.first_onset_s)
     stages = stage_per_epoch(hypnogram, n_epochs)
-    kept = trim_wake(stages, settings.wake_margin)
+    kept = trim_wake(stages, recipe.wake_margin)
     if not kept:
         raise EegToolError(
             f"The hypnogram {night.hypnogram_path} scores no sleep within the recording.",
@@ -232,16 +224,14 @@ def outline(night: Night, settings: PrepareSettings) -> Outline:
     )
 
 
-def outline_unscored(
-    night: Night, settings: PrepareSettings, source: Source | None = None
-) -> Outline:
+def outline_unscored(night: Night, recipe: Recipe, source: Source | None = None) -> Outline:
     """Read the header of a recording that is to be staged: every whole epoch, whatever is scored.
 
     Parameters
     ----------
     night : Night
         The recording.
-    settings : PrepareSettings
+    recipe : Recipe
         Channels and band.
     source : Path or mne.io.BaseRaw, optional
         Where it is, if not in the file of `night`.
@@ -251,13 +241,13 @@ def outline_unscored(
     EegToolError
         If it cannot be used, lacks a channel, is sampled too slowly or shorter than one epoch.
     """
-    header = read_header(source or night.signal_path, strict=settings.strict)
-    for _, sfreq_hz in find_signals(header, settings.channel):
-        if not sfreq_hz > 2 * settings.high_hz:
+    header = read_header(source or night.signal_path, strict=recipe.strict)
+    for _, sfreq_hz in find_signals(header, recipe.channel):
+        if not sfreq_hz > 2 * recipe.high_hz:
             raise EegToolError(
                 f"{header.path} is sampled at {sfreq_hz:g} Hz; the model was trained on signals "
-                f"with rhythms up to {settings.high_hz:g} Hz.",
-                f"It takes recordings of more than {2 * settings.high_hz:g} Hz.",
+                f"with rhythms up to {recipe.high_hz:g} Hz.",
+                f"It takes recordings of more than {2 * recipe.high_hz:g} Hz.",
             )
     n_epochs = whole_epochs(header.duration_s, 1.0)
     if not n_epochs:
@@ -298,7 +288,7 @@ def open_easel(root: Path) -> str:
 
 
 def prepare_night(
-    night: Night, settings: PrepareSettings, run: str, *, unscored: bool = False
+    night: Night, recipe: Recipe, workspace: Workspace, run: str, *, unscored: bool = False
 ) -> Prepared:
     """Make the pictures of one recording in the easel of the workspace, or find them whole.
 
@@ -308,8 +298,10 @@ def prepare_night(
     ----------
     night : Night
         The recording.
-    settings : PrepareSettings
+    recipe : Recipe
         What to make of it.
+    workspace : Workspace
+        Where.
     run : str
         Name that `open_easel` gave. The worker of a killed run may still be at it when the next
         run begins; it stops when it sees that the easel has another owner.
@@ -324,38 +316,37 @@ def prepare_night(
     """
     try:
         with _naming_defects(night):
-            plan = (outline_unscored if unscored else outline)(night, settings)
+            plan = (outline_unscored if unscored else outline)(night, recipe)
             inputs = _hashes(plan.files)
-            key = _key(inputs, settings, unscored=unscored)
-            done = _find(plan, key, Workspace(settings.workspace))
-            if done and (done.facts is not None or settings.rationale != "measured"):
+            key = _key(inputs, recipe, unscored=unscored)
+            done = _find(plan, key, workspace)
+            if done and (done.facts is not None or not recipe.measured):
                 return done
-            recording = read_recording(night.signal_path, settings.channel, strict=settings.strict)
-            signals = [_cleaned(signal, settings) for signal in recording.signals]
+            recording = read_recording(night.signal_path, recipe.channel, strict=recipe.strict)
+            signals = [_cleaned(signal, recipe) for signal in recording.signals]
             if done is None:
                 done = replace(
                     _described(plan, recording, unscored=unscored), key=key, inputs=inputs
                 )
-            if settings.rationale == "measured":
+            if recipe.measured:
                 onsets_s = [epoch.onset_s for epoch in done.epochs("")]
                 facts = measure(signals[0].data_uv, signals[0].sfreq_hz, onsets_s)
                 done = replace(done, facts=tuple(f.to_row() for f in facts))
     except EegToolError as problem:
         return Prepared(night, problem=problem)
     try:
-        workspace = Workspace(settings.workspace)
         if done.folder is None:
-            drawn = draw_epochs(done.epochs(""), signals, settings)
+            drawn = draw_epochs(done.epochs(""), signals, recipe)
             done = store_pictures(done, drawn, workspace, run)
         _check_owner(workspace, run)
         write_json(workspace.easel / f"{done.night.recording}.json", done.to_card())
     except OSError as error:
-        raise cannot_write(settings.workspace, error) from error
+        raise cannot_write(workspace.root, error) from error
     return done
 
 
 def draw_in_memory(
-    night: Night, settings: PrepareSettings, source: Source | None = None
+    night: Night, recipe: Recipe, source: Source | None = None
 ) -> tuple[Prepared, list[bytes], Recording]:
     """Make the pictures of a recording that is to be staged, and write nothing.
 
@@ -363,7 +354,7 @@ def draw_in_memory(
     ----------
     night : Night
         The recording.
-    settings : PrepareSettings
+    recipe : Recipe
         How to draw.
     source : Path or mne.io.BaseRaw, optional
         Where it is, if not in the file of `night`.
@@ -383,18 +374,18 @@ def draw_in_memory(
         If the recording cannot be used.
     """
     with _naming_defects(night):
-        plan = outline_unscored(night, settings, source)
+        plan = outline_unscored(night, recipe, source)
         recording = read_recording(
-            source or night.signal_path, settings.channel, strict=settings.strict
+            source or night.signal_path, recipe.channel, strict=recipe.strict
         )
-        signals = [_cleaned(signal, settings) for signal in recording.signals]
+        signals = [_cleaned(signal, recipe) for signal in recording.signals]
         inputs = _hashes(plan.files) or {night.recording: _samples_sha256(recording)}
         done = replace(
             _described(plan, recording, unscored=True),
-            key=_key(inputs, settings, unscored=True),
+            key=_key(inputs, recipe, unscored=True),
             inputs=inputs,
         )
-        pictures = list(draw_epochs(done.epochs(""), signals, settings))
+        pictures = list(draw_epochs(done.epochs(""), signals, recipe))
     return done, pictures, recording
 
 
@@ -447,16 +438,15 @@ def cannot_write(workspace: Path, error: OSError) -> EegToolError:
 
 
 def draw_epochs(
-    epochs: Sequence[Epoch], signals: Sequence[Signal], settings: PrepareSettings
+    epochs: Sequence[Epoch], signals: Sequence[Signal], recipe: Recipe
 ) -> Iterator[bytes]:
     """Give the PNG of each epoch."""
-    spec = PictureSpec(settings.size, settings.amplitude_uv, settings.marks)
     for epoch in epochs:
         cut = [(cut_epoch(s.data_uv, s.sfreq_hz, epoch.onset_s), s.sfreq_hz) for s in signals]
-        yield draw_png(settings.style, cut, spec)
+        yield draw_png(recipe.style, cut, recipe.spec)
 
 
-def estimate(night: Night, settings: PrepareSettings, n_pictures: int = 20) -> tuple[float, ...]:
+def estimate(night: Night, recipe: Recipe, n_pictures: int = 20) -> tuple[float, ...]:
     """Measure what a recording costs, without writing anything.
 
     Returns
@@ -465,15 +455,15 @@ def estimate(night: Night, settings: PrepareSettings, n_pictures: int = 20) -> t
         Seconds to read and filter it, seconds per picture, bytes per picture.
     """
     began = time.perf_counter()
-    plan = outline(night, settings)
-    recording = read_recording(night.signal_path, settings.channel, strict=settings.strict)
-    signals = [_cleaned(signal, settings) for signal in recording.signals]
+    plan = outline(night, recipe)
+    recording = read_recording(night.signal_path, recipe.channel, strict=recipe.strict)
+    signals = [_cleaned(signal, recipe) for signal in recording.signals]
     read_s = time.perf_counter() - began
     spread = plan.staged[:: max(len(plan.staged) // n_pictures, 1)]
     epochs = Prepared(night, staged=spread, first_onset_s=plan.first_onset_s).epochs("")
-    next(draw_epochs(epochs, signals, settings))  # tables of the style are made once
+    next(draw_epochs(epochs, signals, recipe))  # tables of the style are made once
     began = time.perf_counter()
-    sizes = [len(png) for png in draw_epochs(epochs, signals, settings)]
+    sizes = [len(png) for png in draw_epochs(epochs, signals, recipe)]
     drawing_s = time.perf_counter() - began
     return read_s, drawing_s / len(sizes), sum(sizes) / len(sizes)
 
@@ -576,9 +566,8 @@ def _flagged(signals: Sequence[Signal], plan: Outline) -> dict[int, str]:
     return dict(sorted(reasons.items()))
 
 
-def _key(inputs: dict[str, str], settings: PrepareSettings, *, unscored: bool) -> str:
-    decides: dict[str, Any] = {name: getattr(settings, name) for name in _DECIDES}
-    decides |= {"unscored": True} if unscored else {}
+def _key(inputs: dict[str, str], recipe: Recipe, *, unscored: bool) -> str:
+    decides = recipe.decides() | ({"unscored": True} if unscored else {})
     return hashlib.sha256(json.dumps([_code_sha256(), inputs, decides]).encode()).hexdigest()
 
 
@@ -586,7 +575,9 @@ def _key(inputs: dict[str, str], settings: PrepareSettings, *, unscored: bool) -
 def _code_sha256() -> str:
     """Hash the code that reads, stages and draws: what another version made is made anew."""
     package = Path(eegtool.__file__).parent
-    files = [package / "core" / "stages.py", *sorted((package / "prepare").rglob("*.py"))]
+    files = [package / "core" / "stages.py"]
+    for room in ("recordings", "scorings", "pictures", "reasons", "prepare"):
+        files += sorted((package / room).rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
@@ -599,16 +590,16 @@ def _hashes(files: Sequence[Path]) -> dict[str, str]:
     return hashes
 
 
-def _cleaned(signal: Signal, settings: PrepareSettings) -> Signal:
+def _cleaned(signal: Signal, recipe: Recipe) -> Signal:
     """Filter a whole recording once, and resample it if asked."""
     data_uv, sfreq_hz = signal.data_uv, signal.sfreq_hz
-    if settings.notch_hz:
-        data_uv = notch(data_uv, sfreq_hz, settings.notch_hz)
-    data_uv = band_pass(data_uv, sfreq_hz, settings.low_hz, settings.high_hz)
-    if settings.resample_hz and settings.resample_hz != sfreq_hz:
-        check_band(settings.low_hz, settings.high_hz, settings.resample_hz)
-        data_uv = resample(data_uv, sfreq_hz, settings.resample_hz)
-        sfreq_hz = settings.resample_hz
+    if recipe.notch_hz:
+        data_uv = notch(data_uv, sfreq_hz, recipe.notch_hz)
+    data_uv = band_pass(data_uv, sfreq_hz, recipe.low_hz, recipe.high_hz)
+    if recipe.resample_hz and recipe.resample_hz != sfreq_hz:
+        check_band(recipe.low_hz, recipe.high_hz, recipe.resample_hz)
+        data_uv = resample(data_uv, sfreq_hz, recipe.resample_hz)
+        sfreq_hz = recipe.resample_hz
     return Signal(signal.name, data_uv, sfreq_hz)
 
 

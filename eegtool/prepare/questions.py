@@ -9,8 +9,8 @@ from typing import Final
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Conversation, Epoch, Question
 from eegtool.core.stages import STAGES
-from eegtool.prepare.facts import Facts
-from eegtool.prepare.rationale import conclusion, define, reason
+from eegtool.reasons.facts import Facts
+from eegtool.reasons.words import conclusion, define, reason
 
 _ASK: Final = "Which sleep stage does this 30-second EEG epoch show?"
 _CHOICE: Final = f"{', '.join(STAGES[:-1])} or {STAGES[-1]}"

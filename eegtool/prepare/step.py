@@ -30,10 +30,8 @@ from eegtool.core.registry import check_name
 from eegtool.core.settings import PrepareSettings
 from eegtool.core.stages import DROPPED, STAGES
 from eegtool.core.workspace import Workspace, jsonable, read_json, run_stamp, write_json
-from eegtool.prepare.cohorts import Found, Night, find_nights
+from eegtool.pictures import STYLES, check_bands
 from eegtool.prepare.download import download
-from eegtool.prepare.images import STYLES, check_bands
-from eegtool.prepare.images.spec import PictureSpec
 from eegtool.prepare.nights import (
     Outline,
     Prepared,
@@ -50,8 +48,10 @@ from eegtool.prepare.questions import (
     conversation,
     question,
 )
-from eegtool.prepare.signals import check_band
+from eegtool.prepare.recipe import Recipe
 from eegtool.prepare.splits import BALANCES, Split, balance, check_no_leak, make_split, write_split
+from eegtool.recordings.signals import check_band
+from eegtool.scorings.cohorts import Found, Night, find_nights
 
 
 def run(settings: PrepareSettings) -> None:
@@ -79,7 +79,7 @@ def run(settings: PrepareSettings) -> None:
         settings = replace(settings, workspace=settings.workspace.resolve())
     found = find_nights(paths, settings.cohort, subject_pattern=settings.subject_pattern)
     nights = _chosen(found, settings)
-    visible_hz = STYLES[settings.style].visible_hz(_spec(settings), len(settings.channel))
+    visible_hz = STYLES[settings.style].visible_hz(recipe_of(settings).spec, len(settings.channel))
     visible_hz = min(visible_hz, settings.high_hz)
     console.print(
         f"Drawing [bold]{settings.style}[/] pictures of {settings.size} × {settings.size} pixels; "
@@ -137,11 +137,25 @@ def _check(settings: PrepareSettings) -> None:
             "--dry-run writes nothing, so it fetches nothing either.", "Leave out --download."
         )
     check_band(settings.low_hz, settings.high_hz)
-    check_bands(_spec(settings), len(settings.channel))
+    check_bands(recipe_of(settings).spec, len(settings.channel))
 
 
-def _spec(settings: PrepareSettings) -> PictureSpec:
-    return PictureSpec(settings.size, settings.amplitude_uv, settings.marks)
+def recipe_of(settings: PrepareSettings) -> Recipe:
+    """Return what the settings say about single recordings; below, nobody knows them."""
+    return Recipe(
+        channel=tuple(settings.channel),
+        low_hz=settings.low_hz,
+        high_hz=settings.high_hz,
+        notch_hz=settings.notch_hz,
+        resample_hz=settings.resample_hz,
+        style=settings.style,
+        size=settings.size,
+        amplitude_uv=settings.amplitude_uv,
+        marks=settings.marks,
+        wake_margin=settings.wake_margin,
+        strict=settings.strict,
+        measured=settings.rationale == "measured",
+    )
 
 
 def _chosen(found: Found, settings: PrepareSettings) -> Sequence[Night]:
@@ -235,11 +249,15 @@ def _prepare_all(nights: Sequence[Night], settings: PrepareSettings, owner: str)
     with _workers(settings, len(nights)) as jobs, progress("recordings") as bar:
         parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
         task = bar.add_task("Preparing", total=len(nights), note="")
-        began, n_drawn, easel = time.monotonic(), 0, Workspace(settings.workspace).easel
-        for result in parallel(delayed(prepare_night)(night, settings, owner) for night in nights):
+        began, n_drawn = time.monotonic(), 0
+        recipe, workspace = recipe_of(settings), Workspace(settings.workspace)
+        tasks = (delayed(prepare_night)(night, recipe, workspace, owner) for night in nights)
+        for result in parallel(tasks):
             prepared.append(result)
             _report(bar.console, result)
-            if result.folder and result.folder.parent == easel:  # else it was there already
+            if (
+                result.folder and result.folder.parent == workspace.easel
+            ):  # else it was there already
                 n_drawn += len(result.staged)
             rate = n_drawn / (time.monotonic() - began)
             bar.update(task, advance=1, note=f"{n_drawn:,} pictures, {rate:,.0f}/s")
@@ -389,11 +407,11 @@ def _dry_run(nights: Sequence[Night], settings: PrepareSettings) -> dict[str, An
     """Say what a run would make, from headers, scorings and a few pictures drawn in memory."""
     outlines: list[Outline] = []
     unusable: list[Prepared] = []
-    cost = None
+    cost, recipe = None, recipe_of(settings)
     for night in nights:
         try:
-            plan = outline(night, settings)
-            cost = cost or estimate(night, settings)
+            plan = outline(night, recipe)
+            cost = cost or estimate(night, recipe)
             outlines.append(plan)
             _report(console, plan)
         except EegToolError as problem:

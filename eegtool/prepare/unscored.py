@@ -12,9 +12,7 @@ import numpy as np
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Question, write_epochs, write_questions
-from eegtool.core.settings import PrepareSettings
 from eegtool.core.workspace import Workspace, read_json, run_stamp, sha256_of, write_json
-from eegtool.prepare.cohorts import Night
 from eegtool.prepare.nights import (
     Prepared,
     cannot_write,
@@ -23,8 +21,10 @@ from eegtool.prepare.nights import (
     prepare_night,
     store_pictures,
 )
-from eegtool.prepare.recordings import Source, read_header
+from eegtool.prepare.recipe import Recipe
 from eegtool.prepare.step import move_pictures
+from eegtool.recordings.reading import Source, read_header
+from eegtool.scorings.cohorts import Night
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,9 +52,7 @@ class DrawnNight:
     features: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
 
-def draw_unscored(
-    night: Night, settings: PrepareSettings, source: Source | None = None
-) -> DrawnNight:
+def draw_unscored(night: Night, recipe: Recipe, source: Source | None = None) -> DrawnNight:
     """Draw all epochs of a recording that hold EEG; see `nights.draw_in_memory`.
 
     Raises
@@ -62,10 +60,10 @@ def draw_unscored(
     EegToolError
         If the recording cannot be used.
     """
-    prepared, pictures, recording = draw_in_memory(night, settings, source)
+    prepared, pictures, recording = draw_in_memory(night, recipe, source)
     ids = [epoch.sample_id for epoch in prepared.epochs("eval")]
     by_id = dict(zip(ids, pictures, strict=True))
-    return DrawnNight(prepared, by_id, recording.start, tuple(settings.channel))
+    return DrawnNight(prepared, by_id, recording.start, recipe.channel)
 
 
 def read_drawn(prepared: Prepared, workspace: Workspace, channels: Sequence[str]) -> DrawnNight:
@@ -77,16 +75,20 @@ def read_drawn(prepared: Prepared, workspace: Workspace, channels: Sequence[str]
 
 
 def store_drawn(
-    drawn: DrawnNight, settings: PrepareSettings, question: str, protocol: dict[str, Any]
+    drawn: DrawnNight,
+    recipe: Recipe,
+    workspace: Workspace,
+    question: str,
+    protocol: dict[str, Any],
 ) -> None:
-    """Make `settings.workspace` that of a drawn recording, as `prepare_unscored` does, unless it is already.
+    """Make a workspace that of a drawn recording, as `prepare_unscored` does, unless it is already.
 
     Raises
     ------
     EegToolError
         If it is that of another recording, or cannot be written.
     """
-    workspace, prepared = Workspace(settings.workspace), drawn.prepared
+    prepared = drawn.prepared
     try:
         if problem := _of_another(prepared, workspace):
             raise problem
@@ -95,15 +97,19 @@ def store_drawn(
             return
         run = open_easel(workspace.root)
         stored = store_pictures(prepared, drawn.pictures.values(), workspace, run)
-        _publish(stored, settings, question, protocol)
+        _publish(stored, recipe, workspace, question, protocol)
     except OSError as error:
         raise cannot_write(workspace.root, error) from error
 
 
 def prepare_unscored(
-    night: Night, settings: PrepareSettings, question: str, protocol: dict[str, Any]
+    night: Night,
+    recipe: Recipe,
+    workspace: Workspace,
+    question: str,
+    protocol: dict[str, Any],
 ) -> Prepared:
-    """Make `settings.workspace` that of one recording: pictures and questions of all epochs with EEG.
+    """Make a workspace that of one recording: pictures and questions of all epochs with EEG.
 
     What is drawn already is kept; what later steps made of other pictures goes.
 
@@ -111,8 +117,10 @@ def prepare_unscored(
     ----------
     night : Night
         The recording; its scoring, if there is one, is not looked at.
-    settings : PrepareSettings
-        How to draw. Split, wake margin and template are not looked at.
+    recipe : Recipe
+        How to draw; the wake margin is not looked at.
+    workspace : Workspace
+        Where.
     question : str
         What is asked about every epoch.
     protocol : dict
@@ -128,15 +136,16 @@ def prepare_unscored(
     EegToolError
         If the workspace cannot be written.
     """
-    workspace = Workspace(settings.workspace)
     try:
         if night.signal_path.is_file():
             inputs = {night.signal_path.name: sha256_of(night.signal_path)}
             if problem := _of_another(Prepared(night, inputs=inputs), workspace):
                 return Prepared(night, problem=problem)
-        prepared = prepare_night(night, settings, open_easel(workspace.root), unscored=True)
+        prepared = prepare_night(
+            night, recipe, workspace, open_easel(workspace.root), unscored=True
+        )
         if not prepared.problem:
-            _publish(prepared, settings, question, protocol)
+            _publish(prepared, recipe, workspace, question, protocol)
         elif not any(workspace.easel.glob("*.json")):
             shutil.rmtree(workspace.easel, ignore_errors=True)
     except OSError as error:
@@ -161,9 +170,13 @@ def _of_another(prepared: Prepared, workspace: Workspace) -> EegToolError | None
 
 
 def _publish(
-    prepared: Prepared, settings: PrepareSettings, question: str, protocol: dict[str, Any]
+    prepared: Prepared,
+    recipe: Recipe,
+    workspace: Workspace,
+    question: str,
+    protocol: dict[str, Any],
 ) -> None:
-    workspace, name = Workspace(settings.workspace), prepared.night.recording
+    name = prepared.night.recording
     card = workspace.night(name)
     before = read_json(card).get("pictures_sha256") if card.exists() else None
     if before != prepared.pictures_sha256:
@@ -183,7 +196,7 @@ def _publish(
         "notes": prepared.notes,
     }
     stamp = run_stamp(
-        "stage", settings, inputs=prepared.inputs, protocol=protocol | own, results=results
+        "stage", recipe, inputs=prepared.inputs, protocol=protocol | own, results=results
     )
     del stamp["finished"]  # an interrupted run ends with the bytes of an uninterrupted one
     write_json(workspace.prepare_stamp, stamp)

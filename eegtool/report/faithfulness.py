@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eegtool.prepare.claims import Claim, claims_in, holds
-from eegtool.prepare.facts import Facts
+from eegtool.reasons.claims import Claim, claims_in, holds
+from eegtool.reasons.facts import Facts
 from eegtool.report.epochs import AnsweredEpoch
 from eegtool.report.intervals import Bootstrap, Interval, Sampling
 
@@ -37,7 +37,7 @@ class Faithfulness:
     interval : tuple of float, or None
         95 % interval of `share`, over subjects.
     kinds : dict of str to ClaimScore
-        By kind of claim (see `eegtool.prepare.claims.CLAIM_KINDS`), the commonest first.
+        By kind of claim (see `eegtool.reasons.claims.CLAIM_KINDS`), the commonest first.
     """
 
     epochs: int

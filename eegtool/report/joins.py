@@ -13,7 +13,7 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.records import Epoch, read_epochs, read_questions
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, check_same_pictures, read_json
-from eegtool.prepare.facts import Facts
+from eegtool.reasons.facts import Facts
 from eegtool.report.epochs import AnsweredEpoch
 from eegtool.report.plain import plain_value
 

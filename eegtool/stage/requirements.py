@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.settings import PrepareSettings
 from eegtool.extract.stored import CARD, STORED, is_module
 from eegtool.model.adapters import Contract, adapter_sha256, contract_base, prompt_of, read_contract
 from eegtool.model.answer_form import AnswerForm
 from eegtool.model.eegvlm import FUSIONS
-from eegtool.prepare.images import STYLES
+from eegtool.pictures import STYLES
+from eegtool.prepare.recipe import Recipe
 from eegtool.stage.smoothing import Chain, chain_of
 
 _DRAWING: Final = (
@@ -65,17 +65,13 @@ class Requirements:
         """Return what the model knows of sequences of stages (see `chain_of`)."""
         return chain_of(self.contract.sequence, self.folder)
 
-    def prepare_settings(
-        self, channels: Sequence[str], workspace: Path, *, strict: bool = False
-    ) -> PrepareSettings:
+    def recipe(self, channels: Sequence[str], *, strict: bool = False) -> Recipe:
         """Return how to draw a recording for this model.
 
         Parameters
         ----------
         channels : sequence of str
             Channels of the recording that stand for the trained ones; empty: of the same names.
-        workspace : Path
-            Where the recording is drawn.
         strict : bool
             Refuse a recording of which a part is missing.
 
@@ -90,8 +86,7 @@ class Requirements:
                 f"{', '.join(self.channels)}.",
                 "Name one channel of the recording for each of these, in their order.",
             )
-        channel = list(channels or self.channels)
-        return PrepareSettings([], workspace, channel=channel, strict=strict, **self.drawing)
+        return Recipe(channel=tuple(channels or self.channels), strict=strict, **self.drawing)
 
 
 def read_requirements(

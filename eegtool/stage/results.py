@@ -119,8 +119,9 @@ def write_night(
     name, prepared = night.recording, night.drawn.prepared
     folder, workspace, files = out / name, workspace_of(out, name), _files(name)
     requirements = night.stager.requirements
-    settings = requirements.prepare_settings(night.drawn.channels, workspace.root)
-    store_drawn(night.drawn, settings, requirements.answers.question, requirements.protocol)
+    recipe = requirements.recipe(night.drawn.channels)
+    question = requirements.answers.question
+    store_drawn(night.drawn, recipe, workspace, question, requirements.protocol)
     write_answers(workspace.answers, night.answers)
     report.run(ReportSettings(workspace=workspace.root, out=folder / "report"))
     text_of = {

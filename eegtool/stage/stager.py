@@ -23,8 +23,8 @@ from eegtool.extract.stored import features_of, open_module
 from eegtool.inference.calibration import Calibration, calibrated, read_calibration
 from eegtool.inference.decoding import Decoding
 from eegtool.inference.loaded import LoadedModel, device_of
-from eegtool.prepare.cohorts import Night, find_recordings
 from eegtool.prepare.unscored import DrawnNight, draw_unscored
+from eegtool.scorings.cohorts import Night, find_recordings
 from eegtool.stage.night import StagedNight
 from eegtool.stage.requirements import Requirements, read_requirements
 
@@ -157,9 +157,9 @@ class Stager:
         """
         check_name("mode", mode, ("score", "both"))
         channels = [channel] if isinstance(channel, str) else list(channel)
-        settings = self.requirements.prepare_settings(channels, Path(), strict=strict)
+        recipe = self.requirements.recipe(channels, strict=strict)
         night, raw = _night_of(source)
-        drawn = draw_unscored(night, settings, raw)
+        drawn = draw_unscored(night, recipe, raw)
         return self.stage_drawn(
             drawn, smooth=smooth, mode=mode, calibrate=calibrate, batch_size=batch_size
         )

@@ -32,9 +32,9 @@ from eegtool.evaluate.ranks import call_on_ranks
 from eegtool.evaluate.task import read_batch_size
 from eegtool.inference.loaded import merge_note
 from eegtool.model.loading import ATTENTIONS
-from eegtool.prepare.cohorts import Night, find_recordings
 from eegtool.prepare.nights import Prepared
 from eegtool.prepare.unscored import DrawnNight, prepare_unscored, read_drawn
+from eegtool.scorings.cohorts import Night, find_recordings
 from eegtool.stage.results import (
     finished,
     own_folder,
@@ -62,7 +62,7 @@ def run(settings: StageSettings) -> None:
     check_name("--attention", settings.attention, ATTENTIONS)
     stager = open_stager(settings)
     requirements = stager.requirements
-    requirements.prepare_settings(settings.channel, settings.out)  # are there enough channels?
+    requirements.recipe(settings.channel)  # are there enough channels?
     if settings.smooth:
         requirements.chain()
     if requirements.contract.features != "real":
@@ -256,11 +256,8 @@ def _prepare_all(
     tasks = (
         delayed(prepare_unscored)(
             night,
-            requirements.prepare_settings(
-                settings.channel,
-                workspace_of(settings.out, night.recording).root,
-                strict=settings.strict,
-            ),
+            requirements.recipe(settings.channel, strict=settings.strict),
+            workspace_of(settings.out, night.recording),
             requirements.answers.question,
             requirements.protocol,
         )

@@ -72,11 +72,11 @@ from eegtool.model.answer_form import AnswerForm
 from eegtool.model.checkpoints import base_sha256, find_base, load_base
 from eegtool.model.eegvlm import EEGVLM, FUSIONS, patches
 from eegtool.model.processor import PixelSpec, Processor
-from eegtool.prepare.facts import measure
 from eegtool.prepare.questions import QUESTION_TEMPLATES, RATIONALES, question
-from eegtool.prepare.signals import band_pass
-from eegtool.prepare.simulate import load_twin, simulate_signal
-from eegtool.prepare.waveforms import SFREQ_HZ
+from eegtool.reasons.facts import measure
+from eegtool.recordings.signals import band_pass
+from eegtool.simulate.twins import load_twin, simulate_signal
+from eegtool.simulate.waveforms import SFREQ_HZ
 
 LABEL_TOKENS = AnswerForm().max_new_tokens
 # English of measured reasons, with its many numbers, in Vicuna's tokens; its tokenizer is not at hand here.

@@ -34,7 +34,7 @@ from eegtool.core.workspace import Workspace
 from eegtool.extract.export import export
 from eegtool.extract.module import VisionModule
 from eegtool.extract.weights import load_module, save_module
-from eegtool.prepare.simulate import available_nights, load_twin, write_night
+from eegtool.simulate.twins import available_nights, load_twin, write_night
 
 HERE = Path(__file__).parent
 BACKBONES = (

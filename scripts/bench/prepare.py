@@ -39,11 +39,11 @@ from rich.console import Console
 from rich.table import Table
 
 from eegtool.core.settings import PrepareSettings
-from eegtool.prepare.images import STYLES, draw_png, spectrogram, wrapped
-from eegtool.prepare.images.png import encode
-from eegtool.prepare.images.spec import PictureSpec
-from eegtool.prepare.signals import band_pass
-from eegtool.prepare.simulate import load_twin, simulate_signal
+from eegtool.pictures import STYLES, draw_png, spectrogram, wrapped
+from eegtool.pictures.png import encode
+from eegtool.pictures.spec import PictureSpec
+from eegtool.recordings.signals import band_pass
+from eegtool.simulate.twins import load_twin, simulate_signal
 
 SFREQ_HZ = 100.0
 SPEC = PictureSpec(336)

@@ -23,7 +23,7 @@ from typing import Any
 from eegtool.core.console import console
 from eegtool.core.settings import StageSettings
 from eegtool.model import adapters
-from eegtool.prepare.simulate import available_nights, load_twin, write_night
+from eegtool.simulate.twins import available_nights, load_twin, write_night
 from eegtool.stage import step
 from eegtool.stage.stager import Stager
 

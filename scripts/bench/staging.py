@@ -43,7 +43,7 @@ from eegtool.core.records import Epoch, read_epochs
 from eegtool.core.stages import STAGE_INDEX, STAGES
 from eegtool.core.workspace import Workspace
 from eegtool.extract.trainer import score
-from eegtool.prepare.simulate import available_nights, load_twin, simulate_cohort
+from eegtool.simulate.twins import available_nights, load_twin, simulate_cohort
 
 CHANNEL = "EEG Fpz-Cz"
 EVALUATED = ("SC405", "SC406")

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from eegtool.cli import app
 from eegtool.core.workspace import Workspace
-from eegtool.prepare.simulate import load_twin, write_night
+from eegtool.simulate.twins import load_twin, write_night
 
 TRAIN_NIGHTS = ("SC4001E0", "SC4012E0", "SC4021E0", "SC4041E0")
 EVAL_NIGHTS = ("SC4051E0", "SC4061E0")

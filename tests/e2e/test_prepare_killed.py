@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from eegtool.cli import app
-from eegtool.prepare.simulate import load_twin, write_night
+from eegtool.simulate.twins import load_twin, write_night
 
 NIGHTS = ("SC4001E0", "SC4012E0", "SC4021E0", "SC4031E0")
 EPOCHS_PER_STAGE = 20

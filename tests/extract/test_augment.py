@@ -12,8 +12,8 @@ from PIL import Image
 
 from eegtool.extract.augment import Augmentation, augment, count_channels, strips
 from eegtool.extract.module import VisionModule
-from eegtool.prepare.images import STYLES, draw_png, hybrid, wrapped
-from eegtool.prepare.images.spec import PictureSpec, band_heights
+from eegtool.pictures import STYLES, draw_png, hybrid, wrapped
+from eegtool.pictures.spec import PictureSpec, band_heights
 
 HZ = 100.0
 NOTHING = Augmentation(gain_db=0, shift_s=0, noise=0)

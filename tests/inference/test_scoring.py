@@ -24,7 +24,7 @@ from eegtool.model import tiny as tiny_model
 from eegtool.model.adapters import inner, load_adapter
 from eegtool.model.eegvlm import EEGVLM
 from eegtool.model.processor import Processor, pad
-from eegtool.prepare.rationale import conclusion, define
+from eegtool.reasons.words import conclusion, define
 
 N = 16
 LEAD = "The stage is "

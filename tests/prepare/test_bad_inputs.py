@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from eegtool.cli import app
 from eegtool.core.records import read_epochs
-from eegtool.prepare.simulate import load_twin
+from eegtool.simulate.twins import load_twin
 
 GOOD = ("SC4012E0", "SC4021E0")
 EPOCHS = 10

@@ -12,8 +12,8 @@ from requests.exceptions import HTTPError
 from requests.models import Response
 
 from eegtool.core.errors import EegToolError
-from eegtool.prepare.cohorts import find_nights
 from eegtool.prepare.download import download, parse_subjects
+from eegtool.scorings.cohorts import find_nights
 
 
 @pytest.mark.parametrize(

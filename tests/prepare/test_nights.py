@@ -16,10 +16,8 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.settings import PrepareSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, write_json
+from eegtool.pictures import draw_png
 from eegtool.prepare import nights
-from eegtool.prepare.cohorts import Night, find_nights
-from eegtool.prepare.facts import Facts
-from eegtool.prepare.images import draw_png
 from eegtool.prepare.nights import (
     Outline,
     Prepared,
@@ -29,17 +27,21 @@ from eegtool.prepare.nights import (
     outline,
     prepare_night,
 )
-from eegtool.prepare.recordings import Signal
+from eegtool.prepare.recipe import Recipe
+from eegtool.prepare.step import recipe_of
+from eegtool.reasons.facts import Facts
+from eegtool.recordings.reading import Signal
+from eegtool.scorings.cohorts import Night, find_nights
 
 
 @pytest.fixture
-def settings(tmp_path: Path, recordings: Path) -> PrepareSettings:
-    return PrepareSettings([recordings], workspace=tmp_path / "ws", size=32)
+def recipe() -> Recipe:
+    return recipe_of(PrepareSettings([], size=32))
 
 
 @pytest.fixture
-def workspace(settings: PrepareSettings) -> Workspace:
-    return Workspace(settings.workspace)
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "ws")
 
 
 @pytest.fixture
@@ -72,8 +74,8 @@ def rescore(night: Night, *runs: tuple[float, float, str]) -> None:
 # Outline
 
 
-def test_outline(night: Night, settings: PrepareSettings) -> None:
-    plan = outline(night, settings)
+def test_outline(night: Night, recipe: Recipe) -> None:
+    plan = outline(night, recipe)
     assert plan.night == night
     assert plan.stages == ("W", "N1", "N1", "N2", "N3", "N3", "N2", "REM", "REM", "W")
     assert plan.kept == range(10)
@@ -86,17 +88,17 @@ def test_outline(night: Night, settings: PrepareSettings) -> None:
 
 
 def test_outline_reads_no_samples(
-    night: Night, settings: PrepareSettings, monkeypatch: pytest.MonkeyPatch
+    night: Night, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nights, "read_recording", lambda *_: pytest.fail("samples are read"))
     path = night.signal_path
     content = path.read_bytes()
     path.write_bytes(content[:768] + bytes(len(content) - 768))
-    assert len(outline(night, settings).staged) == 10
+    assert len(outline(night, recipe).staged) == 10
 
 
 def test_wake_is_trimmed_before_epochs_without_a_stage_are_dropped(
-    night: Night, settings: PrepareSettings
+    night: Night, recipe: Recipe
 ) -> None:
     """The margin is time: movement in it does not bring in more wake."""
     rescore(
@@ -108,18 +110,18 @@ def test_wake_is_trimmed_before_epochs_without_a_stage_are_dropped(
         (180, 30, "Sleep stage 2"),
         (240, 60, "Sleep stage W"),  # nobody scored what is before it
     )
-    plan = outline(night, replace(settings, wake_margin=1.0))
+    plan = outline(night, replace(recipe, wake_margin=1.0))
     assert plan.kept == range(1, 9)
     assert plan.staged == ((1, "W"), (3, "N2"), (4, "N2"), (6, "N2"), (8, "W"))
     assert plan.dropped == {"movement time": 1, "unscored": 2}
-    plan = outline(night, replace(settings, wake_margin=0.0))
+    plan = outline(night, replace(recipe, wake_margin=0.0))
     assert plan.kept == range(3, 7)
     assert plan.dropped == {"unscored": 1}
 
 
-def test_outline_of_a_scoring_on_a_grid_of_its_own(night: Night, settings: PrepareSettings) -> None:
+def test_outline_of_a_scoring_on_a_grid_of_its_own(night: Night, recipe: Recipe) -> None:
     rescore(night, (12.5, 30, "Sleep stage W"), (42.5, 60, "Sleep stage 2"))
-    plan = outline(night, settings)
+    plan = outline(night, recipe)
     assert plan.first_onset_s == 12.5
     assert plan.stages == ("W", "N2", "N2", *["unscored"] * 6)  # nine whole epochs are left
     assert plan.kept == range(9)
@@ -136,35 +138,35 @@ def test_outline_of_a_scoring_on_a_grid_of_its_own(night: Night, settings: Prepa
     ],
 )
 def test_outline_of_what_cannot_be_used(
-    night: Night, settings: PrepareSettings, changes: dict[str, Any], message: str
+    night: Night, recipe: Recipe, changes: dict[str, Any], message: str
 ) -> None:
     os.truncate(night.signal_path, night.signal_path.stat().st_size - 12_000)
-    assert outline(night, settings).notes[0] == (
+    assert outline(night, recipe).notes[0] == (
         "The file is cut off: the last 30 s of 300 s are missing."
     )
     with pytest.raises(EegToolError, match=message):
-        outline(night, replace(settings, **changes))
+        outline(night, replace(recipe, **changes))
 
 
-def test_outline_without_a_hypnogram(night: Night, settings: PrepareSettings) -> None:
+def test_outline_without_a_hypnogram(night: Night, recipe: Recipe) -> None:
     with pytest.raises(EegToolError, match=r"no hypnogram for .*SC4001E0-PSG\.edf"):
-        outline(replace(night, hypnogram_path=None), settings)
+        outline(replace(night, hypnogram_path=None), recipe)
 
 
-def test_outline_without_a_whole_epoch_of_sleep(night: Night, settings: PrepareSettings) -> None:
+def test_outline_without_a_whole_epoch_of_sleep(night: Night, recipe: Recipe) -> None:
     rescore(night, (15, 270, "Sleep stage W"), (285, 30, "Sleep stage 2"))  # 15 s are recorded
     with pytest.raises(EegToolError, match="scores no sleep within the recording"):
-        outline(night, settings)
+        outline(night, recipe)
 
 
 # From recording to pictures
 
 
-def test_prepare_night(night: Night, settings: PrepareSettings, workspace: Workspace) -> None:
+def test_prepare_night(night: Night, recipe: Recipe, workspace: Workspace) -> None:
     rescore(night, (0, 30, "Movement time"), (30, 240, "Sleep stage 2"), (270, 30, "Sleep stage W"))
     os.truncate(night.signal_path, night.signal_path.stat().st_size - 12_000)
-    run = open_easel(settings.workspace)
-    done = prepare_night(night, replace(settings, wake_margin=0.5), run)
+    run = open_easel(workspace.root)
+    done = prepare_night(night, replace(recipe, wake_margin=0.5), workspace, run)
     assert done.problem is None
     assert done.channel == "EEG Fpz-Cz"
     assert done.staged == tuple((i, "N2") for i in range(1, 9))
@@ -191,7 +193,7 @@ def test_prepare_night(night: Night, settings: PrepareSettings, workspace: Works
 
 
 def test_the_whole_recording_is_filtered_once_and_cut_on_the_grid_of_the_scoring(
-    night: Night, settings: PrepareSettings, monkeypatch: pytest.MonkeyPatch
+    night: Night, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, workspace: Workspace
 ) -> None:
     """Notch, band-pass, resample, cut; what is trimmed or dropped is not even cut."""
     rescore(
@@ -215,8 +217,8 @@ def test_the_whole_recording_is_filtered_once_and_cut_on_the_grid_of_the_scoring
 
     for name in ("notch", "band_pass", "resample", "cut_epoch"):
         monkeypatch.setattr(nights, name, watched(name))
-    asked = replace(settings, notch_hz=20.0, resample_hz=80.0, wake_margin=0.5)
-    done = prepare_night(night, asked, open_easel(settings.workspace))
+    asked = replace(recipe, notch_hz=20.0, resample_hz=80.0, wake_margin=0.5)
+    done = prepare_night(night, asked, workspace, open_easel(workspace.root))
     assert calls == [
         ("notch", 30_000, 100.0, 20.0),
         ("band_pass", 30_000, 100.0, 0.3, 35.0),
@@ -229,17 +231,21 @@ def test_the_whole_recording_is_filtered_once_and_cut_on_the_grid_of_the_scoring
     assert [e.epoch_index for e in done.epochs("ft")] == [1, 2, 4, 5]
 
 
-def test_a_band_that_the_new_rate_cannot_hold(night: Night, settings: PrepareSettings) -> None:
-    done = prepare_night(night, replace(settings, resample_hz=64.0), open_easel(settings.workspace))
+def test_a_band_that_the_new_rate_cannot_hold(
+    night: Night, recipe: Recipe, workspace: Workspace
+) -> None:
+    done = prepare_night(
+        night, replace(recipe, resample_hz=64.0), workspace, open_easel(workspace.root)
+    )
     assert done.problem
     assert "--high-hz 35 does not fit a channel sampled at 64 Hz" in done.problem.what
 
 
 def test_what_is_wrong_with_a_recording_is_its_problem(
-    night: Night, settings: PrepareSettings, workspace: Workspace
+    night: Night, recipe: Recipe, workspace: Workspace
 ) -> None:
     night.signal_path.write_text("not EDF")
-    done = prepare_night(night, settings, open_easel(settings.workspace))
+    done = prepare_night(night, recipe, workspace, open_easel(workspace.root))
     assert done.problem
     assert "no EDF or BDF file" in done.problem.what
     assert done.night == night
@@ -247,25 +253,25 @@ def test_what_is_wrong_with_a_recording_is_its_problem(
     assert [path.name for path in workspace.easel.iterdir()] == [".run"]
 
 
-def test_signals_are_stacked(night: Night, settings: PrepareSettings) -> None:
+def test_signals_are_stacked(night: Night, recipe: Recipe) -> None:
     epochs = Prepared(night, staged=((0, "W"), (1, "N1"))).epochs("ft")
     rng = np.random.default_rng(1)
     signals = [Signal(name, rng.normal(0, 20, 6_000), 100.0) for name in "ab"]
     both, first = (
-        list(draw_epochs(epochs, which, replace(settings, size=64)))
+        list(draw_epochs(epochs, which, replace(recipe, size=64)))
         for which in (signals, signals[:1])
     )
     assert len(both) == len(first) == 2
     assert len({*both, *first}) == 4
 
 
-def test_estimate(night: Night, settings: PrepareSettings, tmp_path: Path) -> None:
+def test_estimate(night: Night, recipe: Recipe, tmp_path: Path, workspace: Workspace) -> None:
     before = sorted(tmp_path.rglob("*"))
-    read_s, picture_s, picture_bytes = estimate(night, settings, n_pictures=3)
+    read_s, picture_s, picture_bytes = estimate(night, recipe, n_pictures=3)
     assert sorted(tmp_path.rglob("*")) == before
     assert 0 < read_s < 10
     assert 0 < picture_s < 1
-    done = prepare_night(night, settings, open_easel(settings.workspace))
+    done = prepare_night(night, recipe, workspace, open_easel(workspace.root))
     assert done.folder
     sizes = [path.stat().st_size for path in done.folder.iterdir()]
     assert picture_bytes == pytest.approx(sum(sizes) / len(sizes), rel=0.1)
@@ -274,9 +280,9 @@ def test_estimate(night: Night, settings: PrepareSettings, tmp_path: Path) -> No
 # Cards, and what is found again
 
 
-def test_card_round_trip(night: Night, settings: PrepareSettings) -> None:
-    measured = replace(settings, template="cot", rationale="measured")
-    done = prepare_night(night, measured, open_easel(settings.workspace))
+def test_card_round_trip(night: Night, recipe: Recipe, workspace: Workspace) -> None:
+    measured = replace(recipe, measured=True)
+    done = prepare_night(night, measured, workspace, open_easel(workspace.root))
     assert done.facts is not None
     assert done.folder
     text = json.dumps(done.to_card())
@@ -288,25 +294,25 @@ def test_card_round_trip(night: Night, settings: PrepareSettings) -> None:
     assert list(facts) == [f"SC4001E0-{i:04d}" for i in range(10)]
     assert all(isinstance(f, Facts) for f in facts.values())
     # A card holds nothing about where the files are: workspaces and recordings can be moved.
-    assert str(settings.workspace.parent) not in text
+    assert str(workspace.root.parent) not in text
 
 
 def test_what_is_whole_is_found_wherever_it_is(
-    night: Night, settings: PrepareSettings, workspace: Workspace, drawn: list[str]
+    night: Night, recipe: Recipe, workspace: Workspace, drawn: list[str]
 ) -> None:
-    run = open_easel(settings.workspace)
-    done = prepare_night(night, settings, run)
+    run = open_easel(workspace.root)
+    done = prepare_night(night, recipe, workspace, run)
     assert len(drawn) == 10
-    assert prepare_night(night, settings, run) == done
+    assert prepare_night(night, recipe, workspace, run) == done
     assert done.folder
     for side in ("ft", "eval"):  # while results are published, cards and pictures part
         workspace.images(side).mkdir()
         moved = done.folder.rename(workspace.images(side) / "SC4001E0")
         done = replace(done, folder=moved)
-        assert prepare_night(night, settings, run) == done
+        assert prepare_night(night, recipe, workspace, run) == done
     write_json(workspace.night("SC4001E0"), done.to_card())
     shutil.rmtree(workspace.easel)
-    assert prepare_night(night, settings, open_easel(settings.workspace)) == done
+    assert prepare_night(night, recipe, workspace, open_easel(workspace.root)) == done
     assert len(drawn) == 10
 
 
@@ -338,33 +344,33 @@ def edit_picture(workspace: Workspace) -> None:
 )
 def test_what_was_changed_is_drawn_again(
     night: Night,
-    settings: PrepareSettings,
+    recipe: Recipe,
     workspace: Workspace,
     drawn: list[str],
     harm: Callable[[Workspace], object],
 ) -> None:
-    run = open_easel(settings.workspace)
-    done = prepare_night(night, settings, run)
+    run = open_easel(workspace.root)
+    done = prepare_night(night, recipe, workspace, run)
     drawn.clear()
     harm(workspace)
-    assert prepare_night(night, settings, run) == done
+    assert prepare_night(night, recipe, workspace, run) == done
     assert len(drawn) == 10
-    assert prepare_night(night, settings, run) == done
+    assert prepare_night(night, recipe, workspace, run) == done
     assert len(drawn) == 10
 
 
 def test_facts_are_measured_without_drawing(
-    night: Night, settings: PrepareSettings, drawn: list[str]
+    night: Night, recipe: Recipe, drawn: list[str], workspace: Workspace
 ) -> None:
-    measured = replace(settings, template="cot", rationale="measured")
-    run = open_easel(settings.workspace)
-    plain = prepare_night(night, settings, run)
-    done = prepare_night(night, measured, run)
+    measured = replace(recipe, measured=True)
+    run = open_easel(workspace.root)
+    plain = prepare_night(night, recipe, workspace, run)
+    done = prepare_night(night, measured, workspace, run)
     assert len(drawn) == 10
     assert done.facts
     assert len(done.facts) == 10
     assert replace(done, facts=None) == plain
-    again = prepare_night(night, settings, run)
+    again = prepare_night(night, recipe, workspace, run)
     assert again.facts_of() == done.facts_of()  # once measured, they are kept
     assert len(drawn) == 10
 
@@ -382,44 +388,44 @@ def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_only_the_last_who_opened_the_easel_draws_in_it(
-    night: Night, settings: PrepareSettings, workspace: Workspace
+    night: Night, recipe: Recipe, workspace: Workspace
 ) -> None:
     """A worker of a killed run may still be at it when the next run has begun."""
-    first = open_easel(settings.workspace)
-    second = open_easel(settings.workspace)
+    first = open_easel(workspace.root)
+    second = open_easel(workspace.root)
     assert first != second
     with pytest.raises(EegToolError, match=r"Another `eegvlm prepare` has begun in .*/ws"):
-        prepare_night(night, settings, first)
+        prepare_night(night, recipe, workspace, first)
     assert not (workspace.easel / "SC4001E0").exists()
     assert not (workspace.easel / "SC4001E0.json").exists()
-    done = prepare_night(night, settings, second)
+    done = prepare_night(night, recipe, workspace, second)
     assert done.folder == workspace.easel / "SC4001E0"
 
 
 def test_the_easel_is_taken_over_while_somebody_draws(
-    night: Night, settings: PrepareSettings, monkeypatch: pytest.MonkeyPatch, workspace: Workspace
+    night: Night, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, workspace: Workspace
 ) -> None:
-    run = open_easel(settings.workspace)
+    run = open_easel(workspace.root)
     n_drawn = []
 
     def draw(*args: Any) -> bytes:
         n_drawn.append(args)
         if len(n_drawn) == 5:
-            open_easel(settings.workspace)
+            open_easel(workspace.root)
         return draw_png(*args)
 
     monkeypatch.setattr(nights, "draw_png", draw)
     with pytest.raises(EegToolError, match="ws"):
-        prepare_night(night, settings, run)
+        prepare_night(night, recipe, workspace, run)
     assert [path.name for path in workspace.easel.iterdir()] == [".run"]
 
 
 def test_opening_the_easel_keeps_what_is_whole(
-    night: Night, settings: PrepareSettings, workspace: Workspace
+    night: Night, recipe: Recipe, workspace: Workspace
 ) -> None:
-    prepare_night(night, settings, open_easel(settings.workspace))
+    prepare_night(night, recipe, workspace, open_easel(workspace.root))
     (workspace.easel / "SC4012E0.abc.part").mkdir()
-    open_easel(settings.workspace)
+    open_easel(workspace.root)
     assert {path.name for path in workspace.easel.iterdir()} == {
         *(".run", "SC4001E0", "SC4001E0.json")
     }

@@ -8,7 +8,6 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.forms import Forms
 from eegtool.core.records import Conversation, Epoch
 from eegtool.core.stages import STAGES
-from eegtool.prepare.facts import Facts
 from eegtool.prepare.questions import (
     QUESTION_TEMPLATES,
     RATIONALES,
@@ -16,7 +15,8 @@ from eegtool.prepare.questions import (
     conversation,
     question,
 )
-from eegtool.prepare.rationale import conclusion
+from eegtool.reasons.facts import Facts
+from eegtool.reasons.words import conclusion
 
 FACTS = Facts(0.6, 0.2, 0.1, 0.05, 0.05, (13.1,), 48, 0.09, 3, 1, 2)
 

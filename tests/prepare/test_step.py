@@ -27,18 +27,18 @@ from eegtool.core.records import read_conversations, read_epochs, read_questions
 from eegtool.core.settings import PrepareSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace
+from eegtool.pictures import draw_png
+from eegtool.pictures.spec import PictureSpec
 from eegtool.prepare import nights, step
-from eegtool.prepare.claims import claims_in, holds
-from eegtool.prepare.cohorts import Night
-from eegtool.prepare.facts import Facts
-from eegtool.prepare.hypnograms import read_hypnogram
-from eegtool.prepare.images import draw_png
-from eegtool.prepare.images.spec import PictureSpec
 from eegtool.prepare.nights import Prepared
-from eegtool.prepare.recordings import read_recording
-from eegtool.prepare.signals import band_pass, cut_epoch, notch, resample
-from eegtool.prepare.simulate import load_twin, write_night
 from eegtool.prepare.splits import make_split
+from eegtool.reasons.claims import claims_in, holds
+from eegtool.reasons.facts import Facts
+from eegtool.recordings.reading import read_recording
+from eegtool.recordings.signals import band_pass, cut_epoch, notch, resample
+from eegtool.scorings.cohorts import Night
+from eegtool.scorings.hypnograms import read_hypnogram
+from eegtool.simulate.twins import load_twin, write_night
 
 NIGHTS = ("SC4001E0", "SC4012E0", "SC4021E0")
 

@@ -10,12 +10,12 @@ import pytest
 
 from eegtool.core.answers import read_stage
 from eegtool.core.stages import STAGES
-from eegtool.prepare.hypnograms import read_hypnogram, stage_per_epoch
 from eegtool.report import exports
 from eegtool.report.epochs import AnsweredEpoch
 from eegtool.report.exports import ScoredEpoch
 from eegtool.report.hypnogram import picture
 from eegtool.report.nights import lay_out, scored_epochs
+from eegtool.scorings.hypnograms import read_hypnogram, stage_per_epoch
 
 STAGES_OF = ("W", "W", "N1", "N2", None, "N3", "REM", "REM")
 

@@ -11,7 +11,7 @@ import pytest
 from eegtool.core.records import Epoch
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, write_json
-from eegtool.prepare.facts import Facts
+from eegtool.reasons.facts import Facts
 from eegtool.report.epochs import AnsweredEpoch
 from eegtool.report.faithfulness import faithfulness
 from eegtool.report.findings import Findings

@@ -19,7 +19,7 @@ from eegtool.core.workspace import read_json, write_json
 from eegtool.extract.module import VisionModule
 from eegtool.extract.stored import store_module
 from eegtool.extract.weights import save_module
-from eegtool.prepare.simulate import load_twin, write_night
+from eegtool.simulate.twins import load_twin, write_night
 from eegtool.stage import step
 from tests.conftest import form_for
 

@@ -28,7 +28,7 @@ from eegtool.evaluate import step as evaluate
 from eegtool.extract import step as extract
 from eegtool.inference.loaded import LoadedModel
 from eegtool.prepare import step as prepare
-from eegtool.prepare.hypnograms import read_hypnogram, stage_per_epoch
+from eegtool.scorings.hypnograms import read_hypnogram, stage_per_epoch
 from eegtool.stage import step
 from eegtool.stage.results import write_night
 from eegtool.stage.stager import Stager

@@ -54,7 +54,7 @@ def eegvlm(*words: object, code: int = 0) -> str:
 
 
 def prepare(scene: Scene) -> dict[str, Any]:
-    from eegtool.prepare.simulate import load_twin, write_night
+    from eegtool.simulate.twins import load_twin, write_night
 
     for name in (*TRAIN_NIGHTS, EVAL_NIGHT):
         write_night(load_twin(name).condensed(scene.scale.epochs_per_stage), scene.recordings, 7)

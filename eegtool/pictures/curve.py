@@ -1,0 +1,194 @@
+"""A curve in one or more rows, anti-aliased; in whole numbers after its first step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+
+from eegtool.core.stages import EPOCH_S
+from eegtool.pictures.png import Colour, gradient
+from eegtool.pictures.spec import PictureSpec
+
+PAPER: Final[Colour] = (255, 255, 255)
+INK: Final[Colour] = (24, 39, 75)
+N_INKS: Final = 10
+TICK: Final = N_INKS
+BAR: Final = N_INKS + 1
+PALETTE: Final = (*gradient((PAPER, INK), N_INKS), (160, 172, 194), (222, 120, 92))
+"""From paper to ink, then `TICK` and `BAR`. Few colours: two pixels of a PNG share a byte."""
+
+BAR_UV: Final = 75.0
+"""Least height of the slow waves of N3 from trough to crest (AASM Manual)."""
+
+_UNIT: Final = 16  # heights are counted in sixteenths of a pixel
+_PARTS: Final = 4  # a pixel's width has four parts
+_PEN: Final = (9, 8, 4)  # half height of a round pen of 1.1 px at 0, 1 and 2 parts from its middle
+_FULL: Final = 1 << 8  # all of a pixel
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Grid:
+    """What depends on sizes alone.
+
+    Attributes
+    ----------
+    before, after, share : int [n_parts + 1]
+        Borders of the parts: the samples before and after each, and how far it is on its way from
+        one to the other, in 256ths.
+    inner : int [n_inner, n_parts]
+        Samples within the parts.
+    middle : int32 [n_rows * width]
+        Height of the middle of the row of each column; the columns of all rows follow each other.
+    x : int32 [n_rows * width]
+        Where in the picture each column is.
+    reach : int
+        From the middle of a row as far as the middle of the pen can go.
+    """
+
+    before: np.ndarray
+    after: np.ndarray
+    share: np.ndarray
+    inner: np.ndarray
+    middle: np.ndarray
+    x: np.ndarray
+    reach: int
+
+
+@lru_cache(maxsize=16)
+def _grid(n_samples: int, height: int, width: int, n_rows: int) -> _Grid:
+    n_parts = n_rows * width * _PARTS
+    beyond = len(_PEN) - 1  # the pen begins before and ends after the picture
+    border = np.arange(-beyond, n_parts + beyond + 1)
+    # Sample i stands in the middle of its share of the width.
+    at = np.clip(border * n_samples * 256 // n_parts - 128, 0, (n_samples - 1) * 256 - 1)
+    # The curve runs straight from sample to sample: between borders, only those count. Two looks
+    # per sample leave none out.
+    looks = np.arange(1, max(-(-2 * n_samples // n_parts), 1))[:, None]
+    inner = (border[:-1] * (len(looks) + 1) + looks) * n_samples // (n_parts * (len(looks) + 1))
+    rows = (np.arange(n_rows) * 2 + 1) * height * _UNIT // (2 * n_rows)
+    return _Grid(
+        before=at >> 8,
+        after=(at >> 8) + 1,
+        share=(at & 255).astype(np.int32),
+        inner=np.clip(inner, 0, n_samples - 1),
+        middle=np.repeat(rows, width).astype(np.int32),
+        x=np.tile(np.arange(width, dtype=np.int32), n_rows),
+        reach=max(height * _UNIT // (2 * n_rows) - _PEN[0], 1),
+    )
+
+
+def draw_rows(
+    epoch_uv: np.ndarray, width: int, height: int, n_rows: int, spec: PictureSpec
+) -> np.ndarray:
+    """Draw an epoch, cut into rows of equal time from top to bottom.
+
+    Within a pixel column both edges of the pen's track run from one height to another. A pixel is
+    inked by how much of it lies above the lower edge, less how much lies above the upper edge.
+
+    Parameters
+    ----------
+    epoch_uv : float [n_samples]
+        One epoch in µV, positive up; beyond ``±amplitude_uv`` it runs along the edge of its row.
+    width, height : int
+        Size in pixels.
+    n_rows : int
+        Number of rows.
+    spec : PictureSpec
+        Scale and marks; its size does not matter here.
+
+    Returns
+    -------
+    uint8 [height, width]
+        Indices of `PALETTE`.
+    """
+    grid = _grid(len(epoch_uv), height, width, n_rows)
+    # The only step with fractions. Where two machines differ in the last digit of a filter's
+    # output, they practically never round to different sixteenths of a pixel.
+    y = np.rint(np.clip(epoch_uv * (-grid.reach / spec.amplitude_uv), -grid.reach, grid.reach))
+    top, bottom = _extent(_track(y.astype(np.int32), grid))
+    top += grid.middle
+    bottom += grid.middle
+
+    # All pixels that the track touches, column by column.
+    first = top[0] // _UNIT
+    count = (bottom[1] - 1) // _UNIT - first + 1
+    ends = np.cumsum(count, dtype=np.int32)
+    row = np.arange(ends[-1], dtype=np.int32)
+    row -= np.repeat(ends - count - first, count)
+
+    # How much of each is above the one and the other edge. An edge is taken to be at all heights
+    # from its top to its bottom for equally long.
+    span = bottom - top + _UNIT
+    above = np.repeat(bottom, count, axis=1)
+    above -= row * _UNIT
+    above *= np.repeat((_FULL * _FULL + span // 2) // span, count, axis=1)
+    above >>= 8
+    np.clip(above, 0, _FULL, out=above)
+    ink = ((above[1] - above[0]) * (N_INKS - 1) + _FULL // 2) >> 8
+
+    picture = _paper(width, height, n_rows, spec).copy()
+    place = row * width + np.repeat(grid.x, count)
+    picture.reshape(-1)[place.astype(np.intp)] = ink.astype(np.uint8)
+    return picture
+
+
+def _track(y: np.ndarray, grid: _Grid) -> np.ndarray:
+    """Return where the edges of what the pen draws are in each part, the lower one upside down.
+
+    Parameters
+    ----------
+    y : int32 [n_samples]
+        Heights of the samples below the middle of their row.
+
+    Returns
+    -------
+    int32 [2, n_parts]
+        Height of the upper edge, and of the lower edge above the middle.
+    """
+    before = y.take(grid.before)
+    border = before + (((y.take(grid.after) - before) * grid.share + 128) >> 8)
+    curve = np.empty((2, len(border) - 1), np.int32)
+    np.minimum(border[:-1], border[1:], out=curve[0])
+    np.maximum(border[:-1], border[1:], out=curve[1])
+    if len(grid.inner):
+        inner = y.take(grid.inner)
+        np.minimum(curve[0], inner.min(0), out=curve[0])
+        np.maximum(curve[1], inner.max(0), out=curve[1])
+    np.negative(curve[1], out=curve[1])
+
+    reach = len(_PEN) - 1
+    n = curve.shape[1] - 2 * reach
+    edge = curve[:, reach : reach + n] - _PEN[0]
+    for i in range(1, reach + 1):
+        left, right = curve[:, reach - i :][:, :n], curve[:, reach + i :][:, :n]
+        np.minimum(edge, np.minimum(left, right) - _PEN[i], out=edge)
+    return edge
+
+
+def _extent(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return from where to where both edges run in each column, int32 [2, n_columns] each."""
+    a, b, c, d = (edges[:, i::_PARTS] for i in range(_PARTS))
+    least = np.minimum(np.minimum(a, b), np.minimum(c, d))
+    most = np.maximum(np.maximum(a, b), np.maximum(c, d))
+    return np.stack([least[0], -most[1]]), np.stack([most[0], -least[1]])
+
+
+@lru_cache(maxsize=16)
+def _paper(width: int, height: int, n_rows: int, spec: PictureSpec) -> np.ndarray:
+    """Return what is under the curve: nothing, or scale marks; uint8 [height, width]."""
+    paper = np.zeros((height, width), np.uint8)
+    if not spec.marks:
+        return paper
+    row_s = EPOCH_S // n_rows
+    seconds = np.arange(1, row_s) * width // row_s
+    half_bar = BAR_UV / 2 / spec.amplitude_uv * height / n_rows / 2
+    for i in range(n_rows):
+        top, bottom = i * height // n_rows, (i + 1) * height // n_rows
+        paper[bottom - spec.tick_px : bottom, seconds] = TICK
+        middle = (top + bottom) / 2
+        paper[max(round(middle - half_bar), top) : round(middle + half_bar), :2] = BAR
+        paper[bottom:, :2] = 0  # of a bar that is higher than its row
+    return paper

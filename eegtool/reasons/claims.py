@@ -1,0 +1,202 @@
+"""What a text claims about an epoch, and whether that is true of what was measured there.
+
+Reads the rationales of `rationale`, and free text that speaks of the same things in plain English.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from eegtool.reasons.facts import Facts
+from eegtool.reasons.words import NUMBERS
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One claim of a text.
+
+    Attributes
+    ----------
+    kind : str
+        One of `CLAIM_KINDS`.
+    present : bool
+        False where the text denies it ("no spindles").
+    value : float or None
+        The number that goes with it, if any. ``replace(claim, value=None)`` asks less of the text.
+    text : str
+        Where it was read from.
+    """
+
+    kind: str
+    present: bool
+    value: float | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimKind:
+    """How a kind of claim is worded, and when it is true.
+
+    Attributes
+    ----------
+    pattern : re.Pattern
+        Finds it in a clause; the first group that matches is its number.
+    true : callable
+        Whether it is true of an epoch.
+    value : callable, or None
+        Its number, where it has one.
+    tolerance : float
+        By how much the number may differ: half of the last digit that rationales quote.
+    """
+
+    pattern: re.Pattern[str]
+    true: Callable[[Facts], bool]
+    value: Callable[[Facts], float | None] | None = None
+    tolerance: float = 0.5
+
+
+def claims_in(text: str) -> tuple[Claim, ...]:
+    """Return what a text claims about its epoch, in its order.
+
+    Sentences that cite a rule ("AASM", "rule", "definition") claim nothing about the epoch. A denial
+    reaches as far as its clause: "no spindles or K-complexes" denies both.
+    """
+    claims = []
+    for sentence in re.split(r"(?<=[.!?])\s+", text):
+        if _RULE.search(sentence):
+            continue
+        for clause in _CLAUSE_END.split(sentence):
+            found = [
+                (kind, match)
+                for kind, how in CLAIM_KINDS.items()
+                for match in how.pattern.finditer(clause)
+            ]
+            # "Slow waves do not reach 20 %" denies that they are enough, not that there are any.
+            if {"enough_slow_waves", "few_slow_waves"} & {kind for kind, _ in found}:
+                found = [(kind, m) for kind, m in found if kind != "slow_waves" or m.group(1)]
+            for kind, match in sorted(found, key=lambda item: item[1].start()):
+                before, after = clause[: match.end()], clause[match.end() :]
+                denied = _DENIED_BEFORE.search(before) or _DENIED_AFTER.search(after)
+                number = next((group for group in match.groups() if group), None)
+                value = None if number is None else _number(number)
+                claims.append(Claim(kind, not denied, value, clause.strip(" .")))
+    return tuple(claims)
+
+
+def holds(claim: Claim, facts: Facts) -> bool:
+    """Return whether a claim is true of an epoch; its number, if it has one, must be true too."""
+    kind = CLAIM_KINDS[claim.kind]
+    if kind.true(facts) != claim.present:
+        return False
+    if claim.value is None or kind.value is None or not claim.present:
+        return True
+    measured = kind.value(facts)
+    return measured is not None and abs(measured - claim.value) <= kind.tolerance + 1e-9
+
+
+def _number(word: str) -> float:
+    return float(NUMBERS.index(word.lower()) if word.lower() in NUMBERS else word)
+
+
+_NUMBER = rf"(?<![\w.-])({'|'.join(NUMBERS[1:])}|\d+(?:\.\d+)?)"
+_SHARE = r"(\d+(?:\.\d+)?)\s?%"
+_LESS = r"less than|below|under|short of"
+_MORE = r"at least|more than|over|above|exceeding"
+
+_RULE: Final = re.compile(r"\bAASM\b|\brules?\b|\bdefin(?:ed|ition)", re.IGNORECASE)
+_CLAUSE_END: Final = re.compile(
+    rf"[;:]|,(?! (?:{_LESS}|{_MORE})\b)"
+    r"|\b(?:but|while|whereas|although|though|however)\b"
+    rf"|\band(?= (?:an?|the|some|several|many|slow|\d+|{'|'.join(NUMBERS[1:])})\b)",
+    re.IGNORECASE,
+)
+_DENIED_BEFORE: Final = re.compile(
+    r"\b(?:no|not|without|neither|nor|never|none|lack(?:s|ing)?|absence|free)\b|n't\b",
+    re.IGNORECASE,
+)
+_DENIED_AFTER: Final = re.compile(r"\b(?:not|never|absent|missing|lacking)\b|n't\b", re.IGNORECASE)
+
+
+def _kind(
+    pattern: str,
+    true: Callable[[Facts], bool],
+    value: Callable[[Facts], float | None] | None = None,
+    tolerance: float = 0.5,
+) -> ClaimKind:
+    return ClaimKind(re.compile(pattern, re.IGNORECASE), true, value, tolerance)
+
+
+def _rhythm_kind(band: str) -> ClaimKind:
+    return _kind(
+        rf"(?:{_NUMBER}[\s-]?Hz\s+)?\b{band}\s+(?:rhythm|activity|waves)\b"
+        rf"(?:\s+(?:of|at|around)\s+(?:about\s+)?{_NUMBER}\s?Hz)?",
+        lambda f: band in f.rhythms,
+        lambda f: f.rhythms.get(band),
+        0.05,
+    )
+
+
+def _share_kind(band: str) -> ClaimKind:
+    return _kind(
+        rf"\b{band}\b(?!\s+(?:rhythm|waves))(?:\s+[a-z]+){{0,3}}\s+{_SHARE}",
+        lambda f: True,
+        lambda f: 100 * float(getattr(f, band)),
+    )
+
+
+def _height_kind(height: str) -> ClaimKind:
+    return _kind(
+        rf"\b{height}[\s-](?:amplitude|voltage)\b|\bamplitude\s+is\s+{height}\b",
+        lambda f: f.amplitude == height,
+    )
+
+
+CLAIM_KINDS: Final[dict[str, ClaimKind]] = {
+    "spindles": _kind(
+        rf"(?:{_NUMBER}\s+)?\b(?:sleep\s+)?spindles?\b",
+        lambda f: f.n_spindles > 0,
+        lambda f: f.n_spindles,
+        0,
+    ),
+    "k_complexes": _kind(
+        rf"(?:{_NUMBER}\s+)?\bK[\s-]?complex(?:es)?\b",
+        lambda f: f.n_k_complexes > 0,
+        lambda f: f.n_k_complexes,
+        0,
+    ),
+    "slow_waves": _kind(
+        r"\bslow[\s-]waves?\b(?![\s-]sleep)"
+        rf"(?:[^%]*?\b(?:cover|occupy|fill|make up)(?:s|ing)?\s+(?:about\s+)?{_SHARE})?",
+        lambda f: f.slow_wave_share > 0,
+        lambda f: 100 * f.slow_wave_share,
+    ),
+    "enough_slow_waves": _kind(
+        rf"\bslow[\s-]waves?\b.*?\b(?:{_MORE})\s+(?:the\s+)?20\s?%",
+        lambda f: f.enough_slow_waves,
+    ),
+    "few_slow_waves": _kind(
+        rf"\bslow[\s-]waves?\b.*?\b(?:{_LESS})\s+(?:the\s+)?20\s?%",
+        lambda f: not f.enough_slow_waves,
+    ),
+    "delta_dominant": _kind(
+        r"\bdelta(?:\s+(?!not|never)[a-z]+){0,3}\s+(?:pre)?domina(?:tes?|nt)\b"
+        r"|\b(?:pre)?domina(?:nt|nce|ted)(?:\s+(?:by|of))?\s+delta\b|\bdelta\s+dominance\b",
+        lambda f: f.delta_dominates,
+    ),
+    "mixed_frequencies": _kind(r"\bmixed[\s-]frequenc(?:y|ies)\b", lambda f: not f.delta_dominates),
+    "any_rhythm": _kind(
+        r"(?<!theta )(?<!alpha )(?<!sigma )\brhythm stands out\b",
+        lambda f: bool(f.rhythms),
+    ),
+    **{f"{band}_rhythm": _rhythm_kind(band) for band in ("theta", "alpha", "sigma")},
+    **{f"{band}_share": _share_kind(band) for band in ("delta", "theta", "alpha", "sigma", "beta")},
+    "amplitude": _kind(
+        r"(\d+(?:\.\d+)?)\s?[µμu]V\s+peak[\s-]to[\s-]peak",
+        lambda f: True,
+        lambda f: f.amplitude_uv,
+    ),
+    **{f"{height}_amplitude": _height_kind(height) for height in ("low", "medium", "high")},
+}

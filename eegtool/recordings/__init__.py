@@ -1,0 +1,1 @@
+"""Recordings of any format: the wanted channels in µV on one time base."""

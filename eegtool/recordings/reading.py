@@ -1,0 +1,433 @@
+"""Recordings of any format, through MNE: the wanted channels in µV, each at its own sampling rate."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import mne
+import numpy as np
+
+from eegtool.core.errors import EegToolError, brief
+from eegtool.recordings.channels import Derivation, resolve
+from eegtool.recordings.edf import read_edf_header, read_edf_samples
+from eegtool.recordings.signals import UV_PER_UNIT, check_amplitude, check_rate, microvolts, swing
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelInfo:
+    """A channel as the header of a file describes it.
+
+    Attributes
+    ----------
+    name : str
+        As the file spells it; need not be unique.
+    sfreq_hz : float
+        Sampling rate of this channel.
+    unit : str
+        As the file spells it; may be empty.
+    """
+
+    name: str
+    sfreq_hz: float
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a recording says about itself, without its samples.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    format : str
+        ``"EDF"``, ``"EDF+C"``, ``"EDF+D"``, ``"BDF"`` (and its ``+C``, ``+D``), ``"FIF"``,
+        ``"BrainVision"`` or ``"EEGLAB"``.
+    channels : tuple of ChannelInfo
+        Its signals, in the order of the file.
+    duration_s : float
+        Of what is really there.
+    start : datetime or None
+        Local clock; on 1 January 1985 where only the date is junk, None where the file does not say.
+    notes : tuple of str
+        What the user should know: a loss at the end, odd dates.
+    simulated : bool
+        Whether the file calls itself simulated.
+    files : tuple of Path
+        The file itself, and others that hold its samples or markers.
+    """
+
+    path: Path
+    format: str
+    channels: tuple[ChannelInfo, ...]
+    duration_s: float
+    start: datetime | None
+    notes: tuple[str, ...]
+    simulated: bool
+    files: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Signal:
+    """One channel or derivation of a recording.
+
+    Attributes
+    ----------
+    name : str
+        The channel as the file spells it, or the derivation as the user typed it.
+    data_uv : float64 [n_samples]
+        Signal in µV.
+    sfreq_hz : float
+        Sampling rate of this signal.
+    """
+
+    name: str
+    data_uv: np.ndarray
+    sfreq_hz: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recording:
+    """The wanted signals of one night.
+
+    Attributes
+    ----------
+    signals : tuple of Signal
+        In the order in which they were asked for.
+    start : datetime or None
+        See `Header`.
+    notes : tuple of str
+        Those of the header, and what was found in the samples.
+    """
+
+    signals: tuple[Signal, ...]
+    start: datetime | None
+    notes: tuple[str, ...]
+
+
+Source: TypeAlias = Path | mne.io.BaseRaw
+"""A recording: its file, or what MNE has in memory."""
+
+_Read = Callable[[Sequence[int]], np.ndarray]
+"""Reads channels of one rate by position, float64 [n_channels, n_samples] in the file's units."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    header: Header
+    loss: str
+    read: _Read
+
+
+def is_recording(path: Path) -> bool:
+    """Say whether a path has the suffix of a format that can be read, in upper or lower case."""
+    return _opener(path) is not None
+
+
+def read_header(source: Source, *, strict: bool = False) -> Header:
+    """Read what a recording says about itself. Cheap: no samples are read.
+
+    Parameters
+    ----------
+    source : Path or mne.io.BaseRaw
+        The file, for BrainVision the ``.vhdr``; or what MNE has in memory, in volts.
+    strict : bool
+        Refuse a file of which a part is missing.
+
+    Raises
+    ------
+    EegToolError
+        If the file is missing, of another format, damaged, empty, or has a gap.
+    """
+    return _open(source, strict).header
+
+
+def find_signals(header: Header, channels: Sequence[str]) -> tuple[tuple[Derivation, float], ...]:
+    """Find the wanted signals from the header alone.
+
+    Parameters
+    ----------
+    header : Header
+        From `read_header`.
+    channels : sequence of str
+        Names or derivations, see `channels.resolve`.
+
+    Returns
+    -------
+    tuple of (Derivation, float)
+        Each with its sampling rate in Hz.
+
+    Raises
+    ------
+    EegToolError
+        If there is no such channel, its rate is too low for EEG, or the rates within a derivation
+        differ.
+    """
+    found = []
+    for wanted in channels:
+        with _naming(str(header.path)):
+            derivation = resolve(wanted, [channel.name for channel in header.channels])
+        with _naming(f"Channel '{wanted}' of {header.path}"):
+            rates = {c.sfreq_hz for c in header.channels if c.name in derivation.weights}
+            if len(rates) > 1:
+                listed = " and ".join(f"{rate:g}" for rate in sorted(rates))
+                raise EegToolError(
+                    f"Its channels are sampled at different rates, {listed} Hz.",
+                    "Choose channels of one rate.",
+                )
+            check_rate(sfreq_hz := rates.pop())
+            found.append((derivation, sfreq_hz))
+    return tuple(found)
+
+
+def read_recording(source: Source, channels: Sequence[str], *, strict: bool = False) -> Recording:
+    """Read the wanted signals of a recording in µV, and nothing but their channels.
+
+    Parameters
+    ----------
+    source : Path or mne.io.BaseRaw
+        See `read_header`.
+    channels : sequence of str
+        Names or derivations, see `channels.resolve`.
+    strict : bool
+        Refuse a file of which a part is missing.
+
+    Raises
+    ------
+    EegToolError
+        As in `read_header` and `find_signals`; also if a channel is flat, saturated or no EEG in any
+        unit.
+    """
+    opened = _open(source, strict)
+    header = opened.header
+    wanted = find_signals(header, channels)
+    notes = [*header.notes, *(derivation.note for derivation, _ in wanted)]
+    position = {channel.name: i for i, channel in enumerate(header.channels)}
+    data_uv: dict[str, np.ndarray] = {}
+    # Rate by rate: MNE would bring slow channels up to the fastest that it reads with them.
+    for rate in dict.fromkeys(sfreq_hz for _, sfreq_hz in wanted):
+        of_rate = (d.weights for d, sfreq_hz in wanted if sfreq_hz == rate)
+        names = list(dict.fromkeys(name for weights in of_rate for name in weights))
+        with _reading(header):
+            samples = opened.read([position[name] for name in names])
+        for name, row in zip(names, samples, strict=True):
+            with _naming(f"Channel '{name}' of {header.path}"):
+                factor, note = microvolts(row, header.channels[position[name]].unit, rate)
+                if header.format == _RAW and factor != UV_PER_UNIT["V"]:
+                    raise _not_in_volts(row, rate)
+            data_uv[name] = row if factor == 1 else row * factor
+            notes.append(note and f"Channel '{name}': {note}")
+    signals = []
+    for derivation, sfreq_hz in wanted:
+        signal_uv = _sum(data_uv, derivation.weights)
+        if len(derivation.weights) > 1:  # two good channels can still cancel each other
+            with _naming(f"Derivation '{derivation.name}' of {header.path}"):
+                check_amplitude(signal_uv, sfreq_hz)
+        signals.append(Signal(derivation.name, signal_uv, sfreq_hz))
+    return Recording(tuple(signals), header.start, tuple(dict.fromkeys(filter(None, notes))))
+
+
+def _sum(data_uv: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.ndarray:
+    if list(weights.values()) == [1.0]:
+        return data_uv[next(iter(weights))]  # a whole night: no copy for nothing
+    return np.sum([data_uv[name] * weight for name, weight in weights.items()], axis=0)
+
+
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Put where something is wrong before what is wrong."""
+    try:
+        yield
+    except EegToolError as error:
+        raise EegToolError(f"{where}: {error.what}", error.fix) from error
+
+
+@contextmanager
+def _reading(header_or_path: Header | Path) -> Iterator[None]:
+    """Turn whatever another library's parser stumbles over into a message, and its warnings off."""
+    path = header_or_path.path if isinstance(header_or_path, Header) else header_or_path
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except EegToolError:
+        raise
+    except Exception as error:
+        raise EegToolError(
+            f"The recording {path} cannot be read: {brief(error)}.",
+            "The file is damaged or of another format; fetch it again.",
+        ) from error
+
+
+def _open(source: Source, strict: bool) -> _Opened:
+    if isinstance(source, mne.io.BaseRaw):
+        return _open_raw(source)
+    path = source
+    opener = _opener(path)
+    if opener is None:
+        raise EegToolError(
+            f"{path} is no recording that can be read.", f"Known are {', '.join(_OPENERS)}."
+        )
+    if not path.is_file():
+        raise EegToolError(f"The recording {path} does not exist.", "Check the path.")
+    with _reading(path):
+        opened = opener(path)
+    if strict and opened.loss:
+        raise EegToolError(f"{path}: {opened.loss}", "Fetch the file again, or leave out --strict.")
+    return opened
+
+
+def _open_raw(raw: mne.io.BaseRaw) -> _Opened:
+    """Describe a recording in memory: MNE holds all in volts, whatever its file was in."""
+    file = next(filter(None, raw.filenames), None)
+    path = Path(f"Raw object of {Path(file).name}" if file else "Raw object in memory")
+    opened = _opened_by_mne(path, _RAW, raw, unit="V")
+    channels = tuple(replace(channel, unit="V") for channel in opened.header.channels)
+    header = replace(opened.header, channels=channels, files=())
+    return _Opened(header, "", lambda which: np.asarray(raw.get_data(picks=list(which))))
+
+
+def _open_edf(path: Path) -> _Opened:
+    edf = read_edf_header(path)
+    channels = tuple(ChannelInfo(edf.labels[i], edf.sfreq_hz(i), edf.units[i]) for i in edf.signals)
+    header = Header(
+        path=path,
+        format=edf.format,
+        channels=channels,
+        duration_s=edf.n_records * edf.record_s,
+        start=edf.start,
+        notes=(*filter(None, (edf.loss,)), *edf.notes),
+        simulated=edf.simulated,
+        files=(path,),
+    )
+    return _Opened(
+        header, edf.loss, lambda which: read_edf_samples(edf, [edf.signals[i] for i in which])
+    )
+
+
+def _open_fif(path: Path) -> _Opened:
+    raw = mne.io.read_raw_fif(path, allow_maxshield="yes", verbose="ERROR")
+    return _opened_by_mne(path, "FIF", raw, unit="V")
+
+
+def _open_brainvision(path: Path) -> _Opened:
+    if path.suffix != ".vhdr":
+        raise EegToolError(
+            f"MNE reads BrainVision headers in lower case only, not {path}.",
+            f"Rename it to {path.stem}.vhdr.",
+        )
+    raw = mne.io.read_raw_brainvision(path, verbose="ERROR")
+    header = path.read_text(encoding="utf-8", errors="replace")
+    declared = re.search(r"^DataPoints=(\d+)", header, re.MULTILINE)
+    markers = re.findall(r"^MarkerFile=(.+?)\s*$", header, re.MULTILINE)
+    files = [path.with_name(name.replace("$b", path.stem)) for name in markers]
+    n_declared = int(declared[1]) if declared else 0
+    return _opened_by_mne(
+        path,
+        "BrainVision",
+        raw,
+        unit="µV",
+        n_declared=n_declared,
+        more_files=[file for file in files if file.is_file()],
+    )
+
+
+def _open_eeglab(path: Path) -> _Opened:
+    return _opened_by_mne(path, "EEGLAB", mne.io.read_raw_eeglab(path, verbose="ERROR"), unit="µV")
+
+
+def _opened_by_mne(
+    path: Path,
+    form: str,
+    raw: Any,
+    *,
+    unit: str,
+    n_declared: int = 0,
+    more_files: Sequence[Path] = (),
+) -> _Opened:
+    """Describe what MNE has opened.
+
+    `unit` is what the format writes where a channel has none of its own, `n_declared` the number of
+    samples that the header promises, `more_files` what belongs to it besides the samples.
+    """
+    sfreq_hz = float(raw.info["sfreq"])
+    units = getattr(raw, "_orig_units", {})
+    channels = tuple(ChannelInfo(name, sfreq_hz, units.get(name) or unit) for name in raw.ch_names)
+    began = raw.info["meas_date"]
+    if began is not None:
+        began = began.replace(tzinfo=None) + timedelta(seconds=raw.first_time)
+    lost_s = (n_declared - raw.n_times) / sfreq_hz
+    loss = f"The file is cut off: the last {lost_s:g} s are missing." if lost_s > 0 else ""
+    _refuse_breaks(path, raw)
+    header = Header(
+        path=path,
+        format=form,
+        channels=channels,
+        duration_s=raw.n_times / sfreq_hz,
+        start=began,
+        notes=(loss,) if loss else (),
+        simulated="SIMULATED" in f"{raw.info['subject_info']} {raw.info['description']}".upper(),
+        files=tuple(dict.fromkeys((path, *map(Path, filter(None, raw.filenames)), *more_files))),
+    )
+
+    def read(which: Sequence[int]) -> np.ndarray:
+        data = np.asarray(raw.get_data(picks=list(which)))
+        for row, i in zip(data, which, strict=True):
+            # MNE gives volts; back to the unit of the file, of which the amplitudes are to be judged
+            row *= _PER_VOLT.get(channels[i].unit, 1.0)
+        return data
+
+    return _Opened(header, loss, read)
+
+
+_RAW: Final = "MNE Raw"
+"""Format of what is in memory."""
+
+
+def _not_in_volts(data: np.ndarray, sfreq_hz: float) -> EegToolError:
+    return EegToolError(
+        f"It is not in volts, as MNE holds signals: it swings by {swing(data, sfreq_hz):.3g}.",
+        "Bring it to volts (µV times 1e-6), or give the recording's file.",
+    )
+
+
+_PER_VOLT: Final = {"µV": 1e6, "uV": 1e6, "μV": 1e6, "mV": 1e3, "nV": 1e9}
+"""Units that MNE turns into volts; all others it takes for volts."""
+
+_BREAK: Final = re.compile("boundary|(BAD|EDGE) boundary|New Segment/.*")
+"""Where EEGLAB, MNE and BrainVision have joined what was recorded apart."""
+
+
+def _refuse_breaks(path: Path, raw: Any) -> None:
+    onsets_s = raw.annotations.onset - raw.first_time * (raw.annotations.orig_time is not None)
+    for onset_s, text in zip(onsets_s, raw.annotations.description, strict=True):
+        if _BREAK.fullmatch(text) and 0 < onset_s < raw.n_times / raw.info["sfreq"]:
+            raise EegToolError(
+                f"{path} is not one continuous recording: it was joined ('{text}') at "
+                f"{onset_s:g} s.",
+                "Read as continuous, all later epochs would be mislabelled. Give each part as a "
+                "file of its own, with its hypnogram.",
+            )
+
+
+_OPENERS: Final[dict[str, Callable[[Path], _Opened]]] = {
+    ".edf": _open_edf,
+    ".rec": _open_edf,  # EDF in ISRUC-Sleep
+    ".bdf": _open_edf,
+    ".fif": _open_fif,
+    ".fif.gz": _open_fif,
+    ".vhdr": _open_brainvision,
+    ".set": _open_eeglab,
+}
+
+
+def _opener(path: Path) -> Callable[[Path], _Opened] | None:
+    name = path.name.lower()
+    return next((opener for suffix, opener in _OPENERS.items() if name.endswith(suffix)), None)

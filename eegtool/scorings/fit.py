@@ -1,0 +1,237 @@
+"""How a scoring fits its recording: when it begins, whether it is whole, where its epochs lie."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, time
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+from eegtool.core.errors import EegToolError
+from eegtool.core.stages import EPOCH_S, SLEEP_STAGES, STAGES, UNSCORED
+from eegtool.scorings.scoring import Entry, Scoring
+
+TOLERANCE_S: Final = 0.05
+"""How far a border may lie from that of an epoch: onsets are rounded text."""
+
+_DAY_S: Final = 86400.0
+_NEAR_S: Final = 600.0
+"""How near the ends of a scoring and its recording are if both are of one night."""
+_UNKNOWN_START: Final = datetime(1985, 1, 1)
+"""What headers of EDF have where nothing is known: the first second that they can tell."""
+_LENGTHS_S: Final = (1, 2, 3, 4, 5, 6, 10, 15, 20, 60)
+"""Other lengths of epochs that are in use."""
+
+
+def with_durations(path: Path, entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
+    """Refuse impossible times and scorings without sleep; fill in durations where there are none."""
+    for entry in entries:
+        if not math.isfinite(entry.onset_s) or not 0 <= entry.duration_s < math.inf:
+            raise EegToolError(
+                f"The hypnogram {path} has an impossible time in {entry.place}: onset "
+                f"{entry.onset_s:g} s, duration {entry.duration_s:g} s.",
+                "Correct or remove that entry.",
+            )
+    if not any(entry.stage in SLEEP_STAGES for entry in entries):
+        raise EegToolError(
+            f"The hypnogram {path} scores no sleep.",
+            "It must have stages such as 'Sleep stage 2', N2 or REM, not only wake.",
+        )
+    lasting = [entry for entry in entries if entry.duration_s]
+    notes = []
+    if not lasting:
+        lasting = [replace(entry, duration_s=EPOCH_S) for entry in entries]
+        notes.append(f"The scoring has no durations; each entry is taken as one {EPOCH_S}-s epoch.")
+    elif len(lasting) < len(entries):
+        notes.append(
+            f"{len(entries) - len(lasting)} scored entries without a duration are left out."
+        )
+        if not any(entry.stage in SLEEP_STAGES for entry in lasting):
+            raise EegToolError(
+                f"The hypnogram {path} gives durations, but for none of its entries of sleep.",
+                "Give the duration of every entry, or of none.",
+            )
+    # Times in samples or minutes, or a list of changes only, would otherwise become a few epochs
+    # at wrong places. A night may well be scored in parts, but not in parts of one entry each.
+    ordered = sorted(lasting, key=lambda entry: entry.onset_s)
+    gaps = sum(b.onset_s - a.end_s > TOLERANCE_S for a, b in pairwise(ordered))
+    if 2 * gaps >= len(ordered) and (notes or gaps >= 10):
+        raise EegToolError(
+            f"Most entries of the hypnogram {path} are followed by a gap: {ordered[0].place} ends at "
+            f"{ordered[0].end_s:g} s, {ordered[1].place} begins at {ordered[1].onset_s:g} s.",
+            "Give onsets and durations in seconds, for every stretch of one stage.",
+        )
+    return lasting, notes
+
+
+def find_offset_s(
+    path: Path,
+    scoring: Scoring,
+    entries: Sequence[Entry],
+    recording_start: datetime | None,
+    duration_s: float,
+) -> tuple[float, str]:
+    """Return where the onsets of a scoring count from, in seconds after the recording started."""
+    start = scoring.start
+    if start is None or start == recording_start:
+        return 0.0, ""
+    if recording_start in (None, _UNKNOWN_START) or start == _UNKNOWN_START:
+        if scoring.is_absolute:
+            raise EegToolError(
+                f"The hypnogram {path} has times of day, but the recording does not say when it starts.",
+                "Give its onsets in seconds from the start of the recording.",
+            )
+        return (
+            0.0,
+            (
+                "Recording and hypnogram do not both say when they start; they are taken to start together."
+            ),
+        )
+    if isinstance(start, time):
+        return _offset_of_clock_s(path, start, entries, recording_start, duration_s)
+    offset_s = (start - recording_start).total_seconds()
+    if abs(offset_s) < 1:  # headers of EDF have whole seconds
+        return 0.0, ""
+    if sleep_within(entries, -offset_s, duration_s - offset_s):
+        return offset_s, _own_start(offset_s)
+    if min(offset_s % _DAY_S, -offset_s % _DAY_S) < 1:
+        return 0.0, (
+            f"The hypnogram is dated {start:%Y-%m-%d}, the recording {recording_start:%Y-%m-%d}; "
+            "as both start at the same time of day, they are taken as one night."
+        )
+    raise EegToolError(
+        f"The hypnogram {path} is of another night: it starts on {start:%Y-%m-%d %H:%M:%S}, the "
+        f"recording on {recording_start:%Y-%m-%d %H:%M:%S}.",
+        "Fetch both again; where dates were changed on purpose, give both files the same start, or "
+        "give onsets in seconds.",
+    )
+
+
+def _offset_of_clock_s(
+    path: Path, start: time, entries: Sequence[Entry], recording_start: datetime, duration_s: float
+) -> tuple[float, str]:
+    """Place a scoring that tells times of day but no date."""
+    midnight = recording_start.replace(hour=0, minute=0, second=0, microsecond=0)
+    since_midnight_s = (datetime.combine(midnight, start) - recording_start).total_seconds()
+    offset_s = since_midnight_s % _DAY_S
+    if offset_s >= duration_s:  # it rather begins before the recording than after its end
+        offset_s -= _DAY_S
+    if abs(offset_s) < 1:
+        return 0.0, ""
+    # 00:00:30 may be half a minute after midnight, or of time gone by: the ends of both must tell.
+    elapsed_s = (datetime.combine(midnight, start) - midnight).total_seconds()
+    length_s = max(entry.end_s for entry in entries)
+
+    def fit(at_s: float) -> int:
+        """Return 0 for outside of the recording, 1 for within it, 2 if the ends of both meet, too."""
+        end_s = at_s + length_s
+        if at_s < -_NEAR_S or end_s > duration_s + EPOCH_S:
+            return 0
+        return 2 if end_s >= duration_s - _NEAR_S else 1
+
+    if elapsed_s < duration_s and abs(elapsed_s - offset_s) >= 1:
+        if fit(elapsed_s) == 2 > fit(offset_s):
+            return elapsed_s, (
+                f"The times of the scoring begin with {start:%H:%M:%S} and are read as time since the "
+                "start."
+            )
+        if fit(elapsed_s) >= fit(offset_s):
+            raise EegToolError(
+                f"The times of the hypnogram {path} begin with {start:%H:%M:%S}, which may be a time of "
+                f"day or time since the start of the recording, {recording_start:%H:%M:%S}.",
+                "Give its onsets in seconds, or with dates.",
+            )
+    return offset_s, _own_start(offset_s)
+
+
+def check_list(path: Path, n_lines: int, duration_s: float) -> None:
+    """Refuse one stage per line that is not about as long as the recording.
+
+    Nothing else in such a list tells epochs of another length, or another night.
+    """
+    if abs(n_lines * EPOCH_S - duration_s) <= _NEAR_S:
+        return
+    length_s = min(_LENGTHS_S, key=lambda length: abs(n_lines * length - duration_s))
+    fits = abs(n_lines * length_s - duration_s) <= min(_NEAR_S, duration_s / 20)
+    raise EegToolError(
+        f"The hypnogram {path} has {n_lines} lines, {_min_s(n_lines * EPOCH_S)} in steps of {EPOCH_S} s, "
+        f"but its recording lasts {_min_s(duration_s)}: steps of "
+        f"{length_s if fits else duration_s / n_lines:.3g} s would fit.",
+        f"Check that it is of this night, and give one stage per {EPOCH_S} s. If it ends early, pad it "
+        "with ? to the length of the recording, or give a table with onsets.",
+    )
+
+
+def check_overlaps(path: Path, entries: Sequence[Entry]) -> None:
+    """Refuse time that is scored twice.
+
+    Raises
+    ------
+    EegToolError
+        Naming both entries, which must come in order of time.
+    """
+    for a, b in pairwise(entries):
+        if b.onset_s < a.end_s - TOLERANCE_S:
+            raise EegToolError(
+                f"The hypnogram {path} scores some time twice: {a.place} ({a.stage} from {a.onset_s:g} "
+                f"to {a.end_s:g} s) and {b.place} ({b.stage} from {b.onset_s:g} s).",
+                "Correct one of them; a file must hold the scoring of one scorer only.",
+            )
+
+
+def find_grid_s(path: Path, entries: Sequence[Entry]) -> float:
+    """Return where the 30-s epochs of a scoring begin, 0 to 30 s."""
+    scored = [entry for entry in entries if entry.stage != UNSCORED]
+    for entry in scored:
+        past_s = (entry.onset_s - scored[0].onset_s) % EPOCH_S
+        if min(past_s, EPOCH_S - past_s) > TOLERANCE_S:
+            raise EegToolError(
+                f"The stages of the hypnogram {path} do not lie on one grid of {EPOCH_S}-s epochs: "
+                f"{scored[0].place} begins at {scored[0].onset_s:g} s, {entry.place} at "
+                f"{entry.onset_s:g} s.",
+                f"Score the night in {EPOCH_S}-s epochs, or export it epoch by epoch.",
+            )
+    grid_s = scored[0].onset_s % EPOCH_S
+    return 0.0 if min(grid_s, EPOCH_S - grid_s) <= TOLERANCE_S else round(grid_s, 3)
+
+
+def misfits(entries: Sequence[Entry], duration_s: float) -> list[str]:
+    """Say where the scoring is longer or shorter than the recording by an epoch or more."""
+    staged = [(entry.onset_s, entry.end_s) for entry in entries if entry.stage in STAGES]
+    before_s = sum(min(end, 0.0) - min(begin, 0.0) for begin, end in staged)
+    after_s = sum(max(end, duration_s) - max(begin, duration_s) for begin, end in staged)
+    late_s, early_s = entries[0].onset_s, duration_s - entries[-1].end_s
+    found = (
+        (before_s, "of scored time before the recording are left out."),
+        (after_s, "of scored time after the end of the recording are left out."),
+        (late_s, "at the beginning of the recording are unscored."),
+        (early_s, "at the end of the recording are unscored."),
+    )
+    return [f"{_span(seconds)} {what}" for seconds, what in found if seconds >= EPOCH_S]
+
+
+def sleep_within(entries: Sequence[Entry], begin_s: float, end_s: float) -> bool:
+    """Say whether any sleep is scored between two times."""
+    return any(
+        entry.stage in SLEEP_STAGES and entry.onset_s < end_s and entry.end_s > begin_s
+        for entry in entries
+    )
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _own_start(offset_s: float) -> str:
+    word = "after" if offset_s > 0 else "before"
+    return f"The hypnogram's own start is {_min_s(abs(offset_s))} {word} the recording's."
+
+
+def _min_s(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
