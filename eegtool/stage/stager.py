@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from eegtool.extract.module import VisionModule
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Stager:
     """A fine-tuned model with its vision module: recordings in, staged nights out; see `load`.
 
