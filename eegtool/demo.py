@@ -74,12 +74,12 @@ def commands(settings: DemoSettings, recordings: Path, use_deepspeed: bool) -> l
     picture = ["--style", "spectrogram", "--size", str(_PICTURE_SIZE)]
     split = ["--eval-subjects", _EVAL_SUBJECTS]
     jobs = ["--jobs", str(min(os.cpu_count() or 1, len(available_nights())))]
-    adapter = str(Workspace(settings.out).checkpoints / "tiny")
+    adapter = str(Workspace(settings.out).checkpoints / Path(settings.model).name)
     # The tiny model starts untrained: a higher learning rate and a smaller rank than for 13B.
     lora = ["--lora-r", "16", "--lora-alpha", "32", "--learning-rate", "2e-3"]
     lora += ["--max-steps", "150"]
     lora += ["--deepspeed", "zero2" if use_deepspeed else "none"]
-    base = ["--model-name-or-path", "tiny", "--output-dir", adapter]
+    base = ["--model-name-or-path", settings.model, "--output-dir", adapter]
     features = ["--features", settings.features] if settings.features != "real" else []
     return [
         ["prepare", str(recordings), *workspace, *picture, *split, *jobs, *seed],

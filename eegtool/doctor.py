@@ -100,12 +100,17 @@ class Package:
 def run(settings: DoctorSettings) -> None:
     """Print what there is; whatever is broken is part of the answer."""
     console.stderr = settings.json
-    with console.status("Looking at packages and hardware ..."):
-        told = clean(examine(settings))
+    if settings.model:
+        from eegtool.finetune.summary import summary
+
+        told, show = summary(settings.model), _show_model
+    else:
+        with console.status("Looking at packages and hardware ..."):
+            told, show = clean(examine(settings)), _show
     if settings.json:
         print(json.dumps(told, ensure_ascii=False))
         return
-    _show(told)
+    show(told)
 
 
 def examine(settings: DoctorSettings) -> dict[str, Any]:
@@ -388,6 +393,15 @@ def _show(told: Mapping[str, Any]) -> None:
     for command, answer in told["works"].items():
         style = "green" if answer == "yes" else "red" if answer.startswith("no") else "yellow"
         table.add_row(Text(command, "bold"), Text(answer, style))
+    console.print(table)
+
+
+def _show_model(told: Mapping[str, Any]) -> None:
+    table = Table.grid(padding=(0, 2))
+    for name, fact in told.items():
+        many = isinstance(fact, Mapping)
+        lines = [f"{n:>15,}  {part}" for part, n in fact.items()] if many else [str(fact)]
+        table.add_row(Text(name, "bold"), Text("\n".join(lines)))
     console.print(table)
 
 

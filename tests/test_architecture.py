@@ -55,7 +55,7 @@ DOORS = {
         "report",
     ),
     # doctor must stand when the rooms do not: it asks them late, and takes their failing for an answer.
-    "doctor": ("core", "model.loading", "finetune.launcher"),
+    "doctor": ("core", "model.loading", "finetune.launcher", "finetune.summary"),
 }
 
 

@@ -77,3 +77,14 @@ def test_nothing_tells_who_and_where_one_is(
         assert secret not in out
     told = doctor.clean("at somehost: /home/someuser/a b, by someuser")
     assert told == "at HOST: …/someuser/a b, by USER" or "someuser" not in told
+
+
+def test_a_model_is_described(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    doctor.run(DoctorSettings(model=str(tiny), json=True))
+    told = json.loads(capsys.readouterr().out)
+    assert told["family"] == "llava"
+    assert told["pictures"] == "64 px: 32 image tokens per epoch (fusion add)"
+    trained = told["trained by LoRA of rank 128"]
+    assert 0 < trained["projector"] == told["parameters"]["projector"]
+    doctor.run(DoctorSettings(model=str(tiny)))
+    assert "image tokens per epoch" in capsys.readouterr().out

@@ -488,7 +488,10 @@ class FinetuneSettings:
 
     model_name_or_path: Annotated[
         str,
-        Option(help="Base model: a LLaVA-1.5 folder, or 'tiny' (embedded).", rich_help_panel=FILES),
+        Option(
+            help="Base model: a folder, a name on the Hugging Face hub, or 'tiny' (embedded).",
+            rich_help_panel=FILES,
+        ),
     ]
     vision_tower: Annotated[
         str,
@@ -1191,6 +1194,13 @@ class DoctorSettings:
         Path,
         Option("--workspace", "-w", help="Whose disk to look at.", rich_help_panel=FILES),
     ] = Path("sleep_data")
+    model: Annotated[
+        str,
+        Option(
+            help="Say instead what this base model or adapter is: its family, image tokens, what is trained.",
+            rich_help_panel=FILES,
+        ),
+    ] = ""
     json: Json = False
 
 
@@ -1210,6 +1220,13 @@ class DemoSettings:
             rich_help_panel=FILES,
         ),
     ] = False
+    model: Annotated[
+        str,
+        Option(
+            help="Base model to train instead of 'tiny': a folder or a name on the hub.",
+            rich_help_panel=FILES,
+        ),
+    ] = "tiny"
     features: Features = "real"
     seed: Seed = 42
 

@@ -62,7 +62,7 @@ eegvlm evaluate --model-path THIS_FOLDER --workspace WORKSPACE
 eegvlm ask PICTURE --model-path THIS_FOLDER
 ```
 
-`eegvlm.json` says what it must be asked with. A plain LLaVA can load the weights, but sees no high-level feature.
+`eegvlm.json` says what it must be asked with. Transformers loads the weights as a plain {self.contract.family} model, which sees no high-level feature.
 
 ## Training
 
@@ -88,7 +88,13 @@ The weights derive from `{base}` (licence: {licence}), whose terms bind them, to
         if HUB_NAME.fullmatch(self.contract.base):
             lines += [f"base_model: {self.contract.base}", "base_model_relation: finetune"]
         lines += ["library_name: transformers", "pipeline_tag: image-text-to-text"]
-        return "\n".join([*lines, "tags: [eeg, sleep-staging, polysomnography, llava, eegvlm]", ""])
+        return "\n".join(
+            [
+                *lines,
+                f"tags: [eeg, sleep-staging, polysomnography, {self.contract.family}, eegvlm]",
+                "",
+            ]
+        )
 
     def _protocol(self) -> Iterable[tuple[str, Any]]:
         return self.contract.protocol.items() or [("not known", "")]

@@ -102,6 +102,8 @@ class Size:
     """Shape of the language model."""
     projected: int
     """Tokens of a sample that go through the trained projector."""
+    visual_tokens: int
+    """Image tokens of a sample."""
     tensors: tuple[int, ...]
     """Numbers in each tensor of the base model."""
     scored: int = 0
@@ -135,17 +137,13 @@ class Memory:
         return self.allocated + _CUDA
 
 
-def count_parameters(model: Network, plan: Plan) -> tuple[tuple[str, int, int], ...]:
+def count_parameters(
+    model: Network, *, r: int, use_dora: bool = False
+) -> tuple[tuple[str, int, int], ...]:
     """Return trained and all parameters by part, with LoRA as the ranks put it into a model without weights."""
     with torch.device("meta"), quiet():
         model.requires_grad_(False)
-        peft_model = add_lora(
-            model,
-            r=plan.lora_r,
-            alpha=plan.lora_alpha,
-            dropout=plan.lora_dropout,
-            use_dora=plan.use_dora,
-        )
+        peft_model = add_lora(model, r=r, alpha=r, dropout=0.0, use_dora=use_dora)
     return tuple(trained_table(peft_model))
 
 

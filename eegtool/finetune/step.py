@@ -52,12 +52,12 @@ from eegtool.finetune.hardware import Hardware
 from eegtool.finetune.held_out import Sides, draw, everybody
 from eegtool.finetune.plan import PLAN_FILE, Plan, differences
 from eegtool.finetune.saving import checkpoints, last_whole, step_of
+from eegtool.finetune.summary import family_of
 from eegtool.finetune.validation import METRICS, check_scorable
 from eegtool.model.answer_form import AnswerForm, form_of
 from eegtool.model.checkpoints import KNOWN_BASES, Base, base_sha256, find_base, load_processor
 from eegtool.model.contract import wrong_field
 from eegtool.model.eegvlm import FUSIONS
-from eegtool.model.families import FamilyBase
 from eegtool.model.loading import choose_attention, quantization
 from eegtool.model.processor import IGNORED, TEMPLATES, picture_of
 
@@ -315,6 +315,10 @@ def _tell(
     changed = [f"{k}={v}" for k, v in environment.items() if os.environ.get(k) != v]
     for part, trained, total in size.parts:
         console.print(f"  {part:<22}{trained:>14,} of {total:>15,} parameters trained")
+    console.print(
+        f"  Family {family_of(plan.base_model)}: {size.visual_tokens:,} image tokens per epoch, of pictures "
+        f"of {plan.picture_side} px."
+    )
     console.print(f"  Longest sample: {size.tokens} tokens; {plan.trained_share:.1%} are trained.")
     asked = settings.gpu_memory * 2**30
     needs = estimate.memory(size, plan, ranks, hosts.ranks_each if hosts else ranks)
@@ -632,7 +636,7 @@ def _family_notes(settings: FinetuneSettings, base: Base, version: str) -> list[
     if version == settings.version:
         return []
     notes = []
-    if isinstance(base, FamilyBase) and not base.family.is_tested:
+    if not base.is_tested:
         notes.append(f"a '{base.name}' model works by the common seam; it was not tested here")
     if settings.version != "v1":
         notes.append(f"--version: a '{base.name}' model is asked by its own chat template")
@@ -656,7 +660,7 @@ def _size(plan: Plan) -> estimate.Size:
     empty = base.empty(plan.fusion)
     tensors = tuple(parameter.numel() for parameter in empty.parameters())
     return estimate.Size(
-        parts=estimate.count_parameters(empty, plan),
+        parts=estimate.count_parameters(empty, r=plan.lora_r, use_dora=plan.use_dora),
         samples=len(sides.training),
         scored=len(sides.scored),
         held_out=sides.n_held_out,
@@ -664,5 +668,6 @@ def _size(plan: Plan) -> estimate.Size:
         labels=sum(label != IGNORED for label in encoded.labels),
         text=base.config.get_text_config(),
         projected=base.projected_tokens,
+        visual_tokens=processor.n_image_tokens,
         tensors=tensors,
     )

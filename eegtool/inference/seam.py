@@ -28,7 +28,7 @@ def stage_scores(
 ) -> np.ndarray:
     """Return the mean log-likelihood of each answer to each question, float64 ``[B, answers]``.
 
-    See `eegtool.inference.scoring.stage_log_likelihoods`, which is the same for LLaVA-1.5.
+    See `eegtool.inference.scoring.stage_log_likelihoods`, which packs answers where a model lets it.
     """
     inputs = _inputs(network, processor, [choice.prompt for choice in choices], pixels)
     return network.score(inputs, features, [choice.answers for choice in choices])

@@ -14,7 +14,8 @@ from eegtool.core.console import console
 from eegtool.core.errors import EegToolError, brief
 from eegtool.model.weights import weights_files
 
-_FILES: Final = ("*.json", "*.model", "*.safetensors", "*.bin")
+_FILES: Final = ("*.json", "*.model", "*.safetensors", "*.bin", "*.jinja", "*.txt")
+"""Configurations, tokenizers, weights, chat templates and merges of tokenizers."""
 _NAME: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -47,7 +48,7 @@ def _fetch(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=list(_FILES)))
     except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:
         raise EegToolError(
-            f"'{name}' is no folder here, is not whole in the local Hugging Face cache, and cannot be "
+            f"'{name}' is not a folder here, is not whole in the local Hugging Face cache, and cannot be "
             f"fetched: {brief(error)}.",
             "Download it where there is a network, and give its folder.",
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from eegtool.core.errors import EegToolError
@@ -20,6 +22,8 @@ from eegtool.evaluate import step as evaluate
 from eegtool.finetune import export, step, train
 from eegtool.model.adapters import load_adapter, read_contract
 from eegtool.model.checkpoints import base_in
+from tests.finetune.conftest import run_ranks
+from tests.finetune.test_precision import needs_compiler
 from tests.model.families.tiny import SIDE, TINY, UNTRIED, build
 
 STEPS = 30
@@ -44,9 +48,14 @@ def trained(
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp(request.param)
     base = build(request.param, folder / "base")
+    train.run(step.make_plan(settings_of(base, workspace_model), folder / "run"))
+    return Trained(request.param, base, folder / "run", workspace_model)
+
+
+def settings_of(base: Path, workspace: Workspace, **change: Any) -> FinetuneSettings:
     settings = FinetuneSettings(
         str(base),
-        workspace=workspace_model.root,
+        workspace=workspace.root,
         deepspeed="none",
         max_steps=STEPS,
         per_device_train_batch_size=4,
@@ -56,8 +65,7 @@ def trained(
         logging_steps=1,
         report_to="none",
     )
-    train.run(step.make_plan(settings, folder / "run"))
-    return Trained(request.param, base, folder / "run", workspace_model)
+    return replace(settings, **change)
 
 
 def answers(trained: Trained, model: Path, out: Path, **change: Any) -> dict[str, Any]:
@@ -145,3 +153,88 @@ def test_shuffled_features_change_the_probabilities(trained: Trained, tmp_path: 
         for source in ("real", "shuffled")
     )
     assert np.abs(probabilities(real) - probabilities(shuffled)).max() > 1e-3
+
+
+def losses_of(run: Path) -> list[float]:
+    log = json.loads((run / "training_log.json").read_text())["log"]
+    return [row["loss"] for row in log if "loss" in row]
+
+
+@needs_compiler
+def test_two_ranks_of_zero3_learn_what_one_learns(workspace: Workspace, tmp_path: Path) -> None:
+    """Its positions have three dimensions, and its deeper layers get features of the picture, too."""
+    base = build("qwen3_vl", tmp_path / "base")
+    settings = settings_of(base, workspace, max_steps=6, lora_dropout=0.0)
+    train.run(step.make_plan(settings, tmp_path / "one"))
+    shared = replace(settings, deepspeed="zero3", per_device_train_batch_size=2)
+    run_ranks(step.make_plan(shared, tmp_path / "two", 2), 2, use_deepspeed=True)
+    one, two = losses_of(tmp_path / "one"), losses_of(tmp_path / "two")
+    np.testing.assert_allclose(one, two, rtol=2e-3)
+    assert one[-1] < one[0]
+    load_adapter(tmp_path / "two", base=None, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("name", ["smolvlm", "gemma3"])
+def test_it_is_validated_and_calibrated(name: str, workspace: Workspace, tmp_path: Path) -> None:
+    base = build(name, tmp_path / "base")
+    settings = settings_of(
+        base,
+        workspace,
+        max_steps=8,
+        eval_strategy="steps",
+        eval_steps=4,
+        eval_subjects_share=0.5,
+        load_best_model_at_end=True,
+    )
+    train.run(step.make_plan(settings, tmp_path / "run"))
+    contract = read_contract(tmp_path / "run")
+    log = json.loads((tmp_path / "run/training_log.json").read_text())["log"]
+    logged = {row["step"]: row["eval_loss"] for row in log if "eval_loss" in row}
+    assert sorted(logged) == [4, 8]
+    asked = EvaluateSettings(
+        tmp_path / "run",
+        workspace=workspace.root,
+        answers_file=tmp_path / "answers.jsonl",
+        num_gpus=1,
+        mode="score",
+        calibrate=True,
+    )
+    evaluate.run(asked)
+    assert (tmp_path / "run/calibration.json").is_file()
+    assert contract.validation["step"] in logged
+
+
+@pytest.mark.parametrize("name", ["smolvlm", "qwen2_5_vl"])
+def test_packed_weights_learn(name: str, workspace: Workspace, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    base = build(name, tmp_path / "base")
+    train.run(step.make_plan(settings_of(base, workspace, bits=4, max_steps=8), tmp_path / "run"))
+    losses = losses_of(tmp_path / "run")
+    assert losses[-1] < losses[0]
+    assert read_contract(tmp_path / "run").bits == 4
+
+
+def test_a_training_is_resumed(workspace: Workspace, tmp_path: Path) -> None:
+    base = build("internvl", tmp_path / "base")
+    settings = settings_of(base, workspace, max_steps=6, save_steps=3)
+    train.run(step.make_plan(settings, tmp_path / "whole"))
+    shutil.copytree(tmp_path / "whole", tmp_path / "torn")
+    for name in ("eegvlm.json", "projector.safetensors", "training_log.json"):
+        (tmp_path / "torn" / name).unlink()
+    shutil.rmtree(tmp_path / "torn/checkpoint-6")
+    plan = step.make_plan(settings, tmp_path / "whole2")
+    plan.write(tmp_path / "torn/plan.json")
+    train.run(
+        replace(
+            plan,
+            output_dir=str(tmp_path / "torn"),
+            resume=True,
+            arguments=plan.arguments | {"output_dir": str(tmp_path / "torn")},
+        )
+    )
+    for name in ("projector", "adapter_model"):
+        whole, torn = (
+            load_file(tmp_path / run / f"{name}.safetensors") for run in ("whole", "torn")
+        )
+        assert whole.keys() == torn.keys()
+        assert all(torch.equal(whole[key], torn[key]) for key in whole)

@@ -70,7 +70,7 @@ def recipe(plan: Plan) -> Plan:
 def test_parameters_of_13b_are_counted_without_its_weights(
     config: LlavaConfig, recipe: Plan
 ) -> None:
-    parts = {part: counts for part, *counts in estimate.count_parameters(empty(config), recipe)}
+    parts = {part: counts for part, *counts in estimate.count_parameters(empty(config), r=128)}
     assert parts["vision tower"] == [0, 303_507_456]
     assert parts["projector"] == [1024 * 5120 + 5120 + 5120 * 5120 + 5120] * 2
     trained, total = parts["language model (LoRA)"]
@@ -87,7 +87,7 @@ def test_parameters_are_those_of_the_model_that_is_trained(
 ) -> None:
     model, _ = load_base(plan.base_model, fusion="add", version="v1", dtype=torch.float32)
     made = add_lora(model, r=4, alpha=8, dropout=0.0, use_dora=use_dora)
-    parts = estimate.count_parameters(empty(model.config), replace(plan, use_dora=use_dora))
+    parts = estimate.count_parameters(empty(model.config), r=4, use_dora=use_dora)
     trained = sum(p.numel() for p in made.parameters() if p.requires_grad)
     assert sum(counts[1] for counts in parts) == trained
     assert sum(counts[2] for counts in parts) == sum(p.numel() for p in made.parameters())
@@ -128,7 +128,12 @@ def empty(config: LlavaConfig) -> EEGVLM:
 
 def shape_of(config: LlavaConfig) -> dict[str, Any]:
     tensors = tuple(parameter.numel() for parameter in empty(config).parameters())
-    return {"text": config.text_config, "projected": patches(config), "tensors": tensors}
+    return {
+        "text": config.text_config,
+        "projected": patches(config),
+        "visual_tokens": 1152,
+        "tensors": tensors,
+    }
 
 
 def test_memory_follows_the_zero_paper(config: LlavaConfig, recipe: Plan) -> None:
@@ -184,7 +189,7 @@ def test_13b_needs_what_it_needs(
 ) -> None:
     plan = replace(recipe, gradient_checkpointing=checkpointing)
     plan = with_arguments(plan, per_device_train_batch_size=batch)
-    parts = estimate.count_parameters(empty(config), plan)
+    parts = estimate.count_parameters(empty(config), r=plan.lora_r)
     size = Size(parts, samples=10_000, tokens=1195, labels=8, **shape_of(config))
     need = estimate.memory(size, plan, ranks, ranks)[preset]
     assert need.gpu / 2**30 == pytest.approx(expected, rel=0.05)
@@ -233,7 +238,7 @@ def test_both_layouts_have_as_many_parameters(
     with torch.device("meta"), quiet():
         base = [parameter.numel() for parameter in EEGVLM(read).parameters()]
     assert (len(base), sum(base)) == (758, parameters)
-    parts = estimate.count_parameters(empty(read), recipe)
+    parts = estimate.count_parameters(empty(read), r=128)
     lora = parts[-1][1]
     assert sum(total for _, _, total in parts) == parameters + lora
 
@@ -329,8 +334,8 @@ def kept_bytes(model: EEGVLM, tokens: int, dtype: torch.dtype) -> int:
 
 def test_dora_needs_more(config: LlavaConfig, recipe: Plan) -> None:
     dora = replace(recipe, use_dora=True)
-    plain = estimate.count_parameters(empty(config), recipe)
-    with_lengths = estimate.count_parameters(empty(config), dora)
+    plain = estimate.count_parameters(empty(config), r=128)
+    with_lengths = estimate.count_parameters(empty(config), r=128, use_dora=True)
     rows = 40 * (5 * 5120 + 2 * 13824)  # a length for each row of seven layers
     assert with_lengths[-1][1] - plain[-1][1] == rows
     size = size_of(config)

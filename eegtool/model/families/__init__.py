@@ -75,6 +75,11 @@ class FamilyBase:
         return self.family.name
 
     @property
+    def is_tested(self) -> bool:
+        """Whether the tests run a small model of its family."""
+        return self.family.is_tested
+
+    @property
     def folders(self) -> list[Path]:
         """Where its weights lie."""
         return [self.folder]

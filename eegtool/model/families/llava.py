@@ -58,6 +58,7 @@ class LlavaBase:
     folder: Path
     vision_tower: Path | None = None
     name: ClassVar[str] = "llava"
+    is_tested: ClassVar[bool] = True
 
     @property
     def folders(self) -> list[Path]:
