@@ -6,7 +6,7 @@ batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +16,6 @@ from transformers.cache_utils import Cache
 from eegtool.inference.cache import as_argument, frozen, preallocated, split
 from eegtool.model.eegvlm import EEGVLM
 
-Leave = Callable[[torch.Tensor, torch.Tensor, Cache], None]
-"""Called with rows that leave the batch ``[n]``, their answers ``[n, max_new_tokens]``, and what the model
-has read of them: the prompts and all tokens but those chosen last."""
 Choose = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Logits ``[n, vocabulary]`` and the numbers of their questions ``[n]`` → the next token of each."""
 
@@ -81,8 +78,7 @@ def decode(
     choose: Choose,
     max_new_tokens: int,
     eos_token_id: int,
-    leave: Leave | None = None,
-) -> torch.Tensor:
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, Cache]]:
     """Let the model continue the prompts of a batch.
 
     Parameters
@@ -95,13 +91,15 @@ def decode(
         How the next token is chosen.
     max_new_tokens, eos_token_id : int
         Space for an answer, and the token that ends it.
-    leave : callable, optional
-        Called once about every row, when it leaves the batch.
 
-    Returns
-    -------
-    int64 [B, max_new_tokens]
-        New tokens; behind the end of an answer there are end tokens.
+    Yields
+    ------
+    rows : int64 [n]
+        Those that leave the batch.
+    answers : int64 [n, max_new_tokens]
+        Their new tokens; behind the end of an answer there are end tokens.
+    cache : Cache
+        What the model has read of them: the prompts and all tokens but those chosen last.
     """
     n, width = mask.shape
     language = model.model.language_model
@@ -126,17 +124,12 @@ def decode(
         going = (tokens != eos_token_id) & (step + 1 < max_new_tokens)
         n_going = int(going.sum())
         if not n_going:
-            if leave:
-                leave(rows, answers[rows], frozen(cache))
-            break
+            yield rows, answers[rows], frozen(cache)
+            return
         positions = positions[:, -1:] + 1
         if 2 * n_going <= len(rows):  # not at once: the cache is copied without those that ended
             kept, ended = going.nonzero()[:, 0], (~going).nonzero()[:, 0]
-            if leave:
-                leave(rows[ended], answers[rows[ended]], split(cache, ended, kept))
-            else:
-                cache.batch_select_indices(kept)
+            yield rows[ended], answers[rows[ended]], split(cache, ended, kept)
             rows, tokens, positions, going = (t[kept] for t in (rows, tokens, positions, going))
             seen = None if seen is None else seen[kept]
         embeds = model.get_input_embeddings()(tokens)[:, None]
-    return answers

@@ -170,7 +170,7 @@ def test_rows_carry_the_probability_of_each_stage(
 def test_score_alone_answers_without_a_word_being_written(
     settings: EvaluateSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eegtool.inference.writing.write", lambda *_: pytest.fail("wrote"))
+    monkeypatch.setattr(loaded, "write", lambda *_: pytest.fail("wrote"))
     run(replace(settings, mode="score"))
     for row in rows_of(workspace.answers):
         shares = row["metadata"]["stage_probabilities"]

@@ -21,7 +21,7 @@ from eegtool.inference import loaded, writing
 from eegtool.inference.decoding import Decoding, Draw, decode
 from eegtool.inference.loaded import LoadedModel, merge_note
 from eegtool.inference.scoring import behind_reasons, encode_choice, stage_log_likelihoods
-from eegtool.inference.writing import decoded_ahead, write
+from eegtool.inference.writing import Reply, decoded_ahead, write
 from eegtool.model.adapters import Contract, inner, load_adapter
 from eegtool.model.answer_form import AnswerForm
 from eegtool.model.eegvlm import FUSIONS, patches
@@ -74,8 +74,20 @@ def batch(asked: Asked, workspace_model: Workspace) -> Batch:
     )
 
 
+def replies(*asked: Any) -> list[Reply]:
+    """What the model writes, in the order of the questions."""
+    parts = [(row, reply) for part in write(*asked) for row, reply in zip(*part[:2], strict=True)]
+    return [reply for _, reply in sorted(parts, key=lambda part: part[0])]
+
+
 def words(*asked: Any) -> list[str]:
-    return [reply.text for reply in write(*asked)]
+    return [reply.text for reply in replies(*asked)]
+
+
+def tokens(*asked: Any) -> torch.Tensor:
+    """New tokens of each row, whenever it has left the batch."""
+    rows, answers, _ = zip(*decode(*asked), strict=True)
+    return torch.cat(answers)[torch.cat(rows).argsort()]
 
 
 def reasoned(texts: Sequence[str], max_new_tokens: int) -> AnswerForm:
@@ -173,7 +185,7 @@ def test_the_length_is_limited(
     first = words(*asked, *batch, Decoding(1))
     assert all(whole.startswith(part) for part, whole in zip(first, alone, strict=True))
     assert max(map(len, alone)) > max(map(len, first))
-    cut = [reply.truncated for reply in write(*asked, batch.questions, *batch[1:], Decoding(1))]
+    cut = [reply.truncated for reply in replies(*asked, *batch, Decoding(1))]
     assert cut == [bool(text) for text in first]  # an empty one came to its end at once
 
 
@@ -197,10 +209,10 @@ def test_what_has_ended_leaves_the_batch_and_changes_nothing(
         sizes.append(len(rows))
         return endless(logits, rows).masked_fill(rows // 2 < len(sizes), end)
 
-    whole = decode(model, embeds, mask, endless, NEW_TOKENS, end)
+    whole = tokens(model, embeds, mask, endless, NEW_TOKENS, end)
     assert (whole != end).all()
     assert len(set(map(tuple, whole.tolist()))) == len(questions)
-    found = decode(model, embeds, mask, in_pairs, NEW_TOKENS, end)
+    found = tokens(model, embeds, mask, in_pairs, NEW_TOKENS, end)
     assert sizes == [8, 8, 4, 2]
     steps = torch.arange(NEW_TOKENS)
     expected = whole.masked_fill(steps >= torch.arange(len(questions))[:, None] // 2, end)
@@ -222,7 +234,7 @@ def test_the_prompt_is_run_once_and_then_token_by_token(
     questions = batch.questions
     same = [replace(q, text=questions[0].text) for q in questions]
     for some in (questions, same):
-        write(*asked, some, *batch[1:], Decoding(3))
+        replies(*asked, some, *batch[1:], Decoding(3))
     hook.remove()
     longest = max(len(asked[1].encode_prompt(q.text, 2)) for q in questions)
     shortest = len(asked[1].encode_prompt(questions[0].text, 2))
@@ -263,7 +275,7 @@ def test_what_is_drawn_depends_on_seed_and_sample_only(
     assert written(asked, batch, replace(warm, seed=2), 8) != drawn
     twins = [replace(batch.questions[0], sample_id=str(i)) for i in range(8)]
     pictures, rows = (t[:1].expand(8, *t.shape[1:]) for t in batch[1:])
-    assert len(set(write(*asked, twins, pictures, rows, warm))) > 4
+    assert len(set(words(*asked, twins, pictures, rows, warm))) > 4
 
 
 @pytest.mark.parametrize(
@@ -302,11 +314,11 @@ def test_beams_do_not_mix(asked: Asked, batch: Batch) -> None:
 
 def test_score_alone_writes_the_likeliest_answer(asked: Asked, batch: Batch) -> None:
     model, processor = asked
-    replies = LoadedModel(model, processor, LABELS).reply(*batch.in_memory, "score", GREEDY)
+    said = LoadedModel(model, processor, LABELS).reply(*batch.in_memory, "score", GREEDY)
     choices = [encode_choice(processor, q.text, 2, STAGES) for q in batch.questions]
     expected = stage_log_likelihoods(model, processor, choices, *batch[1:])
-    assert np.abs(np.stack([t.log_likelihood for t in replies]) - expected).max() < 1e-6  # type: ignore[misc]
-    assert [t.text for t in replies] == [STAGES[i] for i in expected.argmax(1)]
+    assert np.abs(np.stack([t.log_likelihood for t in said]) - expected).max() < 1e-6  # type: ignore[misc]
+    assert [t.text for t in said] == [STAGES[i] for i in expected.argmax(1)]
 
 
 def test_both_is_the_words_of_one_and_the_probabilities_of_the_other(
@@ -336,10 +348,8 @@ def test_reasons_are_written_first_and_then_scored(
     texts = tuple(f"The stage is {stage}." for stage in STAGES)
     answers = reasoned(texts, NEW_TOKENS)
     model, processor = asked
-    replies = LoadedModel(model, processor, answers).reply(*batch.in_memory, mode, GREEDY)
-    for i, (question, reasons, said) in enumerate(
-        zip(batch.questions, alone, replies, strict=True)
-    ):
+    given = LoadedModel(model, processor, answers).reply(*batch.in_memory, mode, GREEDY)
+    for i, (question, reasons, said) in enumerate(zip(batch.questions, alone, given, strict=True)):
         choice = encode_choice(processor, question.text, 2, [f"{reasons} {t}" for t in texts])
         expected = stage_log_likelihoods(
             model, processor, [choice], *batch.part(slice(i, i + 1))[1:]
