@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from transformers.cache_utils import Cache
 
-from eegtool.inference.cache import as_argument, frozen, preallocated, split
+from eegtool.inference.cache import frozen, preallocated, split
 from eegtool.model.eegvlm import EEGVLM
+from eegtool.model.families.fused import as_argument
 
 Choose = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Logits ``[n, vocabulary]`` and the numbers of their questions ``[n]`` → the next token of each."""

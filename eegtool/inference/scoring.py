@@ -24,13 +24,14 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from torch.nn.functional import linear, log_softmax
+from torch.nn.functional import log_softmax
 
 from eegtool.core.forms import IMAGE_TOKEN
-from eegtool.inference.cache import Cached, as_argument
+from eegtool.inference.cache import Cached
 from eegtool.model.answer_form import conclusion_start
 from eegtool.model.checkpoints import AnyProcessor
 from eegtool.model.eegvlm import EEGVLM
+from eegtool.model.families.fused import as_argument, in_float32
 from eegtool.model.processor import Processor, pad
 
 _PROMPT: Final = 0
@@ -140,8 +141,8 @@ def stage_log_likelihoods(
             position_ids=packed.positions.to(device),
             **how,
         ).last_hidden_state
-    with _in_float32(model.lm_head) as head:
-        logits = head(states[:, packed.begin :])
+    with in_float32(model.lm_head):
+        logits = model.lm_head(states[:, packed.begin :])
     return _means(log_softmax(logits, dim=-1), choices)
 
 
@@ -219,24 +220,6 @@ def _attention_with_mask(model: EEGVLM) -> Iterator[None]:
         yield
     finally:
         config._attn_implementation = chosen
-
-
-@contextmanager
-def _in_float32(head: torch.nn.Linear) -> Iterator[torch.nn.Linear]:
-    """Let the head compute in float32: logits in 16 bits are steps of an eighth, too coarse to tell two stages apart.
-
-    It is called as a module even so: under ZeRO-3 its weights are there only then.
-    """
-
-    def forward(states: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(states.device.type, enabled=False):
-            return linear(states.float(), head.weight.float())
-
-    head.forward = forward  # type: ignore[method-assign, assignment]
-    try:
-        yield head
-    finally:
-        del head.forward
 
 
 def _means(log_probabilities: torch.Tensor, choices: Sequence[Choice]) -> np.ndarray:

@@ -13,7 +13,7 @@ import torch
 
 from eegtool.core.probabilities import Scaling
 from eegtool.core.stages import STAGES
-from eegtool.inference.cache import Cached, as_argument, frozen, preallocated
+from eegtool.inference.cache import Cached, frozen, preallocated
 from eegtool.inference.scoring import (
     Choice,
     behind_reasons,
@@ -23,6 +23,7 @@ from eegtool.inference.scoring import (
 from eegtool.model import tiny as tiny_model
 from eegtool.model.adapters import inner, load_adapter
 from eegtool.model.eegvlm import EEGVLM
+from eegtool.model.families.fused import as_argument
 from eegtool.model.processor import Processor, pad
 from eegtool.reasons.words import conclusion, define
 
