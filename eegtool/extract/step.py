@@ -21,7 +21,7 @@ from sklearn.metrics import f1_score
 
 from eegtool.core.console import console, progress
 from eegtool.core.errors import EegToolError
-from eegtool.core.launching import is_first_rank, open_locked
+from eegtool.core.launching import is_first_rank, take_lock
 from eegtool.core.records import (
     SPLITS,
     Conversation,
@@ -167,13 +167,9 @@ def _alone(workspace: Workspace) -> Iterator[IO[str] | None]:
     if not is_first_rank():
         yield None
         return
-    lock = open_locked(workspace.root / ".extract.lock")
-    if lock is None:
-        raise EegToolError(
-            f"Another `eegvlm extract` is running in {workspace.root}.",
-            "Wait for it, end what a killed one left at work, or take another workspace.",
-        )
-    with lock:
+    what = f"Another `eegvlm extract` is running in {workspace.root}."
+    fix = "Wait for it, end what a killed one left at work, or take another workspace."
+    with take_lock(workspace.root / ".extract.lock", what, fix) as lock:
         yield lock
 
 
