@@ -62,7 +62,7 @@ _TRIGGERS: Final = ("s0", "s1", "s2", "s3", "s4")
 _STAGE_WORDS: Final = {
     MOVEMENT: "movement mt m mouvement bewegung movimiento",
     UNSCORED: "? unknown undefined undetermined indeterminate notscored unstaged uns u n/a nan none "
-    "artifact artefact artefakt artefacto art a lightson l no",
+    "artifact artefact artefakt artefacto art lightson l no",
 }
 """Mean scored time that is no stage, but only behind the word "stage" or in a column of stages."""
 

@@ -9,12 +9,20 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.stages import SLEEP_STAGES, code_in_column, is_misspelt, stage_in_column, stage_of
+from eegtool.core.stages import (
+    EPOCH_S,
+    SLEEP_STAGES,
+    code_in_column,
+    is_misspelt,
+    stage_in_column,
+    stage_of,
+)
 from eegtool.scorings.moments import parse_moment, read_moments, seconds_between, to_onsets
 
 # Names of columns as `fold_name` leaves them, the surest first.
@@ -167,10 +175,11 @@ def _header(rows: Sequence[Row]) -> tuple[int, tuple[str, ...]]:
     """Return which row names the columns, and their names; no names if none does."""
     for i, row in enumerate(rows[:_HEADER_ROWS]):
         names = (row[0].lstrip("# "), *row.cells[1:])  # MNE's header stands in a comment
-        roles = {} if any(map(stage_in_column, names)) else _roles(names)
+        data = any(map(stage_in_column, names))
+        roles = {} if data else _roles(names)
         timed = roles.keys() & {"onset", "end", "epoch"}
         told = roles.keys() & {"stage", "event"}
-        like = any("stage" in fold_name(name) for name in names)
+        like = not data and any("stage" in fold_name(name) for name in names)
         # The first line of a mere list must have one of the very names: it may be a misspelt stage.
         comment, several = _is_comment(row), sum(map(bool, names)) > 1
         if (told and not comment) or (
@@ -216,7 +225,7 @@ def _named(path: Path, rows: Sequence[Row], names: tuple[str, ...]) -> Table:
         scored = [columns.pop("event")]
     if not scored and "event" not in columns:
         raise _nameless(path, Row(rows[0].line - 1 if rows else 1, names))
-    timed = columns.keys() & {"onset", "end"} or ("epoch" in columns and "duration" not in columns)
+    timed = columns.keys() & {"onset", "end"} or ("epoch" in columns) != ("duration" in columns)
     if len(names) > 1 and not timed:
         raise EegToolError(
             f"The hypnogram {path} has no column of onsets; it has: {', '.join(filter(None, names))}.",
@@ -245,20 +254,28 @@ def _unnamed(path: Path, rows: Sequence[Row], *, ends: bool) -> Table:
     if not scored and (events := [i for i in rest if any(map(stage_of, cells[i]))]):
         columns["event"] = events[0]
     elif not scored:  # numbers, few of them
-        scored = [i for i in rest if _are_codes(cells[i])][:1]
-    if times and _counts_epochs(cells[times[0]]):
-        columns["epoch"] = times[0]
-    elif times and ends:
+        scored = [i for i in rest if _are_codes(cells[i])]
+    numbered = [i for i in times if _counts_epochs(cells[i])]
+    times = sorted((i for i in times if i not in numbered), key=lambda i: _first(cells[i]))
+    if times and ends:
         columns["end"] = times[0]
     elif times:
         lasting = [i for i in (*times[1:], *rest) if i not in scored]
         columns |= {"onset": times[0]} | _second_time(cells[times[0]], lasting, cells)
+    elif numbered:
+        columns["epoch"] = numbered[0]
     if not (scored or "event" in columns) or not columns.keys() & {"onset", "end", "epoch"}:
         raise _nameless(path, rows[0])
-    first = cells[columns["onset"]][0] if "onset" in columns else ""
-    if columns.keys() == {"onset"} and _is_seconds(first) and parse_moment(first) != 0.0:
+    first = cells[columns["onset"]][0] if "onset" in columns else "0"
+    length = cells[columns["duration"]][0] if "duration" in columns else first
+    if (
+        _is_seconds(first)
+        and parse_moment(first) != 0.0
+        and "end" not in columns
+        and _same(first, length)
+    ):
         raise EegToolError(
-            f"The hypnogram {path} has one time per stage, from {first} on: it may be when each begins, "
+            f"The times of the hypnogram {path} are {first} and so on: they may be when each stage begins, "
             "or when it ends.",
             "Name its columns in a first line: onset and stage, or end and stage.",
         )
@@ -318,6 +335,13 @@ def _counts_up(cells: Sequence[str]) -> bool:
     return len(cells) > 1 and all(b > a for a, b in pairwise(onsets_s))
 
 
+def _first(cells: Sequence[str]) -> tuple[int, Any]:
+    """Rank columns of times by which is the surest onset: from 0 on, dates, times of day, later seconds."""
+    first = parse_moment(cells[0])
+    kinds = (datetime, timedelta, float)
+    return (0 if first == 0.0 else 1 + kinds.index(type(first))), first
+
+
 def _counts_epochs(cells: Sequence[str]) -> bool:
     """Say whether a column numbers epochs, from 0 or 1."""
     numbers = [
@@ -327,7 +351,8 @@ def _counts_epochs(cells: Sequence[str]) -> bool:
 
 
 def _are_codes(cells: Sequence[str]) -> bool:
-    return 1 < len(set(cells)) <= 10 and all(code_in_column(cell) is not None for cell in cells)
+    codes = set(map(code_in_column, cells))
+    return 1 < len(codes) <= 10 and all(code is not None and abs(code) < EPOCH_S for code in codes)
 
 
 def _same(one: str, other: str) -> bool:

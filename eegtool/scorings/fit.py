@@ -274,7 +274,7 @@ def check_list(path: Path, n_lines: int, duration_s: float) -> None:
     length_s = min(_LENGTHS_S, key=lambda length: abs(n_lines * length - duration_s))
     fits = abs(n_lines * length_s - duration_s) <= min(_NEAR_S, duration_s / 20)
     raise EegToolError(
-        f"The hypnogram {path} has {n_lines} lines, {_min_s(n_lines * EPOCH_S)} in steps of {EPOCH_S} s, "
+        f"The hypnogram {path} has {n_lines} epochs, {_min_s(n_lines * EPOCH_S)} in steps of {EPOCH_S} s, "
         f"but its recording lasts {_min_s(duration_s)}: steps of "
         f"{length_s if fits else duration_s / n_lines:.3g} s would fit.",
         f"Check that it is of this night, and give one stage per {EPOCH_S} s. If it ends early, pad it "

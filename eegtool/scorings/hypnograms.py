@@ -31,7 +31,14 @@ from eegtool.scorings.fit import (
 )
 from eegtool.scorings.scorers import agreement, chosen, majority, own_parts
 from eegtool.scorings.scoring import CONSENSUS, Entry, ReadAs, Scoring, decode
-from eegtool.scorings.tables import NUMBERED, PER_LINE, is_table_of_stages, read_table, scorers_of
+from eegtool.scorings.tables import (
+    NUMBERED,
+    PER_LINE,
+    STRETCHES,
+    is_table_of_stages,
+    read_table,
+    scorers_of,
+)
 from eegtool.scorings.xml_scorings import XML_ROOTS, read_xml
 
 _EDF_SUFFIXES: Final = (".edf", ".bdf", ".rec")
@@ -238,7 +245,7 @@ def _fitted(
             f"its sleep is at {asleep[0].onset_s:g} to {asleep[-1].end_s:g} s.",
             "Check that it belongs to this recording, and that its times are in seconds from its start.",
         )
-    if scoring.format in (PER_LINE, NUMBERED):
+    if scoring.format in (PER_LINE, NUMBERED, STRETCHES):
         check_list(path, round(entries[-1].end_s / EPOCH_S), duration_s)
     check_overlaps(path, entries)
     grid_s = find_grid_s(path, entries)

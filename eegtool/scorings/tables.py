@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -35,6 +35,7 @@ from eegtool.scorings.scoring import CONSENSUS, Entry, ReadAs, Scoring, refuse_w
 
 PER_LINE: Final = "one stage per line"
 NUMBERED: Final = "numbered epochs"
+STRETCHES: Final = "stages and how long each lasts"
 
 _MISSING: Final = ("", "n/a", "nan", ".")
 _ORIGIN: Final = re.compile(r"^# orig_time\s*:\s*(\d{4}-\d\d-\d\d[ T][\d:.]+)", re.MULTILINE)
@@ -81,7 +82,7 @@ def read_table(
         notes: tuple[str, ...] = ()
     else:
         scoring, missing = _timed(table, recording_start)
-        n_epochs = [min(entry.duration_s / EPOCH_S, _MANY) for entry in scoring.entries]
+        n_epochs = [min(s / EPOCH_S, _MANY) for s in _lengths_s(scoring.entries)]
         places = [row.place for row in table.rows]
         stages, notes = read_stages(path, table.column(column), places, n_epochs, read_as)
     origin = _ORIGIN.search(text)
@@ -91,6 +92,13 @@ def read_table(
         start=datetime.fromisoformat(origin[1]) if origin and not scoring.start else scoring.start,
         notes=(*filter(None, (note, missing)), *notes),
     )
+
+
+def _lengths_s(entries: Sequence[Entry]) -> list[float]:
+    """Return how long each entry lasts; where none says so, until the next."""
+    if any(entry.duration_s for entry in entries):
+        return [entry.duration_s for entry in entries]
+    return [b.onset_s - a.onset_s for a, b in pairwise(entries)] + [float(EPOCH_S)] * bool(entries)
 
 
 def scorers_of(path: Path, text: str) -> tuple[str, ...]:
@@ -177,6 +185,9 @@ def _timed(table: Table, recording_start: datetime | None) -> tuple[Scoring, str
             _between(path, row, a, b) for row, a, b in zip(rows, [0.0, *ends], ends, strict=False)
         ]
         onsets_s = [0.0, *accumulate(durations_s)][:-1]
+    elif "duration" in columns:
+        durations_s = [_duration_s(path, row, 0.0, columns) for row in rows]
+        onsets_s = [0.0, *accumulate(durations_s)][:-1]
     else:
         numbers = _epoch_numbers(path, rows, columns.get("epoch"))
         onsets_s, durations_s = [float(n * EPOCH_S) for n in numbers], [float(EPOCH_S)] * len(rows)
@@ -188,6 +199,8 @@ def _timed(table: Table, recording_start: datetime | None) -> tuple[Scoring, str
         endless = "end" in columns and all(row[columns["end"]] == UNTIL_NEXT for row in rows)
         form = "table of onsets and stages"
         return Scoring(form, entries, start, start is not None, until_next=endless), ""
+    if "duration" in columns:
+        return Scoring(STRETCHES, entries), ""
     n_missing = int(onsets_s[-1] / EPOCH_S) + 1 - len(rows) if rows else 0
     if not n_missing:
         return Scoring(PER_LINE, entries), ""

@@ -82,6 +82,13 @@ def test_an_unknown_coding_is_refused(order: str) -> None:
             read([str(order.split().index(stage)) for stage in aasm(night)])
 
 
+@pytest.mark.parametrize("n_codes", [4, 5, 6])
+def test_noise_is_no_night(n_codes: int) -> None:
+    rng = random.Random(0)
+    with pytest.raises(EegToolError, match=r"unknown coding|more than one way"):
+        read([str(rng.randrange(n_codes)) for _ in range(500)])
+
+
 def test_words_decide_what_numbers_cannot_mean() -> None:
     night = [stage.replace("REM", "R") for stage in NIGHTS[0]]
     mixed = [

@@ -159,7 +159,7 @@ def test_lines_of_other_epochs_are_refused(read: Read, length_s: int, tail_s: in
 @pytest.mark.parametrize(
     ("n_lines", "duration_s", "words"),
     [
-        (1020, 3600.0, "1020 lines, 510 min 0 s in steps of 30 s, .* lasts 60 min 0 s: .* 3.53 s"),
+        (1020, 3600.0, "1020 epochs, 510 min 0 s in steps of 30 s, .* lasts 60 min 0 s: .* 3.53 s"),
         (960, 28800 + 601.0, "steps of 30.6 s would fit"),
         (960, 28800 - 601.0, "steps of 29.4 s would fit"),
     ],

@@ -148,7 +148,7 @@ def test_numbers_among_events_are_no_stages() -> None:
         ("epoch,duration,stage\n1,20,W\n", "no column of onsets"),
         ("night,stage\n1,W\n", "no column of onsets"),
         ("onset,stage_a,stage_b\n0,W,N1\n", "several columns of stages: stage_a, stage_b"),
-        ("30,W\n60,N2\n", "when each begins, or when it ends"),
+        ("30,W\n60,N2\n", "when each stage begins, or when it ends"),
         ("x,W\ny,N2\n", "no names that are known: line 1 has 'x, W'"),
         ("a;b\n1;2\n", "no names that are known"),
         ("# nothing\n\n", "is empty"),
