@@ -7,7 +7,7 @@ fits the recording, and where its epochs lie.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, time
 from pathlib import Path
@@ -155,47 +155,47 @@ def read_hypnogram(
     paths = [path] if isinstance(path, Path) else list(path)
     paths = [paths[i] for i in chosen([p.stem for p in paths], read_as.scorer)]
     same = len({p.name for p in paths}) < len(paths)
-    views = [(p, c) for p in paths for c in _columns(p, read_as)]
     read = {
         f"{p if same else p.name}{c and f' ({c})'}": _fitted(
             p, recording_start, duration_s, replace(read_as, column=c), pauses
         )
-        for p, c in views
+        for p in paths
+        for c in _columns(p, read_as)
     }
-    first = next(iter(read.values()))
-    if len(read) == 1:
-        return first
-    names, listed, grids = (
-        [p.stem for p in paths],
-        ", ".join(read),
-        {hypnogram.first_onset_s for hypnogram in read.values()},
+    if len(read) > 1:
+        return _of_all(read, own_parts([p.stem for p in paths])[0], read_as.scorer == CONSENSUS)
+    ((name, hypnogram),) = read.items()
+    if read_as.scorer.casefold() in ("", CONSENSUS) or read_as.scorer.casefold() in name.casefold():
+        return hypnogram
+    note = (
+        f"{name} is the only scoring, and is used; whether it is of {read_as.scorer} is not known."
     )
-    n_epochs = max(
-        int((h.runs[-1].onset_s + h.runs[-1].duration_s - h.first_onset_s) // EPOCH_S)
-        for h in read.values()
-    )
+    return replace(hypnogram, notes=(*hypnogram.notes, note))
+
+
+def _of_all(read: Mapping[str, Hypnogram], one: str, vote: bool) -> Hypnogram:
+    """Return the scoring that all scorers agree on, or their majority; `one` names one of them."""
+    names, first = ", ".join(read), next(iter(read.values()))
+    grids = {hypnogram.first_onset_s for hypnogram in read.values()}
+    ends_s = (h.runs[-1].onset_s + h.runs[-1].duration_s for h in read.values())
+    n_epochs = int((max(ends_s) - min(grids)) // EPOCH_S)
     stages = {name: stage_per_epoch(h, n_epochs) for name, h in read.items()}
     if len(grids) == 1 and len({tuple(s) for s in stages.values()}) == 1:
-        note = f"{listed} hold the same scoring; the first is used."
+        note = f"{names} hold the same scoring; the first is used."
         return replace(first, notes=(*first.notes, note))
-    if read_as.scorer != CONSENSUS or len(grids) > 1:
+    if not vote or len(grids) > 1:
         raise EegToolError(
-            f"There is more than one hypnogram: {listed}; {agreement(stages)}.",
-            f"Choose with --scorer, such as --scorer {own_parts(names)[0]}, or take the majority with "
-            f"--scorer {CONSENSUS}.",
+            f"There is more than one hypnogram: {names}; {agreement(stages)}.",
+            f"Choose with --scorer, such as --scorer {one}, or take the majority with --scorer "
+            f"{CONSENSUS}.",
         )
-    voted = majority(stages)
-    votes = map(set, zip(*stages.values(), strict=True))
-    ties = sum(
-        stage == UNSCORED and votes_of != {UNSCORED}
-        for stage, votes_of in zip(voted, votes, strict=True)
-    )
+    voted, n_ties = majority(stages)
     runs = tuple(
         ScoredRun(first.first_onset_s + i * EPOCH_S, EPOCH_S, stage)
         for i, stage in enumerate(voted)
         if stage != UNSCORED
     )
-    note = f"The majority of {len(read)} scorers ({listed}): {agreement(stages)}; {ties} ties are unscored."
+    note = f"The majority of {len(read)} scorers ({names}): {agreement(stages)}; {n_ties} ties are unscored."
     return Hypnogram(runs, first.first_onset_s, (*first.notes, note))
 
 

@@ -49,17 +49,18 @@ def agreement(stages: Mapping[str, Sequence[str]]) -> str:
     return f"they agree on {alike / max(len(rows), 1):.1%} of {len(rows)} epochs, Cohen's kappa {kappa:.2f}"
 
 
-def majority(stages: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return what most scorers say of each epoch; unscored where there is a tie.
+def majority(stages: Mapping[str, Sequence[str]]) -> tuple[list[str], int]:
+    """Return what most scorers say of each epoch, and the number of ties, which are unscored.
 
     Scorers who leave an epoch unscored have no vote.
     """
-    voted = []
+    voted, n_ties = [], 0
     for row in zip(*stages.values(), strict=True):
         votes = Counter(stage for stage in row if stage != UNSCORED).most_common(2)
         tie = len(votes) > 1 and votes[0][1] == votes[1][1]
         voted.append(UNSCORED if tie or not votes else votes[0][0])
-    return voted
+        n_ties += tie
+    return voted, n_ties
 
 
 def _kappa(pairs: Sequence[tuple[str, str]]) -> float:
