@@ -425,6 +425,15 @@ class ExtractSettings:
             rich_help_panel=FEATURES,
         ),
     ] = 0
+    context: Annotated[
+        float,
+        Option(
+            min=0.0,
+            max=600.0,
+            help="Minutes on either side of an epoch that its feature knows of; 0: its own picture only.",
+            rich_help_panel=MODULE,
+        ),
+    ] = 0.0
     import_features: Annotated[
         Path | None,
         Option(

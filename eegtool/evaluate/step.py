@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from eegtool.core.console import console, warn
 from eegtool.core.errors import EegToolError
-from eegtool.core.launching import count_ranks, open_locked
+from eegtool.core.launching import count_ranks, take_lock
 from eegtool.core.records import Answer, write_answers
 from eegtool.core.settings import EvaluateSettings, settings_from
 from eegtool.core.stages import STAGES
@@ -81,13 +81,9 @@ def _alone(task: Task) -> Iterator[IO[str]]:
     """Refuse a second evaluation with the same answers file and chunk: each would answer all there is."""
     part = task.part()
     made = [path for path in part.parents if not path.exists()]
-    lock = open_locked(part.with_name(f".{part.name}.lock"))
-    if lock is None:
-        raise EegToolError(
-            f"An evaluation that writes {task.answers_file} is running already.",
-            "Wait for it, end it, or give another --answers-file (or another --chunk-idx).",
-        )
-    with lock:
+    what = f"An evaluation that writes {task.answers_file} is running already."
+    fix = "Wait for it, end it, or give another --answers-file (or another --chunk-idx)."
+    with take_lock(part.with_name(f".{part.name}.lock"), what, fix) as lock:
         try:
             yield lock
         finally:

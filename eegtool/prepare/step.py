@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -252,34 +252,62 @@ def _workers(settings: PrepareSettings, n_tasks: int) -> Iterator[int]:
 
 def _prepare_all(nights: Sequence[Night], settings: PrepareSettings, owner: str) -> list[Prepared]:
     """Draw all recordings, in parallel; return them in the order of `nights`."""
-    prepared: list[Prepared] = []
-    with _workers(settings, len(nights)) as jobs, progress("recordings") as bar:
-        parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
-        task = bar.add_task("Preparing", total=len(nights), note="")
-        began, n_drawn = time.monotonic(), 0
-        recipe, workspace = recipe_of(settings), Workspace(settings.workspace)
-        tasks = (delayed(prepare_night)(night, recipe, workspace, owner) for night in nights)
+    recipe, workspace = recipe_of(settings), Workspace(settings.workspace)
+
+    def n_drawn(result: Prepared) -> int:
+        is_new = result.folder and result.folder.parent == workspace.easel
+        return len(result.staged) if is_new else 0  # it was there already
+
+    tasks = [delayed(prepare_night)(night, recipe, workspace, owner) for night in nights]
+    with _workers(settings, len(nights)) as jobs:
+        found = in_parallel(tasks, jobs, "Preparing", n_drawn)
+    return [found[night] for night in nights]
+
+
+def in_parallel(
+    tasks: Sequence[Any], jobs: int, doing: str, n_drawn: Callable[[Prepared], int]
+) -> dict[Night, Prepared]:
+    """Work on recordings and say what the user should know of each, with a progress bar.
+
+    Parameters
+    ----------
+    tasks : sequence
+        What `joblib.delayed` makes of a function that returns a `Prepared`.
+    jobs : int
+        How many at the same time (see `joblib.Parallel`).
+    doing : str
+        What the bar says.
+    n_drawn : callable
+        How many pictures of a recording are new.
+    """
+    found: dict[Night, Prepared] = {}
+    parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
+    with progress("recordings") as bar:
+        task = bar.add_task(doing, total=len(tasks), note="")
+        began, n = time.monotonic(), 0
         for result in parallel(tasks):
-            prepared.append(result)
-            _report(bar.console, result)
-            if (
-                result.folder and result.folder.parent == workspace.easel
-            ):  # else it was there already
-                n_drawn += len(result.staged)
-            rate = n_drawn / (time.monotonic() - began)
-            bar.update(task, advance=1, note=f"{n_drawn:,} pictures, {rate:,.0f}/s")
-    place = {night: i for i, night in enumerate(nights)}
-    return sorted(prepared, key=lambda p: place[p.night])
+            found[result.night] = result
+            _report(result)
+            n += n_drawn(result)
+            rate = n / (time.monotonic() - began)
+            bar.update(task, advance=1, note=f"{n:,} pictures, {rate:,.0f}/s")
+    return found
 
 
-def _report(to: Any, result: Prepared | Outline) -> None:
+def say_left_out(recording: str, problem: EegToolError) -> None:
+    """Say that a recording cannot be used, and why."""
+    text = Text.assemble(("left out ", "yellow"), f"{recording}: {problem}")
+    console.print(text, soft_wrap=True)
+
+
+def _report(result: Prepared | Outline) -> None:
     """Say what the user should know of one recording."""
     problem = getattr(result, "problem", None)
     name = result.night.recording
     if problem:
-        to.print(Text.assemble(("left out ", "yellow"), f"{name}: {problem}"), soft_wrap=True)
+        say_left_out(name, problem)
     for note in result.notes:
-        to.print(Text.assemble(("note ", "cyan"), f"{name}: {note}"), soft_wrap=True)
+        console.print(Text.assemble(("note ", "cyan"), f"{name}: {note}"), soft_wrap=True)
 
 
 def _split(prepared: Sequence[Prepared], settings: PrepareSettings) -> Split:
@@ -420,10 +448,10 @@ def _dry_run(nights: Sequence[Night], settings: PrepareSettings) -> dict[str, An
             plan = outline(night, recipe)
             cost = cost or estimate(night, recipe)
             outlines.append(plan)
-            _report(console, plan)
+            _report(plan)
         except EegToolError as problem:
             unusable.append(Prepared(night, problem=problem))
-            _report(console, unusable[-1])
+            _report(unusable[-1])
     if cost is None:
         raise _refusal(unusable)
     read_s, picture_s, picture_bytes = cost

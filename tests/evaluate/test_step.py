@@ -25,7 +25,7 @@ from eegtool.inference import loaded
 from eegtool.inference.calibration import Calibration, write_calibration
 from eegtool.inference.loaded import LoadedModel
 from eegtool.inference.memory import is_out_of_memory
-from eegtool.inference.scoring import encode_choice, probabilities, stage_log_likelihoods
+from eegtool.inference.scoring import encode_choice, stage_log_likelihoods
 from eegtool.inference.writing import Reply
 from eegtool.model import tiny
 from eegtool.model.adapters import adapter_sha256
@@ -161,7 +161,7 @@ def test_rows_carry_the_probability_of_each_stage(
         expected = scores_of(row["question_id"])
         assert np.allclose(list(metadata["log_likelihoods"].values()), expected, atol=1e-6)
         shares = list(metadata["stage_probabilities"].values())
-        assert np.allclose(shares, probabilities(expected[None])[0], atol=2e-6)
+        assert np.allclose(shares, Scaling().probabilities(expected), atol=2e-6)
         assert abs(sum(shares) - 1) < 1e-5
         assert metadata["calibration_temperature"] == 1
         assert metadata["decoding"] == ("greedy" if mode == "both" else None)
@@ -170,7 +170,7 @@ def test_rows_carry_the_probability_of_each_stage(
 def test_score_alone_answers_without_a_word_being_written(
     settings: EvaluateSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eegtool.inference.writing.write", lambda *_: pytest.fail("wrote"))
+    monkeypatch.setattr(loaded, "write", lambda *_: pytest.fail("wrote"))
     run(replace(settings, mode="score"))
     for row in rows_of(workspace.answers):
         shares = row["metadata"]["stage_probabilities"]
@@ -740,7 +740,7 @@ def test_a_scored_row_says_what_is_decided_for(
         metadata = row["metadata"]
         assert (row["text"], metadata["decide_for"]) == ("REM", "macro_f1")
         assert metadata["decision_offsets"]["REM"] == 60
-        expected = probabilities(scores_of(row["question_id"])[None], 2.0)[0]
+        expected = Scaling(2.0).probabilities(scores_of(row["question_id"]))
         assert np.allclose(list(metadata["stage_probabilities"].values()), expected, atol=2e-6)
     run(replace(settings, no_calibration=True))
     assert len(batches) == asked
