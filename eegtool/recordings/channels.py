@@ -173,8 +173,8 @@ def _unknown(wanted: str, present: Sequence[str], within: str = "") -> EegToolEr
     near = difflib.get_close_matches(normalise(wanted), bare, n=1, cutoff=0.5)
     hint = f" Did you mean '{bare[near[0]]}'?" if near and bare[near[0]] not in alike else ""
     if alike:
-        listed = " and ".join(f"'{name}'" for name in alike[:4])
-        hint = f" {listed}: the same electrode against another reference.{hint}"
+        listed = " or ".join(f"'{name}'" for name in alike[:4])
+        hint += f" Did you mean {listed}? The same electrode, but another reference."
     return EegToolError(
         f"There is no channel '{within or wanted}'{within and f', and no {wanted!r} to derive it'}.",
         f"Present: {', '.join(dict.fromkeys(present))}.{hint} Choose with --channel.",

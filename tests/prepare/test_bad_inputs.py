@@ -254,7 +254,7 @@ CASES = [
         "unknown channel",
         patched((LABEL, b"EEG Fpz-Oz")),
         "left out",
-        r"There is no channel 'EEG Fpz-Cz', and no 'EEG Fpz' to derive it\. Present: EEG Fpz-Oz, EEG Pz-Oz\..*'EEG Fpz-Oz': the same electrode against another",
+        r"There is no channel 'EEG Fpz-Cz', and no 'EEG Fpz' to derive it\. Present: EEG Fpz-Oz, EEG Pz-Oz\..*mean 'EEG Fpz-Oz'. The same electrode, but another",
     ),
     Case(
         "unknown channel, in all",

@@ -354,9 +354,9 @@ ROWS = [
     *(
         Row("channel", f"{wanted} in {label}", [edf(label=label), text("P01.txt", NIGHT)], None, words, channel=wanted)
         for wanted, label, words in (
-            ("C4-M1", "C4-M2", "'C4-M2': the same electrode against another reference"),
+            ("C4-M1", "C4-M2", "mean 'C4-M2'. The same electrode, but another"),
             ("C4-M1", "C3-M2", "no channel 'C4-M1'"),
-            ("C4-M1", "EEG C4-LE", "'EEG C4-LE': the same electrode against another reference"),
+            ("C4-M1", "EEG C4-LE", "mean 'EEG C4-LE'. The same electrode, but another"),
         )
     ),
     # --- odds
