@@ -418,6 +418,8 @@ def test_every_kind_has_three_rows() -> None:
         ("2020-03-01_P01 2020-03-02_P02", 2),
         ("20200301_anna 20200301_bob", 2),
         ("n1 n2 rbd1 ins1", 4),
+        ("subject1_of_2024 subject2_of_2024", 2),
+        ("baseline_2001 followup_2001", "2001"),
         ("subject1 subject2 patient1", 3),
     ],
 )

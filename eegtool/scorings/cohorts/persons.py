@@ -32,6 +32,7 @@ _NUMBER_OF_A_PERSON: Final = 4  # digits from which on a number is nobody else's
 _DATE: Final = re.compile(
     r"(19|20)\d\d[-_.]?[01]\d[-_.]?[0-3]\d(?!\d)|(?<!\d)[0-3]?\d[-_.][0-3]?\d[-_.](19|20)\d\d"
 )
+_YEAR: Final = re.compile(r"(19|20)\d\d")
 # How data sets name persons, where that looks like nights of one: MASS's 01-02-0007, CinC 2018's tr03-0005.
 _KNOWN_PERSONS: Final = re.compile(r"(0[1-5]-\d\d-\d{4}|t[re]\d\d-\d{4})(?!\d)")
 
@@ -114,7 +115,8 @@ def _persons(name: Name) -> set[Words]:
         if word not in _VISITS
         and not (before in _VISITS and word.isdecimal() and len(word) < _NUMBER_OF_A_PERSON)
     )
-    keys = {(w,) for w in rest if w.isdecimal() and len(w) >= _NUMBER_OF_A_PERSON} | {rest}
+    long = (w for w in rest if w.isdecimal() and len(w) >= _NUMBER_OF_A_PERSON)
+    keys = {(w,) for w in long if not _YEAR.fullmatch(w)} | {rest}
     if number or not rest:
         keys.add(((number[0] if number else who).casefold(),))
     return keys - {()}
