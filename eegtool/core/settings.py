@@ -290,6 +290,13 @@ class PrepareSettings:
         bool,
         Option("--marks", help="Draw scale marks (s, µV, Hz).", rich_help_panel=PICTURE),
     ] = False
+    pictures: Annotated[
+        Literal["png", "none"],
+        Option(
+            help="A PNG file per epoch, or none: later steps then draw from the stored signals.",
+            rich_help_panel=PICTURE,
+        ),
+    ] = "png"
     template: Annotated[
         str, Option(help="Question: 'stage', 'options', 'cot'.", rich_help_panel=PICTURE)
     ] = "stage"
