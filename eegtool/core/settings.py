@@ -457,7 +457,7 @@ class ExtractSettings:
         bool,
         Option(
             "--augment/--no-augment",
-            help="Vary amplitude, time and noise a little.",
+            help="Vary the stored signals a little: amplitude, time, noise, a lost channel.",
             rich_help_panel=TRAINING,
         ),
     ] = True

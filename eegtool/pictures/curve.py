@@ -44,6 +44,8 @@ class _Grid:
         Height of the middle of the row of each column; the columns of all rows follow each other.
     x : int32 [n_rows * width]
         Where in the picture each column is.
+    column : int [n_rows * width]
+        Number of each column.
     reach : int
         From the middle of a row as far as the middle of the pen can go.
     """
@@ -54,6 +56,7 @@ class _Grid:
     inner: np.ndarray
     middle: np.ndarray
     x: np.ndarray
+    column: np.ndarray
     reach: int
 
 
@@ -76,6 +79,7 @@ def _grid(n_samples: int, height: int, width: int, n_rows: int) -> _Grid:
         inner=np.clip(inner, 0, n_samples - 1),
         middle=np.repeat(rows, width).astype(np.int32),
         x=np.tile(np.arange(width, dtype=np.int32), n_rows),
+        column=np.arange(n_rows * width),
         reach=max(height * _UNIT // (2 * n_rows) - _PEN[0], 1),
     )
 
@@ -116,23 +120,37 @@ def draw_rows(
     first = top[0] // _UNIT
     count = (bottom[1] - 1) // _UNIT - first + 1
     ends = np.cumsum(count, dtype=np.int32)
+    column = np.repeat(grid.column, count)
     row = np.arange(ends[-1], dtype=np.int32)
-    row -= np.repeat(ends - count - first, count)
+    row -= (ends - count - first).take(column)
 
     # How much of each is above the one and the other edge. An edge is taken to be at all heights
     # from its top to its bottom for equally long.
     span = bottom - top + _UNIT
-    above = np.repeat(bottom, count, axis=1)
-    above -= row * _UNIT
-    above *= np.repeat((_FULL * _FULL + span // 2) // span, count, axis=1)
-    above >>= 8
-    np.clip(above, 0, _FULL, out=above)
-    ink = ((above[1] - above[0]) * (N_INKS - 1) + _FULL // 2) >> 8
+    share = (_FULL * _FULL + span // 2) // span
+    height_units = row * _UNIT
+    above, below = (_part_above(bottom[i], share[i], column, height_units) for i in (0, 1))
+    below -= above
+    below *= N_INKS - 1
+    below += _FULL // 2
+    below >>= 8
 
     picture = _paper(width, height, n_rows, spec).copy()
-    place = row * width + np.repeat(grid.x, count)
-    picture.reshape(-1)[place.astype(np.intp)] = ink.astype(np.uint8)
+    row *= width
+    row += grid.x.take(column)
+    picture.reshape(-1)[row] = below.astype(np.uint8)
     return picture
+
+
+def _part_above(
+    bottom: np.ndarray, share: np.ndarray, column: np.ndarray, top: np.ndarray
+) -> np.ndarray:
+    """Return how much of each pixel, from its top, lies above an edge; of `_FULL`, int32 [n_pixels]."""
+    part = bottom.take(column)
+    part -= top
+    part *= share.take(column)
+    part >>= 8
+    return np.clip(part, 0, _FULL, out=part)
 
 
 def _track(y: np.ndarray, grid: _Grid) -> np.ndarray:

@@ -81,12 +81,15 @@ class StoredNight:
         Where the grid of epochs begins, in seconds from the first sample.
     channels : tuple of StoredChannel
         From the top of a picture to its bottom.
+    sha256 : str
+        Of the file that it was read from, as its sidecar says.
     """
 
     recording: str
     start: str
     first_onset_s: float
     channels: tuple[StoredChannel, ...]
+    sha256: str = ""
 
     @property
     def duration_s(self) -> float:
@@ -253,7 +256,7 @@ def _mapped(path: Path, *_as_of: tuple[int, int]) -> StoredNight:
     for name, sfreq_hz, scale_uv, n in rows:
         channels.append(StoredChannel(name, sfreq_hz, scale_uv, samples[first : first + n]))
         first += n
-    return StoredNight(*about, tuple(channels))
+    return StoredNight(*about, tuple(channels), card["sha256"])
 
 
 def _row(row: Any) -> tuple[str, float, float, int]:
