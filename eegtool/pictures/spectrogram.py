@@ -201,9 +201,13 @@ def draw(
     grid = _grid(len(epoch_uv), sfreq_hz, width, height)
     scratch = grid.scratch
     psd = _multitaper(_half_bins(epoch_uv, grid), grid.samples.shape[1], sfreq_hz, scratch)
-    level = np.log(np.maximum(psd, 1e-10)) * (10 / math.log(10) / STEP_DB) - FLOOR_DB / STEP_DB
+    level = np.log(np.maximum(psd, 1e-10, out=psd), out=psd)
+    level *= 10 / math.log(10) / STEP_DB
+    level -= FLOOR_DB / STEP_DB
+    np.minimum(np.maximum(level, 0, out=level), N_LEVELS - 1, out=level)
+    level *= _FINE
     # From here on in whole numbers: what machines do differently in the last digit ends here.
-    fine = np.rint(np.clip(level, 0, N_LEVELS - 1) * _FINE).astype(np.uint16)
+    fine = np.rint(level, out=level).astype(np.uint16)
     columns = _interpolate(fine, grid.window, grid.window_share, _SHARES, scratch.columns)
     by_bin = np.ascontiguousarray(columns.T)
     picture = _interpolate(by_bin, grid.bin, grid.bin_share, _SHARES * _FINE, scratch.picture)
