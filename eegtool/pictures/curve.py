@@ -60,6 +60,8 @@ class _Grid:
         Height of the middle of the row of each column; the columns of all rows follow each other.
     x : int32 [n_rows * width]
         Where in the picture each column is.
+    shares : int32 [n_spans]
+        ``_FULL ** 2`` divided by 0, 1, 2 ... sixteenths of a pixel.
     numbers : int32 [n_pixels]
         0, 1, 2 ... for as many pixels as there can be.
     reach : int
@@ -74,6 +76,7 @@ class _Grid:
     inner: np.ndarray
     middle: np.ndarray
     x: np.ndarray
+    shares: np.ndarray
     numbers: np.ndarray
     reach: int
     scratch: _Scratch
@@ -90,6 +93,7 @@ def _grid(n_samples: int, height: int, width: int, n_rows: int) -> _Grid:
     # per sample leave none out.
     looks = np.arange(1, max(-(-2 * n_samples // n_parts), 1))[:, None]
     inner = (border[:-1] * (len(looks) + 1) + looks) * n_samples // (n_parts * (len(looks) + 1))
+    spans = np.maximum(np.arange((height + 2) * _UNIT), 1)
     n_pixels = (height + 2 * n_rows) * width
     rows = (np.arange(n_rows) * 2 + 1) * height * _UNIT // (2 * n_rows)
     return _Grid(
@@ -99,6 +103,7 @@ def _grid(n_samples: int, height: int, width: int, n_rows: int) -> _Grid:
         inner=np.clip(inner, 0, n_samples - 1),
         middle=np.repeat(rows, width).astype(np.int32),
         x=np.tile(np.arange(width, dtype=np.int32), n_rows),
+        shares=((_FULL * _FULL + spans // 2) // spans).astype(np.int32),
         numbers=np.arange(n_pixels, dtype=np.int32),
         reach=max(height * _UNIT // (2 * n_rows) - _PEN[0], 1),
         scratch=_Scratch(len(border), n_pixels),
@@ -155,7 +160,7 @@ def draw_rows(
     # How much of each is above the one and the other edge. An edge is taken to be at all heights
     # from its top to its bottom for equally long.
     span = bottom - top + _UNIT
-    share = (_FULL * _FULL + span // 2) // span
+    share = grid.shares.take(span)
     for i, part in enumerate((above, below)):
         bottom[i].take(column, out=part, mode="clip")
         np.multiply(row, _UNIT, out=spare)

@@ -50,8 +50,12 @@ _TAPERS: Final = 3
 _BLOCKS: Final = round(_WINDOW_S / _HOP_S)  # of a window; a power of two
 _GROUP: Final = 32  # blocks that are multiplied at a time: so few that BLAS stays in one thread
 
-_FINE: Final = 32  # parts of a level to which power is rounded
-_SHARES: Final = 16  # parts of the way from one value to the next: 16 * 32 * 95 fits 16 bits
+_FINE_BITS: Final = 5
+_FINE: Final = 1 << _FINE_BITS  # parts of a level to which power is rounded
+_SHARE_BITS: Final = 4
+_SHARES: Final = (
+    1 << _SHARE_BITS
+)  # parts of the way from one value to the next: 16 * 32 * 95 fits 16 bits
 
 TICKS_HZ: Final = (4, 8, 12, 16)
 """Ends of delta, theta, alpha and sigma (AASM Manual; spindles end at 16 Hz)."""
@@ -208,9 +212,10 @@ def draw(
     level *= _FINE
     # From here on in whole numbers: what machines do differently in the last digit ends here.
     fine = np.rint(level, out=level).astype(np.uint16)
-    columns = _interpolate(fine, grid.window, grid.window_share, _SHARES, scratch.columns)
+    columns = _interpolate(fine, grid.window, grid.window_share, _SHARE_BITS, scratch.columns)
     by_bin = np.ascontiguousarray(columns.T)
-    picture = _interpolate(by_bin, grid.bin, grid.bin_share, _SHARES * _FINE, scratch.picture)
+    bits = _SHARE_BITS + _FINE_BITS
+    picture = _interpolate(by_bin, grid.bin, grid.bin_share, bits, scratch.picture)
     drawn = picture.astype(np.uint8)
     if spec.marks:
         drawn[_marks(width, height, spec.tick_px)] = TICK
@@ -235,12 +240,14 @@ def _half_bins(epoch_uv: np.ndarray, grid: _Grid) -> np.ndarray:
         sums, later = grid.scratch.sums
         np.matmul(epoch_uv.take(grid.blocks.samples), grid.blocks.waves, out=sums.view(np.float64))
         sums, later = (x.reshape(-1, x.shape[-1]) for x in (sums, later))
-        for i, turn in enumerate(grid.blocks.turns):
+        *turns, last = grid.blocks.turns
+        for i, turn in enumerate(turns):
             n = len(sums) - 2**i
             np.multiply(sums[2**i :], turn, out=later[:n])
             later[:n] += sums[:n]
             sums, later = later[:n], sums
-        positive[:] = sums[:n_windows]
+        np.multiply(sums[_BLOCKS // 2 :][:n_windows], last, out=positive)
+        positive += sums[:n_windows]
     # Values below zero mirror those above.
     np.conjugate(positive[:, _TAPERS:0:-1], out=half[:, :_TAPERS])
     return half
@@ -287,18 +294,18 @@ def _multitaper(half: np.ndarray, n_window: int, sfreq_hz: float, scratch: _Scra
 
 
 def _interpolate(
-    values: np.ndarray, before: np.ndarray, share: np.ndarray, divisor: int, out: np.ndarray
+    values: np.ndarray, before: np.ndarray, share: np.ndarray, bits: int, out: np.ndarray
 ) -> np.ndarray:
-    """Return rows between those of `values`, uint16, divided and rounded; `out` has room for twice as many.
+    """Return rows between those of `values`, uint16, rounded to so many `bits` less; `out` holds twice as many.
 
     Differences may be negative: they wrap around, and wrap back when they are added.
     """
     step, start = out
     (values[1:] - values[:-1]).take(before, axis=0, out=step, mode="clip")
     step *= share
-    (values * _SHARES + divisor // 2).take(before, axis=0, out=start, mode="clip")
+    (values * _SHARES + (1 << bits >> 1)).take(before, axis=0, out=start, mode="clip")
     step += start
-    step //= divisor
+    step >>= bits
     return step
 
 

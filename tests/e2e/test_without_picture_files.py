@@ -10,6 +10,7 @@ import pytest
 
 from eegtool.core.console import console
 from eegtool.core.settings import (
+    AskSettings,
     EvaluateSettings,
     ExtractSettings,
     FinetuneSettings,
@@ -17,6 +18,7 @@ from eegtool.core.settings import (
     ReportSettings,
 )
 from eegtool.core.workspace import Workspace, read_json
+from eegtool.evaluate import ask
 from eegtool.evaluate import step as evaluate
 from eegtool.extract import step as extract
 from eegtool.finetune import step as finetune
@@ -102,6 +104,20 @@ def test_answers_and_figures_are_the_same(both: tuple[Workspace, Workspace]) -> 
     assert answers(png) == answers(none)
     figures = [read_json(w.report / "metrics.json") for w in both]
     assert figures[0] == figures[1]
+
+
+def test_one_picture_is_asked_about_by_its_name(
+    both: tuple[Workspace, Workspace], capsys: pytest.CaptureFixture[str]
+) -> None:
+    replies = []
+    for workspace in both:
+        image = workspace.images("eval") / "SC4031E0" / "SC4031E0-0004.png"
+        ask.run(
+            AskSettings(image, workspace.checkpoints / "run", workspace=workspace.root, json=True)
+        )
+        replies.append(json.loads(capsys.readouterr().out) | {"image": ""})
+    assert replies[0] == replies[1]
+    assert replies[0]["log_likelihoods"]
 
 
 def test_the_report_shows_the_same_pictures(both: tuple[Workspace, Workspace]) -> None:
