@@ -21,7 +21,7 @@ from eegtool.core.launching import count_ranks, take_lock
 from eegtool.core.records import Answer, write_answers
 from eegtool.core.settings import EvaluateSettings, settings_from
 from eegtool.core.stages import STAGES
-from eegtool.core.workspace import inside, run_stamp, write_json
+from eegtool.core.workspace import run_stamp, write_json
 from eegtool.evaluate.asking import read_row
 from eegtool.evaluate.ranks import call_on_ranks
 from eegtool.evaluate.shards import appended, deal, remove_parts, share
@@ -117,7 +117,7 @@ def _ask(task: Task, rank: int = 0, ranks: int = 1) -> None:
             model,
             own,
             done,
-            lambda q: model.processor.pixels(inside(task.image_folder, q.images[0])),
+            lambda q: model.processor.pixels(task.pictures.load(q.images[0]).rgb()),
             None if task.features is None else task.features.__getitem__,
             batch_size=read_batch_size(settings.batch_size),
             deterministic=settings.deterministic,

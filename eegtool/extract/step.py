@@ -38,7 +38,6 @@ from eegtool.core.stages import STAGE_INDEX, STAGES
 from eegtool.core.workspace import (
     Workspace,
     atomic_path,
-    find_picture,
     jsonable,
     missing,
     read_json,
@@ -68,9 +67,17 @@ from eegtool.extract.folds import Fold, export_out_of_fold
 from eegtool.extract.module import VisionModule
 from eegtool.extract.plan import IMBALANCE, LOGS
 from eegtool.extract.stored import CARD
-from eegtool.extract.trained import Card, FineTuneSide, dealt, fold_modules, reference_module
+from eegtool.extract.trained import (
+    Card,
+    FineTuneSide,
+    augmentation_of,
+    dealt,
+    fold_modules,
+    reference_module,
+)
 from eegtool.extract.trainer import score
 from eegtool.extract.weights import load_module, save_module
+from eegtool.pictures.source import open_source
 
 _PREDICTIONS: Final = "eval_stages.csv"
 _STAMP: Final = "run.json"
@@ -113,7 +120,8 @@ def _extract(settings: ExtractSettings, workspace: Workspace, lock: IO[str] | No
         )
         for split, epochs in sides.items()
     }
-    side = FineTuneSide(settings, workspace, sides["ft"], protocol, pictures["ft"], lock)
+    how = augmentation_of(settings, workspace.images("ft"))
+    side = FineTuneSide(settings, workspace, sides["ft"], protocol, pictures["ft"], how, lock)
     held_out = dealt(side)
     module, card = reference_module(side, frozenset(epoch.subject for epoch in sides["eval"]))
     folds = fold_modules(side, held_out, card)
@@ -506,6 +514,7 @@ def _sides(workspace: Workspace) -> dict[str, list[Epoch]]:
             raise EegToolError(
                 f"{workspace.epochs} has no epochs of the {split} side.", "Prepare again."
             )
+        source = open_source(workspace.images(split), "Run `eegvlm prepare` again.")
         for epoch in sides[split]:
             if epoch.image != pictures[epoch.sample_id]:
                 raise EegToolError(
@@ -513,7 +522,7 @@ def _sides(workspace: Workspace) -> dict[str, list[Epoch]]:
                     f"{workspace.epochs.name} and {pictures[epoch.sample_id]} in {path.name}.",
                     "Both models must see the same picture; run `eegvlm prepare` again.",
                 )
-            find_picture(workspace.images(split), epoch.image, f"epoch '{epoch.sample_id}'")
+            source.find(epoch.image, f"epoch '{epoch.sample_id}'")
     return sides
 
 

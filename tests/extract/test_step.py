@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from eegtool.core.records import (
 )
 from eegtool.core.settings import ExtractSettings
 from eegtool.core.stages import STAGES
-from eegtool.core.workspace import Workspace, sha256_of, write_json
+from eegtool.core.workspace import Workspace, read_json, sha256_of, write_json
 from eegtool.extract import step
 from eegtool.extract import trained as trained_room
 from eegtool.extract.features import load_features, read_sidecar
@@ -42,6 +42,8 @@ from eegtool.extract.module import VisionModule
 from eegtool.extract.step import run
 from eegtool.extract.stored import features_of, open_module
 from eegtool.extract.weights import load_module, save_module
+from eegtool.pictures import RENDERER
+from eegtool.pictures.augmentation import Augmentation
 
 
 def settings_of(workspace: Workspace) -> ExtractSettings:
@@ -132,6 +134,34 @@ def test_one_subject_is_trained_on_and_nobody_validated(
     assert "Nobody is held out for validation" in capsys.readouterr().out
     stamp = json.loads((workspace.vision_module / "run.json").read_text())
     assert stamp["results"]["val_subjects"] == []
+
+
+def test_a_workspace_without_signals_is_trained_on_without_augmentation(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(settings_of(workspace))
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("stores no signals that could be varied") == 1
+    assert read_json(workspace.vision_module / "card.json")["settings"]["augmentation"] is None
+    run(replace(settings_of(workspace), augment=False))
+    assert "could be varied" not in capsys.readouterr().out
+
+
+def test_signals_are_varied(stored: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    run(replace(settings_of(stored), flip=True))
+    assert "could be varied" not in capsys.readouterr().out
+    card = read_json(stored.vision_module / "card.json")
+    assert card["settings"]["augmentation"] == asdict(Augmentation(flip=True))
+
+
+def test_signals_that_would_be_drawn_otherwise_are_not_varied(stored: Workspace) -> None:
+    stamp = read_json(stored.prepare_stamp)
+    stamp["protocol"]["renderer"] = 99
+    write_json(stored.prepare_stamp, stamp)
+    with pytest.raises(EegToolError, match=f"renderer 99 and {RENDERER}"):
+        run(settings_of(stored))
+    assert not (stored.vision_module / "card.json").exists()
+    run(replace(settings_of(stored), augment=False))
 
 
 def test_absent_stages_are_told(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
