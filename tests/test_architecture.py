@@ -36,11 +36,25 @@ GROUND = ("recordings", "scorings", "pictures", "reasons", "simulate")
 # What a room uses of another one, where the level alone would allow more.
 DOORS = {
     # extract.stored: a fine-tuned model carries its vision module, and `ask` computes a feature by it.
-    "finetune": ("core", "extract.features", "extract.stored", "model", "inference"),
-    "evaluate": ("core", "extract.features", "extract.stored", "model", "inference"),
+    "finetune": (
+        "core",
+        "pictures.source",
+        "extract.features",
+        "extract.stored",
+        "model",
+        "inference",
+    ),
+    "evaluate": (
+        "core",
+        "pictures.source",
+        "extract.features",
+        "extract.stored",
+        "model",
+        "inference",
+    ),
     "inference": ("core", "model"),
-    # What an answer claims is checked against what was measured.
-    "report": ("core", "reasons"),
+    # What an answer claims is checked against what was measured, and shown beside the picture.
+    "report": ("core", "reasons", "pictures.source"),
     # stage drives the rooms: what it asks of them goes through these doors.
     "stage": (
         "core",

@@ -37,13 +37,13 @@ _WHITE: Final[dict[str, float]] = {
 """White of the modes that have more than 8 bits; black is 0."""
 
 
-def read_rgb(source: Path | bytes, fix: str) -> Image.Image:
+def read_rgb(source: Path | bytes | Image.Image, fix: str) -> Image.Image:
     """Read a picture of any kind as RGB (see `as_rgb`).
 
     Parameters
     ----------
-    source : Path or bytes
-        The file, links are followed; or what is in it.
+    source : Path, bytes or Image
+        The file, links are followed; what is in it; or a picture that was decoded or drawn.
     fix : str
         What to do where it cannot be read.
 
@@ -52,6 +52,8 @@ def read_rgb(source: Path | bytes, fix: str) -> Image.Image:
     EegToolError
         If it is missing or is not a picture.
     """
+    if isinstance(source, Image.Image):
+        return as_rgb(source)
     called = "A picture in memory" if isinstance(source, bytes) else f"The picture {source}"
     if isinstance(source, Path) and (fault := fault_of(source)):
         raise EegToolError(f"{called} {fault}.", fix)

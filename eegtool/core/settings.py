@@ -317,6 +317,13 @@ class PrepareSettings:
         bool,
         Option("--marks", help="Draw scale marks (s, µV, Hz).", rich_help_panel=PICTURE),
     ] = False
+    pictures: Annotated[
+        Literal["png", "none"],
+        Option(
+            help="A PNG file per epoch, or none: later steps then draw from the stored signals.",
+            rich_help_panel=PICTURE,
+        ),
+    ] = "png"
     template: Annotated[
         str, Option(help="Question: 'stage', 'options', 'cot'.", rich_help_panel=PICTURE)
     ] = "stage"
@@ -489,7 +496,7 @@ class ExtractSettings:
         bool,
         Option(
             "--augment/--no-augment",
-            help="Vary amplitude, time and noise a little.",
+            help="Vary the stored signals a little: amplitude, time, noise, a lost channel.",
             rich_help_panel=TRAINING,
         ),
     ] = True

@@ -48,7 +48,7 @@ _WRITTEN_BY: Final = {
 
 _DRAWN_BY: Final = (
     *("channel", "low_hz", "high_hz", "notch_hz", "resample_hz"),
-    *("style", "size", "amplitude_uv", "marks"),
+    *("style", "size", "amplitude_uv", "marks", "renderer"),
 )
 """What of the protocol decides how the picture of an epoch looks."""
 
@@ -138,6 +138,11 @@ class Workspace:
         if not self.prepare_stamp.exists():
             return {}
         return dict(read_json(self.prepare_stamp).get("sequence", {}))
+
+    @property
+    def signals(self) -> Path:
+        """Folder of the filtered signals of whole nights."""
+        return self.root / "signals"
 
     def images(self, split: str) -> Path:
         """Folder of the pictures of one split."""

@@ -33,6 +33,7 @@ from eegtool.inference.writing import Reply
 from eegtool.model.adapters import Contract, adapter_sha256, contract_base, read_contract
 from eegtool.model.answer_form import AnswerForm
 from eegtool.model.eegvlm import FUSIONS
+from eegtool.pictures.source import Signals, open_source
 
 _BAR: Final = 40
 """Columns of a bar that stands for 100 %."""
@@ -54,7 +55,8 @@ def run(settings: AskSettings) -> None:
     contract_base(settings.model_path, contract, settings.model_base, settings.vision_tower)
     answers = AnswerForm.from_contract(contract.answers)
     question = _question(settings, answers)
-    picture = read_rgb(settings.image, "Give a PNG that `eegvlm prepare` drew.")
+    image = _file_or_drawn(settings.image)
+    picture = read_rgb(image, "Give a PNG that `eegvlm prepare` drew.")
     weights = adapter_sha256(settings.model_path)
     trained = question == contract.answers.get("question", question)
     # A temperature that was fitted to one question says nothing about another.
@@ -63,10 +65,10 @@ def run(settings: AskSettings) -> None:
     said = list(_doubts(settings, contract, question, picture.size))
     for doubt in said:
         warn(doubt)
-    feature = _high_level_feature(settings, contract)
+    feature = _high_level_feature(settings, contract, image)
     if settings.merge:
         console.print(merge_note(settings.model_path, contract, settings.dtype), markup=False)
-    reply = _ask(settings, answers, question, feature, trained=trained)
+    reply = _ask(settings, image, answers, question, feature, trained=trained)
     found = {"image": str(settings.image), "prompt": question}
     found |= as_row(reply, calibration) | {"adapter_sha256": weights}
     if found["log_likelihoods"] and (doubt := disagreement(reply.text, found["stage"], answers)):
@@ -76,6 +78,13 @@ def run(settings: AskSettings) -> None:
         print(json.dumps(found | {"warnings": said}, ensure_ascii=False))
     else:
         console.print(shown(found, calibration))
+
+
+def _file_or_drawn(image: Path) -> Path | bytes:
+    """Return the path of a picture, or what its file would hold, where a workspace draws it from signals."""
+    if not image.exists() and isinstance(source := open_source(image.parent.parent), Signals):
+        return source.load(f"{image.parent.name}/{image.name}").file()
+    return image
 
 
 def _question(settings: AskSettings, answers: AnswerForm) -> str:
@@ -140,7 +149,9 @@ def disagreement(text: str, stage: str | None, answers: AnswerForm) -> str:
     return f"word by word the model came to '{wrote[0]}', its scores decide for '{given}'."
 
 
-def _high_level_feature(settings: AskSettings, contract: Contract) -> np.ndarray | None:
+def _high_level_feature(
+    settings: AskSettings, contract: Contract, image: Path | bytes
+) -> np.ndarray | None:
     """Return the feature of the picture, float32 ``[1, 1024]``; None if the model looks at none."""
     if not FUSIONS[contract.fusion].needs_features:
         return None
@@ -152,7 +163,8 @@ def _high_level_feature(settings: AskSettings, contract: Contract) -> np.ndarray
         if is_module(folder, weights):
             module, _ = open_module(folder, settings.backbone or None)
             name = settings.image.stem
-            return features_of(module, {name: settings.image.read_bytes()})[name]
+            data = image if isinstance(image, bytes) else image.read_bytes()
+            return features_of(module, {name: data})[name]
     if not weights:
         raise EegToolError(
             f"{settings.model_path} was trained with features that were made elsewhere: that of "
@@ -184,6 +196,7 @@ def _feature_from_file(name: str, path: Path, contract: Contract) -> np.ndarray:
 
 def _ask(
     settings: AskSettings,
+    image: Path | bytes,
     answers: AnswerForm,
     question: str,
     feature: np.ndarray | None,
@@ -204,7 +217,7 @@ def _ask(
     with console.status("Asking ..."):
         (reply,) = model.reply(
             [Question(settings.image.stem, (name, name), question)],
-            [model.processor.pixels(settings.image)],
+            [model.processor.pixels(image)],
             None if feature is None else feature[None],
             "both" if answers.stages else "generate",
             Decoding(settings.max_new_tokens or space),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from eegtool.core.launching import count_ranks, take_lock
 from eegtool.core.records import Answer, write_answers
 from eegtool.core.settings import EvaluateSettings, settings_from
 from eegtool.core.stages import STAGES
-from eegtool.core.workspace import inside, run_stamp, write_json
+from eegtool.core.workspace import run_stamp, write_json
 from eegtool.evaluate.asking import read_row
 from eegtool.evaluate.ranks import call_on_ranks
 from eegtool.evaluate.shards import appended, deal, remove_parts, share
@@ -36,6 +36,7 @@ from eegtool.inference.calibration import (
     write_calibration,
 )
 from eegtool.inference.loaded import LoadedModel, merge_note
+from eegtool.inference.smoothing import chain_of, knows_sequences, smoothed_stages
 from eegtool.model.adapters import is_untrained
 
 _CONSTANT: Final = 0.95
@@ -116,7 +117,7 @@ def _ask(task: Task, rank: int = 0, ranks: int = 1) -> None:
             model,
             own,
             done,
-            lambda q: model.processor.pixels(inside(task.image_folder, q.images[0])),
+            lambda q: model.processor.pixels(task.pictures.load(q.images[0]).rgb()),
             None if task.features is None else task.features.__getitem__,
             batch_size=read_batch_size(settings.batch_size),
             deterministic=settings.deterministic,
@@ -170,12 +171,14 @@ def _finish(task: Task, n_missing: int, seconds: float) -> None:
     if settings.calibrate:
         task, results["calibration"] = _calibrate(task, lines)
     where, texts = str(task.answers_file), task.job.answers.texts
-    rows = (
-        calibrated(read_row(lines[q.sample_id], where), task.calibration, texts)
-        for q in task.questions
-        if q.sample_id in lines
-    )
-    results |= _write(task.answers_file, rows)
+
+    def rows() -> Iterator[Answer]:
+        for question in task.questions:
+            if question.sample_id in lines:
+                row = read_row(lines[question.sample_id], where)
+                yield calibrated(row, task.calibration, texts)
+
+    results |= _write(task.answers_file, _with_sequence(task, rows))
     contract = folder / ("config.json" if is_untrained(folder) else "eegvlm.json")
     stamp = run_stamp(
         "evaluate",
@@ -186,6 +189,19 @@ def _finish(task: Task, n_missing: int, seconds: float) -> None:
     )
     write_json(task.stamp, stamp)
     remove_parts(task.answers_file)
+
+
+def _with_sequence(task: Task, rows: Callable[[], Iterator[Answer]]) -> Iterator[Answer]:
+    """Yield rows with the stage in the likeliest sequence of their night, where the model knows of sequences."""
+    contract = task.job.contract
+    stages: dict[str, str] = {}
+    if task.settings.mode != "generate" and knows_sequences(contract.sequence):
+        chain = chain_of(contract.sequence, task.settings.model_path)
+        stages = smoothed_stages(rows(), chain.calibrated(task.calibration))
+    for row in rows():
+        if row.question_id in stages:
+            row.metadata["stage_smoothed"] = stages[row.question_id]
+        yield row
 
 
 def _all_there(task: Task, lines: Mapping[str, bytes]) -> bool:

@@ -19,7 +19,6 @@ from eegtool.core.workspace import (
     Workspace,
     check_folder,
     check_same_pictures,
-    find_picture,
     target_of,
 )
 from eegtool.evaluate.asking import Job
@@ -40,6 +39,7 @@ from eegtool.model.checkpoints import Base
 from eegtool.model.eegvlm import FUSIONS
 from eegtool.model.loading import ATTENTIONS
 from eegtool.model.processor import picture_of
+from eegtool.pictures.source import PictureSource, open_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Task:
     """Those that are to be answered (``--subjects``, ``--limit``), of all chunks."""
     asked: list[Question]
     """Those of this chunk."""
-    image_folder: Path
+    pictures: PictureSource
     features: FeatureTable | None
     features_file: Path
     answers_file: Path
@@ -125,9 +125,10 @@ def check(settings: EvaluateSettings) -> Task:
     epochs = {epoch.sample_id: epoch for epoch in known}
     chosen = _chosen(settings, questions, epochs)
     image_folder = settings.image_folder or workspace.images("eval")
+    pictures = open_source(image_folder)
     for question in chosen:
         picture = picture_of(question.sample_id, question.images)
-        find_picture(image_folder, picture, f"question '{question.sample_id}'")
+        pictures.find(picture, f"question '{question.sample_id}'")
     features_file = settings.features_file or workspace.features("eval")
     features = _features(settings, contract, questions, features_file)
     both = f"The model {folder} and {workspace.root}"
@@ -142,7 +143,7 @@ def check(settings: EvaluateSettings) -> Task:
         notes=notes,
         chosen=chosen,
         asked=share(chosen, settings.chunk_idx, settings.num_chunks),
-        image_folder=image_folder,
+        pictures=pictures,
         features=features,
         features_file=features_file,
         answers_file=answers_file,
@@ -238,10 +239,17 @@ def check_module(features: FeatureTable, path: Path, contract: Contract, fix: st
     made, trained = features.weights_sha256, contract.features_weights_sha256
     if made and trained and made != trained:
         raise EegToolError(
-            f"{path} comes from another vision module ({made[:12]}) than the one the model was "
-            f"trained with ({trained[:12]}).",
+            f"{path} comes from another vision module ({_named(made, features.context)}) than the one the "
+            f"model was trained with ({_named(trained, contract.context)}).",
             fix,
         )
+
+
+def _named(weights_sha256: str, context: int) -> str:
+    """Name a vision module by its weights and by what its features know of."""
+    return weights_sha256[:12] + (
+        f", context of {context} epochs on either side" if context else ""
+    )
 
 
 def _check_settings(settings: EvaluateSettings) -> None:

@@ -45,7 +45,7 @@ class ContextEncoder(nn.Module):
         Of what the encoder reads and computes, while it is trained.
     """
 
-    def __init__(self, reach: int, dropout: float = 0.2) -> None:
+    def __init__(self, reach: int, dropout: float = 0.5) -> None:
         super().__init__()
         self.reach = reach
         layers = min(_LAYERS, reach)
@@ -190,12 +190,12 @@ class ContextPlan:
     """
 
     reach: int
-    steps: int = 400
+    steps: int = 160
     batch: int = 8
     length: int = 100
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
-    dropout: float = 0.2
+    dropout: float = 0.5
     smoothing: float = 0.05
     hidden: float = 0.5
     seed: int = 42

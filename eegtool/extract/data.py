@@ -1,4 +1,4 @@
-"""Pictures of epochs: decoding, and the hash that tells one set of pictures from another."""
+"""Pictures of epochs as tensors, and the hash that tells one set of pictures from another."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from typing import Final
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 
-from eegtool.core.errors import EegToolError, brief
-from eegtool.core.pictures import as_rgb, open_picture
+from eegtool.core.errors import EegToolError
 from eegtool.core.records import Epoch
 from eegtool.core.stages import STAGE_INDEX
-from eegtool.core.workspace import fault_of, inside
+from eegtool.pictures.augmentation import Augmentation, vary
+from eegtool.pictures.source import Picture, PictureSource, open_signals, open_source
 
 _AGAIN: Final = "Run `eegvlm prepare` again."
 _AT_ONCE: Final = 4096  # pictures that wait for a thread to hash them
 
 
 class Pictures(Dataset[tuple[torch.Tensor, int]]):
-    """Pictures of epochs, decoded when asked for.
+    """Pictures of epochs, decoded or drawn when asked for.
 
     Parameters
     ----------
@@ -35,54 +34,75 @@ class Pictures(Dataset[tuple[torch.Tensor, int]]):
         Their image folder.
     size : int, optional
         Side in pixels that prepare's stamp names; None where there is no stamp to hold them to.
+    augmentation : Augmentation, optional
+        Draw them from stored signals that are varied so, by the seed that comes with an index.
+
+    Raises
+    ------
+    EegToolError
+        If there are no signals to vary, or pictures are drawn otherwise than they were.
     """
 
-    def __init__(self, epochs: Sequence[Epoch], folder: Path, size: int | None = None) -> None:
+    def __init__(
+        self,
+        epochs: Sequence[Epoch],
+        folder: Path,
+        size: int | None = None,
+        augmentation: Augmentation | None = None,
+    ) -> None:
         self.epochs = epochs
-        self.folder = folder
         self.size = size
+        self.source = open_source(folder, _AGAIN)
+        self.augmentation = augmentation
+        self.signals = open_signals(folder) if augmentation else None
+        if augmentation and not self.signals:
+            raise EegToolError(
+                f"{folder.parent} stores no signals, which augmentation varies.",
+                f"{_AGAIN} Or train without augmentation.",
+            )
 
     def __len__(self) -> int:
         return len(self.epochs)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+    def __getitem__(self, index: int | tuple[int, int]) -> tuple[torch.Tensor, int]:
         """Return the picture (uint8 ``[3, H, W]``, RGB) and the index of its stage.
+
+        Parameters
+        ----------
+        index : int or (int, int)
+            Which epoch, and the seed of its augmentation.
 
         Raises
         ------
         EegToolError
             If the picture cannot be read or has another size, naming file and epoch.
         """
+        index, seed = index if isinstance(index, tuple) else (index, None)
         epoch = self.epochs[index]
-        pixels, _ = read_picture(epoch, self.folder, self.size)
-        return torch.from_numpy(pixels.copy()).permute(2, 0, 1), STAGE_INDEX[epoch.stage]
+        if self.signals and self.augmentation:
+            night, onset_s = self.signals.epoch(epoch.recording, epoch.epoch_index)
+            varied = vary(night, onset_s, self.augmentation, np.random.default_rng(seed))
+            picture: Picture = self.signals.drawn(varied)
+        else:
+            picture = load_picture(epoch, self.source)
+        rgb = picture.rgb()
+        check_side(epoch, rgb.size, self.size)
+        return torch.from_numpy(np.array(rgb)).permute(2, 0, 1), STAGE_INDEX[epoch.stage]
 
 
-def read_picture(epoch: Epoch, folder: Path, size: int | None = None) -> tuple[np.ndarray, bytes]:
-    """Return the RGB picture of an epoch, uint8 ``[H, W, 3]``, and the bytes of its file.
-
-    Raises
-    ------
-    EegToolError
-        If it cannot be read or has not `size` pixels a side, naming file and epoch.
-    """
-    data = _read(folder, epoch)
-    with _opened(data, epoch, folder, size) as image:
-        return np.asarray(as_rgb(image)), data
+def load_picture(epoch: Epoch, source: PictureSource) -> Picture:
+    """Return the picture of an epoch; whatever is wrong with it, file and epoch are named."""
+    return source.load(epoch.image, f"epoch '{epoch.sample_id}'")
 
 
-@contextmanager
-def _opened(data: bytes, epoch: Epoch, folder: Path, size: int | None) -> Iterator[Image.Image]:
-    """Open a picture, not yet decoded, that has the right size; say of which epoch it is if it cannot be."""
-    called = _called(folder, epoch)
-    with open_picture(data, called, _AGAIN) as image:
-        if size is not None and image.size != (size, size):
-            raise EegToolError(
-                f"{called} has {image.width} x {image.height} pixels; prepare.json says "
-                f"{size} x {size}.",
-                _AGAIN,
-            )
-        yield image
+def check_side(epoch: Epoch, found: tuple[int, int], size: int | None) -> None:
+    """Refuse a picture that has not `size` pixels a side, where that is known; the epoch is named."""
+    if size is not None and found != (size, size):
+        raise EegToolError(
+            f"The picture {epoch.image} of epoch '{epoch.sample_id}' has {found[0]} x {found[1]} "
+            f"pixels; prepare.json says {size} x {size}.",
+            _AGAIN,
+        )
 
 
 @contextmanager
@@ -106,8 +126,8 @@ def images_sha256(
 ) -> str:
     """Hash the names and bytes of pictures in the order of `epochs`, by `workers` threads (at least one).
 
-    Each is also held to `size` and to the checksums in it: what is cut off should not be found after
-    hours of training.
+    Each is also held to `size` and to the checksums in it, or its signals to their hash: what is cut off
+    should not be found after hours of training. What is drawn has the hash of the file that it would be.
 
     Returns
     -------
@@ -119,12 +139,14 @@ def images_sha256(
     EegToolError
         If a picture cannot be read or has not `size` pixels a side, naming file and epoch.
     """
+    source = open_source(folder, _AGAIN)
+    source.check(epoch.image for epoch in epochs)
 
     def line(epoch: Epoch) -> bytes:
-        data = _read(folder, epoch)
-        with _opened(data, epoch, folder, size) as image:
-            image.verify()
-        return f"{epoch.image} {hashlib.sha256(data).hexdigest()}\n".encode()
+        picture = load_picture(epoch, source)
+        check_side(epoch, picture.size, size)
+        picture.check()
+        return f"{epoch.image} {hashlib.sha256(picture.file()).hexdigest()}\n".encode()
 
     manifest = hashlib.sha256()
     with ThreadPoolExecutor(max(workers, 1)) as pool:
@@ -132,16 +154,3 @@ def images_sha256(
             for row in pool.map(line, epochs[start : start + _AT_ONCE]):
                 manifest.update(row)
     return manifest.hexdigest()
-
-
-def _read(folder: Path, epoch: Epoch) -> bytes:
-    path = inside(folder, epoch.image)
-    try:
-        return path.read_bytes()
-    except (OSError, ValueError) as error:
-        why = f"it {fault}" if (fault := fault_of(path)) else brief(error)
-        raise EegToolError(f"{_called(folder, epoch)} cannot be read: {why}.", _AGAIN) from error
-
-
-def _called(folder: Path, epoch: Epoch) -> str:
-    return f"The picture {folder / epoch.image} of epoch '{epoch.sample_id}'"

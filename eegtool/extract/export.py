@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -17,9 +18,12 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.records import Epoch
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import atomic_path
-from eegtool.extract.data import read_picture
+from eegtool.extract.data import check_side, load_picture
 from eegtool.extract.features import RowWriter, sidecar_path
 from eegtool.extract.module import best_dtype
+from eegtool.pictures.source import PictureSource, open_source
+
+_AGAIN: Final = "Run `eegvlm prepare` again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +129,16 @@ def _batches(
     """
     if not epochs:
         return
-    shape = read_picture(epochs[0], folder, size)[0].shape
+    source = open_source(folder, _AGAIN)
+    shape = load_picture(epochs[0], source).size
+    check_side(epochs[0], shape, size)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     ahead: deque[Future[tuple[np.ndarray, list[str]]]] = deque()
     starts = iter(range(0, len(epochs), batch_size))
 
     def ask() -> None:
         if (start := next(starts, None)) is not None:
-            ahead.append(pool.submit(_decode, epochs[start : start + batch_size], folder, shape))
+            ahead.append(pool.submit(_decode, epochs[start : start + batch_size], source, shape))
 
     try:
         ask()
@@ -149,20 +155,22 @@ def _batches(
 
 
 def _decode(
-    epochs: Sequence[Epoch], folder: Path, shape: tuple[int, ...]
+    epochs: Sequence[Epoch], source: PictureSource, shape: tuple[int, int]
 ) -> tuple[np.ndarray, list[str]]:
     """Return the pictures of a batch, uint8 ``[B, H, W, 3]``, and the SHA-256 of each file."""
-    pictures = np.empty((len(epochs), *shape), np.uint8)
+    width, height = shape
+    pictures = np.empty((len(epochs), height, width, 3), np.uint8)
     digests = []
     for i, epoch in enumerate(epochs):
-        picture, data = read_picture(epoch, folder)
-        if picture.shape != shape:
-            sizes = [f"{s[1]}x{s[0]}" for s in (picture.shape, shape)]
+        picture = load_picture(epoch, source)
+        rgb = picture.rgb()
+        if rgb.size != shape:
+            sizes = [f"{s[0]}x{s[1]}" for s in (rgb.size, shape)]
             raise EegToolError(
-                f"The picture {folder / epoch.image} of epoch '{epoch.sample_id}' has {sizes[0]} "
+                f"The picture {epoch.image} of epoch '{epoch.sample_id}' has {sizes[0]} "
                 f"pixels, those before it {sizes[1]}.",
                 "Run `eegvlm prepare` again: all pictures are drawn in one size.",
             )
-        pictures[i] = picture
-        digests.append(hashlib.sha256(data).hexdigest())
+        pictures[i] = np.asarray(rgb)
+        digests.append(hashlib.sha256(picture.file()).hexdigest())
     return pictures, digests

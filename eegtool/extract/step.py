@@ -38,7 +38,6 @@ from eegtool.core.stages import STAGE_INDEX, STAGES
 from eegtool.core.workspace import (
     Workspace,
     atomic_path,
-    find_picture,
     jsonable,
     missing,
     read_json,
@@ -68,9 +67,17 @@ from eegtool.extract.folds import Fold, export_out_of_fold
 from eegtool.extract.module import VisionModule
 from eegtool.extract.plan import IMBALANCE, LOGS
 from eegtool.extract.stored import CARD
-from eegtool.extract.trained import Card, FineTuneSide, dealt, fold_modules, reference_module
+from eegtool.extract.trained import (
+    Card,
+    FineTuneSide,
+    augmentation_of,
+    dealt,
+    fold_modules,
+    reference_module,
+)
 from eegtool.extract.trainer import score
 from eegtool.extract.weights import load_module, save_module
+from eegtool.pictures.source import open_source
 
 _PREDICTIONS: Final = "eval_stages.csv"
 _STAMP: Final = "run.json"
@@ -113,13 +120,14 @@ def _extract(settings: ExtractSettings, workspace: Workspace, lock: IO[str] | No
         )
         for split, epochs in sides.items()
     }
-    side = FineTuneSide(settings, workspace, sides["ft"], protocol, pictures["ft"], lock)
+    how = augmentation_of(settings, workspace.images("ft"))
+    side = FineTuneSide(settings, workspace, sides["ft"], protocol, pictures["ft"], how, lock)
     held_out = dealt(side)
     module, card = reference_module(side, frozenset(epoch.subject for epoch in sides["eval"]))
     folds = fold_modules(side, held_out, card)
     if not is_first_rank():
         return
-    module.context = _kept_context(module, card, settings)
+    card = _settle_context(module, card, side)
     sidecars = {
         split: Sidecar(
             tuple(epoch.sample_id for epoch in sides[split]),
@@ -128,6 +136,7 @@ def _extract(settings: ExtractSettings, workspace: Workspace, lock: IO[str] | No
             pictures[split],
             protocol,
             code_sha256=code_sha256(card["backbone"]),
+            context=module.context.reach if module.context else 0,
         )
         for split in SPLITS
     }
@@ -310,7 +319,9 @@ def _export(
                 module.context, card = _learn_context(module, card, side, made["ft"], device)
                 for split in SPLITS:
                     sidecars[split] = replace(
-                        sidecars[split], weights_sha256=card["weights_sha256"]
+                        sidecars[split],
+                        weights_sha256=card["weights_sha256"],
+                        context=module.context.reach,
                     )
             own, probabilities = (
                 add_context(
@@ -341,18 +352,17 @@ def _context_plan(settings: ExtractSettings) -> ContextPlan:
     return ContextPlan(epochs_of(settings.context), seed=settings.seed)
 
 
-def _kept_context(
-    module: VisionModule, card: Card, settings: ExtractSettings
-) -> ContextEncoder | None:
-    """Return the context encoder that a module has, if it is the one that is asked for.
+def _settle_context(module: VisionModule, card: Card, side: FineTuneSide) -> Card:
+    """Take away a context encoder that is not the one that is asked for; return the module's card.
 
     Raises
     ------
     EegToolError
         If given weights have another one.
     """
+    settings = side.settings
     if module.context is None:
-        return None
+        return card
     if settings.weights:
         if settings.context and epochs_of(settings.context) != module.context.reach:
             raise EegToolError(
@@ -360,11 +370,20 @@ def _kept_context(
                 f"{module.context.reach} epochs on either side.",
                 "Leave out --context, or train a module of your own.",
             )
-        return module.context
+        return card
     known = card.get("context")
     asked = jsonable(asdict(_context_plan(settings)))
-    is_same = bool(settings.context) and isinstance(known, dict) and asked.items() <= known.items()
-    return module.context if is_same else None
+    if settings.context and isinstance(known, dict) and asked.items() <= known.items():
+        return card
+    module.context = None
+    gone = ("context", "context_epochs", "calibration")
+    return _saved(module, {k: v for k, v in card.items() if k not in gone}, side)
+
+
+def _saved(module: VisionModule, card: Card, side: FineTuneSide) -> Card:
+    """Save a module that has changed in the workspace, and return its card."""
+    save_module(side.workspace.vision_module, module, card)
+    return read_json(side.workspace.vision_module / CARD)
 
 
 def _learn_context(
@@ -382,8 +401,7 @@ def _learn_context(
         markup=False,
     )
     module.context = encoder
-    save_module(side.workspace.vision_module, module, {**card, "context": known})
-    return encoder, read_json(side.workspace.vision_module / CARD)
+    return encoder, _saved(module, {**card, "context": known}, side)
 
 
 def _calibration(workspace: Workspace) -> dict[str, Any] | None:
@@ -496,6 +514,7 @@ def _sides(workspace: Workspace) -> dict[str, list[Epoch]]:
             raise EegToolError(
                 f"{workspace.epochs} has no epochs of the {split} side.", "Prepare again."
             )
+        source = open_source(workspace.images(split), "Run `eegvlm prepare` again.")
         for epoch in sides[split]:
             if epoch.image != pictures[epoch.sample_id]:
                 raise EegToolError(
@@ -503,7 +522,7 @@ def _sides(workspace: Workspace) -> dict[str, list[Epoch]]:
                     f"{workspace.epochs.name} and {pictures[epoch.sample_id]} in {path.name}.",
                     "Both models must see the same picture; run `eegvlm prepare` again.",
                 )
-            find_picture(workspace.images(split), epoch.image, f"epoch '{epoch.sample_id}'")
+            source.find(epoch.image, f"epoch '{epoch.sample_id}'")
     return sides
 
 

@@ -27,7 +27,6 @@ from eegtool.core.workspace import (
     jsonable,
     read_json,
 )
-from eegtool.extract.augment import Augmentation
 from eegtool.extract.backbones import code_sha256
 from eegtool.extract.folds import check_can_align, fold_subjects
 from eegtool.extract.module import VisionModule
@@ -35,6 +34,8 @@ from eegtool.extract.plan import TrainPlan
 from eegtool.extract.stored import CARD, WEIGHTS, is_module
 from eegtool.extract.training import split_validation, train_module
 from eegtool.extract.weights import load_module
+from eegtool.pictures.augmentation import Augmentation
+from eegtool.pictures.source import open_signals
 
 Card = dict[str, Any]
 
@@ -49,8 +50,29 @@ class FineTuneSide:
     """Of the fine-tune side."""
     protocol: dict[str, Any]
     images_sha256: str
+    augmentation: dict[str, Any] | None = None
+    """Fields of `Augmentation`; None for none."""
     lock: IO[str] | None = None
     """Of the workspace; launched ranks hold it, too."""
+
+
+def augmentation_of(settings: ExtractSettings, folder: Path) -> dict[str, Any] | None:
+    """Return how the signals of the training are varied; where none are stored, say that nothing is.
+
+    Raises
+    ------
+    EegToolError
+        If pictures are drawn otherwise today than those of the workspace were.
+    """
+    if not settings.augment or (settings.weights and not settings.folds):
+        return None
+    if open_signals(folder) is None:
+        _say(
+            f"[yellow]{escape(str(folder.parent))} stores no signals that could be varied: the module is "
+            "trained without augmentation.[/] `eegvlm prepare` stores them."
+        )
+        return None
+    return asdict(Augmentation(flip=settings.flip))
 
 
 def reference_module(
@@ -169,7 +191,7 @@ def trained(side: FineTuneSide, subjects: Sequence[str], where: str) -> tuple[Vi
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         imbalance=settings.imbalance,
-        augmentation=asdict(Augmentation(flip=settings.flip)) if settings.augment else None,
+        augmentation=side.augmentation,
         patience=settings.patience,
         log=settings.log,
         workers=settings.workers,

@@ -24,7 +24,6 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.records import Epoch
 from eegtool.core.stages import STAGE_INDEX, STAGES
 from eegtool.core.workspace import atomic_path
-from eegtool.extract.augment import Augmentation, augment, count_channels
 from eegtool.extract.data import Pictures
 from eegtool.extract.module import VisionModule, best_dtype
 from eegtool.extract.plan import TrainPlan
@@ -69,8 +68,11 @@ def class_weights(epochs: Sequence[Epoch]) -> torch.Tensor:
     return torch.tensor(weights, dtype=torch.float32)
 
 
-class PassSampler(Sampler[int]):
-    """The order of each pass, drawn anew from the seed and the number of the pass: the same on all ranks.
+class PassSampler(Sampler[tuple[int, int]]):
+    """The order of each pass, drawn from the seed and the number of the pass: the same on all ranks.
+
+    Gives which epoch comes, and the seed of its augmentation. No state: a training that is resumed draws
+    what it would have drawn.
 
     Parameters
     ----------
@@ -98,17 +100,18 @@ class PassSampler(Sampler[int]):
     def __len__(self) -> int:
         return self.n
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[tuple[int, int]]:
         generator = torch.Generator().manual_seed(_seed(self.seed, self.number))
         if self.weights is not None:
             drawn = torch.multinomial(self.weights, self.n, replacement=True, generator=generator)
         else:
             drawn = torch.randperm(self.n_epochs, generator=generator)[: self.n]
-        yield from drawn.tolist()
+        seeds = np.random.SeedSequence([self.seed, self.number, 1]).generate_state(self.n)
+        yield from zip(drawn.tolist(), seeds.tolist(), strict=True)
 
 
 class StageTrainer(Trainer):  # type: ignore[misc]
-    """transformers' Trainer for a `VisionModule`: weighted stages, augmented pictures.
+    """transformers' Trainer for a `VisionModule`: weighted stages.
 
     Parameters
     ----------
@@ -146,8 +149,6 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)  # the bar shows the loss
         self.bar = bar
         self.plan = plan
-        self.how = None if plan.augmentation is None else Augmentation(**plan.augmentation)
-        self.channels = count_channels(plan.protocol)
         weighted = plan.imbalance == "weights"
         self.class_weights = class_weights(train.epochs).to(args.device) if weighted else None
 
@@ -159,13 +160,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         num_items_in_batch: Any = None,
     ) -> Any:
         """Return the loss of a batch (and its logits)."""
-        pictures = inputs["pictures"]
-        if model.training and self.how:
-            # No state: a training that goes on draws what it would have drawn.
-            seed = _seed(self.plan.seed, self.state.global_step, self.args.process_index)
-            style = str(self.plan.protocol.get("style", ""))
-            pictures = augment(pictures, style, self.channels, self.how, seed)
-        _, logits = model(pictures)
+        _, logits = model(inputs["pictures"])
         loss = cross_entropy(logits.float(), inputs["labels"], weight=self.class_weights)
         if model.training:
             self.bar.loss = loss.detach()

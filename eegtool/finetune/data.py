@@ -11,15 +11,15 @@ import torch
 from torch.utils.data import Dataset
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.records import Conversation
-from eegtool.core.workspace import inside
+from eegtool.core.records import Conversation, Question
 from eegtool.extract.features import FeatureTable
 from eegtool.model.checkpoints import AnyProcessor
 from eegtool.model.processor import IGNORED, Encoded, Pixels, pad, picture_of
+from eegtool.pictures.source import open_source
 
 
 class FinetuneDataset(Dataset[dict[str, Any]]):
-    """Conversations with their pictures, decoded when asked for, and their features, joined by id.
+    """Conversations with their pictures, decoded or drawn when asked for, and their features, joined by id.
 
     The index ``~i`` gives sample i as a filler: without labels, so that nothing is learnt from it.
 
@@ -38,7 +38,7 @@ class FinetuneDataset(Dataset[dict[str, Any]]):
     ) -> None:
         self._pool = ThreadPoolExecutor(threads, "decode") if threads > 1 else None
         self.rows = rows
-        self.image_folder = image_folder
+        self.pictures = open_source(image_folder)
         self.features = features
         self.processor = processor
         self.max_length = max_length
@@ -59,7 +59,11 @@ class FinetuneDataset(Dataset[dict[str, Any]]):
         return self.rows[~index if index < 0 else index]
 
     def _pixels(self, index: int) -> Pixels:
-        return self.processor.pixels(inside(self.image_folder, self._row(index).images[0]))
+        return self.pixels(self._row(index))
+
+    def pixels(self, row: Conversation | Question) -> Pixels:
+        """Return the picture of a row as the input of the tower."""
+        return self.processor.pixels(self.pictures.load(row.images[0]).rgb())
 
     def _item(self, index: int, pixels: Pixels) -> dict[str, Any]:
         row = self._row(index)

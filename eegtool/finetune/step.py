@@ -24,14 +24,12 @@ from eegtool.core.console import console
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.forms import CHAT, Forms, sentences
 from eegtool.core.launching import Stopped, launch, take_lock
-from eegtool.core.pictures import read_rgb
 from eegtool.core.records import Conversation, check_unique, read_conversations
 from eegtool.core.registry import check_name
 from eegtool.core.settings import FinetuneSettings
 from eegtool.core.workspace import (
     Workspace,
     check_same_pictures,
-    find_picture,
     jsonable,
     read_json,
     run_stamp,
@@ -60,6 +58,7 @@ from eegtool.model.contract import wrong_field
 from eegtool.model.eegvlm import FUSIONS
 from eegtool.model.loading import choose_attention, quantization
 from eegtool.model.processor import IGNORED, TEMPLATES, picture_of
+from eegtool.pictures.source import open_source
 
 _TRACKERS: Final = ("none", "tensorboard", "wandb")
 _SAVE_STRATEGIES: Final = ("steps", "epoch", "no")
@@ -399,8 +398,7 @@ def make_plan(
     if not rows:
         raise EegToolError(f"{data_path} has no samples.", "Run `eegvlm prepare` again.")
     check_unique(data_path, [row.sample_id for row in rows])
-    _check_pictures(rows, image_folder)
-    version, side = base.template(settings.version), _side_of(image_folder / rows[0].images[0])
+    version, side = base.template(settings.version), _side_of_pictures(rows, image_folder)
     processor = load_processor(base, fusion=settings.fusion, version=version, side=side)
     notes += _family_notes(settings, base, version)
     if arguments.get("use_liger_kernel") and version == CHAT:
@@ -626,9 +624,12 @@ def _check_features(
     check_finite(features_file, table)
 
 
-def _side_of(picture: Path) -> int:
-    """Return the longer side of a picture in pixels: the workspace has one size."""
-    return max(read_rgb(picture, "Check --image-folder, or prepare again.").size)
+def _side_of_pictures(rows: list[Conversation], image_folder: Path) -> int:
+    """Check that all pictures are there; return the longer side of one in pixels: all have one size."""
+    source = open_source(image_folder)
+    for row in rows:
+        source.find(row.images[0], f"sample '{row.sample_id}'")
+    return max(source.load(rows[0].images[0]).rgb().size)
 
 
 def _family_notes(settings: FinetuneSettings, base: Base, version: str) -> list[str]:
@@ -641,11 +642,6 @@ def _family_notes(settings: FinetuneSettings, base: Base, version: str) -> list[
     if settings.version != "v1":
         notes.append(f"--version: a '{base.name}' model is asked by its own chat template")
     return notes
-
-
-def _check_pictures(rows: list[Conversation], image_folder: Path) -> None:
-    for row in rows:
-        find_picture(image_folder, row.images[0], f"sample '{row.sample_id}'")
 
 
 def _size(plan: Plan) -> estimate.Size:

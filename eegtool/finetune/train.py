@@ -26,7 +26,7 @@ from transformers import TrainingArguments
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.records import Question
-from eegtool.core.workspace import inside, write_json
+from eegtool.core.workspace import write_json
 from eegtool.extract.features import FeatureTable, load_features
 from eegtool.finetune import held_out, launcher, saving
 from eegtool.finetune.data import FinetuneDataset
@@ -206,7 +206,7 @@ def _validator(
         model,
         loaded,
         questions,
-        lambda q: processor.pixels(inside(dataset.image_folder, q.images[0])),
+        dataset.pixels,
         None if dataset.features is None else dataset.features.__getitem__,
         rank=args.process_index,
         ranks=args.world_size,
@@ -226,6 +226,7 @@ def _contract(
         pixel_spec=processor.pixel_spec,
         features_weights_sha256=table.weights_sha256 if table else "",
         features=plan.features,
+        context=table.context if table else 0,
         protocol=plan.protocol,
         vision_tower=plan.vision_tower,
         bits=plan.bits,

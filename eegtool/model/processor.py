@@ -74,7 +74,7 @@ class PixelSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
-    def pixels(self, picture: Path | bytes) -> np.ndarray:
+    def pixels(self, picture: Path | bytes | Image.Image) -> np.ndarray:
         """Read one picture, a file of any kind or what is in it, as float32 ``[3, size, size]``.
 
         A picture that is not square is padded with the mean colour, never cropped; one of another
@@ -135,7 +135,7 @@ class Processor:
         """Return a processor that makes pictures in this way, and asks by the template of that name."""
         return replace(self, pixel_spec=spec, template=TEMPLATES[version])
 
-    def pixels(self, picture: Path | bytes) -> Pixels:
+    def pixels(self, picture: Path | bytes | Image.Image) -> Pixels:
         """Read one picture (see `PixelSpec.pixels`) as ``pixel_values`` ``[1, 3, size, size]``."""
         return {"pixel_values": torch.from_numpy(self.pixel_spec.pixels(picture))[None]}
 

@@ -44,6 +44,10 @@ STYLES: Final[dict[str, Style]] = {
     "wrapped": Style(wrapped.draw, wrapped.PALETTE, wrapped.visible_hz),
 }
 
+RENDERER: Final = 1
+"""Counts up when a style draws other pixels than before (GOLDEN in tests/pictures/test_styles.py): pictures
+of two renderers do not belong together. 1 is the first that draws from stored signals."""
+
 _MIN_BAND_PX: Final = 32
 
 
@@ -64,8 +68,8 @@ def check_bands(spec: PictureSpec, n_channels: int) -> None:
         )
 
 
-def draw_png(style: str, signals: Sequence[tuple[np.ndarray, float]], spec: PictureSpec) -> bytes:
-    """Draw one epoch as PNG, the same bytes on every machine.
+def draw(style: str, signals: Sequence[tuple[np.ndarray, float]], spec: PictureSpec) -> np.ndarray:
+    """Draw one epoch.
 
     Parameters
     ----------
@@ -78,8 +82,8 @@ def draw_png(style: str, signals: Sequence[tuple[np.ndarray, float]], spec: Pict
 
     Returns
     -------
-    bytes
-        The file, ``spec.size`` pixels wide and high.
+    uint8 [size, size]
+        A place in the palette of the style per pixel, the same on every machine.
     """
     drawing = STYLES[style]
     heights = band_heights(spec, len(signals))
@@ -87,4 +91,9 @@ def draw_png(style: str, signals: Sequence[tuple[np.ndarray, float]], spec: Pict
         drawing.draw(epoch_uv, sfreq_hz, spec.size, height, spec)
         for (epoch_uv, sfreq_hz), height in zip(signals, heights, strict=True)
     ]
-    return png.encode(bands[0] if len(bands) == 1 else np.concatenate(bands), drawing.palette)
+    return bands[0] if len(bands) == 1 else np.concatenate(bands)
+
+
+def draw_png(style: str, signals: Sequence[tuple[np.ndarray, float]], spec: PictureSpec) -> bytes:
+    """Draw one epoch (see `draw`) as PNG file, ``spec.size`` pixels wide and high."""
+    return png.encode(draw(style, signals, spec), STYLES[style].palette)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -29,6 +30,21 @@ _PEN: Final = (9, 8, 4)  # half height of a round pen of 1.1 px at 0, 1 and 2 pa
 _FULL: Final = 1 << 8  # all of a pixel
 
 
+class _Scratch(threading.local):
+    """Arrays that each thread computes in, from picture to picture.
+
+    To get that much memory from the system, and give it back, takes longer than to fill it.
+    """
+
+    def __init__(self, n_borders: int, n_pixels: int) -> None:
+        n_parts = n_borders - 1
+        self.borders = np.empty((2, n_borders), np.int32)
+        self.curve = np.empty((2, n_parts), np.int16)  # heights fit 16 bits up to 4,000 px
+        self.edges = np.empty((2, 2, n_parts - 2 * (len(_PEN) - 1)), np.int16)
+        self.column = np.empty(n_pixels, np.intp)
+        self.pixels = np.empty((4, n_pixels), np.int32)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Grid:
     """What depends on sizes alone.
@@ -44,8 +60,14 @@ class _Grid:
         Height of the middle of the row of each column; the columns of all rows follow each other.
     x : int32 [n_rows * width]
         Where in the picture each column is.
+    shares : int32 [n_spans]
+        ``_FULL ** 2`` divided by 0, 1, 2 ... sixteenths of a pixel.
+    numbers : int32 [n_pixels]
+        0, 1, 2 ... for as many pixels as there can be.
     reach : int
         From the middle of a row as far as the middle of the pen can go.
+    scratch : _Scratch
+        What each thread computes in.
     """
 
     before: np.ndarray
@@ -54,7 +76,10 @@ class _Grid:
     inner: np.ndarray
     middle: np.ndarray
     x: np.ndarray
+    shares: np.ndarray
+    numbers: np.ndarray
     reach: int
+    scratch: _Scratch
 
 
 @lru_cache(maxsize=16)
@@ -68,6 +93,8 @@ def _grid(n_samples: int, height: int, width: int, n_rows: int) -> _Grid:
     # per sample leave none out.
     looks = np.arange(1, max(-(-2 * n_samples // n_parts), 1))[:, None]
     inner = (border[:-1] * (len(looks) + 1) + looks) * n_samples // (n_parts * (len(looks) + 1))
+    spans = np.maximum(np.arange((height + 2) * _UNIT), 1)
+    n_pixels = (height + 2 * n_rows) * width
     rows = (np.arange(n_rows) * 2 + 1) * height * _UNIT // (2 * n_rows)
     return _Grid(
         before=at >> 8,
@@ -76,7 +103,10 @@ def _grid(n_samples: int, height: int, width: int, n_rows: int) -> _Grid:
         inner=np.clip(inner, 0, n_samples - 1),
         middle=np.repeat(rows, width).astype(np.int32),
         x=np.tile(np.arange(width, dtype=np.int32), n_rows),
+        shares=((_FULL * _FULL + spans // 2) // spans).astype(np.int32),
+        numbers=np.arange(n_pixels, dtype=np.int32),
         reach=max(height * _UNIT // (2 * n_rows) - _PEN[0], 1),
+        scratch=_Scratch(len(border), n_pixels),
     )
 
 
@@ -107,31 +137,49 @@ def draw_rows(
     grid = _grid(len(epoch_uv), height, width, n_rows)
     # The only step with fractions. Where two machines differ in the last digit of a filter's
     # output, they practically never round to different sixteenths of a pixel.
-    y = np.rint(np.clip(epoch_uv * (-grid.reach / spec.amplitude_uv), -grid.reach, grid.reach))
+    y = epoch_uv * (-grid.reach / spec.amplitude_uv)
+    np.minimum(np.maximum(y, -grid.reach, out=y), grid.reach, out=y)
+    np.rint(y, out=y)
     top, bottom = _extent(_track(y.astype(np.int32), grid))
-    top += grid.middle
-    bottom += grid.middle
+    top = top + grid.middle
+    bottom = bottom + grid.middle
 
     # All pixels that the track touches, column by column.
     first = top[0] // _UNIT
     count = (bottom[1] - 1) // _UNIT - first + 1
-    ends = np.cumsum(count, dtype=np.int32)
-    row = np.arange(ends[-1], dtype=np.int32)
-    row -= np.repeat(ends - count - first, count)
+    ends = np.cumsum(count)
+    n = int(ends[-1])
+    column = grid.scratch.column[:n]
+    column[:] = 0
+    column[ends[:-1]] = 1
+    np.cumsum(column, out=column)
+    row, above, below, spare = grid.scratch.pixels[:, :n]
+    (ends - count - first).astype(np.int32).take(column, out=row, mode="clip")
+    np.subtract(grid.numbers[:n], row, out=row)
 
     # How much of each is above the one and the other edge. An edge is taken to be at all heights
     # from its top to its bottom for equally long.
     span = bottom - top + _UNIT
-    above = np.repeat(bottom, count, axis=1)
-    above -= row * _UNIT
-    above *= np.repeat((_FULL * _FULL + span // 2) // span, count, axis=1)
-    above >>= 8
-    np.clip(above, 0, _FULL, out=above)
-    ink = ((above[1] - above[0]) * (N_INKS - 1) + _FULL // 2) >> 8
+    share = grid.shares.take(span)
+    for i, part in enumerate((above, below)):
+        bottom[i].take(column, out=part, mode="clip")
+        np.multiply(row, _UNIT, out=spare)
+        part -= spare
+        share[i].take(column, out=spare, mode="clip")
+        part *= spare
+        part >>= 8
+        np.maximum(part, 0, out=part)
+        np.minimum(part, _FULL, out=part)
+    below -= above
+    below *= N_INKS - 1
+    below += _FULL // 2
+    below >>= 8
 
     picture = _paper(width, height, n_rows, spec).copy()
-    place = row * width + np.repeat(grid.x, count)
-    picture.reshape(-1)[place.astype(np.intp)] = ink.astype(np.uint8)
+    grid.x.take(column, out=spare, mode="clip")
+    place = np.multiply(row, width, out=column)
+    place += spare
+    picture.reshape(-1)[place] = below.astype(np.uint8)
     return picture
 
 
@@ -145,31 +193,40 @@ def _track(y: np.ndarray, grid: _Grid) -> np.ndarray:
 
     Returns
     -------
-    int32 [2, n_parts]
+    int16 [2, n_parts]
         Height of the upper edge, and of the lower edge above the middle.
     """
-    before = y.take(grid.before)
-    border = before + (((y.take(grid.after) - before) * grid.share + 128) >> 8)
-    curve = np.empty((2, len(border) - 1), np.int32)
-    np.minimum(border[:-1], border[1:], out=curve[0])
-    np.maximum(border[:-1], border[1:], out=curve[1])
+    scratch = grid.scratch
+    border, after = scratch.borders
+    y.take(grid.before, out=border, mode="clip")
+    y.take(grid.after, out=after, mode="clip")
+    after -= border
+    after *= grid.share
+    after += 128
+    after >>= 8
+    border += after
+    upper, lower = curve = scratch.curve
+    np.minimum(border[:-1], border[1:], out=upper, casting="same_kind")
+    np.maximum(border[:-1], border[1:], out=lower, casting="same_kind")
     if len(grid.inner):
-        inner = y.take(grid.inner)
-        np.minimum(curve[0], inner.min(0), out=curve[0])
-        np.maximum(curve[1], inner.max(0), out=curve[1])
-    np.negative(curve[1], out=curve[1])
+        inner = y.astype(np.int16).take(grid.inner)
+        np.minimum(upper, inner.min(0), out=upper)
+        np.maximum(lower, inner.max(0), out=lower)
+    np.negative(lower, out=lower)
 
     reach = len(_PEN) - 1
-    n = curve.shape[1] - 2 * reach
-    edge = curve[:, reach : reach + n] - _PEN[0]
+    edge, other = scratch.edges
+    n = edge.shape[1]
+    np.subtract(curve[:, reach : reach + n], _PEN[0], out=edge)
     for i in range(1, reach + 1):
-        left, right = curve[:, reach - i :][:, :n], curve[:, reach + i :][:, :n]
-        np.minimum(edge, np.minimum(left, right) - _PEN[i], out=edge)
+        np.minimum(curve[:, reach - i :][:, :n], curve[:, reach + i :][:, :n], out=other)
+        other -= _PEN[i]
+        np.minimum(edge, other, out=edge)
     return edge
 
 
 def _extent(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return from where to where both edges run in each column, int32 [2, n_columns] each."""
+    """Return from where to where both edges run in each column, int16 [2, n_columns] each."""
     a, b, c, d = (edges[:, i::_PARTS] for i in range(_PARTS))
     least = np.minimum(np.minimum(a, b), np.minimum(c, d))
     most = np.maximum(np.maximum(a, b), np.maximum(c, d))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -46,8 +47,15 @@ _WINDOW_S: Final = 2.0
 _HOP_S: Final = 0.25
 _TAPERS: Final = 3
 
-_FINE: Final = 32  # parts of a level to which power is rounded
-_SHARES: Final = 16  # parts of the way from one value to the next: 16 * 32 * 95 fits 16 bits
+_BLOCKS: Final = round(_WINDOW_S / _HOP_S)  # of a window; a power of two
+_GROUP: Final = 32  # blocks that are multiplied at a time: so few that BLAS stays in one thread
+
+_FINE_BITS: Final = 5
+_FINE: Final = 1 << _FINE_BITS  # parts of a level to which power is rounded
+_SHARE_BITS: Final = 4
+_SHARES: Final = (
+    1 << _SHARE_BITS
+)  # parts of the way from one value to the next: 16 * 32 * 95 fits 16 bits
 
 TICKS_HZ: Final = (4, 8, 12, 16)
 """Ends of delta, theta, alpha and sigma (AASM Manual; spindles end at 16 Hz)."""
@@ -59,6 +67,46 @@ def visible_hz(width: int, height: int) -> float:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Blocks:
+    """How windows that overlap share their transforms.
+
+    A window is so many blocks, each of which is in as many windows: the transform of a block is computed
+    once. That of two blocks in a row is the first one's plus the second one's, turned by the time between
+    them; of four the same of two, and so on.
+
+    Attributes
+    ----------
+    samples : int [n_groups, _GROUP, n_block]
+        The sample of the epoch at each place of each block; the last blocks fill the group.
+    waves : float [n_block, 2 * n_half]
+        Cosine and negative sine of each frequency, beside each other.
+    turns : complex [n_steps, n_half]
+        By how much later halves of two, four, ... blocks are turned.
+    """
+
+    samples: np.ndarray
+    waves: np.ndarray
+    turns: np.ndarray
+
+
+class _Scratch(threading.local):
+    """Arrays that each thread computes in, from picture to picture.
+
+    To get that much memory from the system, and give it back, takes longer than to fill it.
+    """
+
+    def __init__(self, blocks: _Blocks | None, n_windows: int, n_bins: int, size: tuple[int, int]):
+        width, height = size
+        shape = (0, 0, 0) if blocks is None else (*blocks.samples.shape[:2], blocks.turns.shape[1])
+        self.sums = np.empty((2, *shape), np.complex128)
+        self.half = np.empty((n_windows, 2 * n_bins + 2 * _TAPERS - 1), np.complex128)
+        self.tapered = np.empty((n_windows, n_bins), np.complex128)
+        self.power = np.empty((n_windows, 2 * n_bins))
+        self.columns = np.empty((2, width, n_bins), np.uint16)
+        self.picture = np.empty((2, height, width), np.uint16)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Grid:
     """What depends on sizes alone.
 
@@ -66,20 +114,26 @@ class _Grid:
     ----------
     samples : int [n_windows, n_window]
         The sample of the epoch at each place of each window; mirrored at the ends of the epoch.
+    blocks : _Blocks or None
+        How windows share their transforms, where they begin a whole number of samples apart.
     n_bins : int
         Number of frequencies, one per ``sfreq_hz / n_window``.
     window, window_share : int [width], uint16 [width, 1]
         The window before each pixel column, and how far it is behind that.
     bin, bin_share : int [height], uint16 [height, 1]
         The frequency below each pixel row, and how far it is above that.
+    scratch : _Scratch
+        What each thread computes in.
     """
 
     samples: np.ndarray
+    blocks: _Blocks | None
     n_bins: int
     window: np.ndarray
     window_share: np.ndarray
     bin: np.ndarray
     bin_share: np.ndarray
+    scratch: _Scratch
 
 
 @lru_cache(maxsize=16)
@@ -95,7 +149,29 @@ def _grid(n_samples: int, sfreq_hz: float, width: int, height: int) -> _Grid:
     rows = (2 * np.arange(height)[::-1] + 1) * (MAX_HZ * n_window) / (2 * height * sfreq_hz)
     window, window_share = _between(columns, n_windows)
     bin_, bin_share = _between(rows, n_bins)
-    return _Grid(samples, n_bins, window, window_share, bin_, bin_share)
+    blocks = _shared(samples, 2 * n_bins + _TAPERS - 1)
+    scratch = _Scratch(blocks, n_windows, n_bins, (width, height))
+    return _Grid(samples, blocks, n_bins, window, window_share, bin_, bin_share, scratch)
+
+
+def _shared(samples: np.ndarray, n_half: int) -> _Blocks | None:
+    """Return how windows share their first `n_half` half bins, if they are made of the same blocks."""
+    n_windows, n_window = samples.shape
+    n_block, rest = divmod(n_window, _BLOCKS)
+    blocks = samples.reshape(n_windows, _BLOCKS, -1) if not rest else None
+    if blocks is None or not (blocks[1:, :-1] == blocks[:-1, 1:]).all():
+        return None
+    own = np.concatenate([blocks[:, 0], blocks[-1, 1:]])
+    own = np.concatenate([own, np.repeat(own[-1:], -len(own) % _GROUP, axis=0)])
+    # Of the transform to twice the length of the window.
+    turn = -2j * np.pi / (2 * n_window) * np.arange(n_half)
+    waves = np.exp(np.arange(n_block)[:, None] * turn)
+    steps = 2 ** np.arange(round(math.log2(_BLOCKS)))
+    return _Blocks(
+        own.reshape(-1, _GROUP, n_block),
+        np.ascontiguousarray(waves).view(np.float64),
+        np.exp(steps[:, None] * n_block * turn),
+    )
 
 
 def _between(at: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -127,19 +203,57 @@ def draw(
         Power spectral density in levels of `STEP_DB` from `FLOOR_DB`; or `TICK`.
     """
     grid = _grid(len(epoch_uv), sfreq_hz, width, height)
-    psd = _multitaper(epoch_uv.take(grid.samples), sfreq_hz, grid.n_bins)
-    level = np.log(np.maximum(psd, 1e-10)) * (10 / math.log(10) / STEP_DB) - FLOOR_DB / STEP_DB
+    scratch = grid.scratch
+    psd = _multitaper(_half_bins(epoch_uv, grid), grid.samples.shape[1], sfreq_hz, scratch)
+    level = np.log(np.maximum(psd, 1e-10, out=psd), out=psd)
+    level *= 10 / math.log(10) / STEP_DB
+    level -= FLOOR_DB / STEP_DB
+    np.minimum(np.maximum(level, 0, out=level), N_LEVELS - 1, out=level)
+    level *= _FINE
     # From here on in whole numbers: what machines do differently in the last digit ends here.
-    fine = np.rint(np.clip(level, 0, N_LEVELS - 1) * _FINE).astype(np.uint16)
-    columns = _interpolate(fine, grid.window, grid.window_share, _SHARES)
-    picture = _interpolate(columns.T.copy(), grid.bin, grid.bin_share, _SHARES * _FINE)
+    fine = np.rint(level, out=level).astype(np.uint16)
+    columns = _interpolate(fine, grid.window, grid.window_share, _SHARE_BITS, scratch.columns)
+    by_bin = np.ascontiguousarray(columns.T)
+    bits = _SHARE_BITS + _FINE_BITS
+    picture = _interpolate(by_bin, grid.bin, grid.bin_share, bits, scratch.picture)
     drawn = picture.astype(np.uint8)
     if spec.marks:
         drawn[_marks(width, height, spec.tick_px)] = TICK
     return drawn
 
 
-def _multitaper(windows: np.ndarray, sfreq_hz: float, n_bins: int) -> np.ndarray:
+def _half_bins(epoch_uv: np.ndarray, grid: _Grid) -> np.ndarray:
+    """Return the transforms of all windows, filled up with zeros to twice their length.
+
+    Returns
+    -------
+    complex [n_windows, 2 * _TAPERS - 1 + 2 * n_bins]
+        Half a bin apart, from `_TAPERS` half bins below 0 Hz on. Of this thread, until its next picture.
+    """
+    n_windows, n_window = grid.samples.shape
+    half = grid.scratch.half
+    positive = half[:, _TAPERS:]
+    if grid.blocks is None:
+        transforms = rfft(epoch_uv.take(grid.samples), 2 * n_window)
+        positive[:] = transforms[:, : positive.shape[1]]
+    else:
+        sums, later = grid.scratch.sums
+        np.matmul(epoch_uv.take(grid.blocks.samples), grid.blocks.waves, out=sums.view(np.float64))
+        sums, later = (x.reshape(-1, x.shape[-1]) for x in (sums, later))
+        *turns, last = grid.blocks.turns
+        for i, turn in enumerate(turns):
+            n = len(sums) - 2**i
+            np.multiply(sums[2**i :], turn, out=later[:n])
+            later[:n] += sums[:n]
+            sums, later = later[:n], sums
+        np.multiply(sums[_BLOCKS // 2 :][:n_windows], last, out=positive)
+        positive += sums[:n_windows]
+    # Values below zero mirror those above.
+    np.conjugate(positive[:, _TAPERS:0:-1], out=half[:, :_TAPERS])
+    return half
+
+
+def _multitaper(half: np.ndarray, n_window: int, sfreq_hz: float, scratch: _Scratch) -> np.ndarray:
     """Return power spectral densities by sine tapers (Riedel & Sidorenko 1995).
 
     A window times a sine has the spectrum of the window, once moved down and once moved up by the
@@ -149,44 +263,49 @@ def _multitaper(windows: np.ndarray, sfreq_hz: float, n_bins: int) -> np.ndarray
 
     Parameters
     ----------
-    windows : float [n_windows, n_window]
-        Signal in µV.
+    half : complex [n_windows, 2 * _TAPERS - 1 + 2 * n_bins]
+        What `_half_bins` gives.
+    n_window : int
+        Samples of a window.
     sfreq_hz : float
         Sampling rate.
-    n_bins : int
-        Number of frequencies, from 0 Hz.
+    scratch : _Scratch
+        To compute in.
 
     Returns
     -------
     float [n_windows, n_bins]
         Density in µV²/Hz.
     """
-    n_window = windows.shape[1]
-    positive = rfft(windows, 2 * n_window)[:, : 2 * n_bins + _TAPERS - 1]
-    # Values at -3 ... 2 n_bins + 1 half bins; below zero they mirror those above.
-    half = np.concatenate([positive[:, _TAPERS:0:-1].conj(), positive], axis=1)
-    power = np.zeros((len(windows), 2 * n_bins))  # real and imaginary parts beside each other
+    n_bins = half.shape[1] // 2 - _TAPERS + 1
+    tapered, power = scratch.tapered, scratch.power  # real and imaginary parts beside each other
     for k in range(1, _TAPERS + 1):
         below, above = (
             half[:, _TAPERS + shift : _TAPERS + shift + 2 * n_bins - 1 : 2] for shift in (-k, k)
         )
-        tapered = (below - above).view(np.float64)
-        power += tapered * tapered
-    return (power[:, ::2] + power[:, 1::2]) / (n_window * sfreq_hz * _TAPERS)
+        np.subtract(below, above, out=tapered)
+        parts = tapered.view(np.float64)
+        np.multiply(parts, parts, out=parts if k > 1 else power)
+        if k > 1:
+            power += parts
+    density: np.ndarray = power[:, ::2] + power[:, 1::2]
+    density /= n_window * sfreq_hz * _TAPERS
+    return density
 
 
 def _interpolate(
-    values: np.ndarray, before: np.ndarray, share: np.ndarray, divisor: int
+    values: np.ndarray, before: np.ndarray, share: np.ndarray, bits: int, out: np.ndarray
 ) -> np.ndarray:
-    """Return rows between those of `values`, uint16, divided and rounded.
+    """Return rows between those of `values`, uint16, rounded to so many `bits` less; `out` holds twice as many.
 
     Differences may be negative: they wrap around, and wrap back when they are added.
     """
-    start = values * _SHARES + divisor // 2
-    step = (values[1:] - values[:-1]).take(before, axis=0)
+    step, start = out
+    (values[1:] - values[:-1]).take(before, axis=0, out=step, mode="clip")
     step *= share
-    step += start.take(before, axis=0)
-    step //= divisor
+    (values * _SHARES + (1 << bits >> 1)).take(before, axis=0, out=start, mode="clip")
+    step += start
+    step >>= bits
     return step
 
 

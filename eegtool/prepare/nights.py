@@ -1,7 +1,7 @@
 """One recording with its scoring, or without: from files to staged epochs and their pictures, kept across interruptions.
 
-The order is fixed: read, notch and band-pass the whole recording, (resample,) cut into epochs on the
-grid of the scoring, trim wake around sleep, drop what has no stage, draw.
+The order is fixed: read, notch and band-pass the whole recording, (resample,) store these signals as
+int16, cut them into epochs on the grid of the scoring, trim wake around sleep, drop what has no stage, draw.
 """
 
 from __future__ import annotations
@@ -28,6 +28,13 @@ from eegtool.core.records import SPLITS, Epoch
 from eegtool.core.stages import DROPPED, EPOCH_S
 from eegtool.core.workspace import Workspace, read_json, sha256_of, write_json
 from eegtool.pictures import draw_png
+from eegtool.pictures.signals import (
+    StoredNight,
+    check_signals,
+    quantise,
+    read_signals,
+    write_signals,
+)
 from eegtool.prepare.recipe import Recipe
 from eegtool.reasons.facts import Facts, measure
 from eegtool.recordings.edf import Pause
@@ -97,7 +104,7 @@ class Prepared:
     night : Night
         Whose it is.
     key : str
-        Hash of its input files and of all that decides what is drawn.
+        Hash of its input files and of all that decides which epochs and signals there are.
     channel : str
         The channels as the file spells them.
     staged : tuple of (int, str)
@@ -112,8 +119,12 @@ class Prepared:
         SHA-256 of each input file.
     flagged : tuple of (int, str)
         Of a recording without a scoring: index of every epoch that holds no EEG, and why.
+    drawing : dict
+        How its signals are drawn.
     pictures_sha256 : str
-        Hash over the names and bytes of all pictures.
+        Hash over the names and bytes of all pictures; empty where there are no files.
+    signals_sha256 : str
+        Hash of the file of its signals; empty where they are not stored.
     simulated : bool
         Whether the recording calls itself simulated.
     notes : tuple of str
@@ -122,6 +133,8 @@ class Prepared:
         What was measured in each epoch; None where nobody asked.
     folder : Path or None
         Where its pictures are now.
+    signals : Path or None
+        Where its signals are now.
     problem : EegToolError or None
         Why the recording could not be used.
     """
@@ -135,11 +148,14 @@ class Prepared:
     dropped: dict[str, int] = field(default_factory=dict)
     flagged: tuple[tuple[int, str], ...] = ()
     inputs: dict[str, str] = field(default_factory=dict)
+    drawing: dict[str, Any] = field(default_factory=dict)
     pictures_sha256: str = ""
+    signals_sha256: str = ""
     simulated: bool = False
     notes: tuple[str, ...] = ()
     facts: tuple[dict[str, Any], ...] | None = None
     folder: Path | None = None
+    signals: Path | None = None
     problem: EegToolError | None = None
 
     def epochs(self, split: str) -> list[Epoch]:
@@ -170,7 +186,7 @@ class Prepared:
         return {name: getattr(self, name) for name in _CARD}
 
     @classmethod
-    def from_card(cls, night: Night, card: dict[str, Any], folder: Path) -> Prepared:
+    def from_card(cls, night: Night, card: dict[str, Any], folder: Path | None) -> Prepared:
         """Read the form that `to_card` writes."""
         values = {name: card[name] for name in _CARD}
         values["staged"] = tuple((int(i), str(stage)) for i, stage in values["staged"])
@@ -187,7 +203,7 @@ class Prepared:
 
 _CARD: Final = (
     *("key", "channel", "staged", "first_onset_s", "n_trimmed", "dropped", "flagged"),
-    *("inputs", "pictures_sha256", "simulated", "notes", "facts"),
+    *("inputs", "drawing", "pictures_sha256", "signals_sha256", "simulated", "notes", "facts"),
 )
 
 
@@ -298,9 +314,10 @@ def open_easel(root: Path) -> str:
 def prepare_night(
     night: Night, recipe: Recipe, workspace: Workspace, run: str, *, unscored: bool = False
 ) -> Prepared:
-    """Make the pictures of one recording in the easel of the workspace, or find them whole.
+    """Store the signals of one recording and its pictures in the easel of the workspace, or find them whole.
 
-    What an earlier run drew from the same files in the same way is kept where it is.
+    What an earlier run made of the same files in the same way is kept where it is. Where only the
+    drawing is another one, the stored signals are drawn, and the recording is not read again.
 
     Parameters
     ----------
@@ -314,7 +331,8 @@ def prepare_night(
         Name that `open_easel` gave. The worker of a killed run may still be at it when the next
         run begins; it stops when it sees that the easel has another owner.
     unscored : bool
-        Draw every epoch that holds EEG, whatever is scored; the others are flagged.
+        Draw every epoch that holds EEG, whatever is scored; the others are flagged. Signals are not
+        stored.
 
     Raises
     ------
@@ -327,30 +345,45 @@ def prepare_night(
             plan = (outline_unscored if unscored else outline)(night, recipe)
             inputs = _hashes(plan.files)
             key = _key(inputs, recipe, night.read_as, unscored=unscored)
-            done = _find(plan, key, workspace)
-            if done and (done.facts is not None or not recipe.measured):
+            done = _find(plan, key, recipe, workspace)
+            if done and _is_whole(done, recipe, unscored=unscored):
                 return done
-            recording = read_recording(night.signal_path, recipe.channel, strict=recipe.strict)
-            signals = [_cleaned(signal, recipe) for signal in recording.signals]
+            if done and done.signals:
+                stored = read_signals(done.signals, night.recording)
+            else:
+                recording = read_recording(night.signal_path, recipe.channel, strict=recipe.strict)
+                stored = _filtered(recording, plan, recipe)
             if done is None:
-                done = replace(
-                    _described(plan, recording, unscored=unscored), key=key, inputs=inputs
-                )
+                done = _described(plan, recording, unscored=unscored)
+                done = replace(done, key=key, inputs=inputs)
             if recipe.measured:
-                onsets_s = [epoch.onset_s for epoch in done.epochs("")]
-                facts = measure(signals[0].data_uv, signals[0].sfreq_hz, onsets_s)
+                first, onsets_s = stored.channels[0], [e.onset_s for e in done.epochs("")]
+                facts = measure(first.data_uv, first.sfreq_hz, onsets_s)
                 done = replace(done, facts=tuple(f.to_row() for f in facts))
     except EegToolError as problem:
         return Prepared(night, problem=problem)
     try:
-        if done.folder is None:
-            drawn = draw_epochs(done.epochs(""), signals, recipe)
-            done = store_pictures(done, drawn, workspace, run)
+        done = replace(done, drawing=recipe.drawing())
+        if not (done.signals or unscored):
+            done = _store_signals(done, stored, workspace, run)
+        if recipe.pictures and done.folder is None:
+            done = store_pictures(
+                done, draw_epochs(done.epochs(""), stored, recipe), workspace, run
+            )
         _check_owner(workspace, run)
         write_json(workspace.easel / f"{done.night.recording}.json", done.to_card())
     except OSError as error:
         raise cannot_write(workspace.root, error) from error
     return done
+
+
+def _is_whole(done: Prepared, recipe: Recipe, *, unscored: bool) -> bool:
+    """Say whether nothing that is wanted of a recording is missing."""
+    return (
+        bool(done.signals or unscored)
+        and bool(done.folder or not recipe.pictures)
+        and bool(done.facts is not None or not recipe.measured)
+    )
 
 
 def draw_in_memory(
@@ -386,14 +419,15 @@ def draw_in_memory(
         recording = read_recording(
             source or night.signal_path, recipe.channel, strict=recipe.strict
         )
-        signals = [_cleaned(signal, recipe) for signal in recording.signals]
+        stored = _filtered(recording, plan, recipe)
         inputs = _hashes(plan.files) or {night.recording: _samples_sha256(recording)}
         done = replace(
             _described(plan, recording, unscored=True),
             key=_key(inputs, recipe, night.read_as, unscored=True),
             inputs=inputs,
+            drawing=recipe.drawing(),
         )
-        pictures = list(draw_epochs(done.epochs(""), signals, recipe))
+        pictures = list(draw_epochs(done.epochs(""), stored, recipe))
     return done, pictures, recording
 
 
@@ -445,13 +479,10 @@ def cannot_write(workspace: Path, error: OSError) -> EegToolError:
     )
 
 
-def draw_epochs(
-    epochs: Sequence[Epoch], signals: Sequence[Signal], recipe: Recipe
-) -> Iterator[bytes]:
+def draw_epochs(epochs: Sequence[Epoch], stored: StoredNight, recipe: Recipe) -> Iterator[bytes]:
     """Give the PNG of each epoch."""
     for epoch in epochs:
-        cut = [(cut_epoch(s.data_uv, s.sfreq_hz, epoch.onset_s), s.sfreq_hz) for s in signals]
-        yield draw_png(recipe.style, cut, recipe.spec)
+        yield draw_png(recipe.style, stored.cut_uv(epoch.onset_s), recipe.spec)
 
 
 def estimate(night: Night, recipe: Recipe, n_pictures: int = 20) -> tuple[float, ...]:
@@ -460,20 +491,28 @@ def estimate(night: Night, recipe: Recipe, n_pictures: int = 20) -> tuple[float,
     Returns
     -------
     tuple of float
-        Seconds to read and filter it, seconds per picture, bytes per picture.
+        Seconds to read and filter it, bytes of its signals, seconds per picture, bytes per picture.
     """
     began = time.perf_counter()
     plan = outline(night, recipe)
     recording = read_recording(night.signal_path, recipe.channel, strict=recipe.strict)
-    signals = [_cleaned(signal, recipe) for signal in recording.signals]
+    stored = _filtered(recording, plan, recipe)
     read_s = time.perf_counter() - began
     spread = plan.staged[:: max(len(plan.staged) // n_pictures, 1)]
     epochs = Prepared(night, staged=spread, first_onset_s=plan.first_onset_s).epochs("")
-    next(draw_epochs(epochs, signals, recipe))  # tables of the style are made once
+    next(draw_epochs(epochs, stored, recipe))  # tables of the style are made once
     began = time.perf_counter()
-    sizes = [len(png) for png in draw_epochs(epochs, signals, recipe)]
+    sizes = [len(png) for png in draw_epochs(epochs, stored, recipe)]
     drawing_s = time.perf_counter() - began
-    return read_s, drawing_s / len(sizes), sum(sizes) / len(sizes)
+    n_bytes = float(sum(channel.samples.nbytes for channel in stored.channels))
+    return read_s, n_bytes, drawing_s / len(sizes), sum(sizes) / len(sizes)
+
+
+def _store_signals(done: Prepared, stored: StoredNight, workspace: Workspace, run: str) -> Prepared:
+    """Write the signals of a recording into the staging directory, whole or not at all."""
+    path = Workspace(workspace.easel).signals / f"{done.night.recording}.npy"
+    _check_owner(workspace, run)
+    return replace(done, signals_sha256=write_signals(path, stored), signals=path)
 
 
 def store_pictures(
@@ -524,18 +563,37 @@ def _check_owner(workspace: Workspace, run: str) -> None:
         )
 
 
-def _find(plan: Outline, key: str, workspace: Workspace) -> Prepared | None:
-    """Return what an earlier run made of these files in this way, if its pictures are whole."""
+def _find(plan: Outline, key: str, recipe: Recipe, workspace: Workspace) -> Prepared | None:
+    """Return what is whole of that which an earlier run made of these files in this way."""
     name = plan.night.recording
+    found: Prepared | None = None
     for card_path in (workspace.easel / f"{name}.json", workspace.night(name)):
         try:
             card = read_json(card_path)
         except EegToolError:
             continue
-        if card.get("key") == key:
-            for folder in (workspace.easel, *map(workspace.images, SPLITS)):
-                if _digest(folder / name) == card["pictures_sha256"]:
-                    return Prepared.from_card(plan.night, card, folder / name)
+        if card.get("key") != key:
+            continue
+        folders = [root / name for root in (workspace.easel, *map(workspace.images, SPLITS))]
+        drawn = recipe.pictures and card["drawing"] == recipe.drawing()
+        digest = card["pictures_sha256"]
+        folder = next((f for f in folders if drawn and digest and _digest(f) == digest), None)
+        signals = _whole_signals(name, card["signals_sha256"], workspace)
+        if found is None or (folder and not found.folder):
+            found = Prepared.from_card(plan.night, card, folder)
+            found = replace(found, signals=signals, pictures_sha256=digest if folder else "")
+    return found if found and (found.folder or found.signals) else None
+
+
+def _whole_signals(name: str, sha256: str, workspace: Workspace) -> Path | None:
+    """Return where the signals of a recording are, if they are those of this hash."""
+    for root in (workspace.easel, workspace.root):
+        path = Workspace(root).signals / f"{name}.npy"
+        try:
+            if sha256 and check_signals(path, name) == sha256:
+                return path
+        except EegToolError:  # not there, or not whole
+            continue
     return None
 
 
@@ -599,8 +657,15 @@ def _hashes(files: Sequence[Path]) -> dict[str, str]:
     return hashes
 
 
-def _cleaned(signal: Signal, recipe: Recipe) -> Signal:
-    """Filter a whole recording once, and resample it if asked."""
+def _filtered(recording: Recording, plan: Outline, recipe: Recipe) -> StoredNight:
+    """Return the whole recording as it is stored and drawn."""
+    start = recording.start.isoformat() if recording.start else ""
+    filtered = [_cleaned(signal, recipe) for signal in recording.signals]
+    return quantise(plan.night.recording, start, plan.first_onset_s, filtered)
+
+
+def _cleaned(signal: Signal, recipe: Recipe) -> tuple[str, np.ndarray, float]:
+    """Filter a whole channel once, and resample it if asked; return its name, µV and rate."""
     data_uv, sfreq_hz = signal.data_uv, signal.sfreq_hz
     if recipe.notch_hz:
         data_uv = notch(data_uv, sfreq_hz, recipe.notch_hz)
@@ -609,7 +674,7 @@ def _cleaned(signal: Signal, recipe: Recipe) -> Signal:
         check_band(recipe.low_hz, recipe.high_hz, recipe.resample_hz)
         data_uv = resample(data_uv, sfreq_hz, recipe.resample_hz)
         sfreq_hz = recipe.resample_hz
-    return Signal(signal.name, data_uv, sfreq_hz)
+    return signal.name, data_uv, sfreq_hz
 
 
 def _sample_id(night: Night, epoch_index: int) -> str:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from eegtool.pictures import RENDERER
 from eegtool.pictures.spec import PictureSpec
 
-_ASIDE: Final = ("strict", "measured")
-"""Fields that change nothing that is drawn."""
+_DRAWING: Final = ("style", "size", "amplitude_uv", "marks")
+"""Fields that decide how a stored signal is drawn."""
+
+_ASIDE: Final = ("strict", "measured", "pictures")
+"""Fields that change neither signals nor pictures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,8 @@ class Recipe:
         Refuse a recording of which a part is missing.
     measured : bool
         Measure in every epoch what reasons are made of.
+    pictures : bool
+        Draw pictures to files; else they are drawn from the stored signals when they are loaded.
     """
 
     channel: tuple[str, ...]
@@ -47,6 +53,7 @@ class Recipe:
     wake_margin: float = 30.0
     strict: bool = False
     measured: bool = False
+    pictures: bool = True
 
     @property
     def spec(self) -> PictureSpec:
@@ -54,5 +61,10 @@ class Recipe:
         return PictureSpec(self.size, self.amplitude_uv, self.marks)
 
     def decides(self) -> dict[str, Any]:
-        """Return all that changes what is drawn."""
-        return {name: value for name, value in asdict(self).items() if name not in _ASIDE}
+        """Return all that changes which epochs there are and what their signals are."""
+        aside = (*_ASIDE, *_DRAWING)
+        return {name: value for name, value in asdict(self).items() if name not in aside}
+
+    def drawing(self) -> dict[str, Any]:
+        """Return all that changes how these signals are drawn."""
+        return {name: getattr(self, name) for name in _DRAWING} | {"renderer": RENDERER}

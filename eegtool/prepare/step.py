@@ -30,7 +30,8 @@ from eegtool.core.registry import check_name
 from eegtool.core.settings import InspectSettings, PrepareSettings
 from eegtool.core.stages import DROPPED, STAGES
 from eegtool.core.workspace import Workspace, jsonable, read_json, run_stamp, write_json
-from eegtool.pictures import STYLES, check_bands
+from eegtool.pictures import RENDERER, STYLES, check_bands
+from eegtool.pictures.signals import sidecar_path
 from eegtool.prepare.download import download
 from eegtool.prepare.nights import (
     Outline,
@@ -162,6 +163,7 @@ def recipe_of(settings: PrepareSettings) -> Recipe:
         wake_margin=settings.wake_margin,
         strict=settings.strict,
         measured=settings.rationale == "measured",
+        pictures=settings.pictures == "png",
     )
 
 
@@ -200,7 +202,7 @@ def _easel(root: Path) -> Iterator[str]:
     cards = workspace.night("any").parent
     ours = workspace.prepare_stamp.exists() or any(map(_is_card, cards.glob("*.json")))
     ours |= any(map(_is_card, workspace.easel.glob("*.json")))
-    for folder in (cards, *map(workspace.images, SPLITS)):
+    for folder in (cards, workspace.signals, *map(workspace.images, SPLITS)):
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
             raise EegToolError(
                 f"{folder} is a link or a file; prepare replaces what is in it.",
@@ -255,8 +257,8 @@ def _prepare_all(nights: Sequence[Night], settings: PrepareSettings, owner: str)
     recipe, workspace = recipe_of(settings), Workspace(settings.workspace)
 
     def n_drawn(result: Prepared) -> int:
-        is_new = result.folder and result.folder.parent == workspace.easel
-        return len(result.staged) if is_new else 0  # it was there already
+        places = (*(result.folder or Path()).parents, *(result.signals or Path()).parents)
+        return len(result.staged) if workspace.easel in places else 0  # else it was there already
 
     tasks = [delayed(prepare_night)(night, recipe, workspace, owner) for night in nights]
     with _workers(settings, len(nights)) as jobs:
@@ -290,7 +292,7 @@ def in_parallel(
             _report(result)
             n += n_drawn(result)
             rate = n / (time.monotonic() - began)
-            bar.update(task, advance=1, note=f"{n:,} pictures, {rate:,.0f}/s")
+            bar.update(task, advance=1, note=f"{n:,} epochs, {rate:,.0f}/s")
     return found
 
 
@@ -374,7 +376,7 @@ def _publish(
 
     workspace, template = Workspace(settings.workspace), QUESTION_TEMPLATES[settings.template]
     workspace.prepare_stamp.unlink(missing_ok=True)
-    move_pictures(workspace, [(p, _side(p.night, split)) for p in used])
+    publish_nights(workspace, [(p, _side(p.night, split)) for p in used])
     write_split(workspace.split, split)
     write_epochs(workspace.epochs, (epoch for epoch in epochs if epoch.sample_id in kept))
     write_conversations(
@@ -387,8 +389,8 @@ def _publish(
     return stamp
 
 
-def move_pictures(workspace: Workspace, sides: Sequence[tuple[Prepared, str]]) -> None:
-    """Bring every recording's pictures to their side, and take away those of other recordings.
+def publish_nights(workspace: Workspace, sides: Sequence[tuple[Prepared, str]]) -> None:
+    """Bring every recording's signals and pictures to their place, and take away those of other recordings.
 
     The cards stay in the easel, too: wherever this is interrupted, the next run finds both.
     """
@@ -399,16 +401,33 @@ def move_pictures(workspace: Workspace, sides: Sequence[tuple[Prepared, str]]) -
             shutil.rmtree(target, ignore_errors=True)
             target.parent.mkdir(parents=True, exist_ok=True)
             prepared.folder.rename(target)
+        if prepared.signals is not None:
+            _move_signals(prepared.signals, workspace.signals / f"{name}.npy")
         write_json(workspace.night(name), prepared.to_card())
-    names = {p.night.recording: side for p, side in sides}
+    drawn = {p.night.recording: side for p, side in sides if p.folder is not None}
     for side in SPLITS:
         workspace.images(side).mkdir(exist_ok=True)
         for folder in workspace.images(side).iterdir():
-            if names.get(folder.name) != side:
+            if drawn.get(folder.name) != side:
                 shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
+    stored = {p.night.recording for p, _ in sides if p.signals is not None}
+    for path in workspace.signals.glob("*"):
+        if path.stem not in stored:
+            path.unlink()
+    names = {p.night.recording for p, _ in sides}
     for card in workspace.night("any").parent.glob("*.json"):
         if card.stem not in names and _is_card(card):
             card.unlink()
+
+
+def _move_signals(made: Path, target: Path) -> None:
+    """Give signals and their sidecar their place; a sidecar never stands beside the signals of others."""
+    if made == target:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sidecar_path(target).unlink(missing_ok=True)
+    made.replace(target)
+    sidecar_path(made).replace(sidecar_path(target))
 
 
 def transitions(nights: Iterable[Sequence[tuple[int, str]]]) -> list[list[int]]:
@@ -454,13 +473,17 @@ def _dry_run(nights: Sequence[Night], settings: PrepareSettings) -> dict[str, An
             _report(unusable[-1])
     if cost is None:
         raise _refusal(unusable)
-    read_s, picture_s, picture_bytes = cost
+    read_s, signal_bytes, picture_s, picture_bytes = cost
     n_pictures = sum(len(plan.staged) for plan in outlines)
     stages = Counter(stage for plan in outlines for _, stage in plan.staged)
+    if not recipe.pictures:
+        picture_s = picture_bytes = 0.0
+    n_bytes = n_pictures * picture_bytes + len(outlines) * signal_bytes
     seconds = (read_s * len(outlines) + picture_s * n_pictures) / settings.jobs
     console.print(
-        f"Would draw [bold]{n_pictures:,}[/] pictures of {len(outlines)} recordings: about "
-        f"{n_pictures * picture_bytes / 1e6:,.0f} MB in about {seconds:,.0f} s with "
+        f"Would {'draw' if recipe.pictures else 'store the signals of'} [bold]{n_pictures:,}[/] "
+        f"{'pictures' if recipe.pictures else 'epochs'} of {len(outlines)} recordings: about "
+        f"{n_bytes / 1e6:,.0f} MB in about {seconds:,.0f} s with "
         f"{settings.jobs} job{'s' * (settings.jobs > 1)}."
     )
     console.print("  ".join(f"{stage} {stages[stage]:,}" for stage in STAGES))
@@ -469,7 +492,7 @@ def _dry_run(nights: Sequence[Night], settings: PrepareSettings) -> dict[str, An
         "left_out": {p.night.recording: str(p.problem) for p in unusable},
         "pictures": n_pictures,
         "stages": {stage: stages[stage] for stage in STAGES},
-        "bytes": round(n_pictures * picture_bytes),
+        "bytes": round(n_bytes),
         "seconds": round(seconds, 1),
     }
 
@@ -506,6 +529,7 @@ def _stamp(
         "size": settings.size,
         "amplitude_uv": settings.amplitude_uv,
         "marks": settings.marks,
+        "renderer": RENDERER,
         "template": settings.template,
         "rationale": settings.rationale,
     }
@@ -515,6 +539,7 @@ def _stamp(
             p.night.recording: {
                 "split": _side(p.night, split),
                 "channel": p.channel,
+                "signals_sha256": p.signals_sha256,
                 "kept": len(p.staged),
                 "stages": dict(Counter(stage for _, stage in p.staged)),
                 "dropped": p.dropped,
@@ -530,6 +555,7 @@ def _stamp(
         f"{p.night.recording}: {name}": sha256 for p in used for name, sha256 in p.inputs.items()
     }
     stamp = run_stamp("prepare", settings, inputs=inputs, protocol=protocol, results=results)
+    stamp["pictures"] = settings.pictures
     stamp["sequence"] = {
         # Before balancing: thinned out, hardly an epoch is followed by its neighbour.
         "transitions": transitions(p.staged for p in used if _side(p.night, split) == "ft"),

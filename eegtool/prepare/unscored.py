@@ -22,7 +22,7 @@ from eegtool.prepare.nights import (
     store_pictures,
 )
 from eegtool.prepare.recipe import Recipe
-from eegtool.prepare.step import move_pictures
+from eegtool.prepare.step import publish_nights
 from eegtool.recordings.reading import Source, read_header
 from eegtool.scorings.cohorts import Night
 
@@ -183,7 +183,7 @@ def _publish(
         _forget(workspace)
     epochs = prepared.epochs("eval")
     workspace.prepare_stamp.unlink(missing_ok=True)
-    move_pictures(workspace, [(prepared, "eval")])
+    publish_nights(workspace, [(prepared, "eval")])
     write_epochs(workspace.epochs, epochs)
     write_questions(
         workspace.questions, (Question(e.sample_id, (e.image,) * 2, question) for e in epochs)

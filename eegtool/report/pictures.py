@@ -11,7 +11,7 @@ from typing import Final, Literal
 from urllib.parse import quote
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.workspace import inside
+from eegtool.pictures.source import Files, PictureSource, open_source
 from eegtool.report.epochs import AnsweredEpoch
 
 PictureMode = Literal["embed", "link", "none"]
@@ -86,18 +86,21 @@ def gather(
     staying = {sample_id: images[sample_id] for sample_id in wanted if _stays(images[sample_id])}
     strays = len(wanted) - len(staying)
     notes = [f"{strays:,} pictures left out: their paths leave the image folder."] if strays else []
-    if folder is not None:
-        staying = {
-            sample_id: name for sample_id, name in staying.items() if (folder / name).is_file()
-        }
-    if folder is None or not staying:
+    try:
+        source = None if folder is None else open_source(folder)
+    except EegToolError as error:  # drawn by another version
+        return Pictures(notes=(f"There are no pictures: {error.what}", *notes))
+    if source is not None:
+        staying = {i: name for i, name in staying.items() if _is_there(source, name)}
+    if source is None or not staying:
         return Pictures(notes=("The workspace has no picture of these epochs.", *notes))
     order = (epoch.sample_id for epoch in by_worth(epochs) if epoch.sample_id in staying)
-    embedded = _embedded(folder, staying, order, budget) if mode == "embed" else {}
+    embedded = _embedded(source, staying, order, budget) if mode == "embed" else {}
     rest = {sample_id: name for sample_id, name in staying.items() if sample_id not in embedded}
-    linked = _linked(folder, rest, out)
+    linked = _linked(source, rest, out)
     if rest:
-        notes.insert(0, _spoken(len(staying), len(embedded), len(linked)))
+        why = "are too far away to be linked" if isinstance(source, Files) else "have no files"
+        notes.insert(0, _spoken(len(staying), len(embedded), len(linked), why))
     return Pictures(embedded, linked, tuple(notes))
 
 
@@ -151,15 +154,23 @@ def _stays(name: str) -> bool:
     return not (Path(name).is_absolute() or ".." in Path(name).parts)
 
 
+def _is_there(source: PictureSource, name: str) -> bool:
+    try:
+        source.find(name, "the page")
+    except EegToolError:
+        return False
+    return True
+
+
 def _embedded(
-    folder: Path, images: Mapping[str, str], order: Iterable[str], budget: int
+    source: PictureSource, images: Mapping[str, str], order: Iterable[str], budget: int
 ) -> dict[str, tuple[str, str]]:
     """Load pictures until the next one does not fit."""
     found: dict[str, tuple[str, str]] = {}
     for sample_id in order:
         try:
-            raw = inside(folder, images[sample_id]).read_bytes()
-        except (EegToolError, OSError):  # its name climbs, or it is gone meanwhile
+            raw = source.load(images[sample_id]).file()
+        except EegToolError:  # it is gone meanwhile
             continue
         media_type = next((m for head, m in _SIGNATURES.items() if raw.startswith(head)), None)
         if media_type is None:
@@ -171,20 +182,18 @@ def _embedded(
     return found
 
 
-def _linked(folder: Path, images: Mapping[str, str], out: Path) -> dict[str, str]:
-    """Return the relative addresses of pictures, if their folder is near that of the page."""
-    way = Path(os.path.relpath(folder, out))
+def _linked(source: PictureSource, images: Mapping[str, str], out: Path) -> dict[str, str]:
+    """Return the relative addresses of pictures that are files, if their folder is near that of the page."""
+    if not isinstance(source, Files):
+        return {}
+    way = Path(os.path.relpath(source.folder, out))
     if way.parts.count("..") > _MOST_CLIMBS:
         return {}
     return {sample_id: quote((way / name).as_posix()) for sample_id, name in images.items()}
 
 
-def _spoken(total: int, embedded: int, linked: int) -> str:
+def _spoken(total: int, embedded: int, linked: int, why_not: str) -> str:
     said = f"{embedded:,} of {total:,} pictures are inside this file"
     if linked:
         said += f"; {linked:,} are shown from the image folder as long as this file stays where it was written"
-    return (
-        f"{said}."
-        if linked == total - embedded
-        else f"{said}; the others are too far away to be linked."
-    )
+    return f"{said}." if linked == total - embedded else f"{said}; the others {why_not}."

@@ -18,10 +18,10 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.records import Answer
 from eegtool.core.stages import EPOCH_S, STAGES
 from eegtool.core.workspace import write_json
+from eegtool.inference.smoothing import Chain, smoothed
 from eegtool.prepare.unscored import DrawnNight
 from eegtool.report.exports import ScoredEpoch
 from eegtool.stage.results import own_folder, stamp_of, write_night
-from eegtool.stage.smoothing import Chain, smoothed
 
 if TYPE_CHECKING:
     from eegtool.stage.stager import Stager

@@ -182,9 +182,7 @@ class Stager:
         calibration = self.calibration if calibrate else None
         texts = self.requirements.answers.texts
         finished = [calibrated(row, calibration, texts) for row in answers.values()]
-        if chain and calibration and calibration.stages:
-            chain = chain.of_probabilities(calibration.stages)
-        return StagedNight(self, drawn, finished, chain)
+        return StagedNight(self, drawn, finished, chain and chain.calibrated(calibration))
 
     def answers_about(
         self,

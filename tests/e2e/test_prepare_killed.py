@@ -105,6 +105,26 @@ def test_killed_and_run_again(nights: Path, tmp_path: Path, jobs: str) -> None:
     assert_same(files(workspace), expected)
 
 
+def test_killed_while_signals_are_written(nights: Path, tmp_path: Path) -> None:
+    """With each further file of signals, half-written ones included; no picture is drawn at all."""
+    workspace, none = tmp_path / "workspace", ("--pictures", "none")
+    run(nights, workspace, *none)
+    expected = files(workspace)
+    assert sum(name.endswith(".npy") for name in expected) == len(NIGHTS)
+    assert not any(name.endswith((".png", ".tmp")) for name in expected)
+    workspace.rename(tmp_path / "undisturbed")
+    staged = workspace / ".prepare.tmp" / "signals"
+    for moment in range(1, len(NIGHTS)):
+        process = start(nights, workspace, *none)
+        wait_for(lambda n=moment: len([*staged.glob("*.npy")]) >= n, process)  # type: ignore[misc]
+        kill_all(process)
+        assert not (workspace / "prepare.json").exists()
+    for path in staged.glob("*.npy"):  # what a killed writer leaves beside
+        path.with_name(f".{path.name}.0123abcd.tmp").write_bytes(path.read_bytes()[:99])
+    run(nights, workspace, *none)
+    assert_same(files(workspace), expected)
+
+
 def test_killed_while_it_publishes(nights: Path, tmp_path: Path) -> None:
     """Another split moves every picture; the moment is when the first ones have been moved."""
     workspace = tmp_path / "workspace"

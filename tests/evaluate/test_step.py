@@ -26,6 +26,7 @@ from eegtool.inference.calibration import Calibration, write_calibration
 from eegtool.inference.loaded import LoadedModel
 from eegtool.inference.memory import is_out_of_memory
 from eegtool.inference.scoring import encode_choice, stage_log_likelihoods
+from eegtool.inference.smoothing import chain_of, smoothed
 from eegtool.inference.writing import Reply
 from eegtool.model import tiny
 from eegtool.model.adapters import adapter_sha256
@@ -165,6 +166,30 @@ def test_rows_carry_the_probability_of_each_stage(
         assert abs(sum(shares) - 1) < 1e-5
         assert metadata["calibration_temperature"] == 1
         assert metadata["decoding"] == ("greedy" if mode == "both" else None)
+
+
+@pytest.mark.usefixtures("batches")
+def test_rows_say_the_stage_in_the_likeliest_sequence(
+    settings: EvaluateSettings, workspace: Workspace, adapter: Path
+) -> None:
+    """Beside what the epoch alone says, and by the transitions of the training subjects."""
+    sticky = {"transitions": (np.eye(5) * 50 + 1).tolist(), "stages": [1, 1, 1, 1, 1]}
+    path = adapter / "eegvlm.json"
+    write_json(path, read_json(path) | {"sequence": sticky})
+    run(replace(settings, mode="score"))
+    rows = rows_of(workspace.answers)
+    nights: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        nights.setdefault(row["metadata"]["recording"], []).append(row)
+    for night in nights.values():
+        night.sort(key=lambda row: row["metadata"]["epoch_index"])
+        places = [row["metadata"]["epoch_index"] for row in night]
+        shares = [list(row["metadata"]["stage_probabilities"].values()) for row in night]
+        expected = smoothed(places, np.array(shares), chain_of(sticky, adapter))
+        assert [row["metadata"]["stage_smoothed"] for row in night] == list(expected)
+    assert [row["text"] for row in rows] != [row["metadata"]["stage_smoothed"] for row in rows]
+    run(replace(settings, mode="generate", overwrite=True))
+    assert not any("stage_smoothed" in row["metadata"] for row in rows_of(workspace.answers))
 
 
 def test_score_alone_answers_without_a_word_being_written(

@@ -15,9 +15,10 @@ from torch import nn
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Epoch
 from eegtool.core.workspace import Workspace
-from eegtool.extract.data import read_picture
+from eegtool.extract.data import load_picture
 from eegtool.extract.export import Exported, export
 from eegtool.extract.features import FEATURE_DIM, Sidecar, load_features, write_features
+from eegtool.pictures.source import open_source
 
 CPU = torch.device("cpu")
 
@@ -117,9 +118,9 @@ def test_palette_and_grey_pictures_are_read_in_colour(
         grey, palette = image.convert("L"), image.quantize(16)
     for drawn in (grey, palette):
         drawn.save(path)
-        picture, data = read_picture(side[0], workspace.images("ft"))
-        np.testing.assert_array_equal(picture, np.array(drawn.convert("RGB")))
-        assert data == path.read_bytes()
+        picture = load_picture(side[0], open_source(workspace.images("ft")))
+        np.testing.assert_array_equal(picture.rgb(), np.array(drawn.convert("RGB")))
+        assert picture.file() == path.read_bytes()
 
 
 def test_nothing_to_export_is_an_empty_file(workspace: Workspace, out: Path) -> None:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,16 @@ from eegtool.core.records import (
 )
 from eegtool.core.settings import ExtractSettings
 from eegtool.core.stages import STAGES
-from eegtool.core.workspace import Workspace, sha256_of, write_json
+from eegtool.core.workspace import Workspace, read_json, sha256_of, write_json
 from eegtool.extract import step
 from eegtool.extract import trained as trained_room
-from eegtool.extract.features import load_features
+from eegtool.extract.features import load_features, read_sidecar
 from eegtool.extract.module import VisionModule
 from eegtool.extract.step import run
+from eegtool.extract.stored import features_of, open_module
 from eegtool.extract.weights import load_module, save_module
+from eegtool.pictures import RENDERER
+from eegtool.pictures.augmentation import Augmentation
 
 
 def settings_of(workspace: Workspace) -> ExtractSettings:
@@ -131,6 +134,34 @@ def test_one_subject_is_trained_on_and_nobody_validated(
     assert "Nobody is held out for validation" in capsys.readouterr().out
     stamp = json.loads((workspace.vision_module / "run.json").read_text())
     assert stamp["results"]["val_subjects"] == []
+
+
+def test_a_workspace_without_signals_is_trained_on_without_augmentation(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(settings_of(workspace))
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("stores no signals that could be varied") == 1
+    assert read_json(workspace.vision_module / "card.json")["settings"]["augmentation"] is None
+    run(replace(settings_of(workspace), augment=False))
+    assert "could be varied" not in capsys.readouterr().out
+
+
+def test_signals_are_varied(stored: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    run(replace(settings_of(stored), flip=True))
+    assert "could be varied" not in capsys.readouterr().out
+    card = read_json(stored.vision_module / "card.json")
+    assert card["settings"]["augmentation"] == asdict(Augmentation(flip=True))
+
+
+def test_signals_that_would_be_drawn_otherwise_are_not_varied(stored: Workspace) -> None:
+    stamp = read_json(stored.prepare_stamp)
+    stamp["protocol"]["renderer"] = 99
+    write_json(stored.prepare_stamp, stamp)
+    with pytest.raises(EegToolError, match=f"renderer 99 and {RENDERER}"):
+        run(settings_of(stored))
+    assert not (stored.vision_module / "card.json").exists()
+    run(replace(settings_of(stored), augment=False))
 
 
 def test_absent_stages_are_told(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
@@ -729,3 +760,72 @@ def test_two_ranks_train_one_module(
     assert stamp_of(workspace)["results"]["evaluation"]["n"] == 10
     assert "Going on" not in capfd.readouterr().out
     assert all(value.isfinite().all() for value in module.state_dict().values())
+
+
+@pytest.fixture
+def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Learn context in a few small steps."""
+    usual = step._context_plan
+    few = {"steps": 8, "batch": 2, "length": 20}
+    monkeypatch.setattr(step, "_context_plan", lambda settings: replace(usual(settings), **few))
+
+
+@pytest.mark.usefixtures("_quickly")
+def test_context_is_learnt_kept_and_taken_away(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same module without it before and after; with it, what is there already is not made again."""
+    plain = settings_of(workspace)
+    run(plain)
+    alone = {split: workspace.features(split).read_bytes() for split in ("ft", "eval")}
+    with monkeypatch.context() as patch:
+        patch.setattr(trained_room, "train_module", lambda *_, **__: pytest.fail("trained again"))
+        run(replace(plain, context=2.0))
+        for split in ("ft", "eval"):
+            sidecar = read_sidecar(workspace.features(split))
+            assert sidecar is not None
+            assert sidecar.context == 4
+            assert sidecar.weights_sha256 == sha256_of(
+                workspace.vision_module / "model.safetensors"
+            )
+            assert workspace.features(split).read_bytes() != alone[split]
+        known = json.loads((workspace.vision_module / "card.json").read_text())
+        assert known["context"]["reach"] == known["context_epochs"] == 4
+        patch.setattr(step, "train_context", lambda *_, **__: pytest.fail("learnt again"))
+        patch.setattr(step, "export", lambda *_, **__: pytest.fail("made again"))
+        run(replace(plain, context=2.0))
+    run(plain)
+    assert {split: workspace.features(split).read_bytes() for split in alone} == alone
+    assert "context_epochs" not in json.loads((workspace.vision_module / "card.json").read_text())
+
+
+@pytest.mark.usefixtures("_quickly")
+def test_stored_features_of_a_night_are_those_of_its_export(workspace: Workspace) -> None:
+    run(replace(settings_of(workspace), context=2.0))
+    epochs = [e for e in read_epochs(workspace.epochs) if e.split == "eval"]
+    night = [e for e in epochs if e.recording == epochs[0].recording]
+    module, _ = open_module(workspace.vision_module)
+    pictures = {e.sample_id: (workspace.images("eval") / e.image).read_bytes() for e in night}
+    onsets_s = {e.sample_id: e.onset_s for e in night}
+    found = features_of(module, pictures, onsets_s=onsets_s)
+    table = load_features(workspace.features("eval"), ids_of(workspace)["eval"])
+    for name, row in found.items():
+        np.testing.assert_allclose(row, table[name], atol=1e-4)
+    (first, *_) = found
+    alone = features_of(module, {first: pictures[first]})[first]
+    assert np.abs(alone - found[first]).max() > 1e-3
+
+
+@pytest.mark.usefixtures("_quickly")
+def test_given_weights_with_another_context_are_refused(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    run(replace(settings_of(workspace), context=2.0))
+    shutil.copytree(workspace.vision_module, tmp_path / "given")
+    given = replace(settings_of(workspace), weights=tmp_path / "given")
+    with pytest.raises(EegToolError, match="have a context of 4 epochs on either side"):
+        run(replace(given, context=5.0))
+    run(given)
+    sidecar = read_sidecar(workspace.features("eval"))
+    assert sidecar is not None
+    assert sidecar.context == 4

@@ -11,10 +11,10 @@ import pytest
 from eegtool.core.records import read_epochs
 from eegtool.core.workspace import Workspace
 from eegtool.extract import train
-from eegtool.extract.augment import Augmentation
 from eegtool.extract.features import load_features
 from eegtool.extract.plan import TrainPlan, TrainResult
 from eegtool.extract.weights import load_module
+from eegtool.pictures.augmentation import Augmentation
 
 
 def plan_of(
@@ -35,10 +35,10 @@ def plan_of(
     )
 
 
-def test_torchrun_starts_the_command_itself(workspace: Workspace) -> None:
+def test_torchrun_starts_the_command_itself(stored: Workspace) -> None:
     """As on several nodes; here both ranks are on the CPU of one."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command = ["-m", "eegtool", "extract", "--workspace", str(workspace.root)]
+    command = ["-m", "eegtool", "extract", "--workspace", str(stored.root)]
     command += ["--backbone", "test_resnet", "--train-epochs", "2", "--batch-size", "4"]
     done = subprocess.run(
         [*launcher, "--nproc-per-node", "2", *command],
@@ -51,12 +51,12 @@ def test_torchrun_starts_the_command_itself(workspace: Workspace) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     for once in ("Training test_resnet", "The vision module alone, on", "alone is "):
         assert done.stdout.count(once) == 1
-    module, card = load_module(workspace.vision_module)
+    module, card = load_module(stored.vision_module)
     result = TrainResult.of_card(card)
     assert (result.ranks, len(result.history)) == (2, 2)
     assert (result.n_train, result.n_val) == (10, 10)
     assert all(value.isfinite().all() for value in module.state_dict().values())
-    assert sorted(path.name for path in workspace.vision_module.iterdir()) == [
+    assert sorted(path.name for path in stored.vision_module.iterdir()) == [
         "card.json",
         "eval_stages.csv",
         "log.csv",
@@ -64,8 +64,8 @@ def test_torchrun_starts_the_command_itself(workspace: Workspace) -> None:
         "run.json",
     ]
     for split in ("ft", "eval"):
-        ids = tuple(e.sample_id for e in read_epochs(workspace.epochs) if e.split == split)
-        table = load_features(workspace.features(split), ids)
+        ids = tuple(e.sample_id for e in read_epochs(stored.epochs) if e.split == split)
+        table = load_features(stored.features(split), ids)
         assert table.weights_sha256 == card["weights_sha256"]
 
 

@@ -16,8 +16,7 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.records import Epoch, read_epochs, write_epochs
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace
-from eegtool.extract import trainer, training
-from eegtool.extract.augment import Augmentation
+from eegtool.extract import data, training
 from eegtool.extract.data import Pictures
 from eegtool.extract.plan import TrainPlan, TrainResult
 from eegtool.extract.trainer import (
@@ -31,6 +30,8 @@ from eegtool.extract.trainer import (
 )
 from eegtool.extract.training import split_validation, train_module
 from eegtool.extract.weights import load_module
+from eegtool.pictures.augmentation import Augmentation, vary
+from eegtool.pictures.signals import StoredNight
 
 AUGMENTED = asdict(Augmentation())
 
@@ -143,7 +144,8 @@ def test_every_epoch_comes_once_in_an_order_of_its_pass() -> None:
     for number in (0, 1, 0):
         sampler.set_epoch(number)
         passes.append(list(sampler))
-    assert len(sampler) == len(passes[0]) == len(set(passes[0])) == 20
+    assert len(sampler) == len(passes[0]) == len({index for index, _ in passes[0]}) == 20
+    assert len({seed for drawn in passes[:2] for _, seed in drawn}) == 40
     assert passes[0] == passes[2] != passes[1]
     other = PassSampler(np.arange(23) % 5, 4, balanced=False, seed=2)
     assert list(other) != passes[0]
@@ -151,7 +153,7 @@ def test_every_epoch_comes_once_in_an_order_of_its_pass() -> None:
 
 def test_balanced_sampling_draws_all_stages_equally_often() -> None:
     stages = np.repeat([0, 1, 2, 4], [4000, 100, 1500, 400])  # N3 never occurs
-    drawn = stages[list(PassSampler(stages, 8, balanced=True, seed=3))]
+    drawn = stages[[i for i, _ in PassSampler(stages, 8, balanced=True, seed=3)]]
     shares = np.bincount(drawn, minlength=5) / len(drawn)
     np.testing.assert_allclose(shares, [0.25, 0.25, 0.25, 0, 0.25], atol=0.03)
 
@@ -207,13 +209,11 @@ def test_log_card_and_result_tell_the_same(learnt: tuple[TrainPlan, TrainResult]
 
 
 def test_same_plan_same_weights_other_seed_others(
-    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stored: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outcomes = []
     for name, seed in (("one", 1), ("two", 1), ("three", 2)):
-        plan = plan_of(
-            workspace, tmp_path / name, seed=seed, train_epochs=1, augmentation=AUGMENTED
-        )
+        plan = plan_of(stored, tmp_path / name, seed=seed, train_epochs=1, augmentation=AUGMENTED)
         train_module(plan)
         outcomes.append(weights_of(tmp_path / name))
     assert same(outcomes[0], outcomes[1])
@@ -248,15 +248,15 @@ def killed_after(plan: TrainPlan, number: int, patch: pytest.MonkeyPatch) -> Non
     ids=["augmented", "sampled", "without validation"],
 )
 def test_killed_training_ends_with_the_weights_of_an_uninterrupted_one(
-    workspace: Workspace,
+    stored: Workspace,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     changes: dict[str, Any],
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    expected = train_module(plan_of(workspace, whole, **changes)).history
-    plan = plan_of(workspace, killed, **changes)
+    expected = train_module(plan_of(stored, whole, **changes)).history
+    plan = plan_of(stored, killed, **changes)
     killed_after(plan, 2, monkeypatch)
     assert not list(killed.glob("*.safetensors"))
     assert [path.name[:10] for path in killed.glob(".*")] == [".training-"]
@@ -272,9 +272,9 @@ def test_killed_training_ends_with_the_weights_of_an_uninterrupted_one(
 
 
 def test_another_plan_does_not_go_on_with_it(
-    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stored: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = plan_of(workspace, tmp_path / "out")
+    plan = plan_of(stored, tmp_path / "out")
     killed_after(plan, 1, monkeypatch)
     others: dict[str, Any] = {
         "learning_rate": 1e-3,
@@ -467,18 +467,34 @@ def test_tensorboard_that_is_not_installed_is_an_error_of_the_user(
 
 
 def test_augmentation_is_off_in_validation(
-    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stored: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[str, float]] = []
 
-    def augment(pictures: torch.Tensor, *how: Any) -> torch.Tensor:
-        seen.append((len(pictures), how[-1]))
-        return pictures
+    def varied(night: StoredNight, onset_s: float, *how: Any) -> Any:
+        seen.append((night.recording, onset_s))
+        return vary(night, onset_s, *how)
 
-    monkeypatch.setattr(trainer, "augment", augment)
-    train_module(plan_of(workspace, tmp_path, train_epochs=2, augmentation=AUGMENTED))
-    assert [n for n, _ in seen] == [5] * 4  # two passes of two steps
-    assert len({seed for _, seed in seen}) == 4
+    monkeypatch.setattr(data, "vary", varied)
+    train_module(plan_of(stored, tmp_path, train_epochs=2, augmentation=AUGMENTED))
+    # Two passes over ten epochs of the subject that is trained on.
+    assert sorted(seen) == sorted([("S01E0", 30.0 * i) for i in range(10)] * 2)
+
+
+def test_an_epoch_is_varied_by_its_seed_alone(stored: Workspace, epochs: list[Epoch]) -> None:
+    side = [epoch for epoch in epochs if epoch.split == "ft"]
+    pictures = Pictures(side, stored.images("ft"), 64, Augmentation())
+    (one, stage), (other, _), (again, _) = (pictures[3, seed] for seed in (5, 6, 5))
+    assert (one.dtype, one.shape, stage) == (torch.uint8, (3, 64, 64), 3)
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    same_epoch = Pictures(side[3:4], stored.images("ft"), 64, Augmentation())
+    assert torch.equal(same_epoch[0, 5][0], one)
+
+
+def test_without_signals_there_is_nothing_to_vary(workspace: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(EegToolError, match="stores no signals, which augmentation varies"):
+        train_module(plan_of(workspace, tmp_path, augmentation=AUGMENTED))
 
 
 def test_history_of_the_trainers_log() -> None:

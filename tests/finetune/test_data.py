@@ -123,5 +123,7 @@ def test_a_missing_picture_is_an_error_of_the_user(
 ) -> None:
     dataset = dataset_of(workspace, rows, processor)
     (workspace.images("ft") / rows[2].images[0]).unlink()
-    with pytest.raises(EegToolError, match=f"{rows[2].images[0]} does not exist"):
+    with pytest.raises(
+        EegToolError, match=f"{rows[2].images[0]} cannot be read: it does not exist"
+    ):
         dataset[2]

@@ -3,13 +3,23 @@ from __future__ import annotations
 import hashlib
 import io
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from eegtool.core.errors import EegToolError
-from eegtool.pictures import STYLES, check_bands, curve, draw_png, png, spectrogram, wrapped
+from eegtool.pictures import (
+    RENDERER,
+    STYLES,
+    check_bands,
+    curve,
+    draw_png,
+    png,
+    spectrogram,
+    wrapped,
+)
 from eegtool.pictures.spec import PictureSpec, band_heights
 
 SFREQ_HZ = 100.0
@@ -95,7 +105,7 @@ def test_what_the_last_digits_say_changes_no_pixel(style: str, marks: bool) -> N
         np.testing.assert_array_equal(draw(style, epoch_uv, spec), draw(style, other_uv, spec))
 
 
-GOLDEN = {  # of the pixels, of the file
+GOLDEN = {  # of the pixels, of the file; by RENDERER 1, which counts up when these change
     "hybrid": ("78bfad089507bb23", "76a72739259c0f64"),
     "spectrogram": ("a258490bc98953a6", "cfbffa1b3e178581"),
     "waveform": ("d69f715c01ee8dd0", "8059db6c7ec1d08a"),
@@ -112,6 +122,7 @@ def test_pixels_and_bytes_are_the_same_on_every_machine(style: str) -> None:
         draw_png(style, [(whole_numbers_uv(), SFREQ_HZ)], spec),
     )
     assert tuple(hashlib.sha256(c).hexdigest()[:16] for c in contents) == GOLDEN[style]
+    assert RENDERER == 1
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -390,16 +401,34 @@ def test_levels_are_absolute(sfreq_hz: float) -> None:
     assert np.mean(density) == pytest.approx(100 / (sfreq_hz / 2), rel=0.1)
 
 
-def test_the_tapers_are_sines() -> None:
+@pytest.mark.parametrize("sfreq_hz", [100.0, 125.0, 128.0, 200.0, 250.0, 256.0, 512.0])
+def test_the_tapers_are_sines(sfreq_hz: float) -> None:
     """Their transforms come from one of the plain window: the same as tapering it three times."""
-    windows = noise_uv()[:400].reshape(2, 200)
-    n = np.arange(200)
-    expected = np.zeros((2, 61))
+    epoch_uv = np.random.default_rng(6).normal(0, 30, round(30 * sfreq_hz))
+    grid = spectrogram._grid(len(epoch_uv), sfreq_hz, 224, 224)
+    # Windows of which blocks are shared, where a quarter of a second is a whole number of samples.
+    assert (grid.blocks is None) == (sfreq_hz % 4 != 0)
+    windows = epoch_uv[grid.samples]
+    n_window = windows.shape[1]
+    n = np.arange(n_window)
+    expected = np.zeros((120, grid.n_bins))
     for k in (1, 2, 3):
-        taper = np.sqrt(2 / 200) * np.sin(np.pi * k * n / 200)
-        expected += np.abs(np.fft.rfft(windows * taper))[:, :61] ** 2 * 2 / (3 * SFREQ_HZ)
-    actual = spectrogram._multitaper(windows, SFREQ_HZ, 61)
+        taper = np.sqrt(2 / n_window) * np.sin(np.pi * k * n / n_window)
+        power = np.abs(np.fft.rfft(windows * taper))[:, : grid.n_bins] ** 2
+        expected += power * 2 / (3 * sfreq_hz)
+    half = spectrogram._half_bins(epoch_uv, grid)
+    actual = spectrogram._multitaper(half, n_window, sfreq_hz, grid.scratch)
     np.testing.assert_allclose(actual, expected, rtol=1e-9)
+
+
+def test_threads_do_not_draw_into_each_other() -> None:
+    epochs = [np.random.default_rng(i).normal(0, 30, 3000) for i in range(40)]
+    for style in STYLES:
+        alone = [draw(style, epoch_uv, SPEC) for epoch_uv in epochs]
+        with ThreadPoolExecutor(4) as pool:
+            together = [*pool.map(lambda x, style=style: draw(style, x, SPEC), epochs)]
+        for one, other in zip(alone, together, strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_silence_is_dark_and_a_storm_is_bright() -> None:

@@ -16,7 +16,8 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.settings import PrepareSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, write_json
-from eegtool.pictures import draw_png
+from eegtool.pictures import draw_png, signals
+from eegtool.pictures.signals import quantise
 from eegtool.prepare import nights
 from eegtool.prepare.nights import (
     Outline,
@@ -30,7 +31,6 @@ from eegtool.prepare.nights import (
 from eegtool.prepare.recipe import Recipe
 from eegtool.prepare.step import recipe_of
 from eegtool.reasons.facts import Facts
-from eegtool.recordings.reading import Signal
 from eegtool.scorings.cohorts import Night, find_nights
 
 
@@ -207,7 +207,7 @@ def test_the_whole_recording_is_filtered_once_and_cut_on_the_grid_of_the_scoring
     calls: list[Any] = []
 
     def watched(name: str) -> Callable[..., np.ndarray]:
-        function = getattr(nights, name)
+        function = getattr(where[name], name)
 
         def watch(data_uv: np.ndarray, *rest: float) -> np.ndarray:
             calls.append((name, len(data_uv), *rest))
@@ -215,8 +215,10 @@ def test_the_whole_recording_is_filtered_once_and_cut_on_the_grid_of_the_scoring
 
         return watch
 
-    for name in ("notch", "band_pass", "resample", "cut_epoch"):
-        monkeypatch.setattr(nights, name, watched(name))
+    where: dict[str, Any] = dict.fromkeys(("notch", "band_pass", "resample"), nights)
+    where["cut_epoch"] = signals
+    for name in where:
+        monkeypatch.setattr(where[name], name, watched(name))
     asked = replace(recipe, notch_hz=20.0, resample_hz=80.0, wake_margin=0.5)
     done = prepare_night(night, asked, workspace, open_easel(workspace.root))
     assert calls == [
@@ -256,10 +258,10 @@ def test_what_is_wrong_with_a_recording_is_its_problem(
 def test_signals_are_stacked(night: Night, recipe: Recipe) -> None:
     epochs = Prepared(night, staged=((0, "W"), (1, "N1"))).epochs("ft")
     rng = np.random.default_rng(1)
-    signals = [Signal(name, rng.normal(0, 20, 6_000), 100.0) for name in "ab"]
+    channels = [(name, rng.normal(0, 20, 6_000), 100.0) for name in "ab"]
     both, first = (
-        list(draw_epochs(epochs, which, replace(recipe, size=64)))
-        for which in (signals, signals[:1])
+        list(draw_epochs(epochs, quantise("a", "", 0.0, which), replace(recipe, size=64)))
+        for which in (channels, channels[:1])
     )
     assert len(both) == len(first) == 2
     assert len({*both, *first}) == 4
@@ -267,7 +269,7 @@ def test_signals_are_stacked(night: Night, recipe: Recipe) -> None:
 
 def test_estimate(night: Night, recipe: Recipe, tmp_path: Path, workspace: Workspace) -> None:
     before = sorted(tmp_path.rglob("*"))
-    read_s, picture_s, picture_bytes = estimate(night, recipe, n_pictures=3)
+    read_s, signal_bytes, picture_s, picture_bytes = estimate(night, recipe, n_pictures=3)
     assert sorted(tmp_path.rglob("*")) == before
     assert 0 < read_s < 10
     assert 0 < picture_s < 1
@@ -275,6 +277,8 @@ def test_estimate(night: Night, recipe: Recipe, tmp_path: Path, workspace: Works
     assert done.folder
     sizes = [path.stat().st_size for path in done.folder.iterdir()]
     assert picture_bytes == pytest.approx(sum(sizes) / len(sizes), rel=0.1)
+    assert done.signals
+    assert 0 < done.signals.stat().st_size - signal_bytes < 200
 
 
 # Cards, and what is found again
@@ -288,7 +292,7 @@ def test_card_round_trip(night: Night, recipe: Recipe, workspace: Workspace) -> 
     text = json.dumps(done.to_card())
     again = Prepared.from_card(night, json.loads(text), done.folder)
     assert json.dumps(again.to_card()) == text
-    assert replace(again, facts=done.facts) == done
+    assert replace(again, facts=done.facts, signals=done.signals) == done
     assert again.facts_of() == done.facts_of()
     facts = done.facts_of()
     assert list(facts) == [f"SC4001E0-{i:04d}" for i in range(10)]
@@ -417,7 +421,7 @@ def test_the_easel_is_taken_over_while_somebody_draws(
     monkeypatch.setattr(nights, "draw_png", draw)
     with pytest.raises(EegToolError, match="ws"):
         prepare_night(night, recipe, workspace, run)
-    assert [path.name for path in workspace.easel.iterdir()] == [".run"]
+    assert {path.name for path in workspace.easel.iterdir()} == {".run", "signals"}
 
 
 def test_opening_the_easel_keeps_what_is_whole(
@@ -427,7 +431,7 @@ def test_opening_the_easel_keeps_what_is_whole(
     (workspace.easel / "SC4012E0.abc.part").mkdir()
     open_easel(workspace.root)
     assert {path.name for path in workspace.easel.iterdir()} == {
-        *(".run", "SC4001E0", "SC4001E0.json")
+        *(".run", "SC4001E0", "SC4001E0.json", "signals")
     }
 
 

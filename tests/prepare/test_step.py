@@ -26,8 +26,9 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.records import read_conversations, read_epochs, read_questions
 from eegtool.core.settings import PrepareSettings
 from eegtool.core.stages import STAGES
-from eegtool.core.workspace import Workspace
-from eegtool.pictures import draw_png
+from eegtool.core.workspace import Workspace, sha256_of
+from eegtool.pictures import RENDERER, draw_png
+from eegtool.pictures.signals import quantise
 from eegtool.pictures.spec import PictureSpec
 from eegtool.prepare import nights, step
 from eegtool.prepare.nights import Prepared
@@ -107,6 +108,7 @@ def test_the_workspace_is_whole_and_joined(settings: PrepareSettings, printed: i
         "eeg_images_eval",
         "nights",
         "prepare.json",
+        "signals",
         "split.json",
     }
     epochs = read_epochs(root / "epochs.csv")
@@ -141,10 +143,17 @@ def test_a_picture_shows_the_filtered_epoch_of_its_row(
     step.run(settings)
     spec = PictureSpec(32)
     (signal,) = read_recording(recordings / "SC4012E0-PSG.edf", ["EEG Fpz-Cz"]).signals
-    data_uv = band_pass(signal.data_uv, 100.0, 0.3, 35.0)
+    data_uv = stored(band_pass(signal.data_uv, 100.0, 0.3, 35.0))
     for i in (0, 4, 9):
         epoch = (cut_epoch(data_uv, 100.0, 30.0 * i), 100.0)
         assert picture(settings, "SC4012E0", i) == draw_png("spectrogram", [epoch], spec)
+
+
+def stored(data_uv: np.ndarray) -> np.ndarray:
+    """Return a signal as it is read back from what is stored, a 1/64 µV from the true one at most."""
+    (channel,) = quantise("", "", 0.0, [("", data_uv, 100.0)]).channels
+    assert np.abs(channel.data_uv - data_uv).max() <= 1 / 64
+    return channel.data_uv
 
 
 def picture(settings: PrepareSettings, recording: str, i: int) -> bytes:
@@ -158,7 +167,7 @@ def test_channels_are_stacked_in_the_order_of_the_flags(
     names = ["EEG Pz-Oz", "EEG Fpz-Cz"]
     step.run(replace(settings, channel=names, size=64))
     signals = read_recording(recordings / "SC4012E0-PSG.edf", names).signals
-    filtered = [band_pass(signal.data_uv, 100.0, 0.3, 35.0) for signal in signals]
+    filtered = [stored(band_pass(signal.data_uv, 100.0, 0.3, 35.0)) for signal in signals]
     epochs = [(cut_epoch(data_uv, 100.0, 90.0), 100.0) for data_uv in filtered]
     found = picture(settings, "SC4012E0", 3)
     assert found == draw_png("spectrogram", epochs, PictureSpec(64))
@@ -178,7 +187,7 @@ def test_notch_and_resampling_reach_the_picture(
         if resampled:
             data_uv = resample(data_uv, 100.0, 128.0)
         sfreq_hz = 128.0 if resampled else 100.0
-        epoch = (cut_epoch(data_uv, sfreq_hz, 120.0), sfreq_hz)
+        epoch = (cut_epoch(stored(data_uv), sfreq_hz, 120.0), sfreq_hz)
         return draw_png("spectrogram", [epoch], PictureSpec(32))
 
     assert picture(settings, "SC4012E0", 4) == drawn(notched=True, resampled=True)
@@ -205,6 +214,7 @@ def test_the_stamp_tells_the_protocol(settings: PrepareSettings, recordings: Pat
     assert stamp["results"]["recordings"]["SC4021E0"] == {
         "split": "eval",
         "channel": "EEG Fpz-Cz",
+        "signals_sha256": sha256_of(settings.workspace / "signals" / "SC4021E0.npy"),
         "kept": 10,
         "stages": dict.fromkeys(STAGES, 2),
         "dropped": {},
@@ -222,7 +232,7 @@ def test_running_again_and_in_parallel_gives_the_same_bytes(settings: PrepareSet
     assert contents(settings) == first
     step.run(replace(settings, jobs=2))
     assert contents(settings) == first
-    assert len(first) == 5 + len(NIGHTS) + 30
+    assert len(first) == 5 + 3 * len(NIGHTS) + 30
 
 
 @pytest.mark.parametrize("style", ["spectrogram", "waveform"])
@@ -553,11 +563,53 @@ def test_what_is_about_pictures_redraws_all(
     assert drawn == ids_of(*NIGHTS)
     after = contents(settings)
     same = {name for name in after if after[name] == before[name]}
-    assert {name for name in same if not name.endswith(".png")} == {
+    signals = {f"signals/{name}.{kind}" for name in NIGHTS for kind in ("npy", "json")}
+    drawing = not changes.keys().isdisjoint(("style", "size", "amplitude_uv", "marks"))
+    kept = signals if drawing or "wake_margin" in changes else set()
+    assert {name for name in same if not name.endswith(".png")} == kept | {
         *("epochs.csv", "eeg_ft.json", "eeg_eval.jsonl", "split.json")
     }
     # A wider margin of wake finds nothing in nights this short, but it may.
-    assert len(same) == 4 + 30 if "wake_margin" in changes else len(same) < 4 + 5
+    n_pictures = sum(name.endswith(".png") for name in same)
+    assert n_pictures == 30 if "wake_margin" in changes else n_pictures < 5
+
+
+def test_another_drawing_needs_no_recording(
+    settings: PrepareSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    at_once = replace(settings, workspace=tmp_path / "at_once", style="hybrid", size=64)
+    step.run(at_once)
+    step.run(settings)
+    monkeypatch.setattr(nights, "read_recording", None)
+    step.run(replace(settings, style="hybrid", size=64))
+    assert pictures(settings) == pictures(at_once)
+    step.run(settings)  # and back again
+    with pytest.raises(EegToolError, match="NoneType"):
+        step.run(replace(settings, low_hz=0.5))
+
+
+def test_without_picture_files(
+    settings: PrepareSettings, drawn: list[str], printed: io.StringIO
+) -> None:
+    """Everything else is as with them; and they come and go without the recordings being read."""
+    step.run(settings)
+    before = contents(settings)
+    none = replace(settings, pictures="none")
+    drawn.clear()
+    step.run(replace(none, workspace=settings.workspace.with_name("none")))
+    step.run(none)
+    assert drawn == []
+    after = contents(none)
+    at_once = contents(replace(none, workspace=settings.workspace.with_name("none")))
+    assert {name for name in after if after[name] != at_once[name]} == {"prepare.json"}  # its path
+    assert before.keys() - after.keys() == {name for name in before if name.endswith(".png")}
+    cards = {f"nights/{name}.json" for name in NIGHTS}
+    assert {name for name in after if after[name] != before[name]} == {"prepare.json", *cards}
+    stamp = stamp_of(none)
+    assert (stamp["pictures"], stamp["protocol"]["renderer"]) == ("none", RENDERER)
+    step.run(settings)
+    assert drawn == ids_of(*NIGHTS)
+    assert contents(settings) == before
 
 
 def test_another_recording_is_the_only_one_drawn(
@@ -1072,7 +1124,8 @@ def test_dry_run(settings: PrepareSettings, recordings: Path, options: list[str]
     assert code == 0
     drawn = [len(png) for png in pictures(settings).values()]
     assert planned["pictures"] == len(drawn) == sum(planned["stages"].values())
-    assert planned["bytes"] == pytest.approx(sum(drawn), rel=0.2)
+    stored = sum(path.stat().st_size for path in settings.workspace.glob("signals/*.npy"))
+    assert planned["bytes"] == pytest.approx(sum(drawn) + stored, rel=0.02)
     assert planned["seconds"] >= 0
     results = stamp_of(settings)["results"]
     assert planned["left_out"] == results["left_out"]

@@ -159,7 +159,7 @@ class FamilyProcessor:
         (turn,) = self._turns("?", answer, (), "")
         return len(self._tokens(turn.answered, first=False)) + 1
 
-    def pixels(self, picture: Path | bytes) -> Pixels:
+    def pixels(self, picture: Path | bytes | Image.Image) -> Pixels:
         """Read one picture as the input of the tower.
 
         A picture that is not square is padded, never cropped; one of another size is resampled.

@@ -1,0 +1,80 @@
+"""Augmentation of signals before they are drawn: what another night of the same sleeper could look like.
+
+A sleeper's electrodes sit a little better or worse (amplitude), an epoch could begin a little earlier or
+later (time), amplifiers hiss (noise), an electrode comes off (a lost channel). Nothing else is done: seen
+backwards or upside down, K-complexes and slow waves are none any more, and frequencies tell stages apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from eegtool.core.stages import EPOCH_S
+from eegtool.pictures.signals import EpochSignals, StoredNight
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """How far the signals of an epoch may be changed; each is drawn for every picture again.
+
+    Attributes
+    ----------
+    gain_db : float
+        The amplitude of each channel is changed by up to so many dB, up or down (2 dB: by a quarter).
+    shift_s : float
+        The epoch begins up to so many seconds earlier or later, within its recording: what comes in
+        at the edge is what was recorded there.
+    noise_uv : float
+        White noise of up to this standard deviation is added to each channel. 1 µV at 100 Hz is
+        -17 dB re 1 µV²/Hz, about where the beta band of deep sleep lies.
+    lost : float
+        How often one of several channels is flat.
+    flip : bool
+        Also turn every second epoch round in time, and every second channel upside down. No sleeper
+        does that; for those who want to know what it costs.
+    """
+
+    gain_db: float = 2.0
+    shift_s: float = 1.0
+    noise_uv: float = 1.0
+    lost: float = 0.05
+    flip: bool = False
+
+
+def vary(
+    night: StoredNight, onset_s: float, how: Augmentation, rng: np.random.Generator
+) -> EpochSignals:
+    """Return the signals of an epoch as they could have been.
+
+    Parameters
+    ----------
+    night : StoredNight
+        The whole recording.
+    onset_s : float
+        Where the epoch begins, in seconds from the first sample.
+    how : Augmentation
+        What may be done.
+    rng : numpy.random.Generator
+        Draws it.
+
+    Returns
+    -------
+    list of (float [n_samples], float)
+        Signal in µV and sampling rate in Hz of each channel.
+    """
+    last_s = night.duration_s - EPOCH_S
+    onset_s = min(max(onset_s + rng.uniform(-how.shift_s, how.shift_s), 0.0), max(last_s, 0.0))
+    n = len(night.channels)
+    lost = int(rng.integers(n)) if n > 1 and rng.random() < how.lost else None
+    backwards = how.flip and rng.random() < 0.5
+    varied: EpochSignals = []
+    for i, (epoch_uv, sfreq_hz) in enumerate(night.cut_uv(onset_s)):
+        gain = 10 ** (rng.uniform(-how.gain_db, how.gain_db) / 20)
+        if how.flip and rng.random() < 0.5:
+            gain = -gain
+        noise_uv = rng.standard_normal(len(epoch_uv), np.float32) * rng.uniform(0, how.noise_uv)
+        changed = np.zeros_like(epoch_uv) if i == lost else epoch_uv * gain + noise_uv
+        varied.append((changed[::-1] if backwards else changed, sfreq_hz))
+    return varied

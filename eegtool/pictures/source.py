@@ -1,0 +1,303 @@
+"""Where the pictures of epochs come from: files in an image folder, or stored signals that are drawn when asked.
+
+Whoever looks at pictures asks here, by the name that a row gives them; the pixels and the bytes of the
+file are the same either way.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+from PIL import Image
+
+from eegtool.core.errors import EegToolError, brief
+from eegtool.core.pictures import as_rgb, open_picture
+from eegtool.core.records import SPLITS
+from eegtool.core.workspace import (
+    Workspace,
+    check_same_pictures,
+    fault_of,
+    find_picture,
+    inside,
+    read_json,
+)
+from eegtool.pictures import RENDERER, STYLES, draw, png
+from eegtool.pictures.signals import EpochSignals, StoredNight, check_signals, read_signals
+from eegtool.pictures.spec import PictureSpec
+
+_AGAIN: Final = "Run `eegvlm prepare` again."
+_CHECK: Final = "Check --image-folder, or prepare again."
+# As prepare names them: RECORDING/RECORDING-0123.png.
+_NAME: Final = re.compile(r"(?P<recording>[^/\\]+)/(?P=recording)-(?P<index>[0-9]{4,9})\.png")
+
+
+class Picture(Protocol):
+    """The picture of an epoch."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+
+    def rgb(self) -> Image.Image:
+        """Return it as RGB of 8 bits."""
+
+    def file(self) -> bytes:
+        """Return what is in its file, or would be."""
+
+    def check(self) -> None:
+        """Hold its file to the checksums in it, where there is one."""
+
+
+class PictureSource(Protocol):
+    """Gives pictures by their names."""
+
+    def find(self, name: str, whose: str) -> None:
+        """Refuse a name that there is no picture of; nothing of it is read.
+
+        Parameters
+        ----------
+        name : str
+            Path of the picture inside the image folder.
+        whose : str
+            What row it is, for the message, such as ``"sample 'SC4001E0-0123'"``.
+        """
+
+    def load(self, name: str, whose: str = "") -> Picture:
+        """Return a picture.
+
+        Raises
+        ------
+        EegToolError
+            If it cannot be read or drawn, naming its file.
+        """
+
+    def check(self, names: Iterable[str]) -> None:
+        """Hold the signals that these pictures are drawn from to their hashes, where there are any."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilePicture:
+    """What is in a file, not yet decoded."""
+
+    data: bytes
+    called: str
+    fix: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """See `Picture`."""
+        with open_picture(self.data, self.called, self.fix) as image:
+            return image.size
+
+    def rgb(self) -> Image.Image:
+        """See `Picture`."""
+        with open_picture(self.data, self.called, self.fix) as image:
+            return as_rgb(image)
+
+    def file(self) -> bytes:
+        """See `Picture`."""
+        return self.data
+
+    def check(self) -> None:
+        """See `Picture`."""
+        with open_picture(self.data, self.called, self.fix) as image:
+            image.verify()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DrawnPicture:
+    """What was drawn: uint8 [height, width] of places in the palette of a style."""
+
+    pixels: np.ndarray
+    style: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """See `Picture`."""
+        height, width = self.pixels.shape
+        return width, height
+
+    def rgb(self) -> Image.Image:
+        """See `Picture`."""
+        image = Image.fromarray(self.pixels, "L")
+        image.putpalette([value for colour in STYLES[self.style].palette for value in colour])
+        return image.convert("RGB")
+
+    def file(self) -> bytes:
+        """See `Picture`."""
+        return png.encode(self.pixels, STYLES[self.style].palette)
+
+    def check(self) -> None:
+        """See `Picture`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Pictures that are files of an image folder; links in it are followed."""
+
+    folder: Path
+    fix: str = _CHECK
+
+    def find(self, name: str, whose: str) -> None:
+        """See `PictureSource`."""
+        find_picture(self.folder, name, whose)
+
+    def load(self, name: str, whose: str = "") -> FilePicture:
+        """See `PictureSource`."""
+        path = inside(self.folder, name)
+        called = f"The picture {path}{f' of {whose}' if whose else ''}"
+        try:
+            return FilePicture(path.read_bytes(), called, self.fix)
+        except (OSError, ValueError) as error:
+            why = f"it {fault}" if (fault := fault_of(path)) else brief(error)
+            raise EegToolError(f"{called} cannot be read: {why}.", self.fix) from error
+
+    def check(self, names: Iterable[str]) -> None:
+        """See `PictureSource`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """Pictures that are drawn from the stored signals of a workspace.
+
+    Attributes
+    ----------
+    workspace : Workspace
+        Whose signals.
+    style : str
+        One of `STYLES`.
+    spec : PictureSpec
+        Size and scale.
+    sha256 : mapping of str to str
+        Hash of the signals of each recording, as prepare stamped it.
+    """
+
+    workspace: Workspace
+    style: str
+    spec: PictureSpec
+    sha256: Mapping[str, str]
+
+    def epoch(self, recording: str, epoch_index: int) -> tuple[StoredNight, float]:
+        """Return the signals of a recording, and where in them an epoch begins, in seconds.
+
+        Raises
+        ------
+        EegToolError
+            If they are not there, or are not those of this workspace.
+        """
+        if recording not in self.sha256:
+            raise EegToolError(f"{self.workspace.root} stores no signals of {recording}.", _AGAIN)
+        night = read_signals(self._path(recording), recording)
+        if night.sha256 != self.sha256[recording]:
+            raise EegToolError(
+                f"{self._path(recording)} is not what {self.workspace.prepare_stamp} names: these "
+                f"signals are {night.sha256[:12]}, those of the workspace {self.sha256[recording][:12]}.",
+                f"They were copied from elsewhere, or filtered otherwise. {_AGAIN}",
+            )
+        return night, night.onset_s(epoch_index)
+
+    def find(self, name: str, whose: str) -> None:
+        """See `PictureSource`."""
+        self._named(name, whose)
+
+    def load(self, name: str, whose: str = "") -> DrawnPicture:
+        """See `PictureSource`."""
+        night, onset_s = self._named(name, whose)
+        return self.drawn(night.cut_uv(onset_s))
+
+    def drawn(self, signals: EpochSignals) -> DrawnPicture:
+        """Draw the signals of an epoch as the pictures of the workspace are drawn."""
+        return DrawnPicture(draw(self.style, signals, self.spec), self.style)
+
+    def _named(self, name: str, whose: str) -> tuple[StoredNight, float]:
+        """Return what a picture shows, by its name."""
+        match = _NAME.fullmatch(name)
+        if match is None or match["recording"] not in self.sha256:
+            raise EegToolError(
+                f"{self.workspace.root} stores no signals of the picture '{name}'"
+                f"{f' of {whose}' if whose else ''}.",
+                f"It holds no picture files either (`prepare --pictures none`). {_AGAIN}",
+            )
+        return self.epoch(match["recording"], int(match["index"]))
+
+    def check(self, names: Iterable[str]) -> None:
+        """See `PictureSource`."""
+        for recording in sorted({name.partition("/")[0] for name in names} & self.sha256.keys()):
+            check_signals(self._path(recording), recording)
+
+    def _path(self, recording: str) -> Path:
+        return self.workspace.signals / f"{recording}.npy"
+
+
+def open_source(folder: Path, fix: str = _CHECK) -> PictureSource:
+    """Return where the pictures of an image folder come from.
+
+    Parameters
+    ----------
+    folder : Path
+        One of prepare's image folders, or anybody's.
+    fix : str
+        What to do where a file cannot be read.
+
+    Raises
+    ------
+    EegToolError
+        See `open_signals`.
+    """
+    workspace = _workspace_of(folder)
+    if workspace and _stamp(workspace).get("pictures") == "none":
+        return _signals_of(workspace)
+    return Files(folder, fix)
+
+
+def open_signals(folder: Path) -> Signals | None:
+    """Return the stored signals behind the pictures of an image folder; None if there are none.
+
+    Raises
+    ------
+    EegToolError
+        If the pictures were drawn by another renderer than this one, or in a way that it does not know.
+    """
+    workspace = _workspace_of(folder)
+    return _signals_of(workspace) if workspace and workspace.signals.is_dir() else None
+
+
+def _workspace_of(folder: Path) -> Workspace | None:
+    """Return the workspace that an image folder belongs to."""
+    workspace = Workspace(folder.parent)
+    ours = folder in map(workspace.images, SPLITS) and workspace.prepare_stamp.exists()
+    return workspace if ours else None
+
+
+def _stamp(workspace: Workspace) -> dict[str, Any]:
+    return read_json(workspace.prepare_stamp)
+
+
+def _signals_of(workspace: Workspace) -> Signals:
+    stamp = _stamp(workspace)
+    try:
+        protocol, recordings = dict(stamp["protocol"]), dict(stamp["results"]["recordings"])
+        check_same_pictures(
+            {"renderer": protocol["renderer"]},
+            {"renderer": RENDERER},
+            f"{workspace.root} and this eegvlm",
+        )
+        if protocol["style"] not in STYLES:
+            raise ValueError
+        return Signals(
+            workspace,
+            protocol["style"],
+            PictureSpec(
+                int(protocol["size"]), float(protocol["amplitude_uv"]), bool(protocol["marks"])
+            ),
+            {name: str(row["signals_sha256"]) for name, row in recordings.items()},
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise EegToolError(
+            f"{workspace.prepare_stamp} does not say how its signals are drawn.", _AGAIN
+        ) from error
