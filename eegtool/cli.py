@@ -148,6 +148,10 @@ def _check_value(name: str, value: Any, hint: Any = None) -> None:
         raise EegToolError(f"{shown}: the number has more than 64 bits.", "Give a smaller one.")
 
 
+_TYPERS: Final = "typer_context"
+"""Name under which typer gives what it knows of a command line; no option may have it."""
+
+
 def _command(
     name: str, settings_type: type, target: str, panel: str, cls: type[TyperCommand] | None = None
 ) -> None:
@@ -156,9 +160,9 @@ def _command(
     own = inspect.signature(settings_type).parameters.values()
     gathers = not all(_is_option(hints[p.name]) for p in own)
 
-    def body(context: Any = None, **options: Any) -> None:
+    def body(**options: Any) -> None:
         if gathers:
-            options["further"] = context.meta["further"]
+            options["further"] = options.pop(_TYPERS).meta["further"]
         try:
             for option, value in {**options, **options.get("further", {})}.items():
                 _check_value(option, value, hints.get(option))
@@ -193,7 +197,7 @@ def _command(
     ]
     if gathers:
         kind = inspect.Parameter.KEYWORD_ONLY
-        parameters.append(inspect.Parameter("context", kind, annotation=typer.Context))
+        parameters.append(inspect.Parameter(_TYPERS, kind, annotation=typer.Context))
     body.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     body.__annotations__ = {p.name: p.annotation for p in parameters}
     body.__doc__ = settings_type.__doc__

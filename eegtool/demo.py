@@ -83,7 +83,7 @@ def commands(settings: DemoSettings, recordings: Path, use_deepspeed: bool) -> l
     features = ["--features", settings.features] if settings.features != "real" else []
     return [
         ["prepare", str(recordings), *workspace, *picture, *split, *jobs, *seed],
-        ["extract", *workspace, "--train-epochs", "4", *seed],
+        ["extract", *workspace, "--train-epochs", "4", "--context", "10", *seed],
         ["finetune", *workspace, *base, *lora, *features, *seed],
         ["evaluate", *workspace, "--model-path", adapter, *features, *seed],
         ["report", *workspace],

@@ -228,3 +228,16 @@ def test_the_tree_in_the_readme_names_every_file() -> None:
     tree = readme[readme.index("## The tree") :].replace(",", " ")
     files = [path for path in FILES if path.name != "__init__.py"]
     assert [str(path) for path in files if f" {path.name} " not in tree] == []
+
+
+def test_no_room_but_model_names_a_family() -> None:
+    """What is true of one family only is said by its file in model/families; LLaVA is also a format of files and flags."""
+    shared = ("__init__", "chat", "fused", "generic", "llava")
+    files = (PACKAGE / "model" / "families").glob("*.py")
+    families = [path.stem for path in files if path.stem not in shared]
+    assert "qwen3_vl" in families
+    classes = ("LlavaBase", "LlavaFor", "LlavaConfig", "families.llava")
+    for path in FILES:
+        if room_of(path) != "model":
+            text = path.read_text(encoding="utf-8")
+            assert [name for name in (*families, *classes) if name in text] == [], path

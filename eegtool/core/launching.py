@@ -86,6 +86,19 @@ def open_locked(path: Path) -> IO[str] | None:
         lock.close()  # its holder removed it before we had it: that lock would keep nobody out
 
 
+def take_lock(path: Path, what: str, fix: str) -> IO[str]:
+    """Open a file that is locked for all others (see `open_locked`).
+
+    Raises
+    ------
+    EegToolError
+        With these words, if somebody else has it.
+    """
+    if lock := open_locked(path):
+        return lock
+    raise EegToolError(what, fix)
+
+
 def launch(
     command: Sequence[str],
     environment: Mapping[str, str],

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final, get_args
 
 import numpy as np
 from scipy.optimize import differential_evolution, minimize
@@ -222,6 +222,31 @@ def of_stages(values: object) -> tuple[float, ...] | None:
         return None
     numbers = [finite(values[stage]) for stage in STAGES]
     return None if None in numbers else tuple(n for n in numbers if n is not None)
+
+
+def read_scaling(raw: Mapping[str, Any]) -> Scaling:
+    """Read a scaling by the names of its fields, its offsets as `by_stage` writes them.
+
+    Earlier versions had a temperature only: what is missing changes nothing.
+
+    Raises
+    ------
+    ValueError
+        Saying what is wrong with it.
+    """
+    temperature = finite(raw.get("temperature"))
+    if temperature is None or temperature <= 0:
+        raise ValueError(f"it has the temperature {raw.get('temperature')}")
+    none = by_stage(_NONE)
+    offsets, decision = (of_stages(raw.get(k, none)) for k in ("offsets", "decision_offsets"))
+    if offsets is None or decision is None:
+        raise ValueError("it does not have one number for each stage")
+    aims: tuple[DecideFor, ...] = get_args(DecideFor)
+    wanted = raw.get("decide_for", "likelihood")
+    decide_for = next((aim for aim in aims if aim == wanted), None)
+    if decide_for is None:
+        raise ValueError(f"it decides for '{wanted}'")
+    return Scaling(temperature, offsets, decide_for, decision)
 
 
 def indices(stages: Sequence[str]) -> np.ndarray:

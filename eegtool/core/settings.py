@@ -62,6 +62,30 @@ SubjectPattern = Annotated[
         rich_help_panel=COHORT,
     ),
 ]
+StageCodes = Annotated[
+    str,
+    Option(
+        help="What the entries of scorings mean, such as 0=W,1=N1,2=N2,3=N3,4=REM.",
+        show_default="judged",
+        rich_help_panel=COHORT,
+    ),
+]
+ScoringColumn = Annotated[
+    str,
+    Option(
+        help="Column of stages in tables that have several.",
+        show_default="by its name",
+        rich_help_panel=COHORT,
+    ),
+]
+Scorer = Annotated[
+    str,
+    Option(
+        help="Of several scorers: part of the name of one's file or column, or 'consensus' (the majority).",
+        show_default="the only one",
+        rich_help_panel=COHORT,
+    ),
+]
 WakeMargin = Annotated[
     float,
     Option(
@@ -183,6 +207,9 @@ class PrepareSettings:
         ),
     ] = "auto"
     subject_pattern: SubjectPattern = ""
+    stage_codes: StageCodes = ""
+    scoring_column: ScoringColumn = ""
+    scorer: Scorer = ""
     download: Annotated[
         str,
         Option(
@@ -351,6 +378,9 @@ class InspectSettings:
         Option(help="How files pair up: 'auto', 'sleep-edf', 'nsrr', 'isruc', 'generic'."),
     ] = "auto"
     subject_pattern: SubjectPattern = ""
+    stage_codes: StageCodes = ""
+    scoring_column: ScoringColumn = ""
+    scorer: Scorer = ""
     channel: Channels = field(default_factory=lambda: ["EEG Fpz-Cz"])
     wake_margin: WakeMargin = 30.0
     strict: Strict = False
@@ -402,6 +432,15 @@ class ExtractSettings:
             rich_help_panel=FEATURES,
         ),
     ] = 0
+    context: Annotated[
+        float,
+        Option(
+            min=0.0,
+            max=600.0,
+            help="Minutes on either side of an epoch that its feature knows of; 0: its own picture only.",
+            rich_help_panel=MODULE,
+        ),
+    ] = 0.0
     import_features: Annotated[
         Path | None,
         Option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from typing import Final
 
 from eegtool.core.registry import closest
@@ -32,26 +33,36 @@ DROPPED: Final = (MOVEMENT, UNSCORED)
 """Kinds of scored time that are no stage: such epochs are dropped, and counted by kind."""
 
 # How scorings spell the stages. Rechtschaffen & Kales (1968) stages 3 and 4 are both AASM N3 (AASM
-# Manual, Berry et al. 2012). All words are compared by `_fold`: without case, blanks, hyphens and the
-# words "sleep" and "stage".
+# Manual, Berry et al. 2012). All words are compared by `_fold`: without case, accents, blanks, hyphens, the
+# words for "sleep" and "stage" in any language, and the name of the rules.
 _WORDS: Final = {
-    "W": "w wk wake awake wakefulness wach s0",
-    "N1": "n1 nrem1 nonrem1 s1",
-    "N2": "n2 nrem2 nonrem2 s2",
-    "N3": "n3 n4 nrem3 nrem4 nonrem3 nonrem4 s3 s4 sws slowwave deep",
-    "REM": "r rem rapideyemovement rapideyemovements paradoxical",
+    "W": "w wk wake awake wakefulness swake wach wachheit eveil eveille veille vigilia despierto acordado "
+    "waak wakker veglia s0 清醒 觉醒 覚醒",
+    "N1": "n1 nrem1 nonrem1 s1 ノンレム1",
+    "N2": "n2 nrem2 nonrem2 s2 ノンレム2",
+    "N3": "n3 n4 nrem3 nrem4 nonrem3 nonrem4 s3 s4 sws slowwave deep tiefschlaf profond lentprofond "
+    "profundo 深睡 ノンレム3",
+    "REM": "r rem srem rapideyemovement rapideyemovements paradoxical paradoxal paradojico remschlaf remslaap "
+    "mor 快速眼动 レム",
     MOVEMENT: "movementtime",
     UNSCORED: "unscored",
 }
 """Mean a stage wherever they stand."""
 
+_SLEEP_IN: Final = "sleep schlaf sommeil sueno sono sonno slaap 睡眠"
+_STAGE_IN: Final = (
+    "stage sleepstage stade stadium schlafstadium slaapstadium stadio fase etapa estadio estagio "
+    "期 段階 ステージ"
+)
+_RULES: Final = re.compile(r"[(\[](?:aasm|r ?& ?k|rk)[)\]]|\baasm\b")
+
 _TRIGGERS: Final = ("s0", "s1", "s2", "s3", "s4")
 """Written with blanks, as BrainVision's ``S  1``, these are stimuli, unless behind the word "stage"."""
 
 _STAGE_WORDS: Final = {
-    MOVEMENT: "movement mt m",
+    MOVEMENT: "movement mt m mouvement bewegung movimiento",
     UNSCORED: "? unknown undefined undetermined indeterminate notscored unstaged uns u n/a nan none "
-    "artifact artefact art lightson l",
+    "artifact artefact artefakt artefacto art a lightson l no",
 }
 """Mean scored time that is no stage, but only behind the word "stage" or in a column of stages."""
 
@@ -141,8 +152,18 @@ def closest_spelling(word: str) -> str:
     return closest(word, TYPICAL_SPELLINGS)
 
 
+_STAGE: Final = re.compile(
+    "|".join(rf"\b{w}(?=\d|\b)" if w.isascii() else w for w in _STAGE_IN.split())
+)
+_SLEEP: Final = re.compile("|".join(rf"\b{w}\b" if w.isascii() else w for w in _SLEEP_IN.split()))
+
+
 def _fold(text: str) -> tuple[str, bool]:
     """Return the word that names the stage, and whether it stands with the word "stage"."""
-    text = re.sub(r"[\s_-]+", " ", text.casefold())
-    words = re.sub(r"\b(?:sleep)?stage(?=\d|\b)", " stage ", text).split()
-    return "".join(w for w in words if w not in ("sleep", "stage")), "stage" in words
+    if not text.isascii():  # kana keep their marks
+        text = unicodedata.normalize(
+            "NFKC", re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", text))
+        )
+    text = re.sub(r"[\s_:-]+", " ", _RULES.sub(" ", text.casefold()))
+    words, n_stages = _STAGE.subn(" ", _SLEEP.sub(" ", text))
+    return "".join(words.split()), n_stages > 0

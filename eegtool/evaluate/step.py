@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from eegtool.core.console import console, warn
 from eegtool.core.errors import EegToolError
-from eegtool.core.launching import count_ranks, open_locked
+from eegtool.core.launching import count_ranks, take_lock
 from eegtool.core.records import Answer, write_answers
 from eegtool.core.settings import EvaluateSettings, settings_from
 from eegtool.core.stages import STAGES
@@ -36,6 +36,7 @@ from eegtool.inference.calibration import (
     write_calibration,
 )
 from eegtool.inference.loaded import LoadedModel, merge_note
+from eegtool.inference.smoothing import chain_of, knows_sequences, smoothed_stages
 from eegtool.model.adapters import is_untrained
 
 _CONSTANT: Final = 0.95
@@ -81,13 +82,9 @@ def _alone(task: Task) -> Iterator[IO[str]]:
     """Refuse a second evaluation with the same answers file and chunk: each would answer all there is."""
     part = task.part()
     made = [path for path in part.parents if not path.exists()]
-    lock = open_locked(part.with_name(f".{part.name}.lock"))
-    if lock is None:
-        raise EegToolError(
-            f"An evaluation that writes {task.answers_file} is running already.",
-            "Wait for it, end it, or give another --answers-file (or another --chunk-idx).",
-        )
-    with lock:
+    what = f"An evaluation that writes {task.answers_file} is running already."
+    fix = "Wait for it, end it, or give another --answers-file (or another --chunk-idx)."
+    with take_lock(part.with_name(f".{part.name}.lock"), what, fix) as lock:
         try:
             yield lock
         finally:
@@ -174,12 +171,14 @@ def _finish(task: Task, n_missing: int, seconds: float) -> None:
     if settings.calibrate:
         task, results["calibration"] = _calibrate(task, lines)
     where, texts = str(task.answers_file), task.job.answers.texts
-    rows = (
-        calibrated(read_row(lines[q.sample_id], where), task.calibration, texts)
-        for q in task.questions
-        if q.sample_id in lines
-    )
-    results |= _write(task.answers_file, rows)
+
+    def rows() -> Iterator[Answer]:
+        for question in task.questions:
+            if question.sample_id in lines:
+                row = read_row(lines[question.sample_id], where)
+                yield calibrated(row, task.calibration, texts)
+
+    results |= _write(task.answers_file, _with_sequence(task, rows))
     contract = folder / ("config.json" if is_untrained(folder) else "eegvlm.json")
     stamp = run_stamp(
         "evaluate",
@@ -190,6 +189,19 @@ def _finish(task: Task, n_missing: int, seconds: float) -> None:
     )
     write_json(task.stamp, stamp)
     remove_parts(task.answers_file)
+
+
+def _with_sequence(task: Task, rows: Callable[[], Iterator[Answer]]) -> Iterator[Answer]:
+    """Yield rows with the stage in the likeliest sequence of their night, where the model knows of sequences."""
+    contract = task.job.contract
+    stages: dict[str, str] = {}
+    if task.settings.mode != "generate" and knows_sequences(contract.sequence):
+        chain = chain_of(contract.sequence, task.settings.model_path)
+        stages = smoothed_stages(rows(), chain.calibrated(task.calibration))
+    for row in rows():
+        if row.question_id in stages:
+            row.metadata["stage_smoothed"] = stages[row.question_id]
+        yield row
 
 
 def _all_there(task: Task, lines: Mapping[str, bytes]) -> bool:

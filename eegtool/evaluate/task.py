@@ -239,10 +239,17 @@ def check_module(features: FeatureTable, path: Path, contract: Contract, fix: st
     made, trained = features.weights_sha256, contract.features_weights_sha256
     if made and trained and made != trained:
         raise EegToolError(
-            f"{path} comes from another vision module ({made[:12]}) than the one the model was "
-            f"trained with ({trained[:12]}).",
+            f"{path} comes from another vision module ({_named(made, features.context)}) than the one the "
+            f"model was trained with ({_named(trained, contract.context)}).",
             fix,
         )
+
+
+def _named(weights_sha256: str, context: int) -> str:
+    """Name a vision module by its weights and by what its features know of."""
+    return weights_sha256[:12] + (
+        f", context of {context} epochs on either side" if context else ""
+    )
 
 
 def _check_settings(settings: EvaluateSettings) -> None:

@@ -7,14 +7,13 @@ are. How that is put right is in `eegtool.core.probabilities`; it is kept on the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import numpy as np
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
-from eegtool.core.parsing import finite
-from eegtool.core.probabilities import AIMS, Scaling, by_stage, fit, of_stages
+from eegtool.core.probabilities import AIMS, Scaling, by_stage, fit, read_scaling
 from eegtool.core.records import Epoch
 from eegtool.core.settings import DecideFor
 from eegtool.core.stages import STAGES
@@ -97,17 +96,13 @@ def scaling_of(calibration: Mapping[str, Any] | None) -> Scaling:
     """
     if calibration is None:
         return Scaling()
-    temperature = finite(calibration.get("temperature"))
-    offsets = of_stages(calibration.get("offsets"))
-    decision = of_stages(calibration.get("decision_offsets"))
-    aims: tuple[DecideFor, ...] = get_args(DecideFor)
-    decide_for = next((aim for aim in aims if aim == calibration.get("decide_for")), None)
-    if (temperature or 0.0) <= 0 or offsets is None or decision is None or decide_for is None:
+    try:
+        return read_scaling(calibration)
+    except ValueError as error:
         raise EegToolError(
             "The calibration on the card of the vision module cannot be read.",
             "Run `eegvlm extract` again, without --weights, or take it off the card.",
-        )
-    return Scaling(temperature or 1.0, offsets, decide_for, decision)
+        ) from error
 
 
 def _scores(probabilities: np.ndarray) -> np.ndarray:

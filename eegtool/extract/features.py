@@ -84,6 +84,8 @@ class Sidecar:
     folds: tuple[FoldCard, ...] = ()
     code_sha256: str = ""
     """Of an own module's code (`eegtool.extract.backbones.code_sha256`)."""
+    context: int = 0
+    """Epochs on either side that a row knows of; 0 where it knows its own picture only."""
     row_checks: str = ""
     """CRC-32 of each epoch's id and row, eight hexadecimal digits each, in the order of the *sorted*
     ids: rows may be reordered together with their ids. `write_sidecar` fills it in; sidecars of
@@ -104,6 +106,8 @@ class FeatureTable:
     """Whether, for want of a sidecar, the rows were taken in file order."""
     protocol: dict[str, Any] = field(default_factory=dict)
     """How the pictures were made; empty where there is no sidecar to say it."""
+    context: int = 0
+    """Epochs on either side that a row knows of."""
 
     def __getitem__(self, sample_id: str) -> np.ndarray:
         """Return the float32 ``[1, 1024]`` feature of one epoch.
@@ -201,7 +205,8 @@ def load_features(
     row_of = {sample_id: i for i, sample_id in enumerate(ids)}
     if source == "shuffled":
         row_of = _shuffled(row_of, seed)
-    return FeatureTable(rows, row_of, source, weights, sidecar is None, protocol)
+    context = sidecar.context if sidecar else 0
+    return FeatureTable(rows, row_of, source, weights, sidecar is None, protocol, context)
 
 
 def warn_if_by_order(path: Path, table: FeatureTable) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from eegtool.core.stages import STAGES
 from eegtool.extract import backbones
+from eegtool.extract.context import ContextEncoder
 from eegtool.extract.features import FEATURE_DIM
 
 
@@ -29,6 +30,8 @@ class VisionModule(nn.Module):
         Whether to start from timm's weights.
     size : int or None
         Side of the pictures in pixels, if known.
+    context : int
+        Epochs on either side that a feature may depend on; 0 where it knows its own picture only.
 
     Attributes
     ----------
@@ -40,6 +43,9 @@ class VisionModule(nn.Module):
         Width of the encoder's own feature vector.
     origin : str
         Where its first weights came from, for people to read.
+    context : ContextEncoder or None
+        What makes features of the representations of a night (see `eegtool.extract.context`); None where a
+        representation is the feature.
 
     Raises
     ------
@@ -47,7 +53,14 @@ class VisionModule(nn.Module):
         If the encoder cannot be built or gives no feature vector.
     """
 
-    def __init__(self, backbone: str, *, pretrained: bool = False, size: int | None = None) -> None:
+    def __init__(
+        self,
+        backbone: str,
+        *,
+        pretrained: bool = False,
+        size: int | None = None,
+        context: int = 0,
+    ) -> None:
         super().__init__()
         self.name = backbone
         self.size = size
@@ -63,6 +76,7 @@ class VisionModule(nn.Module):
         widening = (nn.Linear(self.width, FEATURE_DIM), nn.GELU())
         self.widen = nn.Sequential(*widening, norm) if self.width != FEATURE_DIM else norm
         self.classifier = nn.Linear(FEATURE_DIM, len(STAGES))
+        self.context = ContextEncoder(context) if context else None
 
     def represent(self, pictures: Tensor) -> Tensor:
         """Return float ``[B, 1024]`` for uint8 RGB pictures ``[B, 3, H, W]``."""
@@ -71,6 +85,6 @@ class VisionModule(nn.Module):
         return widened
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features ``[B, 1024]`` and stage logits ``[B, 5]``."""
+        """Return representations ``[B, 1024]`` and stage logits ``[B, 5]``, each of its own picture only."""
         features = self.represent(pictures)
         return features, self.classifier(features)

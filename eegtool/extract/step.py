@@ -21,7 +21,7 @@ from sklearn.metrics import f1_score
 
 from eegtool.core.console import console, progress
 from eegtool.core.errors import EegToolError
-from eegtool.core.launching import is_first_rank, open_locked
+from eegtool.core.launching import is_first_rank, take_lock
 from eegtool.core.records import (
     SPLITS,
     Conversation,
@@ -38,6 +38,7 @@ from eegtool.core.stages import STAGE_INDEX, STAGES
 from eegtool.core.workspace import (
     Workspace,
     atomic_path,
+    jsonable,
     missing,
     read_json,
     run_stamp,
@@ -45,6 +46,13 @@ from eegtool.core.workspace import (
 )
 from eegtool.extract.backbones import code_sha256, list_backbones
 from eegtool.extract.calibrated import fit_module, stages_and_probabilities
+from eegtool.extract.context import (
+    ContextEncoder,
+    ContextPlan,
+    add_context,
+    epochs_of,
+    train_context,
+)
 from eegtool.extract.data import images_sha256
 from eegtool.extract.export import export
 from eegtool.extract.features import (
@@ -68,7 +76,7 @@ from eegtool.extract.trained import (
     reference_module,
 )
 from eegtool.extract.trainer import score
-from eegtool.extract.weights import load_module
+from eegtool.extract.weights import load_module, save_module
 from eegtool.pictures.source import open_source
 
 _PREDICTIONS: Final = "eval_stages.csv"
@@ -119,6 +127,7 @@ def _extract(settings: ExtractSettings, workspace: Workspace, lock: IO[str] | No
     folds = fold_modules(side, held_out, card)
     if not is_first_rank():
         return
+    card = _settle_context(module, card, side)
     sidecars = {
         split: Sidecar(
             tuple(epoch.sample_id for epoch in sides[split]),
@@ -127,6 +136,7 @@ def _extract(settings: ExtractSettings, workspace: Workspace, lock: IO[str] | No
             pictures[split],
             protocol,
             code_sha256=code_sha256(card["backbone"]),
+            context=module.context.reach if module.context else 0,
         )
         for split in SPLITS
     }
@@ -135,6 +145,7 @@ def _extract(settings: ExtractSettings, workspace: Workspace, lock: IO[str] | No
     said = _stages_said(predictions, sides["eval"])
     if (
         said
+        and (module.context is not None or not settings.context)
         and _is_decided(workspace, settings)
         and all(
             unchanged(
@@ -165,13 +176,9 @@ def _alone(workspace: Workspace) -> Iterator[IO[str] | None]:
     if not is_first_rank():
         yield None
         return
-    lock = open_locked(workspace.root / ".extract.lock")
-    if lock is None:
-        raise EegToolError(
-            f"Another `eegvlm extract` is running in {workspace.root}.",
-            "Wait for it, end what a killed one left at work, or take another workspace.",
-        )
-    with lock:
+    what = f"Another `eegvlm extract` is running in {workspace.root}."
+    fix = "Wait for it, end what a killed one left at work, or take another workspace."
+    with take_lock(workspace.root / ".extract.lock", what, fix) as lock:
         yield lock
 
 
@@ -307,6 +314,24 @@ def _export(
         else:
             own = rows_of("ft", made["ft"])
         probabilities = rows_of("eval", made["eval"])
+        if settings.context or module.context is not None:
+            if module.context is None:
+                module.context, card = _learn_context(module, card, side, made["ft"], device)
+                for split in SPLITS:
+                    sidecars[split] = replace(
+                        sidecars[split],
+                        weights_sha256=card["weights_sha256"],
+                        context=module.context.reach,
+                    )
+            own, probabilities = (
+                add_context(
+                    module.context,
+                    sides[split],
+                    np.lib.format.open_memmap(made[split], mode="r+"),
+                    device,
+                )
+                for split in SPLITS
+            )
         calibration = fit_module(card, sides["ft"], own, settings.decide_for)
         said, probabilities = stages_and_probabilities(calibration, probabilities)
         for split in SPLITS:
@@ -321,6 +346,62 @@ def _export(
             move_features(made[split], workspace.features(split))
         (easel / _PREDICTIONS).replace(predictions)
     return said
+
+
+def _context_plan(settings: ExtractSettings) -> ContextPlan:
+    return ContextPlan(epochs_of(settings.context), seed=settings.seed)
+
+
+def _settle_context(module: VisionModule, card: Card, side: FineTuneSide) -> Card:
+    """Take away a context encoder that is not the one that is asked for; return the module's card.
+
+    Raises
+    ------
+    EegToolError
+        If given weights have another one.
+    """
+    settings = side.settings
+    if module.context is None:
+        return card
+    if settings.weights:
+        if settings.context and epochs_of(settings.context) != module.context.reach:
+            raise EegToolError(
+                f"--context {settings.context:g}: the weights in {settings.weights} have a context of "
+                f"{module.context.reach} epochs on either side.",
+                "Leave out --context, or train a module of your own.",
+            )
+        return card
+    known = card.get("context")
+    asked = jsonable(asdict(_context_plan(settings)))
+    if settings.context and isinstance(known, dict) and asked.items() <= known.items():
+        return card
+    module.context = None
+    gone = ("context", "context_epochs", "calibration")
+    return _saved(module, {k: v for k, v in card.items() if k not in gone}, side)
+
+
+def _saved(module: VisionModule, card: Card, side: FineTuneSide) -> Card:
+    """Save a module that has changed in the workspace, and return its card."""
+    save_module(side.workspace.vision_module, module, card)
+    return read_json(side.workspace.vision_module / CARD)
+
+
+def _learn_context(
+    module: VisionModule, card: Card, side: FineTuneSide, rows: Path, device: torch.device
+) -> tuple[ContextEncoder, Card]:
+    """Train the context encoder on the representations of the fine-tune side, and keep it with the module."""
+    plan = _context_plan(side.settings)
+    validating = sorted({*card.get("val_subjects", ())} & {epoch.subject for epoch in side.epochs})
+    encoder, known = train_context(
+        plan, side.epochs, np.lib.format.open_memmap(rows, mode="r"), validating, device
+    )
+    console.print(
+        f"Context of {plan.reach} epochs on either side, of step {known['step']}"
+        + (f": κ {known['kappa']:.3f} on {', '.join(validating)}." if validating else "."),
+        markup=False,
+    )
+    module.context = encoder
+    return encoder, _saved(module, {**card, "context": known}, side)
 
 
 def _calibration(workspace: Workspace) -> dict[str, Any] | None:

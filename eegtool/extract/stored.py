@@ -121,6 +121,7 @@ def features_of(
     batch_size: int = 128,
     workers: int = 2,
     advance: Callable[[int], None] = lambda _: None,
+    onsets_s: Mapping[str, float] | None = None,
 ) -> dict[str, np.ndarray]:
     """Let a stored module look at pictures in memory, as `eegvlm extract` lets it look at files.
 
@@ -137,6 +138,9 @@ def features_of(
         Pictures at a time, and threads that decode.
     advance : callable
         Called with the number of pictures done, after each batch.
+    onsets_s : mapping of str to float, optional
+        When each epoch begins, if all are of one recording: a module with context sees them as neighbours.
+        Without it, each epoch stands alone.
 
     Returns
     -------
@@ -148,6 +152,7 @@ def features_of(
     EegToolError
         If a picture cannot be read or a feature is not finite.
     """
+    from eegtool.extract.context import in_context, pieces
     from eegtool.extract.export import look
 
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -166,6 +171,13 @@ def features_of(
                 )
             found |= zip(ids, rows[:, None], strict=True)
             advance(len(ids))
+    if module.context is not None:
+        nights = [onsets_s] if onsets_s else [{name: 0.0} for name in names]
+        for night in nights:
+            for track, ids in pieces(night, module.context.reach):
+                rows = np.concatenate([found[i] for i in ids])
+                seen, _ = in_context(module.context, track, rows, device)
+                found |= zip(ids, seen[:, None], strict=True)
     return found
 
 

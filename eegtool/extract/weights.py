@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +16,9 @@ from eegtool.core.errors import EegToolError, brief
 from eegtool.core.workspace import atomic_path, jsonable, missing, read_json
 from eegtool.extract.module import VisionModule
 from eegtool.extract.stored import CARD, WEIGHTS
+
+_FURTHEST: Final = 1200
+"""Epochs of context at most: ten hours."""
 
 
 def save_module(folder: Path, module: VisionModule, card: Mapping[str, Any]) -> str:
@@ -52,7 +55,7 @@ def save_module(folder: Path, module: VisionModule, card: Mapping[str, Any]) -> 
         "width": module.width,
         "parameters": sum(p.numel() for p in module.parameters()),
         "weights_sha256": digest,
-    }
+    } | ({} if module.context is None else {"context_epochs": module.context.reach})
     text = json.dumps(jsonable(known | dict(card) | known), indent=2, ensure_ascii=False)
     # If it is killed between the two, the hash in the old card does not fit: loading will say so.
     with atomic_path(folder / CARD) as card_tmp, atomic_path(folder / WEIGHTS) as weights_tmp:
@@ -99,7 +102,13 @@ def load_module(path: Path, *, backbone: str | None = None) -> tuple[VisionModul
             f"{file} holds weights of '{name}', which is code of your own.",
             f"If you trust it, say so: --backbone {name}.",
         )
-    module = VisionModule(name, size=size)
+    context = card.get("context_epochs", 0)
+    if type(context) is not int or not 0 <= context <= _FURTHEST:
+        raise EegToolError(
+            f"{file.with_name(CARD)}: context_epochs is {context!r}, not a whole number from 0 to {_FURTHEST}.",
+            "Run `eegvlm extract` again, or give the folder that it wrote.",
+        )
+    module = VisionModule(name, size=size, context=context)
     _check_fits(file, name, tensors_of(module), state)
     module.load_state_dict(state)
     return module.eval(), card

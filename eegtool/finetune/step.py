@@ -23,7 +23,7 @@ from transformers import SchedulerType
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.forms import CHAT, Forms, sentences
-from eegtool.core.launching import Stopped, launch, open_locked
+from eegtool.core.launching import Stopped, launch, take_lock
 from eegtool.core.records import Conversation, check_unique, read_conversations
 from eegtool.core.registry import check_name
 from eegtool.core.settings import FinetuneSettings
@@ -229,13 +229,11 @@ def _store_module(folder: Path, output_dir: Path) -> None:
 
 def _lock(output_dir: Path) -> IO[str]:
     """Refuse a second training in a folder; the ranks of a parent that was killed may still be at work."""
-    lock = open_locked(output_dir / _LOCK_FILE)
-    if lock is None:
-        raise EegToolError(
-            f"A training is running in {output_dir}.",
-            "Wait for it, or end it: where its parent was killed, its ranks may still be at work.",
-        )
-    return lock
+    return take_lock(
+        output_dir / _LOCK_FILE,
+        f"A training is running in {output_dir}.",
+        "Wait for it, or end it: where its parent was killed, its ranks may still be at work.",
+    )
 
 
 def _finished(output_dir: Path) -> bool:

@@ -226,6 +226,7 @@ def _contract(
         pixel_spec=processor.pixel_spec,
         features_weights_sha256=table.weights_sha256 if table else "",
         features=plan.features,
+        context=table.context if table else 0,
         protocol=plan.protocol,
         vision_tower=plan.vision_tower,
         bits=plan.bits,

@@ -5,7 +5,6 @@ They have their last size from the start, where transformers' own cache is copie
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,13 +25,6 @@ class Cached:
 def preallocated(language: Any, size: int) -> Cache:
     """Return an empty cache of a language model, with space for so many tokens."""
     return Cache(layers=[_Preallocated(size) for _ in range(language.config.num_hidden_layers)])
-
-
-def as_argument(language: Any, cache: Cache) -> dict[str, Cache]:
-    """Return a cache under the name by which this transformers takes it."""
-    # The older name still works but warns; unknown ones are swallowed by its **kwargs.
-    known = inspect.signature(language.forward).parameters
-    return {"cache" if "cache" in known else "past_key_values": cache}
 
 
 def frozen(cache: Cache) -> Cache:

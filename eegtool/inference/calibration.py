@@ -14,8 +14,17 @@ from typing import Any, Final
 import numpy as np
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.parsing import finite
-from eegtool.core.probabilities import AIMS, Fit, Scaling, by_stage, ece, fit, nll, of_stages
+from eegtool.core.probabilities import (
+    AIMS,
+    Fit,
+    Scaling,
+    by_stage,
+    ece,
+    fit,
+    nll,
+    of_stages,
+    read_scaling,
+)
 from eegtool.core.records import Answer
 from eegtool.core.settings import DecideFor
 from eegtool.core.stages import STAGES
@@ -240,19 +249,13 @@ def read_calibration(folder: Path, adapter_sha256: str = "") -> Calibration | No
         return None
     raw = read_json(path)
     try:
-        numbers = {name: of_stages(raw[name]) for name in _BY_STAGE if name in raw}
-        calibration = Calibration(**raw | {"subjects": tuple(raw["subjects"])} | numbers)
-    except (KeyError, TypeError) as error:
+        stages = of_stages(raw["stages"]) if "stages" in raw else ()
+        if stages is None:
+            raise ValueError("it does not have one number for each stage")
+        known = {"subjects": tuple(raw["subjects"]), "stages": stages}
+        calibration = Calibration(**raw | asdict(read_scaling(raw)) | known)
+    except (KeyError, TypeError, ValueError) as error:
         raise EegToolError(f"{path} is not readable as a calibration: {error}.", fix) from error
-    reason = ""
-    if (finite(calibration.temperature) or 0.0) <= 0:
-        reason = f"it has the temperature {calibration.temperature}"
-    elif None in numbers.values():
-        reason = "it does not have one number for each stage"
-    elif calibration.decide_for not in [*AIMS]:
-        reason = f"it decides for '{calibration.decide_for}'"
-    if reason:
-        raise EegToolError(f"{path} is not readable as a calibration: {reason}.", fix)
     if adapter_sha256 and calibration.adapter_sha256 != adapter_sha256:
         raise EegToolError(
             f"{path} belongs to other weights ({calibration.adapter_sha256[:12]}) than those that are "

@@ -6,19 +6,17 @@ batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from transformers.cache_utils import Cache
 
-from eegtool.inference.cache import as_argument, frozen, preallocated, split
+from eegtool.inference.cache import frozen, preallocated, split
 from eegtool.model.eegvlm import EEGVLM
+from eegtool.model.families.fused import as_argument
 
-Leave = Callable[[torch.Tensor, torch.Tensor, Cache], None]
-"""Called with rows that leave the batch ``[n]``, their answers ``[n, max_new_tokens]``, and what the model
-has read of them: the prompts and all tokens but those chosen last."""
 Choose = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Logits ``[n, vocabulary]`` and the numbers of their questions ``[n]`` → the next token of each."""
 
@@ -64,8 +62,8 @@ class Draw:
     def __call__(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Draw; see `Choose`."""
         warm = logits.float().cpu() / self._temperature
-        told, order = warm.softmax(-1).sort(dim=-1, descending=True)
-        enough = told.cumsum(-1) - told >= self._top_p  # what stands before it suffices
+        shares, order = warm.softmax(-1).sort(dim=-1, descending=True)
+        enough = shares.cumsum(-1) - shares >= self._top_p  # what stands before it suffices
         enough[:, 0] = False
         warm[torch.zeros_like(enough).scatter(1, order, enough)] = -torch.inf
         sources = [self._sources[row] for row in rows.tolist()]
@@ -81,31 +79,28 @@ def decode(
     choose: Choose,
     max_new_tokens: int,
     eos_token_id: int,
-    leave: Leave | None = None,
-) -> torch.Tensor:
-    """Let the model go on with the prompts of a batch.
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, Cache]]:
+    """Let the model continue the prompts of a batch.
 
     Parameters
     ----------
-    model : EEGVLM
-        The model.
     embeds : float [B, T, D]
         Prompts, padded on the left (see `EEGVLM.embed`).
     mask : int64 [B, T]
         0 where they are padded.
     choose : callable
         How the next token is chosen.
-    max_new_tokens : int
-        Room for an answer.
-    eos_token_id : int
-        The token that ends it.
-    leave : callable, optional
-        Called once about every row, when it leaves the batch.
+    max_new_tokens, eos_token_id : int
+        Space for an answer, and the token that ends it.
 
-    Returns
-    -------
-    int64 [B, max_new_tokens]
-        New tokens; behind the end of an answer there are end tokens.
+    Yields
+    ------
+    rows : int64 [n]
+        Those that leave the batch.
+    answers : int64 [n, max_new_tokens]
+        Their new tokens; behind the end of an answer there are end tokens.
+    cache : Cache
+        What the model has read of them: the prompts and all tokens but those chosen last.
     """
     n, width = mask.shape
     language = model.model.language_model
@@ -130,17 +125,12 @@ def decode(
         going = (tokens != eos_token_id) & (step + 1 < max_new_tokens)
         n_going = int(going.sum())
         if not n_going:
-            if leave:
-                leave(rows, answers[rows], frozen(cache))
-            break
+            yield rows, answers[rows], frozen(cache)
+            return
         positions = positions[:, -1:] + 1
         if 2 * n_going <= len(rows):  # not at once: the cache is copied without those that ended
             kept, ended = going.nonzero()[:, 0], (~going).nonzero()[:, 0]
-            if leave:
-                leave(rows[ended], answers[rows[ended]], split(cache, ended, kept))
-            else:
-                cache.batch_select_indices(kept)
+            yield rows[ended], answers[rows[ended]], split(cache, ended, kept)
             rows, tokens, positions, going = (t[kept] for t in (rows, tokens, positions, going))
             seen = None if seen is None else seen[kept]
         embeds = model.get_input_embeddings()(tokens)[:, None]
-    return answers

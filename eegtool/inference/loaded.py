@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -234,26 +234,26 @@ class LoadedModel:
         """
         decoding = decoding or Decoding(self.answers.max_new_tokens)
         high = None if features is None else torch.from_numpy(features).to(self.network.device)
-        replies = [Reply("")] * len(questions)
-
-        def score(rows: Sequence[int], texts: Sequence[str], cached: Cached | None = None) -> None:
-            some, at = [questions[row] for row in rows], list(rows)
-            features = None if high is None else high[at]
-            scored = self._scored(some, texts, [pixels[row] for row in at], features, cached)
-            for row, reply in zip(rows, scored, strict=True):
-                replies[row] = reply
-
-        if not self.writes(mode):
-            score(range(len(questions)), [""] * len(questions))
-            return replies
-        words = self._written(
-            questions, pixels, high, decoding, None if mode == "generate" else score
-        )
-        if mode == "score":
-            words = [replace(w, text=r.text) for w, r in zip(words, replies, strict=True)]
-        return [
-            replace(w, log_likelihood=r.log_likelihood) for w, r in zip(words, replies, strict=True)
-        ]
+        found: dict[int, Reply] = {}
+        for rows, replies, cached in self._written(questions, pixels, high, mode, decoding):
+            if mode != "generate":
+                scored = self._scored(
+                    [questions[row] for row in rows],
+                    [reply.text for reply in replies],
+                    [pixels[row] for row in rows],
+                    None if high is None else high[list(rows)],
+                    cached,
+                )
+                replies = [
+                    replace(
+                        w,
+                        text=s.text if mode == "score" else w.text,
+                        log_likelihood=s.log_likelihood,
+                    )
+                    for w, s in zip(replies, scored, strict=True)
+                ]
+            found |= zip(rows, replies, strict=True)
+        return [found[row] for row in range(len(questions))]
 
     def writes(self, mode: AnswerMode) -> bool:
         """Say whether the model writes anything, be it only reasons before a score."""
@@ -294,18 +294,17 @@ class LoadedModel:
         questions: Sequence[Question],
         pixels: Sequence[Pixels],
         features: torch.Tensor | None,
+        mode: AnswerMode,
         decoding: Decoding,
-        written: Written | None,
-    ) -> list[Reply]:
-        """Let the model write; call `written` (see `write`) about all that it wrote."""
+    ) -> Iterable[Written]:
+        """Let the model write where words are wanted, or come before a score."""
         network, processor = self.network, self.processor
+        if not self.writes(mode):
+            return [Written(range(len(questions)), [Reply("")] * len(questions), None)]
         if isinstance(processor, FamilyProcessor):
-            words = seam.write(network, processor, questions, pixels, features, decoding)
-            if written:
-                written(range(len(words)), [reply.text for reply in words], None)
-            return words
+            return seam.write(network, processor, questions, pixels, features, decoding)
         pictures = joined(pixels)["pixel_values"].to(network.device)
-        return write(network, processor, questions, pictures, features, decoding, written)
+        return write(network, processor, questions, pictures, features, decoding)
 
     def _scored(
         self,

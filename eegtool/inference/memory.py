@@ -69,31 +69,16 @@ def bytes_per_question(
 ) -> int:
     """Estimate the memory that a question takes, beside the weights, while it is asked.
 
-    With e the bytes of a number, T tokens of the prompt, N of the answer, L layers, D and I the widths of the
-    states and of the MLP, H heads of width d for keys and values, V words::
+    With e the bytes of a number, T tokens of the longest prompt, visual ones included, N of the answer, L layers,
+    D and I the widths of the states and of the MLP, H heads of width d for keys and values, V words::
 
-        keys and values   e · 2 L (T + N) H d          kept where an answer is written, or scored with repeats
+        keys and values   e · 2 L (T + N) H d          times `kept`: written answers need them, repeats often
         a layer           e · T (6 D + 5 I)            one at a time, without gradients
         logits            8 · V, 32 times if scored    in float32, before and after the softmax
 
     Of a layer there are, at the same time, its input, the states it is added to and their norm in float32; and of
     the MLP both halves, the sum of base and LoRA and what it is made of. The vision tower runs before and
     needs less.
-
-    Parameters
-    ----------
-    text : transformers.PreTrainedConfig
-        Of the language model.
-    dtype : torch.dtype
-        Its precision.
-    n_tokens : int
-        The longest prompt, visual tokens included.
-    n_new_tokens : int
-        Space for an answer.
-    kept : int
-        How many times keys and values are kept.
-    scores : bool
-        Whether stages are scored.
     """
     heads = text.num_key_value_heads * (
         getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads

@@ -7,7 +7,7 @@ answers are packed behind them::
     positions    0   0      0 ...   9  10   10 11   10 11   10 11     10
 
 Each answer sees the prompt and itself, and its positions begin behind the prompt: it is scored as if
-it stood there alone. The last token of an answer, its end, is only told, never read.
+it stood there alone. The last token of an answer, its end, is only predicted, never read.
 
 Where the model has read a prompt before, to write an answer, its keys and values are in a cache: the packed
 tokens see those of its columns that hold the beginning of this prompt, and only the rest of it is run.
@@ -24,13 +24,14 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from torch.nn.functional import linear, log_softmax
+from torch.nn.functional import log_softmax
 
 from eegtool.core.forms import IMAGE_TOKEN
-from eegtool.inference.cache import Cached, as_argument
+from eegtool.inference.cache import Cached
 from eegtool.model.answer_form import conclusion_start
 from eegtool.model.checkpoints import AnyProcessor
 from eegtool.model.eegvlm import EEGVLM
+from eegtool.model.families.fused import as_argument, in_float32
 from eegtool.model.processor import Processor, pad
 
 _PROMPT: Final = 0
@@ -56,21 +57,10 @@ def encode_choice(
     *,
     is_whole: bool = True,
 ) -> Choice:
-    """Tokenise a question and its answers as in training.
+    """Tokenise a question and its answers as in training; their end is part of them where they are whole.
 
     What all answers begin with, such as the reasons and "The stage is", belongs to the prompt: it
     decides nothing, and its share in the mean would be another for every length of an answer.
-
-    Parameters
-    ----------
-    processor : Processor
-        Of the model.
-    question, n_images : str, int
-        What is asked, about how many pictures.
-    answers : sequence of str
-        One for each stage.
-    is_whole : bool
-        Whether an answer ends there, and its end is part of it, or goes on.
 
     Raises
     ------
@@ -115,10 +105,8 @@ def stage_log_likelihoods(
 
     Parameters
     ----------
-    model : EEGVLM
-        The fine-tuned model, in any precision; logits and softmax are computed in float32.
-    processor : Processor
-        Its processor.
+    model, processor : EEGVLM, Processor
+        In any precision; logits and softmax are computed in float32.
     choices : sequence of Choice
         The batch; prompts may differ in length, the number of answers is the same for all.
     pixel_values : float [B, 3, S, S]
@@ -153,34 +141,9 @@ def stage_log_likelihoods(
             position_ids=packed.positions.to(device),
             **how,
         ).last_hidden_state
-    with _in_float32(model.lm_head) as head:
-        logits = head(states[:, packed.begin :])
+    with in_float32(model.lm_head):
+        logits = model.lm_head(states[:, packed.begin :])
     return _means(log_softmax(logits, dim=-1), choices)
-
-
-def probabilities(log_likelihood: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Return the softmax over the stages.
-
-    Parameters
-    ----------
-    log_likelihood : float [B, 5]
-        See `stage_log_likelihoods`.
-    temperature : float
-        Above 0; see `calibration.fit_temperature`.
-
-    Returns
-    -------
-    float64 [B, 5]
-        Rows that sum to 1.
-
-    Examples
-    --------
-    >>> probabilities(np.log([[0.2, 0.1, 0.1, 0.0625, 0.0375]])).round(3).tolist()
-    [[0.4, 0.2, 0.2, 0.125, 0.075]]
-    """
-    scaled = np.asarray(log_likelihood, np.float64) / temperature
-    raised = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-    return raised / raised.sum(axis=-1, keepdims=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +157,7 @@ class _Packed:
     positions: torch.Tensor
     """int64 [B, T]"""
     begin: int
-    """The last column of the prompts: its states tell the first token of every answer."""
+    """The last column of the prompts: its states predict the first token of every answer."""
 
 
 def _pack(choices: Sequence[Choice], cached: Cached | None, pad_token_id: int) -> _Packed:
@@ -259,32 +222,8 @@ def _attention_with_mask(model: EEGVLM) -> Iterator[None]:
         config._attn_implementation = chosen
 
 
-@contextmanager
-def _in_float32(head: torch.nn.Linear) -> Iterator[torch.nn.Linear]:
-    """Let the head compute in float32: logits in 16 bits are steps of an eighth, too coarse to tell two stages apart.
-
-    It is called as a module even so: under ZeRO-3 its weights are there only then.
-    """
-
-    def forward(states: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(states.device.type, enabled=False):
-            return linear(states.float(), head.weight.float())
-
-    head.forward = forward  # type: ignore[method-assign, assignment]
-    try:
-        yield head
-    finally:
-        del head.forward
-
-
-def _means(told: torch.Tensor, choices: Sequence[Choice]) -> np.ndarray:
-    """Average over the tokens of each answer.
-
-    Parameters
-    ----------
-    told : float [B, 1 + packed tokens, vocabulary]
-        Log-probabilities of the next token, from the last token of the prompt on.
-    """
+def _means(log_probabilities: torch.Tensor, choices: Sequence[Choice]) -> np.ndarray:
+    """Average over the tokens of each answer; float ``[B, 1 + packed tokens, vocabulary]`` → ``[B, answers]``."""
     rows: list[int] = []
     columns: list[int] = []
     tokens: list[int] = []
@@ -298,6 +237,6 @@ def _means(told: torch.Tensor, choices: Sequence[Choice]) -> np.ndarray:
             tokens += answer
             owners += [row * n_answers + number] * len(answer)
             begin += len(answer) - 1
-    found = told[rows, columns, tokens].double().cpu().numpy()
+    found = log_probabilities[rows, columns, tokens].double().cpu().numpy()
     means = np.bincount(owners, weights=found) / np.bincount(owners)
     return means.reshape(len(choices), n_answers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from transformers import LogitsProcessor
 from eegtool.core.records import Question
 from eegtool.inference.decoding import Choose, Decoding, chooser
 from eegtool.inference.scoring import Choice
-from eegtool.inference.writing import Reply, replies_of
+from eegtool.inference.writing import Written, replies_of
 from eegtool.model.families.chat import FamilyProcessor
 from eegtool.model.families.fused import FusedModel
 from eegtool.model.processor import Pixels
@@ -42,7 +42,7 @@ def write(
     pixels: Sequence[Pixels],
     features: torch.Tensor | None,
     decoding: Decoding,
-) -> list[Reply]:
+) -> Iterator[Written]:
     """Let the model write an answer to each question of a batch; see `eegtool.inference.writing.write`."""
     prompts = [processor.encode_prompt(q.text, len(q.images)) for q in questions]
     inputs = _inputs(network, processor, prompts, pixels)
@@ -58,7 +58,8 @@ def write(
         eos_token_id=processor.end_token_id,
         pad_token_id=processor.end_token_id,
     )
-    return replies_of(tokens[:, inputs["input_ids"].shape[1] :], processor, decoding)
+    new = tokens[:, inputs["input_ids"].shape[1] :]
+    yield Written(range(len(new)), replies_of(new, processor, decoding), None)
 
 
 def _inputs(

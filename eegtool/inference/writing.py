@@ -7,14 +7,13 @@ random numbers of its own: no answer depends on its neighbours.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
-from transformers.cache_utils import Cache
 
 from eegtool.core.records import Question
 from eegtool.inference.cache import Cached
@@ -26,10 +25,6 @@ from eegtool.model.processor import Processor, pad
 _DECODERS: Final = 4
 """Threads that decode pictures while the model is busy."""
 
-Written = Callable[[Sequence[int], Sequence[str], Cached | None], None]
-"""Called with rows of a batch, what was written about them, and what the model has read by then (None
-after a beam search)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -40,7 +35,17 @@ class Reply:
     log_likelihood: np.ndarray | None = None
     """float64 ``[5]``, in the order of `STAGES`; None in mode ``generate``."""
     truncated: bool = False
-    """Whether it wrote as many tokens as there is room for, and had not come to an end."""
+    """Whether it wrote as many tokens as there is space for, and had not come to an end."""
+
+
+class Written(NamedTuple):
+    """Rows of a batch that have come to their end."""
+
+    rows: Sequence[int]
+    replies: list[Reply]
+    """Without log-likelihoods; the text without special tokens, else as the model wrote it."""
+    cached: Cached | None
+    """What the model has read by then; None after a beam search."""
 
 
 @torch.no_grad()
@@ -51,16 +56,13 @@ def write(
     pixel_values: torch.Tensor,
     high_level_features: torch.Tensor | None,
     decoding: Decoding,
-    written: Written | None = None,
-) -> list[Reply]:
-    """Let the model write an answer to each question of a batch.
+) -> Iterator[Written]:
+    """Let the model write an answer to each question of a batch; yield rows as soon as they leave the batch.
 
     Parameters
     ----------
-    model : EEGVLM
-        The fine-tuned model.
-    processor : Processor
-        Its processor, with the template to ask by.
+    model, processor : EEGVLM, Processor
+        What is asked, and the template to ask by.
     questions : sequence of Question
         The batch.
     pixel_values : float [B, 3, S, S]
@@ -69,13 +71,6 @@ def write(
         A feature per question; None if the fusion needs none.
     decoding : Decoding
         How words are chosen.
-    written : callable, optional
-        Called once about every row, as soon as rows leave the batch.
-
-    Returns
-    -------
-    list of Reply
-        Without log-likelihoods; the text with special tokens removed, else as the model wrote it.
     """
     tokenizer = processor.tokenizer
     keys = [(q.text, len(q.images)) for q in questions]
@@ -84,9 +79,7 @@ def write(
     input_ids = pad(prompts, tokenizer.pad_token_id, "left").to(model.device)
     mask = pad([[1] * len(p) for p in prompts], 0, "left").to(model.device)
     embeds = model.embed(input_ids, pixel_values, high_level_features)
-
     n, end = decoding.max_new_tokens, tokenizer.eos_token_id
-
     if decoding.num_beams > 1:
         tokens = model.generate(
             inputs_embeds=embeds,
@@ -97,39 +90,25 @@ def write(
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=end,
         )
-        if written:
-            written(range(len(tokens)), texts_of(tokens, processor), None)
-        return replies_of(tokens, processor, decoding)
-
-    def leave(rows: torch.Tensor, answers: torch.Tensor, cache: Cache) -> None:
-        if written:
-            n_read = cache.get_seq_length() - mask.shape[1]
-            numbers = rows.tolist()
-            read = [
-                [*prompts[row], *answer]
-                for row, answer in zip(numbers, answers[:, :n_read].tolist(), strict=True)
-            ]
-            written(numbers, texts_of(answers, processor), Cached(cache, read))
-
+        yield Written(range(len(tokens)), replies_of(tokens, processor, decoding), None)
+        return
     choose = chooser(decoding, [q.sample_id for q in questions])
-    tokens = decode(model, embeds, mask, choose, n, end, leave if written else None)
-    return replies_of(tokens, processor, decoding)
-
-
-def texts_of(tokens: torch.Tensor, processor: AnyProcessor) -> list[str]:
-    """Return the texts of tokens int64 ``[B, T]``, special tokens removed."""
-    found = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-    return [text.strip() for text in found]
+    for ended, answers, cache in decode(model, embeds, mask, choose, n, end):
+        n_read = cache.get_seq_length() - mask.shape[1]
+        rows = ended.tolist()
+        read = [
+            [*prompts[row], *answer]
+            for row, answer in zip(rows, answers[:, :n_read].tolist(), strict=True)
+        ]
+        yield Written(rows, replies_of(answers, processor, decoding), Cached(cache, read))
 
 
 def replies_of(tokens: torch.Tensor, processor: AnyProcessor, decoding: Decoding) -> list[Reply]:
     """Return replies of new tokens int64 ``[B, T]``; those without an end that fill the space are truncated."""
+    texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
     full = tokens.shape[1] == decoding.max_new_tokens
     endless = ((tokens != processor.end_token_id).all(dim=1) & full).tolist()
-    return [
-        Reply(text, truncated=is_endless)
-        for text, is_endless in zip(texts_of(tokens, processor), endless, strict=True)
-    ]
+    return [Reply(text.strip(), truncated=e) for text, e in zip(texts, endless, strict=True)]
 
 
 def decoded_ahead(

@@ -68,6 +68,8 @@ class Contract:
     """Weights of the vision module that made the features; empty where not known."""
     features: str
     """Source of the features in training: real, shuffled or zero."""
+    context: int = 0
+    """Epochs on either side that they know of."""
     protocol: dict[str, Any] = field(default_factory=dict)
     """How epochs and pictures were made (channel, filter, style, size, ...), as prepare stamped it."""
     vision_tower: str = ""

@@ -71,6 +71,7 @@ _RULES: Final[dict[str, _Rule]] = {
     "features_weights_sha256": _TEXT,
     "features": _one_of(get_args(FeatureSource)),
     "bits": _one_of(BITS),
+    "context": _whole(0, 10**4),
     "merged": _one_of((True, False)),
     "pixel_spec": _OBJECT,
     "pixel_spec.size": _whole(1, _LARGEST_PX),

@@ -17,10 +17,11 @@ from eegtool.core.settings import InspectSettings, PrepareSettings
 from eegtool.core.stages import DROPPED, EPOCH_S, SLEEP_STAGES, STAGES
 from eegtool.core.workspace import jsonable
 from eegtool.prepare.nights import outline
-from eegtool.prepare.step import recipe_of
+from eegtool.prepare.step import read_as_of, recipe_of
 from eegtool.recordings.reading import Header, is_recording, read_header, read_recording
 from eegtool.scorings.cohorts import Night, find_nights
 from eegtool.scorings.hypnograms import is_hypnogram, read_hypnogram
+from eegtool.scorings.scoring import ReadAs
 
 
 def run(settings: InspectSettings) -> None:
@@ -64,7 +65,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
 def _nights(files: Sequence[Path], settings: InspectSettings) -> tuple[dict[Path, Night], str]:
     """Pair the recordings among files with their scorings; say why, where no cohort can."""
     try:
-        found = find_nights(files, settings.cohort, subject_pattern=settings.subject_pattern)
+        found = find_nights(files, settings.cohort, settings.subject_pattern, read_as_of(settings))
         return {night.signal_path: night for night in found.nights}, ""
     except EegToolError as error:  # hypnograms alone, say; each file is then looked at by itself
         return {}, str(error)
@@ -76,7 +77,7 @@ def _look(
     fact: dict[str, Any] = {"file": str(path)}
     try:
         if night is None and is_hypnogram(path):
-            return fact | _scoring(path)
+            return fact | _scoring(path, read_as_of(settings))
         header = read_header(path, strict=settings.strict)
         fact |= _header(header)
         fact["prepare"] = _outlook(night, header, unpaired, settings)
@@ -98,15 +99,16 @@ def _header(header: Header) -> dict[str, Any]:
     }
 
 
-def _scoring(path: Path) -> dict[str, Any]:
+def _scoring(path: Path, read_as: ReadAs) -> dict[str, Any]:
     """Describe a hypnogram without its recording."""
-    hypnogram = read_hypnogram(path, None, float("inf"))
+    hypnogram = read_hypnogram(path, None, read_as=read_as)
     seconds = dict.fromkeys((*STAGES, *DROPPED), 0.0)
     for run in hypnogram.runs:
         seconds[run.stage] += run.duration_s
     asleep = [run for run in hypnogram.runs if run.stage in SLEEP_STAGES]
     return {
         "format": "hypnogram",
+        "start": str(hypnogram.start) if hypnogram.start else None,
         "duration_s": max(run.onset_s + run.duration_s for run in hypnogram.runs),
         "stages": {stage: round(s / EPOCH_S) for stage, s in seconds.items() if s},
         "first_sleep_s": asleep[0].onset_s,
@@ -140,7 +142,7 @@ def _outlook(
         "recording": night.recording,
         "subject": night.subject,
         "night": night.night,
-        "hypnogram": str(night.hypnogram_path),
+        "hypnogram": ", ".join(map(str, night.scorings)),
         "stages": dict(Counter(plan.stages)),
         "first_onset_s": plan.first_onset_s,
         "first_sleep_s": plan.first_onset_s + asleep[0] * EPOCH_S,

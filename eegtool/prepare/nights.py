@@ -15,7 +15,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -37,11 +37,13 @@ from eegtool.pictures.signals import (
 )
 from eegtool.prepare.recipe import Recipe
 from eegtool.reasons.facts import Facts, measure
+from eegtool.recordings.edf import Pause
 from eegtool.recordings.reading import (
     Recording,
     Signal,
     Source,
     find_signals,
+    paused_epochs,
     read_header,
     read_recording,
 )
@@ -57,6 +59,7 @@ from eegtool.recordings.signals import (
 )
 from eegtool.scorings.cohorts import PAIRING_FIX, Night
 from eegtool.scorings.hypnograms import read_hypnogram, stage_per_epoch
+from eegtool.scorings.scoring import ReadAs
 
 _OWNER: Final = ".run"
 """File of the easel with the name of the run that draws in it."""
@@ -77,6 +80,8 @@ class Outline:
     files: tuple[Path, ...]
     """All files that the recording and its scoring are in."""
     notes: tuple[str, ...]
+    pauses: tuple[Pause, ...] = ()
+    """Time in which nothing was recorded."""
 
     @property
     def staged(self) -> tuple[tuple[int, str], ...]:
@@ -213,20 +218,22 @@ def outline(night: Night, recipe: Recipe) -> Outline:
     header = read_header(night.signal_path, strict=recipe.strict)
     for _, sfreq_hz in find_signals(header, recipe.channel):
         check_band(recipe.low_hz, recipe.high_hz, sfreq_hz)
-    if night.problem:
+    if night.problem and not night.scorings:
         raise EegToolError(night.problem, PAIRING_FIX)
-    if night.hypnogram_path is None:
+    if not night.scorings:
         raise EegToolError(
             f"There is no hypnogram for {night.signal_path}.",
             "Put it beside the recording, or pair the files in a pairs.csv.",
         )
-    hypnogram = read_hypnogram(night.hypnogram_path, header.start, header.duration_s)
+    hypnogram = read_hypnogram(
+        night.scorings, header.start, header.duration_s, night.read_as, header.pauses
+    )
     n_epochs = whole_epochs(header.duration_s, 1.0, hypnogram.first_onset_s)
-    stages = stage_per_epoch(hypnogram, n_epochs)
+    stages = stage_per_epoch(hypnogram, n_epochs, header.pauses)
     kept = trim_wake(stages, recipe.wake_margin)
     if not kept:
         raise EegToolError(
-            f"The hypnogram {night.hypnogram_path} scores no sleep within the recording.",
+            f"The hypnogram {night.scorings[0]} scores no sleep within the recording.",
             "Check that it belongs to this recording.",
         )
     return Outline(
@@ -235,7 +242,7 @@ def outline(night: Night, recipe: Recipe) -> Outline:
         kept=kept,
         first_onset_s=hypnogram.first_onset_s,
         simulated=header.simulated,
-        files=tuple(dict.fromkeys((*header.files, night.hypnogram_path))),
+        files=tuple(dict.fromkeys((*header.files, *night.scorings))),
         notes=header.notes + hypnogram.notes,
     )
 
@@ -281,6 +288,7 @@ def outline_unscored(night: Night, recipe: Recipe, source: Source | None = None)
         simulated=header.simulated,
         files=header.files,
         notes=(*header.notes, *([note] if note else [])),
+        pauses=header.pauses,
     )
 
 
@@ -336,7 +344,7 @@ def prepare_night(
         with _naming_defects(night):
             plan = (outline_unscored if unscored else outline)(night, recipe)
             inputs = _hashes(plan.files)
-            key = _key(inputs, recipe, unscored=unscored)
+            key = _key(inputs, recipe, night.read_as, unscored=unscored)
             done = _find(plan, key, recipe, workspace)
             if done and _is_whole(done, recipe, unscored=unscored):
                 return done
@@ -415,7 +423,7 @@ def draw_in_memory(
         inputs = _hashes(plan.files) or {night.recording: _samples_sha256(recording)}
         done = replace(
             _described(plan, recording, unscored=True),
-            key=_key(inputs, recipe, unscored=True),
+            key=_key(inputs, recipe, night.read_as, unscored=True),
             inputs=inputs,
             drawing=recipe.drawing(),
         )
@@ -608,7 +616,8 @@ def _flagged(signals: Sequence[Signal], plan: Outline) -> dict[int, str]:
     EegToolError
         If none is left.
     """
-    reasons: dict[int, str] = {}
+    paused = paused_epochs(plan.pauses, len(plan.stages), plan.first_onset_s)
+    reasons = dict.fromkeys(sorted(paused), "not recorded")
     for signal in signals:
         limits_uv = float(signal.data_uv.min()), float(signal.data_uv.max())
         for i in plan.kept:
@@ -624,8 +633,8 @@ def _flagged(signals: Sequence[Signal], plan: Outline) -> dict[int, str]:
     return dict(sorted(reasons.items()))
 
 
-def _key(inputs: dict[str, str], recipe: Recipe, *, unscored: bool) -> str:
-    decides = recipe.decides() | ({"unscored": True} if unscored else {})
+def _key(inputs: dict[str, str], recipe: Recipe, read_as: ReadAs, *, unscored: bool) -> str:
+    decides = recipe.decides() | ({"unscored": True} if unscored else asdict(read_as))
     return hashlib.sha256(json.dumps([_code_sha256(), inputs, decides]).encode()).hexdigest()
 
 

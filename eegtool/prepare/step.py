@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -27,7 +27,7 @@ from eegtool.core.console import console, progress
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.records import SPLITS, Epoch, write_conversations, write_epochs, write_questions
 from eegtool.core.registry import check_name
-from eegtool.core.settings import PrepareSettings
+from eegtool.core.settings import InspectSettings, PrepareSettings
 from eegtool.core.stages import DROPPED, STAGES
 from eegtool.core.workspace import Workspace, jsonable, read_json, run_stamp, write_json
 from eegtool.pictures import RENDERER, STYLES, check_bands
@@ -52,7 +52,9 @@ from eegtool.prepare.questions import (
 from eegtool.prepare.recipe import Recipe
 from eegtool.prepare.splits import BALANCES, Split, balance, check_no_leak, make_split, write_split
 from eegtool.recordings.signals import check_band
+from eegtool.scorings.codings import parse_codes
 from eegtool.scorings.cohorts import Found, Night, find_nights
+from eegtool.scorings.scoring import ReadAs
 
 
 def run(settings: PrepareSettings) -> None:
@@ -78,7 +80,7 @@ def run(settings: PrepareSettings) -> None:
     if settings.scheduler:  # workers may stand in another folder
         paths = [path.resolve() for path in paths]
         settings = replace(settings, workspace=settings.workspace.resolve())
-    found = find_nights(paths, settings.cohort, subject_pattern=settings.subject_pattern)
+    found = find_nights(paths, settings.cohort, settings.subject_pattern, read_as_of(settings))
     nights = _chosen(found, settings)
     visible_hz = STYLES[settings.style].visible_hz(recipe_of(settings).spec, len(settings.channel))
     visible_hz = min(visible_hz, settings.high_hz)
@@ -139,6 +141,11 @@ def _check(settings: PrepareSettings) -> None:
         )
     check_band(settings.low_hz, settings.high_hz)
     check_bands(recipe_of(settings).spec, len(settings.channel))
+
+
+def read_as_of(settings: PrepareSettings | InspectSettings) -> ReadAs:
+    """Return what the settings say about scorings."""
+    return ReadAs(parse_codes(settings.stage_codes), settings.scoring_column, settings.scorer)
 
 
 def recipe_of(settings: PrepareSettings) -> Recipe:
@@ -247,35 +254,62 @@ def _workers(settings: PrepareSettings, n_tasks: int) -> Iterator[int]:
 
 def _prepare_all(nights: Sequence[Night], settings: PrepareSettings, owner: str) -> list[Prepared]:
     """Draw all recordings, in parallel; return them in the order of `nights`."""
-    prepared: list[Prepared] = []
-    with _workers(settings, len(nights)) as jobs, progress("recordings") as bar:
-        parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
-        task = bar.add_task("Preparing", total=len(nights), note="")
-        began, n_done = time.monotonic(), 0
-        recipe, workspace = recipe_of(settings), Workspace(settings.workspace)
-        tasks = (delayed(prepare_night)(night, recipe, workspace, owner) for night in nights)
+    recipe, workspace = recipe_of(settings), Workspace(settings.workspace)
+
+    def n_drawn(result: Prepared) -> int:
+        places = (*(result.folder or Path()).parents, *(result.signals or Path()).parents)
+        return len(result.staged) if workspace.easel in places else 0  # else it was there already
+
+    tasks = [delayed(prepare_night)(night, recipe, workspace, owner) for night in nights]
+    with _workers(settings, len(nights)) as jobs:
+        found = in_parallel(tasks, jobs, "Preparing", n_drawn)
+    return [found[night] for night in nights]
+
+
+def in_parallel(
+    tasks: Sequence[Any], jobs: int, doing: str, n_drawn: Callable[[Prepared], int]
+) -> dict[Night, Prepared]:
+    """Work on recordings and say what the user should know of each, with a progress bar.
+
+    Parameters
+    ----------
+    tasks : sequence
+        What `joblib.delayed` makes of a function that returns a `Prepared`.
+    jobs : int
+        How many at the same time (see `joblib.Parallel`).
+    doing : str
+        What the bar says.
+    n_drawn : callable
+        How many pictures of a recording are new.
+    """
+    found: dict[Night, Prepared] = {}
+    parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
+    with progress("recordings") as bar:
+        task = bar.add_task(doing, total=len(tasks), note="")
+        began, n = time.monotonic(), 0
         for result in parallel(tasks):
-            prepared.append(result)
-            _report(bar.console, result)
-            if workspace.easel in {
-                *(result.folder or Path()).parents,
-                *(result.signals or Path()).parents,
-            }:
-                n_done += len(result.staged)  # else it was there already
-            rate = n_done / (time.monotonic() - began)
-            bar.update(task, advance=1, note=f"{n_done:,} epochs, {rate:,.0f}/s")
-    place = {night: i for i, night in enumerate(nights)}
-    return sorted(prepared, key=lambda p: place[p.night])
+            found[result.night] = result
+            _report(result)
+            n += n_drawn(result)
+            rate = n / (time.monotonic() - began)
+            bar.update(task, advance=1, note=f"{n:,} epochs, {rate:,.0f}/s")
+    return found
 
 
-def _report(to: Any, result: Prepared | Outline) -> None:
+def say_left_out(recording: str, problem: EegToolError) -> None:
+    """Say that a recording cannot be used, and why."""
+    text = Text.assemble(("left out ", "yellow"), f"{recording}: {problem}")
+    console.print(text, soft_wrap=True)
+
+
+def _report(result: Prepared | Outline) -> None:
     """Say what the user should know of one recording."""
     problem = getattr(result, "problem", None)
     name = result.night.recording
     if problem:
-        to.print(Text.assemble(("left out ", "yellow"), f"{name}: {problem}"), soft_wrap=True)
+        say_left_out(name, problem)
     for note in result.notes:
-        to.print(Text.assemble(("note ", "cyan"), f"{name}: {note}"), soft_wrap=True)
+        console.print(Text.assemble(("note ", "cyan"), f"{name}: {note}"), soft_wrap=True)
 
 
 def _split(prepared: Sequence[Prepared], settings: PrepareSettings) -> Split:
@@ -433,10 +467,10 @@ def _dry_run(nights: Sequence[Night], settings: PrepareSettings) -> dict[str, An
             plan = outline(night, recipe)
             cost = cost or estimate(night, recipe)
             outlines.append(plan)
-            _report(console, plan)
+            _report(plan)
         except EegToolError as problem:
             unusable.append(Prepared(night, problem=problem))
-            _report(console, unusable[-1])
+            _report(unusable[-1])
     if cost is None:
         raise _refusal(unusable)
     read_s, signal_bytes, picture_s, picture_bytes = cost

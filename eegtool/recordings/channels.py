@@ -14,13 +14,13 @@ from eegtool.core.errors import EegToolError
 # T3 to T6 of the 10-20 system are T7, T8, P7, P8 of the 10-10 system (ACNS Guideline 2, 2016).
 # Earlobe (A) and mastoid (M) references are used for one another in sleep recordings.
 _SAME_ELECTRODE: Final = {
-    "a1": "m1",
-    "a2": "m2",
-    "t3": "t7",
-    "t4": "t8",
-    "t5": "p7",
-    "t6": "p8",
+    **{"a1": "m1", "a2": "m2", "t3": "t7", "t4": "t8", "t5": "p7", "t6": "p8"},
+    **dict.fromkeys(("loc", "eogl", "leog", "eogleft", "lefteog", "lefteye", "eog1"), "e1"),
+    **dict.fromkeys(("roc", "eogr", "reog", "eogright", "righteog", "righteye", "eog2"), "e2"),
+    **dict.fromkeys(("emgchin", "chinemg", "submental", "emgsubmental", "submentalis"), "chin"),
+    **dict.fromkeys(("mentalis", "emgmentalis", "chin1chin2", "emgchin1chin2"), "chin"),
 }
+"""Names of electrodes and channels in letters and digits alone, and the one by which they are compared."""
 
 # Channels that are called by number, in cohorts of the National Sleep Research Resource. A file is of
 # such a cohort only if it has the names of the other channels, too: any lab may have an "EEG 2".
@@ -42,8 +42,17 @@ _MONTAGES: Final[tuple[tuple[str, frozenset[str], Mapping[str, str]], ...]] = (
     ),
 )
 
-_PREFIX: Final = re.compile(r"^(eeg|pol)[:_.]?(?=[a-z])")
-_SUFFIX: Final = re.compile(r"[-_](ref|le)\d*$")
+_PREFIX: Final = re.compile(r"^(eeg|pol)[-:_.]?(?=[a-z])")
+_OTHER_PREFIX: Final = re.compile(
+    r"^(eog|emg)[-:_.]?"
+)  # dropped only before the name of an electrode
+# What all channels of a recording are recorded against: a reference electrode, linked ears (computed: CLE,
+# or real: LER), the average, or Nihon Kohden's.
+_SUFFIX: Final = re.compile(r"[-_](ref|le|cle|ler|avg|ave|av|org)\d*$")
+# Electrodes of the 10-20 and 10-10 systems, and those beside the eyes.
+_SITE: Final = r"(?:fp|af|f|fc|c|cp|t|p|po|o)(?:z|\d{1,2})|[ame][12]|[lr]oc"
+_WITHOUT_DASH: Final = re.compile(rf"({_SITE})({_SITE})")
+_MIDLINE_COPY: Final = re.compile(r"(fpz|afz|fz|fcz|cz|cpz|pz|poz|oz)\d")
 _NAME: Final = re.compile(r"""'[^']*'|"[^"]*"|[^-+*/()'"]+""")
 
 
@@ -110,6 +119,13 @@ def resolve(wanted: str, present: Sequence[str]) -> Derivation:
     if not re.search(r"[-+*/]", wanted):
         raise _unknown(wanted, present)
     weights = _derive(wanted, present)
+    against = {m[1] for name in weights if (m := _SUFFIX.search(_fold(name)))}
+    if len(against) > 1:
+        raise EegToolError(
+            f"'{wanted}' cannot be derived from {', '.join(weights)}: they have different references, "
+            f"{' and '.join(sorted(against))}.",
+            "Choose channels against one reference with --channel.",
+        )
     return Derivation(" ".join(wanted.split()), weights)
 
 
@@ -119,8 +135,18 @@ def _fold(name: str) -> str:
 
 def _canonical(name: str) -> str:
     """Return `normalise` with one name for each electrode and one dash in bipolar names."""
-    electrodes = re.split(r"[-/_]", normalise(name))
-    return "-".join(_SAME_ELECTRODE.get(e, e) for e in electrodes)
+    bare = normalise(name)
+    for form in (bare, _OTHER_PREFIX.sub("", bare)):
+        if whole := _SAME_ELECTRODE.get(re.sub(r"[^a-z0-9]", "", form)):
+            return whole
+        pair = _WITHOUT_DASH.fullmatch(form)
+        electrodes = pair.groups() if pair else re.split(r"[-/_]", form)
+        if re.fullmatch(_SITE, electrodes[0]):
+            break
+    else:
+        electrodes = re.split(r"[-/_]", bare)
+    single = (_MIDLINE_COPY.sub(r"\1", e) for e in electrodes)
+    return "-".join(_SAME_ELECTRODE.get(e, e) for e in single)
 
 
 def _find(wanted: str, present: Sequence[str]) -> str | None:
@@ -139,10 +165,16 @@ def _find(wanted: str, present: Sequence[str]) -> str | None:
 
 
 def _unknown(wanted: str, present: Sequence[str], within: str = "") -> EegToolError:
+    electrode, *against = re.split("[-+*/(]", _canonical(within or wanted))
+    alike = [n for n in dict.fromkeys(present) if re.split("-", _canonical(n))[0] == electrode]
+    alike = alike if against and re.fullmatch(_SITE, electrode) else []
     # The closest is looked for without prefixes: they would make all channels look alike.
     bare = {normalise(name): name for name in present}
     near = difflib.get_close_matches(normalise(wanted), bare, n=1, cutoff=0.5)
-    hint = f" Did you mean '{bare[near[0]]}'?" if near else ""
+    hint = f" Did you mean '{bare[near[0]]}'?" if near and bare[near[0]] not in alike else ""
+    if alike:
+        listed = " or ".join(f"'{name}'" for name in alike[:4])
+        hint += f" Did you mean {listed}? The same electrode, but another reference."
     return EegToolError(
         f"There is no channel '{within or wanted}'{within and f', and no {wanted!r} to derive it'}.",
         f"Present: {', '.join(dict.fromkeys(present))}.{hint} Choose with --channel.",

@@ -1,21 +1,19 @@
-"""EDF and BDF files: the header in a few lines, the samples through MNE.
+"""EDF and BDF files: header, time of every record, samples, annotations; for recordings and scorings alike.
 
-MNE opens a file only if its header is in perfect order, reads it twice if it holds annotations, and
-goes by names, which need not be unique. So the header is read here, and MNE gets a clean one.
+Libraries open a file only if its header is in perfect order, and go by names, which need not be unique;
+MNE drops annotations outside of the recording and searches all bytes for them. So the files are read here.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final, NamedTuple
 
-import mne
 import numpy as np
 
 from eegtool.core.errors import EegToolError
@@ -47,12 +45,38 @@ _PER_SIGNAL: Final = {
     "signal reserved": 32,
 }
 _BLOCK: Final = 256  # bytes of the fixed part, and of each signal
-_BDF_VERSION: Final = b"\xffBIOSEMI"
+EDF_MARKS: Final = (b"0       ", b"\xffBIOSEMI")
+"""How EDF and BDF files begin."""
 _ANNOTATIONS: Final = ("EDF Annotations", "BDF Annotations")
 _MONTHS: Final = "JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC".split()
 _NO_DATE: Final = (1985, 1, 1)
 """The first day EDF can tell; what anonymised files have."""
 _GAP_S: Final = 0.05  # onsets of records are written in few digits
+_LONGEST_S: Final = 4 * 86400.0  # no recording with its pauses is longer
+_CHUNK_BYTES: Final = 1 << 23
+
+# A "time-stamped annotations list" of the EDF+ specification (Kemp & Olivan 2003): onset, perhaps a
+# duration, texts. The first list of every record has an empty text and tells when the record begins.
+_LIST: Final = re.compile(
+    "(?P<onset>[+-][0-9]+(?:[.][0-9]*)?)(?:\x15(?P<duration>[0-9]+(?:[.][0-9]*)?))?"
+    "\x14(?P<texts>[^\x00]*)\x14\x00"
+)
+_RECORD_TIME: Final = re.compile(rb"([+-]\d+(?:\.\d*)?)\x14\x14")
+
+
+class Annotation(NamedTuple):
+    """A text about a stretch of time; onset from the first sample, or from the start of a file without signals."""
+
+    onset_s: float
+    duration_s: float
+    text: str
+
+
+class Pause(NamedTuple):
+    """Time in which nothing was recorded; onset from the first sample."""
+
+    onset_s: float
+    duration_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +93,27 @@ class EdfHeader:
         Of all signals, annotations too.
     samples : tuple of int
         Samples of each signal per record.
-    calibrated : tuple of bool
-        Whether the limits of each signal are numbers apart from each other.
+    scales : tuple of (float, float) or None
+        Factor and offset from the numbers of each signal to its unit; None where the header's limits are
+        no numbers apart from each other.
     record_s : float
         Duration of a record.
     n_records : int
         Whole records in the file.
+    declared : int
+        Records that the header speaks of; -1 where it does not know.
     start : datetime or None
-        Local clock; on 1 January 1985 where only the date is junk.
+        Local clock of the first sample; on 1 January 1985 where only the date is junk.
+    first_s : float
+        When the first sample was taken, counted from the start that stands in the header.
+    pauses : tuple of Pause
+        Where records do not follow each other at once.
     simulated : bool
         Whether the patient or recording field says so.
     loss : str
         What is missing at the end of the file; empty if it is whole.
     notes : tuple of str
         Oddities that do no harm.
-    content : bytes
-        The header itself.
     """
 
     path: Path
@@ -92,19 +121,46 @@ class EdfHeader:
     labels: tuple[str, ...]
     units: tuple[str, ...]
     samples: tuple[int, ...]
-    calibrated: tuple[bool, ...]
+    scales: tuple[tuple[float, float] | None, ...]
     record_s: float
     n_records: int
+    declared: int
     start: datetime | None
     simulated: bool
     loss: str
     notes: tuple[str, ...]
-    content: bytes
+    first_s: float = 0.0
+    pauses: tuple[Pause, ...] = ()
 
     @property
     def signals(self) -> tuple[int, ...]:
         """Positions of what is no annotation."""
         return tuple(i for i, label in enumerate(self.labels) if label not in _ANNOTATIONS)
+
+    @property
+    def annotations(self) -> tuple[slice, ...]:
+        """Bytes of every annotation signal within a record."""
+        return tuple(self.place(i) for i, label in enumerate(self.labels) if label in _ANNOTATIONS)
+
+    @property
+    def duration_s(self) -> float:
+        """From the first sample to the last, pauses included."""
+        return self.n_records * self.record_s + sum(p.duration_s for p in self.pauses)
+
+    @property
+    def header_bytes(self) -> int:
+        """Bytes before the first record."""
+        return _BLOCK * (1 + len(self.labels))
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of a record."""
+        return sum(self.samples) * self.sample_bytes
+
+    def place(self, signal: int) -> slice:
+        """Return where a signal lies in every record, in bytes."""
+        at = sum(self.samples[:signal]) * self.sample_bytes
+        return slice(at, at + self.samples[signal] * self.sample_bytes)
 
     @property
     def sample_bytes(self) -> int:
@@ -117,20 +173,19 @@ class EdfHeader:
 
 
 def read_edf_header(path: Path) -> EdfHeader:
-    """Read the header of an EDF or BDF file, and compare it with the size of the file.
+    """Read the header of an EDF or BDF file, with or without signals, and compare it with the file's size.
 
     Raises
     ------
     EegToolError
-        If the file is of another format, cut within the header, damaged, without data, or an EDF+D
-        file with a gap.
+        If the file is of another format, cut within the header or damaged, or its records step back in time.
     """
     with path.open("rb") as file:
         content = file.read(_BLOCK)
         size = file.seek(0, 2)
         if not content:
             raise EegToolError(f"The recording {path} is empty.", "Fetch it again.")
-        if not (content.startswith((b"0       ", _BDF_VERSION))):
+        if not (content.startswith(EDF_MARKS)):
             raise EegToolError(
                 f"{path} is no EDF or BDF file: it begins with {content[:16]!r}.",
                 "Give the recording itself, or convert it to EDF.",
@@ -154,21 +209,9 @@ def read_edf_header(path: Path) -> EdfHeader:
     )
     kind, reserved = ("BDF" if content[0] == 0xFF else "EDF"), columns["reserved"][0]
     form = f"{kind}{reserved[3:5]}" if re.match("[EB]DF[+][CD]", reserved) else kind
+    declared = _number(path, columns, "number of records")
     record_bytes = sum(samples) * (3 if kind == "BDF" else 2)
     n_records, rest = divmod(size - header_bytes, record_bytes)
-    signals = [label for label in columns["label"] if label not in _ANNOTATIONS]
-    if not signals:
-        raise EegToolError(
-            f"{path} holds annotations but no signal.", "It is a hypnogram; give the recording."
-        )
-    if not record_s > 0:
-        raise _damaged(path, "duration of a record", columns["duration of a record"][0])
-    if n_records == 0:
-        raise EegToolError(
-            f"The recording {path} holds no data: not one whole record follows its header.",
-            "Fetch the file again.",
-        )
-    loss = _loss(_number(path, columns, "number of records"), n_records, rest, record_s)
     start, odd = parse_start(
         *(columns[name][0] for name in ("recording", "start date", "start time"))
     )
@@ -181,25 +224,20 @@ def read_edf_header(path: Path) -> EdfHeader:
         labels=columns["label"],
         units=columns["unit"],
         samples=samples,
-        calibrated=tuple(
-            _apart(columns, "physical", i) and _apart(columns, "digital", i)
-            for i in range(n_signals)
-        ),
+        scales=tuple(_scale(columns, i) for i in range(n_signals)),
         record_s=record_s,
         n_records=n_records,
+        declared=declared,
         start=start,
         simulated=b"SIMULATED" in content[:168].upper(),
-        loss=loss,
+        loss=_loss(declared, n_records, rest, record_s),
         notes=tuple(notes),
-        content=content,
     )
-    if form.endswith("+D"):
-        _refuse_gaps(header)
-    return header
+    return _timed(header) if header.signals and header.annotations and n_records else header
 
 
 def read_edf_samples(header: EdfHeader, signals: Sequence[int]) -> np.ndarray:
-    """Read signals of one sampling rate through MNE, all others unread.
+    """Read signals of one sampling rate, all others unheld; a straight line goes through pauses.
 
     Parameters
     ----------
@@ -218,72 +256,162 @@ def read_edf_samples(header: EdfHeader, signals: Sequence[int]) -> np.ndarray:
     EegToolError
         If the header does not tell what the numbers of a signal mean.
     """
+    scales = [scale for i in signals if (scale := header.scales[i])]
     for i in signals:
-        if not header.calibrated[i]:
+        if header.scales[i] is None:
             raise EegToolError(
                 f"Channel '{header.labels[i]}' of {header.path} is not calibrated: its physical or "
                 "digital minimum and maximum are the same, or no numbers.",
-                "Choose another with --channel, or mend the header (EDFbrowser does that).",
+                "Choose another with --channel, or fix the header (EDFbrowser does that).",
             )
-    read = mne.io.read_raw_bdf if header.format.startswith("BDF") else mne.io.read_raw_edf
+    n = header.samples[signals[0]]
+    data = np.empty((len(signals), header.n_records * n))
+    for first, records in _records(header):
+        for row, i in zip(data, signals, strict=True):
+            numbers = _numbers(records[:, header.place(i)], header.sample_bytes)
+            row[first * n : first * n + numbers.size] = numbers.ravel()
+    for row, (factor, offset) in zip(data, scales, strict=True):
+        row *= factor
+        row += offset
+    return _with_pauses(data, header, n / header.record_s) if header.pauses else data
+
+
+def read_edf_annotations(header: EdfHeader) -> tuple[list[Annotation], str]:
+    """Read all annotations of a file.
+
+    Returns
+    -------
+    annotations : list of Annotation
+        With duration 0 where there is none.
+    encoding : str
+        ``"utf-8"``, or ``"latin-1"`` where it is not that.
+    """
+    data = b"".join(_cells(header, range(header.n_records), header.annotations))
+    try:
+        text, encoding = data.decode("utf-8"), "utf-8"
+    except UnicodeDecodeError:
+        text, encoding = data.decode("latin-1"), "latin-1"
+    return [
+        Annotation(
+            float(found["onset"]) - header.first_s, float(found["duration"] or 0), description
+        )
+        for found in _LIST.finditer(text)
+        for description in found["texts"].split("\x14")
+        if description.strip()
+    ], encoding
+
+
+def _cells(header: EdfHeader, records: Sequence[int], parts: Sequence[slice]) -> Iterator[bytes]:
+    """Give some bytes of some records; what lies between them may be large, and is not read."""
+    with header.path.open("rb", buffering=0) as file:
+        for i in records:
+            at = header.header_bytes + (i % header.n_records) * header.record_bytes
+            for part in parts:
+                file.seek(at + part.start)
+                yield file.read(part.stop - part.start)
+
+
+def _records(header: EdfHeader) -> Iterator[tuple[int, np.ndarray]]:
+    """Give the records in blocks, uint8 [n, record_bytes], each with the number of its first."""
+    step = max(_CHUNK_BYTES // header.record_bytes, 1)
     with header.path.open("rb") as file:
-        source = _WithHeader(file, _clean(header))
-        raw = read(source, include=[str(i) for i in signals], preload=True, verbose="ERROR")
-    data = raw.get_data(picks=[str(i) for i in signals])
-    data *= 1e6  # the clean header calls everything µV, and MNE gives volts
-    return data
+        file.seek(header.header_bytes)
+        for first in range(0, header.n_records, step):
+            n = min(step, header.n_records - first)
+            content = file.read(n * header.record_bytes)
+            yield first, np.frombuffer(content, np.uint8).reshape(n, header.record_bytes)
 
 
-class _WithHeader(io.RawIOBase):
-    """A file of which the first bytes are replaced."""
-
-    def __init__(self, file: BinaryIO, header: bytes) -> None:
-        self._file = file
-        self._header = header
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def read(self, size: int = -1) -> bytes:
-        at = self._file.tell()
-        content = self._file.read(size)
-        if at >= len(self._header):
-            return content
-        return self._header[at : at + len(content)] + content[len(self._header) - at :]
+def _numbers(cells: np.ndarray, sample_bytes: int) -> np.ndarray:
+    """Return the integers of 16 or 24 bits in bytes, lowest byte first."""
+    if sample_bytes == 2:
+        return np.ascontiguousarray(cells).view("<i2")
+    wide = np.zeros((len(cells), cells.shape[1] // 3, 4), np.uint8)
+    wide[..., 1:] = cells.reshape(len(cells), -1, 3)
+    return wide.view("<i4")[..., 0] >> 8
 
 
-def _clean(header: EdfHeader) -> bytes:
-    """Return the header as MNE likes it: plain EDF, signals named by their position."""
-    n = len(header.labels)
-    clean = {
-        "patient": ["X"],
-        "recording": ["X"],
-        "start date": ["01.01.85"],
-        "start time": ["00.00.00"],
-        "reserved": [""],
-        "number of records": [str(header.n_records)],
-        "label": [str(i) for i in range(n)],
-        "transducer": [""] * n,
-        "unit": ["uV"] * n,
-        "filter": [""] * n,
-        "signal reserved": [""] * n,
-    }
-    limits = ("physical minimum", "physical maximum", "digital minimum", "digital maximum")
-    parts: list[bytes] = []
-    at = 0
-    for name, width in (_FIXED | _PER_SIGNAL).items():
-        total = width * (n if name in _PER_SIGNAL else 1)
-        old = header.content[at : at + total]
-        at += total
-        if name in clean:
-            parts.append("".join(text.ljust(width) for text in clean[name]).encode())
-        elif name in limits:  # MNE parses those of all signals, wanted or not
-            junk = ("0" if name.endswith("minimum") else "1").ljust(width).encode()
-            cells = [old[i * width : (i + 1) * width] for i in range(n)]
-            parts += [c if ok else junk for c, ok in zip(cells, header.calibrated, strict=True)]
-        else:
-            parts.append(old)
-    return b"".join(parts)
+def _timed(header: EdfHeader) -> EdfHeader:
+    """Find out when each record of an EDF+ file begins: how late the first is, where there are pauses."""
+    stamps = _stamps(header, range(header.n_records) if header.format.endswith("D") else (0, -1))
+    if len(stamps) > 1 and stamps[-1] - stamps[0] > header.duration_s - header.record_s + _GAP_S:
+        stamps = _stamps(header, range(header.n_records))
+    if not len(stamps):
+        return header
+    first_s = float(stamps[0])
+    timed = replace(
+        header, start=header.start and header.start + timedelta(seconds=first_s), first_s=first_s
+    )
+    if abs(first_s) >= 1:
+        note = f"The first sample was taken {first_s:g} s after the start that the header tells."
+        timed = replace(timed, notes=(*header.notes, note))
+    if len(stamps) < 3:
+        return timed
+    reached_s = (np.arange(len(stamps)) * header.record_s)[1:]
+    jumps_s = np.diff(stamps) - header.record_s
+    if min(jumps_s) < -_GAP_S:
+        at = int(np.argmin(jumps_s))
+        raise EegToolError(
+            f"{header.path} is an {header.format} file with a step back of {-jumps_s[at]:g} s after "
+            f"{reached_s[at]:g} s.",
+            "Export its parts as files of their own (EDFbrowser does that), each with its hypnogram.",
+        )
+    late_s = stamps[1:] - stamps[0]
+    pauses = tuple(
+        Pause(float(late_s[i] - jumps_s[i]), float(jumps_s[i]))
+        for i in np.flatnonzero(jumps_s > _GAP_S)
+    )
+    if not pauses:
+        return timed
+    told = ", ".join(f"{p.duration_s:g} s after {p.onset_s:g} s" for p in pauses[:3])
+    more = f" and {len(pauses) - 3} more" if len(pauses) > 3 else ""
+    if not header.format.endswith("D"):
+        raise EegToolError(
+            f"{header.path} calls itself continuous ({header.format}), but its records tell of "
+            f"a gap: {told}{more}.",
+            "Write EDF+D into its header (EDFbrowser does that), and gaps are read as unscored time; or "
+            "export it again.",
+        )
+    note = f"The recording pauses: {told}{more}. This is unscored time."
+    timed = replace(timed, pauses=pauses, notes=(*timed.notes, note))
+    if timed.duration_s > _LONGEST_S:
+        raise EegToolError(
+            f"{header.path} pauses for {sum(p.duration_s for p in pauses) / 3600:.0f} hours.",
+            "Export its parts as files of their own (EDFbrowser does that), each with its hypnogram.",
+        )
+    return timed
+
+
+def _stamps(header: EdfHeader, records: Sequence[int]) -> np.ndarray:
+    """Return the onsets that some records tell, in seconds; empty if these cannot be known."""
+    stamps = []
+    for i, cell in zip(records, _cells(header, records, header.annotations[:1]), strict=True):
+        found = _RECORD_TIME.match(cell)
+        if found is None and header.format.endswith("D"):
+            raise EegToolError(
+                f"Record {i + 1} of {header.path} does not tell its time.", "Fetch the file again."
+            )
+        if found is None:  # EDF+C is continuous by definition
+            return np.empty(0)
+        stamps.append(float(found[1]))
+    return np.array(stamps)
+
+
+def _with_pauses(data: np.ndarray, header: EdfHeader, sfreq_hz: float) -> np.ndarray:
+    """Put a straight line where nothing was recorded, as long as the pause."""
+    spread = np.empty((len(data), round(header.duration_s * sfreq_hz)))
+    read = written = 0
+    for onset_s, duration_s in (*header.pauses, Pause(header.duration_s, 0.0)):
+        stop = min(round(onset_s * sfreq_hz), written + data.shape[1] - read)
+        spread[:, written:stop] = data[:, read : read + stop - written]
+        read, written = (
+            read + stop - written,
+            min(round((onset_s + duration_s) * sfreq_hz), spread.shape[1]),
+        )
+        if stop < written and read < data.shape[1]:
+            line = np.linspace(data[:, read - 1], data[:, read], written - stop, axis=1)
+            spread[:, stop:written] = line
+    return spread[:, :written]
 
 
 def _columns(content: bytes, fields: dict[str, int], n: int) -> dict[str, tuple[str, ...]]:
@@ -312,14 +440,19 @@ def _number(
     return int(value)
 
 
-def _apart(columns: dict[str, tuple[str, ...]], kind: str, i: int) -> bool:
+def _scale(columns: dict[str, tuple[str, ...]], i: int) -> tuple[float, float] | None:
+    """Return factor and offset from the numbers of a signal to its unit, if the limits tell."""
     try:
-        low, high = (
-            float(columns[f"{kind} {end}"][i].replace(",", ".")) for end in ("minimum", "maximum")
+        low, high, first, last = (
+            float(columns[f"{kind} {end}"][i].replace(",", "."))
+            for kind in ("physical", "digital")
+            for end in ("minimum", "maximum")
         )
-    except ValueError:
-        return False
-    return math.isfinite(high - low) and high != low
+        factor = (high - low) / (last - first)
+    except (ValueError, ZeroDivisionError):
+        return None
+    offset = low - factor * first
+    return (factor, offset) if factor and math.isfinite(factor + offset) else None
 
 
 def _damaged(path: Path, field: str, text: str) -> EegToolError:
@@ -385,40 +518,3 @@ def parse_start(recording: str, date: str, time: str) -> tuple[datetime | None, 
             odd = f"The start date '{date}' is no date; only the clock is used."
             return start, "" if year_month_day in candidates else odd
     return None, f"The start '{date} {time}' is no date and time; it is not used."
-
-
-def _refuse_gaps(header: EdfHeader) -> None:
-    """Compare the onsets that an EDF+D file gives its records with those of an unbroken recording."""
-    tell_time = [i for i, label in enumerate(header.labels) if label in _ANNOTATIONS]
-    if not tell_time:
-        raise EegToolError(
-            f"{header.path} is an {header.format} file without annotations: its times are not known.",
-            "Export it as one continuous recording.",
-        )
-    at = sum(header.samples[: tell_time[0]]) * header.sample_bytes
-    record_bytes = sum(header.samples) * header.sample_bytes
-    data = np.memmap(
-        header.path,
-        mode="r",
-        offset=len(header.content),
-        shape=(header.n_records, record_bytes),
-    )
-    width = min(header.samples[tell_time[0]] * header.sample_bytes, 32)
-    first_s = 0.0
-    for i, cell in enumerate(np.ascontiguousarray(data[:, at : at + width])):
-        onset = re.match(rb"[+-]\d+(?:\.\d*)?", cell.tobytes())
-        if onset is None:
-            raise EegToolError(
-                f"Record {i + 1} of {header.path} does not tell its time.", "Fetch the file again."
-            )
-        if i == 0:
-            first_s = float(onset[0])
-        reached_s = i * header.record_s
-        gap_s = float(onset[0]) - first_s - reached_s
-        if abs(gap_s) > _GAP_S:
-            what = f"a gap of {gap_s:g} s" if gap_s > 0 else f"a step back of {-gap_s:g} s"
-            raise EegToolError(
-                f"{header.path} is an {header.format} file with {what} after {reached_s:g} s.",
-                "Read as continuous, all later epochs would be mislabelled. Export the parts as "
-                "files of their own (EDFbrowser does that), each with its hypnogram.",
-            )

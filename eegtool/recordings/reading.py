@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,8 +16,16 @@ import mne
 import numpy as np
 
 from eegtool.core.errors import EegToolError, brief
+from eegtool.core.stages import EPOCH_S
 from eegtool.recordings.channels import Derivation, resolve
-from eegtool.recordings.edf import read_edf_header, read_edf_samples
+from eegtool.recordings.edf import (
+    Annotation,
+    EdfHeader,
+    Pause,
+    read_edf_annotations,
+    read_edf_header,
+    read_edf_samples,
+)
 from eegtool.recordings.signals import UV_PER_UNIT, check_amplitude, check_rate, microvolts, swing
 
 
@@ -62,6 +71,8 @@ class Header:
         Whether the file calls itself simulated.
     files : tuple of Path
         The file itself, and others that hold its samples or markers.
+    pauses : tuple of Pause
+        Time within the recording in which nothing was recorded.
     """
 
     path: Path
@@ -72,6 +83,7 @@ class Header:
     notes: tuple[str, ...]
     simulated: bool
     files: tuple[Path, ...] = ()
+    pauses: tuple[Pause, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,6 +136,8 @@ class _Opened:
     header: Header
     loss: str
     read: _Read
+    annotations: Callable[[], tuple[list[Annotation], str]]
+    """Gives all annotations, and the encoding of their texts."""
 
 
 def is_recording(path: Path) -> bool:
@@ -147,6 +161,51 @@ def read_header(source: Source, *, strict: bool = False) -> Header:
         If the file is missing, of another format, damaged, empty, or has a gap.
     """
     return _open(source, strict).header
+
+
+def paused_epochs(pauses: Sequence[Pause], n_epochs: int, first_onset_s: float = 0.0) -> set[int]:
+    """Return the epochs that were not recorded throughout; epoch 0 begins at `first_onset_s`."""
+    found: set[int] = set()
+    for pause in pauses:
+        first = math.floor((pause.onset_s - first_onset_s) / EPOCH_S)
+        stop = math.ceil((pause.onset_s + pause.duration_s - first_onset_s) / EPOCH_S)
+        found |= set(range(max(first, 0), min(stop, n_epochs)))
+    return found
+
+
+def read_annotations(path: Path) -> tuple[list[Annotation], str]:
+    """Read the annotations of a recording of any format.
+
+    Returns
+    -------
+    annotations : list of Annotation
+        Onsets from the first sample.
+    encoding : str
+        Of their texts; ``"latin-1"`` where it had to be guessed.
+
+    Raises
+    ------
+    EegToolError
+        As in `read_header`.
+    """
+    opened = _open(path, strict=False)
+    with _reading(path):
+        return opened.annotations()
+
+
+def read_slow_channel(path: Path, name: str) -> tuple[np.ndarray, float]:
+    """Read a channel that is no EEG, as it stands in the file.
+
+    Returns
+    -------
+    float64 [n_samples], float
+        Numbers in the unit of the file, and their rate in Hz.
+    """
+    opened = _open(path, strict=False)
+    names = [channel.name for channel in opened.header.channels]
+    with _reading(path):
+        numbers = opened.read([names.index(name)])[0]
+    return numbers, opened.header.channels[names.index(name)].sfreq_hz
 
 
 def find_signals(header: Header, channels: Sequence[str]) -> tuple[tuple[Derivation, float], ...]:
@@ -291,25 +350,60 @@ def _open_raw(raw: mne.io.BaseRaw) -> _Opened:
     opened = _opened_by_mne(path, _RAW, raw, unit="V")
     channels = tuple(replace(channel, unit="V") for channel in opened.header.channels)
     header = replace(opened.header, channels=channels, files=())
-    return _Opened(header, "", lambda which: np.asarray(raw.get_data(picks=list(which))))
+    return replace(
+        opened,
+        header=header,
+        loss="",
+        read=lambda which: np.asarray(raw.get_data(picks=list(which))),
+    )
 
 
 def _open_edf(path: Path) -> _Opened:
     edf = read_edf_header(path)
-    channels = tuple(ChannelInfo(edf.labels[i], edf.sfreq_hz(i), edf.units[i]) for i in edf.signals)
+    _check_edf(edf)
     header = Header(
         path=path,
         format=edf.format,
-        channels=channels,
-        duration_s=edf.n_records * edf.record_s,
+        channels=tuple(
+            ChannelInfo(edf.labels[i], edf.sfreq_hz(i), edf.units[i]) for i in edf.signals
+        ),
+        duration_s=edf.duration_s,
         start=edf.start,
         notes=(*filter(None, (edf.loss,)), *edf.notes),
         simulated=edf.simulated,
         files=(path,),
+        pauses=edf.pauses,
     )
     return _Opened(
-        header, edf.loss, lambda which: read_edf_samples(edf, [edf.signals[i] for i in which])
+        header,
+        edf.loss,
+        lambda which: read_edf_samples(edf, [edf.signals[i] for i in which]),
+        lambda: read_edf_annotations(edf),
     )
+
+
+def _check_edf(edf: EdfHeader) -> None:
+    """Refuse a file without signals or samples, or whose times cannot be known."""
+    path = edf.path
+    if not edf.signals:
+        raise EegToolError(
+            f"{path} holds annotations but no signal.", "It is a hypnogram; give the recording."
+        )
+    if not edf.record_s > 0:
+        raise EegToolError(
+            f"The header of {path} is damaged: its duration of a record is '{edf.record_s:g}'.",
+            "Fetch the file again.",
+        )
+    if not edf.n_records:
+        raise EegToolError(
+            f"The recording {path} holds no data: not one whole record follows its header.",
+            "Fetch the file again.",
+        )
+    if edf.format.endswith("D") and not edf.annotations:
+        raise EegToolError(
+            f"{path} is an {edf.format} file without annotations: its times are not known.",
+            "Export it as one continuous recording.",
+        )
 
 
 def _open_fif(path: Path) -> _Opened:
@@ -384,7 +478,15 @@ def _opened_by_mne(
             row *= _PER_VOLT.get(channels[i].unit, 1.0)
         return data
 
-    return _Opened(header, loss, read)
+    def annotations() -> tuple[list[Annotation], str]:
+        onsets_s = _onsets_s(raw)
+        rows = zip(onsets_s, raw.annotations.duration, raw.annotations.description, strict=True)
+        return [
+            Annotation(float(at), float(lasts), str(text).removeprefix("Comment/"))  # BrainVision's
+            for at, lasts, text in rows
+        ], "utf-8"
+
+    return _Opened(header, loss, read, annotations)
 
 
 _RAW: Final = "MNE Raw"
@@ -405,9 +507,15 @@ _BREAK: Final = re.compile("boundary|(BAD|EDGE) boundary|New Segment/.*")
 """Where EEGLAB, MNE and BrainVision have joined what was recorded apart."""
 
 
+def _onsets_s(raw: Any) -> np.ndarray:
+    """Return when annotations begin, from the first sample."""
+    return np.asarray(
+        raw.annotations.onset - raw.first_time * (raw.annotations.orig_time is not None)
+    )
+
+
 def _refuse_breaks(path: Path, raw: Any) -> None:
-    onsets_s = raw.annotations.onset - raw.first_time * (raw.annotations.orig_time is not None)
-    for onset_s, text in zip(onsets_s, raw.annotations.description, strict=True):
+    for onset_s, text in zip(_onsets_s(raw), raw.annotations.description, strict=True):
         if _BREAK.fullmatch(text) and 0 < onset_s < raw.n_times / raw.info["sfreq"]:
             raise EegToolError(
                 f"{path} is not one continuous recording: it was joined ('{text}') at "

@@ -38,6 +38,8 @@ class AnsweredEpoch:
         What was asked.
     probabilities : tuple of float, shape (5,), or None
         Of the stages in the order of `STAGES`; None where the file has none.
+    smoothed : str or None
+        Stage in the likeliest sequence of the night; None where the file has none.
     """
 
     sample_id: str
@@ -51,6 +53,7 @@ class AnsweredEpoch:
     night: int | None = None
     question: str = ""
     probabilities: tuple[float, ...] | None = None
+    smoothed: str | None = None
 
     @property
     def predicted(self) -> str | None:

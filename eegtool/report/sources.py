@@ -12,6 +12,7 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.labels import Labels, read_labels
 from eegtool.core.parsing import finite, parse_json
 from eegtool.core.records import Answer, check_unique
+from eegtool.core.stages import STAGES
 from eegtool.core.workspace import missing
 from eegtool.report.epochs import AnsweredEpoch, probabilities_of
 from eegtool.report.plain import plain_text
@@ -203,6 +204,7 @@ class _CachedReader:
             night=_whole(metadata.get("night"), 1),
             question=self._word(answer.prompt),
             probabilities=probabilities,
+            smoothed=_stage(metadata.get("stage_smoothed")),
         )
         return epoch, odd
 
@@ -215,6 +217,10 @@ class _CachedReader:
     def _word(self, value: object) -> str:
         word = plain_text(value)
         return self._words.setdefault(word, word)
+
+
+def _stage(value: object) -> str | None:
+    return value if isinstance(value, str) and value in STAGES else None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str, bool]]:

@@ -32,6 +32,7 @@ from eegtool.report.sources import AnswerSet, named_apart, read_answer_sets
 from eegtool.report.words import counting_sentences, notices, protocol_facts, protocol_sentences
 
 _MODULE = "vision module alone"
+_SMOOTHED = "after smoothing"
 _IN_THE_TERMINAL = 30
 """Rows of a table that are printed; files and page have all of them."""
 
@@ -128,6 +129,10 @@ def _comparisons(sets: Sequence[AnswerSet], known: Known, sampling: Sampling) ->
     if known.module_stages and any(epoch.true for epoch in first.epochs):
         module = as_answers(first.epochs, known.module_stages)
         found.append(compare((first.name, first.epochs), (_MODULE, module), sampling))
+    smoothed = {e.sample_id: e.smoothed for e in first.epochs if e.smoothed}
+    if smoothed and any(epoch.true for epoch in first.epochs):
+        sequence = as_answers(first.epochs, smoothed)
+        found.append(compare((first.name, first.epochs), (_SMOOTHED, sequence), sampling))
     for other in others:
         compared = compare(
             (first.name, first.epochs),

@@ -12,12 +12,15 @@ from typing import Final
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.stages import EPOCH_S, SLEEP_STAGES, STAGES, UNSCORED
+from eegtool.recordings.edf import Pause
 from eegtool.scorings.scoring import Entry, Scoring
 
 TOLERANCE_S: Final = 0.05
 """How far a border may lie from that of an epoch: onsets are rounded text."""
 
 _DAY_S: Final = 86400.0
+_HOUR_S: Final = 3600.0
+_MOST_HOURS: Final = 14  # between time zones
 _NEAR_S: Final = 600.0
 """How near the ends of a scoring and its recording are if both are of one night."""
 _UNKNOWN_START: Final = datetime(1985, 1, 1)
@@ -26,8 +29,19 @@ _LENGTHS_S: Final = (1, 2, 3, 4, 5, 6, 10, 15, 20, 60)
 """Other lengths of epochs that are in use."""
 
 
-def with_durations(path: Path, entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
-    """Refuse impossible times and scorings without sleep; fill in durations where there are none."""
+def with_durations(path: Path, scoring: Scoring) -> tuple[list[Entry], bool, list[str]]:
+    """Refuse impossible times and scorings without sleep; fill in durations where there are none.
+
+    Returns
+    -------
+    entries : list of Entry
+        In order of time, where durations had to be filled in.
+    open_end : bool
+        Whether the last entry lasts until the end of the recording.
+    notes : list of str
+        How durations were filled in.
+    """
+    entries = scoring.entries
     for entry in entries:
         if not math.isfinite(entry.onset_s) or not 0 <= entry.duration_s < math.inf:
             raise EegToolError(
@@ -41,10 +55,24 @@ def with_durations(path: Path, entries: Sequence[Entry]) -> tuple[list[Entry], l
             "It must have stages such as 'Sleep stage 2', N2 or REM, not only wake.",
         )
     lasting = [entry for entry in entries if entry.duration_s]
-    notes = []
+    notes, open_end = [], False
     if not lasting:
-        lasting = [replace(entry, duration_s=EPOCH_S) for entry in entries]
-        notes.append(f"The scoring has no durations; each entry is taken as one {EPOCH_S}-s epoch.")
+        lasting = sorted(entries, key=lambda entry: entry.onset_s)
+        steps_s = [b.onset_s - a.onset_s for a, b in pairwise(lasting)]
+        open_end = scoring.until_next or _are_changes(lasting, steps_s)
+        most_s = math.inf if open_end else float(EPOCH_S)
+        lengths_s = [*(min(step_s, most_s) for step_s in steps_s), float(EPOCH_S)]
+        # Only the first epoch may be short; rows of one time are told below.
+        lengths_s[1:] = [max(length_s, float(EPOCH_S)) for length_s in lengths_s[1:]]
+        lasting = [
+            replace(entry, duration_s=length_s or float(EPOCH_S))
+            for entry, length_s in zip(lasting, lengths_s, strict=True)
+        ]
+        notes.append(
+            "The scoring has no durations; each entry lasts until the next, the last until the end."
+            if open_end
+            else f"The scoring has no durations; each entry is taken as one {EPOCH_S}-s epoch."
+        )
     elif len(lasting) < len(entries):
         notes.append(
             f"{len(entries) - len(lasting)} scored entries without a duration are left out."
@@ -54,8 +82,7 @@ def with_durations(path: Path, entries: Sequence[Entry]) -> tuple[list[Entry], l
                 f"The hypnogram {path} gives durations, but for none of its entries of sleep.",
                 "Give the duration of every entry, or of none.",
             )
-    # Times in samples or minutes, or a list of changes only, would otherwise become a few epochs
-    # at wrong places. A night may well be scored in parts, but not in parts of one entry each.
+    # Times in samples or minutes would otherwise become a few epochs at wrong places. A night may well be scored in parts, but not in parts of one entry each.
     ordered = sorted(lasting, key=lambda entry: entry.onset_s)
     gaps = sum(b.onset_s - a.end_s > TOLERANCE_S for a, b in pairwise(ordered))
     if 2 * gaps >= len(ordered) and (notes or gaps >= 10):
@@ -64,7 +91,15 @@ def with_durations(path: Path, entries: Sequence[Entry]) -> tuple[list[Entry], l
             f"{ordered[0].end_s:g} s, {ordered[1].place} begins at {ordered[1].onset_s:g} s.",
             "Give onsets and durations in seconds, for every stretch of one stage.",
         )
-    return lasting, notes
+    return lasting, open_end, notes
+
+
+def _are_changes(entries: Sequence[Entry], steps_s: Sequence[float]) -> bool:
+    """Say whether entries are changes of stage, and not epochs: most are far apart, and none repeats."""
+    far = sum(step_s > EPOCH_S + TOLERANCE_S for step_s in steps_s)
+    repeats = any(a.stage == b.stage for a, b in pairwise(entries))
+    whole = all(min(s % EPOCH_S, -s % EPOCH_S) <= TOLERANCE_S for s in steps_s[1:])
+    return 2 * far > len(steps_s) and whole and not repeats
 
 
 def find_offset_s(
@@ -74,9 +109,70 @@ def find_offset_s(
     recording_start: datetime | None,
     duration_s: float,
 ) -> tuple[float, str]:
-    """Return where the onsets of a scoring count from, in seconds after the recording started."""
+    """Return where the onsets of a scoring count from, in seconds after the recording started.
+
+    Raises
+    ------
+    EegToolError
+        If that cannot be told, or only by clocks that are whole hours apart or jump by an hour.
+    """
+    offset_s, note = _offset_s(path, scoring, entries, recording_start, duration_s)
+    if scoring.is_absolute:
+        _refuse_jump(path, entries, offset_s, duration_s)
+    return offset_s, note
+
+
+def _refuse_hours(path: Path, entries: Sequence[Entry], offset_s: float, duration_s: float) -> None:
+    """Refuse a scoring that lies outside of its recording only by whole hours: nobody scores such time."""
+    hours = round(offset_s / _HOUR_S)
+    if not hours or abs(hours) > _MOST_HOURS or abs(offset_s - hours * _HOUR_S) > _NEAR_S / 5:
+        return
+    outside_s = _outside_s(entries, offset_s, duration_s)
+    if (
+        outside_s > _NEAR_S
+        and _outside_s(entries, offset_s - hours * _HOUR_S, duration_s) < EPOCH_S
+    ):
+        raise EegToolError(
+            f"The hypnogram {path} starts {abs(hours)} hour{'s' * (abs(hours) > 1)} "
+            f"{'after' if hours > 0 else 'before'} its recording by the clock and has "
+            f"{_span(outside_s)} that were not recorded, but without that whole hour it would fit.",
+            "One of them is in another time zone, or summer time. Correct the clock, or give onsets in "
+            "seconds from the start of the recording.",
+        )
+
+
+def _refuse_jump(path: Path, entries: Sequence[Entry], offset_s: float, duration_s: float) -> None:
+    """Refuse clock times that jump by one hour, where the recording goes on."""
+    for a, b in pairwise(sorted(entries, key=lambda entry: entry.onset_s)):
+        gap_s = b.onset_s - a.end_s
+        jump = (
+            abs(gap_s - _HOUR_S) <= EPOCH_S + 1
+            and entries[-1].end_s + offset_s > duration_s + _NEAR_S
+        )
+        if jump:
+            raise EegToolError(
+                f"The times of the hypnogram {path} jump by an hour at {b.place}, and end "
+                f"{_span(entries[-1].end_s + offset_s - duration_s)} after the recording: summer time began.",
+                "Give its onsets in seconds from the start of the recording.",
+            )
+
+
+def _outside_s(entries: Sequence[Entry], offset_s: float, duration_s: float) -> float:
+    """Return how much of the staged time was not recorded."""
+    spans = [(e.onset_s + offset_s, e.end_s + offset_s) for e in entries if e.stage in STAGES]
+    inside_s = sum(max(min(end, duration_s) - max(begin, 0.0), 0.0) for begin, end in spans)
+    return sum(end - begin for begin, end in spans) - inside_s
+
+
+def _offset_s(
+    path: Path,
+    scoring: Scoring,
+    entries: Sequence[Entry],
+    recording_start: datetime | None,
+    duration_s: float,
+) -> tuple[float, str]:
     start = scoring.start
-    if start is None or start == recording_start:
+    if start is None or start == recording_start or math.isinf(duration_s):
         return 0.0, ""
     if recording_start in (None, _UNKNOWN_START) or start == _UNKNOWN_START:
         if scoring.is_absolute:
@@ -95,6 +191,7 @@ def find_offset_s(
     offset_s = (start - recording_start).total_seconds()
     if abs(offset_s) < 1:  # headers of EDF have whole seconds
         return 0.0, ""
+    _refuse_hours(path, entries, offset_s, duration_s)
     if sleep_within(entries, -offset_s, duration_s - offset_s):
         return offset_s, _own_start(offset_s)
     if min(offset_s % _DAY_S, -offset_s % _DAY_S) < 1:
@@ -144,7 +241,27 @@ def _offset_of_clock_s(
                 f"day or time since the start of the recording, {recording_start:%H:%M:%S}.",
                 "Give its onsets in seconds, or with dates.",
             )
+    _refuse_hours(path, entries, offset_s, duration_s)
     return offset_s, _own_start(offset_s)
+
+
+def check_pauses(
+    path: Path,
+    scoring: Scoring,
+    entries: Sequence[Entry],
+    duration_s: float,
+    pauses: Sequence[Pause],
+) -> None:
+    """Refuse times of which nobody can tell whether the recording's pauses count."""
+    if not pauses or scoring.start is not None or scoring.inside:
+        return
+    recorded_s = duration_s - sum(pause.duration_s for pause in pauses)
+    if max(entry.end_s for entry in entries) <= recorded_s + EPOCH_S:
+        raise EegToolError(
+            f"The recording of the hypnogram {path} pauses for {_span(duration_s - recorded_s)}, and its "
+            "times may or may not count that pause.",
+            "Give its onsets as times of day or dates.",
+        )
 
 
 def check_list(path: Path, n_lines: int, duration_s: float) -> None:
@@ -152,7 +269,7 @@ def check_list(path: Path, n_lines: int, duration_s: float) -> None:
 
     Nothing else in such a list tells epochs of another length, or another night.
     """
-    if abs(n_lines * EPOCH_S - duration_s) <= _NEAR_S:
+    if abs(n_lines * EPOCH_S - duration_s) <= _NEAR_S or math.isinf(duration_s):
         return
     length_s = min(_LENGTHS_S, key=lambda length: abs(n_lines * length - duration_s))
     fits = abs(n_lines * length_s - duration_s) <= min(_NEAR_S, duration_s / 20)
@@ -185,6 +302,12 @@ def check_overlaps(path: Path, entries: Sequence[Entry]) -> None:
 def find_grid_s(path: Path, entries: Sequence[Entry]) -> float:
     """Return where the 30-s epochs of a scoring begin, 0 to 30 s."""
     scored = [entry for entry in entries if entry.stage != UNSCORED]
+    # Epochs at full half minutes of the clock: the first stretch may begin within one.
+    if (
+        len(scored) > 2
+        and min(scored[0].duration_s % EPOCH_S, -scored[0].duration_s % EPOCH_S) > TOLERANCE_S
+    ):
+        scored = scored[abs(scored[1].onset_s - scored[0].end_s) <= TOLERANCE_S :]
     for entry in scored:
         past_s = (entry.onset_s - scored[0].onset_s) % EPOCH_S
         if min(past_s, EPOCH_S - past_s) > TOLERANCE_S:

@@ -9,6 +9,8 @@ from datetime import datetime, time, timedelta
 from itertools import pairwise
 from typing import Final
 
+from eegtool.core.stages import EPOCH_S
+
 Moment = float | timedelta | datetime
 """Seconds, hours:minutes:seconds (a time of day, or time gone by), or a date with a time."""
 
@@ -17,11 +19,48 @@ _CLOCK: Final = re.compile(
     r"(?P<h>\d{1,3}):(?P<m>[0-5]\d):(?P<s>[0-5]\d(?:[.,]\d+)?)\s*(?P<half>[ap]\.?m\.?)?",
     re.IGNORECASE,
 )
-_GERMAN: Final = re.compile(r"(\d{1,2})\.(\d{1,2})\.(\d{4})[ T]+(.+)")
+_LOCAL: Final = re.compile(r"(\d{1,2})([./-])(\d{1,2})\2(\d{4}|\d\d)[ T-]+(.+)")
+_EPOCH_NUMBER: Final = re.compile(r"e:([1-9]\d*)")  # of Luna
+_UNIX: Final = datetime(1970, 1, 1)
+"""What MNE counts from where a recording has no date."""
 
 
-def parse_moment(text: str) -> Moment:
-    """Read one cell.
+def read_moments(texts: Sequence[str], recording_start: datetime | None = None) -> list[Moment]:
+    """Read a column; whether days or months come first, is told by its dates, or that of the recording.
+
+    Raises
+    ------
+    ValueError
+        Saying what is wrong with which cell.
+    """
+    readings: dict[bool, list[Moment]] = {}
+    why: Exception | None = None
+    for day_first in (True, False):
+        try:
+            readings[day_first] = [parse_moment(text, day_first=day_first) for text in texts]
+        except ValueError as error:
+            why = why or error
+    if not readings:
+        raise ValueError(why)
+    found = list(readings.values())
+    if len(found) > 1 and found[0] != found[1] and recording_start:
+        near = [
+            f for f in found if abs((_date(f) - recording_start).total_seconds()) < 1.5 * _DAY_S
+        ]
+        found = near or found
+    if len(found) > 1 and found[0] != found[1]:
+        raise ValueError(
+            f"'{texts[0]}' may have the day or the month first; write dates as 2024-05-31"
+        )
+    return found[0]
+
+
+def _date(moments: Sequence[Moment]) -> datetime:
+    return next(m for m in moments if isinstance(m, datetime))
+
+
+def parse_moment(text: str, *, day_first: bool = True) -> Moment:
+    """Read one cell; `day_first` matters for dates with slashes or dashes and a year at their end.
 
     Raises
     ------
@@ -39,11 +78,10 @@ def parse_moment(text: str) -> Moment:
         return seconds
     if clock := _CLOCK.fullmatch(text):
         return _clock(clock)
-    if german := _GERMAN.fullmatch(text):
-        day, month, year, rest = german.groups()
-        text = f"{year}-{int(month):02d}-{int(day):02d}T{rest}"
+    if number := _EPOCH_NUMBER.fullmatch(text):
+        return (int(number[1]) - 1) * float(EPOCH_S)
     try:
-        moment = datetime.fromisoformat(text)
+        moment = _local(text, day_first) or datetime.fromisoformat(text.replace("/", "-"))
     except ValueError:
         raise ValueError("it is no time; write seconds, 23:15:30 or 2024-05-31T23:15:30") from None
     if moment.tzinfo:
@@ -73,7 +111,15 @@ def to_onsets(moments: Sequence[Moment]) -> tuple[list[float], datetime | time |
     if len({type(moment) for moment in moments}) > 1:
         raise ValueError("seconds, times of day and dates are mixed")
     dates = [m for m in moments if isinstance(m, datetime)]
+    if dates and dates[0].date() == _UNIX.date():
+        return [(m - _UNIX).total_seconds() for m in dates], None
     if dates:
+        back = [pair for pair in pairwise(dates) if pair[1] < pair[0]]
+        if len(back) == 1:  # several: a table that is sorted by stage
+            raise ValueError(
+                f"{back[0][1]} after {back[0][0]} is not in order of time: the clock was set back, or the "
+                "date does not change at midnight; write seconds"
+            )
         return [(m - dates[0]).total_seconds() for m in dates], dates[0]
     clocks = [m.total_seconds() for m in moments if isinstance(m, timedelta)]
     if clocks and max(clocks) < _DAY_S:
@@ -105,6 +151,20 @@ def seconds_between(first: Moment, last: Moment) -> float:
     if isinstance(first, float) and isinstance(last, float):
         return last - first
     raise ValueError("seconds, times of day and dates are mixed")
+
+
+def _local(text: str, day_first: bool) -> datetime | None:
+    """Read a date with its year at the end, and a time of day."""
+    found = _LOCAL.fullmatch(text)
+    if not found:
+        return None
+    one, mark, other, year, rest = found.groups()
+    day, month = (one, other) if day_first or mark == "." else (other, one)
+    clock = _CLOCK.fullmatch(rest.strip())
+    if clock is None or int(clock["h"]) > 23:
+        raise ValueError
+    date = datetime(int(year) + (2000 if len(year) == 2 else 0), int(month), int(day))
+    return date + _clock(clock)
 
 
 def _clock(found: re.Match[str]) -> timedelta:

@@ -57,6 +57,10 @@ class Scoring:
         starts as a whole.
     notes : tuple of str
         What the user should know.
+    until_next : bool
+        Whether each entry lasts until the next, and the last until the end of the recording.
+    inside : bool
+        Whether it is in the recording itself.
     """
 
     format: str
@@ -64,14 +68,39 @@ class Scoring:
     start: datetime | time | None = None
     is_absolute: bool = False
     notes: tuple[str, ...] = ()
+    until_next: bool = False
+    inside: bool = False
+
+
+CONSENSUS: Final = "consensus"
+"""The scorer that stands for the majority of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAs:
+    """What the user says about scorings, where they do not tell it themselves.
+
+    Attributes
+    ----------
+    codes : tuple of (str, str)
+        Entries of a column of stages, and their stage.
+    column : str
+        Name of the column of stages.
+    scorer : str
+        Part of the name of the file or column of one scorer, or `CONSENSUS`.
+    """
+
+    codes: tuple[tuple[str, str], ...] = ()
+    column: str = ""
+    scorer: str = ""
 
 
 def refuse_word(path: Path, place: str, word: str) -> NoReturn:
     """Refuse a file because one of its entries should be a stage and is none that is known."""
     raise EegToolError(
         f"The hypnogram {path} has an unknown stage in {place}: '{word.strip()[:40]}'.",
-        "Known are W, N1, N2, N3, REM, R&K's S1 to S4, 'Sleep stage 2', 'Stage 2 sleep' and the like; "
-        f"? is unscored.{closest_spelling(word[:40])}",
+        "Known are W, N1, N2, N3, REM, R&K's S1 to S4, 'Sleep stage 2', 'Stage 2 sleep' and the like; ? is "
+        f"unscored. --stage-codes says what others mean.{closest_spelling(word[:40])}",
     )
 
 

@@ -1,17 +1,16 @@
-"""Scorings as XML: that of the National Sleep Research Resource, and that of Compumedics Profusion."""
+"""Scorings as XML: those of the National Sleep Research Resource, Compumedics Profusion and Philips Sleepware."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 from xml.etree import ElementTree
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.stages import EPOCH_S, is_misspelt, stage_in_column, stage_of
 from eegtool.scorings.scoring import Entry, Scoring, refuse_word
-
-NSRR_ROOT = "PSGAnnotation"
-PROFUSION_ROOT = "CMPStudyConfig"
 
 
 def read_xml(path: Path, text: str) -> Scoring:
@@ -41,17 +40,15 @@ def read_xml(path: Path, text: str) -> Scoring:
             f"The hypnogram {path} is damaged XML: {error}.", "Fetch or export it again."
         ) from error
     name = _local(root)
-    if name == NSRR_ROOT:
-        return Scoring("NSRR XML", tuple(_nsrr(path, root)))
-    if name == PROFUSION_ROOT:
-        return Scoring("Profusion XML", tuple(_profusion(path, root)))
-    raise EegToolError(
-        f"{path} is XML, but no scoring that is known: it is a <{name}>.",
-        f"NSRR files begin with <{NSRR_ROOT}>, Profusion files with <{PROFUSION_ROOT}>.",
-    )
+    if name not in XML_ROOTS:
+        raise EegToolError(
+            f"{path} is XML, but no scoring that is known: it is a <{name}>.",
+            f"Scorings begin with {', '.join(f'<{known}>' for known in XML_ROOTS)}.",
+        )
+    return XML_ROOTS[name](path, root)
 
 
-def _nsrr(path: Path, root: ElementTree.Element) -> list[Entry]:
+def _nsrr(path: Path, root: ElementTree.Element) -> Scoring:
     """Read ``<EventConcept>Stage 2 sleep|2</EventConcept>`` with its start and duration in seconds."""
     entries = []
     for number, event in enumerate(_all(root, "ScoredEvent"), start=1):
@@ -67,10 +64,10 @@ def _nsrr(path: Path, root: ElementTree.Element) -> list[Entry]:
             refuse_word(path, place, word)
         onset_s = _number(path, place, event, "Start")
         entries.append(Entry(onset_s, _number(path, place, event, "Duration"), stage, place))
-    return entries
+    return Scoring("NSRR XML", tuple(entries))
 
 
-def _profusion(path: Path, root: ElementTree.Element) -> list[Entry]:
+def _profusion(path: Path, root: ElementTree.Element) -> Scoring:
     """Read ``<SleepStage>2</SleepStage>``, one per epoch."""
     length_s = (
         _number(path, "the study", root, "EpochLength") if _all(root, "EpochLength") else EPOCH_S
@@ -87,7 +84,26 @@ def _profusion(path: Path, root: ElementTree.Element) -> list[Entry]:
         if stage is None:
             refuse_word(path, place, word)
         entries.append(Entry(i * length_s, length_s, stage, place))
-    return entries
+    return Scoring("Profusion XML", tuple(entries))
+
+
+def _philips(path: Path, root: ElementTree.Element) -> Scoring:
+    """Read ``<Stage Type="NonREM2" Start="330"/>``, each until the next; a scorer's before the machine's."""
+    scorers = [e for name in ("UserStaging", "MachineStaging") for e in _all(root, name)]
+    stagings = [
+        list(e) for scorer in scorers for e in scorer.iter() if _local(e).endswith("Staging")
+    ]
+    elements = next((s for s in stagings if s and _local(s[0]) == "Stage"), [])
+    entries = []
+    for i, element in enumerate(elements, start=1):
+        place, word = f"Stage {i}", element.get("Type", "")
+        stage = stage_in_column(word)
+        if stage is None:
+            refuse_word(path, place, word)
+        entries.append(
+            Entry(_float(path, place, "Start", element.get("Start", "")), 0.0, stage, place)
+        )
+    return Scoring("Philips XML", tuple(entries), until_next=True)
 
 
 def _local(element: ElementTree.Element) -> str:
@@ -103,7 +119,10 @@ def _text(parent: ElementTree.Element, name: str) -> str:
 
 
 def _number(path: Path, place: str, parent: ElementTree.Element, name: str) -> float:
-    text = _text(parent, name)
+    return _float(path, place, name, _text(parent, name))
+
+
+def _float(path: Path, place: str, name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError as error:
@@ -111,3 +130,11 @@ def _number(path: Path, place: str, parent: ElementTree.Element, name: str) -> f
             f"The hypnogram {path} has no number as <{name}> of {place}: '{text}'.",
             "Export the scoring again.",
         ) from error
+
+
+XML_ROOTS: Final[dict[str, Callable[[Path, ElementTree.Element], Scoring]]] = {
+    "PSGAnnotation": _nsrr,
+    "CMPStudyConfig": _profusion,
+    "PatientStudy": _philips,
+}
+"""Reader of each kind, by its outermost element."""

@@ -18,10 +18,10 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.records import Answer
 from eegtool.core.stages import EPOCH_S, STAGES
 from eegtool.core.workspace import write_json
+from eegtool.inference.smoothing import Chain, smoothed
 from eegtool.prepare.unscored import DrawnNight
 from eegtool.report.exports import ScoredEpoch
 from eegtool.stage.results import own_folder, stamp_of, write_night
-from eegtool.stage.smoothing import Chain, smoothed
 
 if TYPE_CHECKING:
     from eegtool.stage.stager import Stager
@@ -213,12 +213,16 @@ def _scored(drawn: DrawnNight, answers: Sequence[Answer], chain: Chain | None) -
         places = sorted(answer_of)
         shares = np.array([_probabilities(answer_of[i]) for i in places])
         sequence = dict(zip(places, smoothed(places, shares, chain), strict=True))
-    rows = [_epoch(i, None, missing=True, why=why) for i, why in prepared.flagged]
+    rows = [
+        ScoredEpoch(i, float(i * EPOCH_S), None, missing=True, why=why)
+        for i, why in prepared.flagged
+    ]
     for i, answer in answer_of.items():
         reading = read_stage(answer.text)
         rows.append(
-            _epoch(
+            ScoredEpoch(
                 i,
+                float(i * EPOCH_S),
                 reading.stage,
                 probabilities=_probabilities(answer),
                 read=answer.text[slice(*reading.span)] if reading.span else "",
@@ -226,10 +230,6 @@ def _scored(drawn: DrawnNight, answers: Sequence[Answer], chain: Chain | None) -
             )
         )
     return sorted(rows, key=lambda row: row.epoch_index)
-
-
-def _epoch(index: int, stage: str | None, **known: Any) -> ScoredEpoch:
-    return ScoredEpoch(index, float(index * EPOCH_S), stage, **known)
 
 
 def _probabilities(answer: Answer) -> tuple[float, ...]:

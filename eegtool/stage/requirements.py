@@ -10,12 +10,12 @@ from typing import Any, Final
 from eegtool.core.errors import EegToolError
 from eegtool.core.workspace import check_same_pictures
 from eegtool.extract.stored import CARD, STORED, is_module
+from eegtool.inference.smoothing import Chain, chain_of
 from eegtool.model.adapters import Contract, adapter_sha256, contract_base, prompt_of, read_contract
 from eegtool.model.answer_form import AnswerForm
 from eegtool.model.eegvlm import FUSIONS
 from eegtool.pictures import RENDERER, STYLES
 from eegtool.prepare.recipe import Recipe
-from eegtool.stage.smoothing import Chain, chain_of
 
 _DRAWING: Final = (
     *("low_hz", "high_hz", "notch_hz", "resample_hz"),

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 import numpy as np
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.launching import open_locked
+from eegtool.core.launching import take_lock
 from eegtool.core.records import write_answers
 from eegtool.core.settings import ReportSettings
 from eegtool.core.workspace import Workspace, read_json, write_json
@@ -77,12 +77,8 @@ def own_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[IO[str]]:
             f"{out} is not empty and not a folder of `eegvlm stage`.",
             "Name another one with --out; nothing in it is overwritten.",
         )
-    lock = open_locked(out / ".stage.lock")
-    if lock is None:
-        raise EegToolError(
-            f"Another `eegvlm stage` is running in {out}.", "Wait for it, or name another --out."
-        )
-    with lock:
+    what = f"Another `eegvlm stage` is running in {out}."
+    with take_lock(out / ".stage.lock", what, "Wait for it, or name another --out.") as lock:
         if not stamp.exists():
             write_json(stamp, {"step": "stage", "status": "begun", **identity})
         yield lock

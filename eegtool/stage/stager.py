@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import mne
 import numpy as np
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from eegtool.extract.module import VisionModule
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Stager:
     """A fine-tuned model with its vision module: recordings in, staged nights out; see `load`.
 
@@ -92,22 +92,11 @@ class Stager:
             cannot be loaded.
         """
         folder = Path(model_folder)
-        requirements = read_requirements(
-            folder,
-            base=base,
-            vision_tower=vision_tower,
-            vision_module=None if vision_module is None else Path(vision_module),
-        )
-        load_model = partial(
-            LoadedModel.load,
-            folder,
-            base=base,
-            vision_tower=vision_tower,
-            device=device,
-            dtype=dtype,
-            attention=attention,
-            merge=merge,
-        )
+        where: dict[str, Any] = {"base": base, "vision_tower": vision_tower}
+        named = None if vision_module is None else Path(vision_module)
+        requirements = read_requirements(folder, vision_module=named, **where)
+        how: dict[str, Any] = {"dtype": dtype, "attention": attention, "merge": merge}
+        load_model = partial(LoadedModel.load, folder, device=device, **where, **how)
         stager = cls(requirements, load_model, device_of(device), backbone or None)
         if not lazily:
             _ = stager.module, stager.model
@@ -193,9 +182,7 @@ class Stager:
         calibration = self.calibration if calibrate else None
         texts = self.requirements.answers.texts
         finished = [calibrated(row, calibration, texts) for row in answers.values()]
-        if chain and calibration and calibration.stages:
-            chain = chain.of_probabilities(calibration.stages)
-        return StagedNight(self, drawn, finished, chain)
+        return StagedNight(self, drawn, finished, chain and chain.calibrated(calibration))
 
     def answers_about(
         self,
@@ -272,6 +259,7 @@ class Stager:
                     drawn.pictures,
                     device=self._device,
                     advance=lambda n: bar.update(task, advance=n),
+                    onsets_s={e.sample_id: e.onset_s for e in drawn.prepared.epochs("eval")},
                 )
         return drawn.features[weights]
 

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from joblib import Parallel, delayed
+from joblib import delayed
 from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
 from eegtool import __version__
-from eegtool.core.console import console, progress, warn
+from eegtool.core.console import console, warn
 from eegtool.core.errors import CannotWriteError, EegToolError
 from eegtool.core.launching import count_ranks
 from eegtool.core.registry import check_name
@@ -33,6 +32,7 @@ from eegtool.evaluate.task import read_batch_size
 from eegtool.inference.loaded import merge_note
 from eegtool.model.loading import ATTENTIONS
 from eegtool.prepare.nights import Prepared
+from eegtool.prepare.step import in_parallel, say_left_out
 from eegtool.prepare.unscored import DrawnNight, prepare_unscored, read_drawn
 from eegtool.scorings.cohorts import Night, find_recordings
 from eegtool.stage.results import (
@@ -193,7 +193,7 @@ def _stage_all(
             raise
         except EegToolError as problem:
             problems[name] = problem
-            _say_left_out(name, problem)
+            say_left_out(name, problem)
     in_order = {name: problems[name] for name in prepared if name in problems}
     return [results for results in found.values() if results], in_order
 
@@ -249,11 +249,7 @@ def _prepare_all(
 ) -> Sequence[Prepared]:
     """Draw all nights, in parallel; return them in the order of `nights`."""
     requirements = stager.requirements
-    prepared: dict[Night, Prepared] = {}
-    parallel = Parallel(
-        n_jobs=min(settings.jobs, len(nights)), return_as="generator_unordered", batch_size=1
-    )
-    tasks = (
+    tasks = [
         delayed(prepare_unscored)(
             night,
             requirements.recipe(settings.channel, strict=settings.strict),
@@ -262,25 +258,10 @@ def _prepare_all(
             requirements.protocol,
         )
         for night in nights
-    )
-    with progress("recordings") as bar:
-        task = bar.add_task("Drawing", total=len(nights), note="")
-        n_drawn = 0
-        for one in parallel(tasks):
-            prepared[one.night] = one
-            n_drawn += len(one.staged)
-            bar.update(task, advance=1, note=f"{n_drawn:,} epochs")
-            name = one.night.recording
-            if one.problem:
-                _say_left_out(name, one.problem)
-            for note in one.notes:
-                console.print(Text.assemble(("note ", "cyan"), f"{name}: {note}"), soft_wrap=True)
-    return [prepared[night] for night in nights]
-
-
-def _say_left_out(name: str, problem: EegToolError) -> None:
-    text = Text.assemble(("left out ", "yellow"), f"{name}: {problem}")
-    console.print(text, soft_wrap=True)
+    ]
+    jobs = min(settings.jobs, len(nights))
+    found = in_parallel(tasks, jobs, "Drawing", lambda one: len(one.staged))
+    return [found[night] for night in nights]
 
 
 def _refusal(problems: Mapping[str, EegToolError]) -> EegToolError:

@@ -59,13 +59,13 @@ from rich.console import Console
 from rich.table import Table
 from transformers import GenerationConfig
 
+from eegtool.core.probabilities import Scaling
 from eegtool.core.records import Epoch, Question, write_questions
 from eegtool.core.settings import AnswerMode
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, write_json
 from eegtool.extract.features import FeatureTable, Sidecar, load_features, write_features
 from eegtool.inference.loaded import LoadedModel
-from eegtool.inference.scoring import probabilities
 from eegtool.inference.writing import Reply
 from eegtool.model.adapters import Contract, add_lora, write_adapter
 from eegtool.model.answer_form import AnswerForm
@@ -245,7 +245,7 @@ class Scene:
     def score(self, asked: Sequence[Question]) -> np.ndarray:
         """Return probabilities of the stages for a batch."""
         replies = self.ask(asked, "score", 1)
-        return probabilities(np.stack([reply.log_likelihood for reply in replies]))
+        return Scaling().probabilities(np.stack([reply.log_likelihood for reply in replies]))
 
     def ask(self, asked: Sequence[Question], mode: AnswerMode, n_tokens: int) -> list[Reply]:
         model = LoadedModel(self.model, self.processor, AnswerForm(max_new_tokens=n_tokens))

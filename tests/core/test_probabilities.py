@@ -246,3 +246,13 @@ def test_one_number_for_each_stage() -> None:
     assert of_stages(dict(reversed(by_stage([1, 2, 3, 4, 5]).items()))) == (1, 2, 3, 4, 5)
     for other in (None, [1, 2, 3, 4, 5], {"W": 1}, by_stage([1, 2, 3, 4, float("nan")])):
         assert of_stages(other) is None
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 2.5])
+def test_probabilities(temperature: float) -> None:
+    log_likelihood = np.array([[-1.0, -2.0, -3.0, -4.0, -5.0], [-1e5, 0.0, -1e5, -1e5, -1e5]])
+    found = Scaling(temperature).probabilities(log_likelihood)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-12)
+    np.testing.assert_allclose(found[0, 0] / found[0, 2], np.exp(2 / temperature))
+    assert found[1].tolist() == [0, 1, 0, 0, 0]
+    assert found.argmax(axis=1).tolist() == log_likelihood.argmax(axis=1).tolist()

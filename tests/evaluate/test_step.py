@@ -25,7 +25,8 @@ from eegtool.inference import loaded
 from eegtool.inference.calibration import Calibration, write_calibration
 from eegtool.inference.loaded import LoadedModel
 from eegtool.inference.memory import is_out_of_memory
-from eegtool.inference.scoring import encode_choice, probabilities, stage_log_likelihoods
+from eegtool.inference.scoring import encode_choice, stage_log_likelihoods
+from eegtool.inference.smoothing import chain_of, smoothed
 from eegtool.inference.writing import Reply
 from eegtool.model import tiny
 from eegtool.model.adapters import adapter_sha256
@@ -161,16 +162,40 @@ def test_rows_carry_the_probability_of_each_stage(
         expected = scores_of(row["question_id"])
         assert np.allclose(list(metadata["log_likelihoods"].values()), expected, atol=1e-6)
         shares = list(metadata["stage_probabilities"].values())
-        assert np.allclose(shares, probabilities(expected[None])[0], atol=2e-6)
+        assert np.allclose(shares, Scaling().probabilities(expected), atol=2e-6)
         assert abs(sum(shares) - 1) < 1e-5
         assert metadata["calibration_temperature"] == 1
         assert metadata["decoding"] == ("greedy" if mode == "both" else None)
 
 
+@pytest.mark.usefixtures("batches")
+def test_rows_say_the_stage_in_the_likeliest_sequence(
+    settings: EvaluateSettings, workspace: Workspace, adapter: Path
+) -> None:
+    """Beside what the epoch alone says, and by the transitions of the training subjects."""
+    sticky = {"transitions": (np.eye(5) * 50 + 1).tolist(), "stages": [1, 1, 1, 1, 1]}
+    path = adapter / "eegvlm.json"
+    write_json(path, read_json(path) | {"sequence": sticky})
+    run(replace(settings, mode="score"))
+    rows = rows_of(workspace.answers)
+    nights: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        nights.setdefault(row["metadata"]["recording"], []).append(row)
+    for night in nights.values():
+        night.sort(key=lambda row: row["metadata"]["epoch_index"])
+        places = [row["metadata"]["epoch_index"] for row in night]
+        shares = [list(row["metadata"]["stage_probabilities"].values()) for row in night]
+        expected = smoothed(places, np.array(shares), chain_of(sticky, adapter))
+        assert [row["metadata"]["stage_smoothed"] for row in night] == list(expected)
+    assert [row["text"] for row in rows] != [row["metadata"]["stage_smoothed"] for row in rows]
+    run(replace(settings, mode="generate", overwrite=True))
+    assert not any("stage_smoothed" in row["metadata"] for row in rows_of(workspace.answers))
+
+
 def test_score_alone_answers_without_a_word_being_written(
     settings: EvaluateSettings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eegtool.inference.writing.write", lambda *_: pytest.fail("wrote"))
+    monkeypatch.setattr(loaded, "write", lambda *_: pytest.fail("wrote"))
     run(replace(settings, mode="score"))
     for row in rows_of(workspace.answers):
         shares = row["metadata"]["stage_probabilities"]
@@ -740,7 +765,7 @@ def test_a_scored_row_says_what_is_decided_for(
         metadata = row["metadata"]
         assert (row["text"], metadata["decide_for"]) == ("REM", "macro_f1")
         assert metadata["decision_offsets"]["REM"] == 60
-        expected = probabilities(scores_of(row["question_id"])[None], 2.0)[0]
+        expected = Scaling(2.0).probabilities(scores_of(row["question_id"]))
         assert np.allclose(list(metadata["stage_probabilities"].values()), expected, atol=2e-6)
     run(replace(settings, no_calibration=True))
     assert len(batches) == asked

@@ -37,9 +37,10 @@ from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, read_json, sha256_of, write_json
 from eegtool.extract import step
 from eegtool.extract import trained as trained_room
-from eegtool.extract.features import load_features
+from eegtool.extract.features import load_features, read_sidecar
 from eegtool.extract.module import VisionModule
 from eegtool.extract.step import run
+from eegtool.extract.stored import features_of, open_module
 from eegtool.extract.weights import load_module, save_module
 from eegtool.pictures import RENDERER
 from eegtool.pictures.augmentation import Augmentation
@@ -759,3 +760,72 @@ def test_two_ranks_train_one_module(
     assert stamp_of(workspace)["results"]["evaluation"]["n"] == 10
     assert "Going on" not in capfd.readouterr().out
     assert all(value.isfinite().all() for value in module.state_dict().values())
+
+
+@pytest.fixture
+def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Learn context in a few small steps."""
+    usual = step._context_plan
+    few = {"steps": 8, "batch": 2, "length": 20}
+    monkeypatch.setattr(step, "_context_plan", lambda settings: replace(usual(settings), **few))
+
+
+@pytest.mark.usefixtures("_quickly")
+def test_context_is_learnt_kept_and_taken_away(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same module without it before and after; with it, what is there already is not made again."""
+    plain = settings_of(workspace)
+    run(plain)
+    alone = {split: workspace.features(split).read_bytes() for split in ("ft", "eval")}
+    with monkeypatch.context() as patch:
+        patch.setattr(trained_room, "train_module", lambda *_, **__: pytest.fail("trained again"))
+        run(replace(plain, context=2.0))
+        for split in ("ft", "eval"):
+            sidecar = read_sidecar(workspace.features(split))
+            assert sidecar is not None
+            assert sidecar.context == 4
+            assert sidecar.weights_sha256 == sha256_of(
+                workspace.vision_module / "model.safetensors"
+            )
+            assert workspace.features(split).read_bytes() != alone[split]
+        known = json.loads((workspace.vision_module / "card.json").read_text())
+        assert known["context"]["reach"] == known["context_epochs"] == 4
+        patch.setattr(step, "train_context", lambda *_, **__: pytest.fail("learnt again"))
+        patch.setattr(step, "export", lambda *_, **__: pytest.fail("made again"))
+        run(replace(plain, context=2.0))
+    run(plain)
+    assert {split: workspace.features(split).read_bytes() for split in alone} == alone
+    assert "context_epochs" not in json.loads((workspace.vision_module / "card.json").read_text())
+
+
+@pytest.mark.usefixtures("_quickly")
+def test_stored_features_of_a_night_are_those_of_its_export(workspace: Workspace) -> None:
+    run(replace(settings_of(workspace), context=2.0))
+    epochs = [e for e in read_epochs(workspace.epochs) if e.split == "eval"]
+    night = [e for e in epochs if e.recording == epochs[0].recording]
+    module, _ = open_module(workspace.vision_module)
+    pictures = {e.sample_id: (workspace.images("eval") / e.image).read_bytes() for e in night}
+    onsets_s = {e.sample_id: e.onset_s for e in night}
+    found = features_of(module, pictures, onsets_s=onsets_s)
+    table = load_features(workspace.features("eval"), ids_of(workspace)["eval"])
+    for name, row in found.items():
+        np.testing.assert_allclose(row, table[name], atol=1e-4)
+    (first, *_) = found
+    alone = features_of(module, {first: pictures[first]})[first]
+    assert np.abs(alone - found[first]).max() > 1e-3
+
+
+@pytest.mark.usefixtures("_quickly")
+def test_given_weights_with_another_context_are_refused(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    run(replace(settings_of(workspace), context=2.0))
+    shutil.copytree(workspace.vision_module, tmp_path / "given")
+    given = replace(settings_of(workspace), weights=tmp_path / "given")
+    with pytest.raises(EegToolError, match="have a context of 4 epochs on either side"):
+        run(replace(given, context=5.0))
+    run(given)
+    sidecar = read_sidecar(workspace.features("eval"))
+    assert sidecar is not None
+    assert sidecar.context == 4

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from eegtool.inference import loaded, writing
 from eegtool.inference.decoding import Decoding, Draw, decode
 from eegtool.inference.loaded import LoadedModel, merge_note
 from eegtool.inference.scoring import behind_reasons, encode_choice, stage_log_likelihoods
-from eegtool.inference.writing import decoded_ahead, write
+from eegtool.inference.writing import Reply, decoded_ahead, write
 from eegtool.model.adapters import Contract, inner, load_adapter
 from eegtool.model.answer_form import AnswerForm
 from eegtool.model.eegvlm import FUSIONS, patches
@@ -32,40 +32,62 @@ GREEDY = Decoding(NEW_TOKENS)
 LABELS = AnswerForm(max_new_tokens=NEW_TOKENS)
 
 
-def apart(pixels: torch.Tensor) -> list[Pixels]:
-    """Return each picture of a batch by itself."""
-    return [{"pixel_values": picture[None]} for picture in pixels]
+Asked = tuple[Any, Any]
+"""Model and processor."""
+
+
+class Batch(NamedTuple):
+    """Questions, pictures and features that are asked about together."""
+
+    questions: list[Question]
+    pixels: torch.Tensor
+    features: torch.Tensor
+
+    def part(self, rows: slice) -> Batch:
+        return Batch(self.questions[rows], self.pixels[rows], self.features[rows])
+
+    @property
+    def in_memory(self) -> tuple[list[Question], list[Pixels], np.ndarray]:
+        """As `LoadedModel.reply` takes it: each picture by itself."""
+        pixels: list[Pixels] = [{"pixel_values": picture[None]} for picture in self.pixels]
+        return self.questions, pixels, self.features.numpy()
 
 
 @pytest.fixture(scope="module")
-def asked(adapter_model: Path) -> tuple[Any, Any]:
+def asked(adapter_model: Path) -> Asked:
     """Model and processor."""
     peft_model, processor, _ = load_adapter(adapter_model, base=None, dtype=torch.float32)
     return inner(peft_model), processor
 
 
 @pytest.fixture(scope="module")
-def questions(workspace_model: Workspace) -> list[Question]:
-    """Eight questions of very different length."""
-    questions = read_questions(workspace_model.questions)[:8]
-    return [replace(q, text=q.text + " In short?" * (i * 5 % 4)) for i, q in enumerate(questions)]
-
-
-@pytest.fixture(scope="module")
-def inputs(
-    asked: tuple[Any, Any], questions: list[Question], workspace_model: Workspace
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures and features of the questions."""
-    ids = [question.sample_id for question in read_questions(workspace_model.questions)]
-    features = load_features(workspace_model.features("eval"), ids)
+def batch(asked: Asked, workspace_model: Workspace) -> Batch:
+    """Eight questions of very different length, with their pictures and features."""
+    rows = read_questions(workspace_model.questions)
+    features = load_features(workspace_model.features("eval"), [q.sample_id for q in rows])
     spec, folder = asked[1].pixel_spec, workspace_model.images("eval")
-    pixels = np.stack([spec.pixels(folder / q.images[0]) for q in questions])
-    rows = np.stack([features[q.sample_id] for q in questions])
-    return torch.from_numpy(pixels), torch.from_numpy(rows)
+    some = [replace(q, text=q.text + " In short?" * (i * 5 % 4)) for i, q in enumerate(rows[:8])]
+    return Batch(
+        some,
+        torch.from_numpy(np.stack([spec.pixels(folder / q.images[0]) for q in some])),
+        torch.from_numpy(np.stack([features[q.sample_id] for q in some])),
+    )
+
+
+def replies(*asked: Any) -> list[Reply]:
+    """What the model writes, in the order of the questions."""
+    parts = [(row, reply) for part in write(*asked) for row, reply in zip(*part[:2], strict=True)]
+    return [reply for _, reply in sorted(parts, key=lambda part: part[0])]
 
 
 def words(*asked: Any) -> list[str]:
-    return [reply.text for reply in write(*asked)]
+    return [reply.text for reply in replies(*asked)]
+
+
+def tokens(*asked: Any) -> torch.Tensor:
+    """New tokens of each row, whenever it has left the batch."""
+    rows, answers, _ = zip(*decode(*asked), strict=True)
+    return torch.cat(answers)[torch.cat(rows).argsort()]
 
 
 def reasoned(texts: Sequence[str], max_new_tokens: int) -> AnswerForm:
@@ -77,59 +99,52 @@ def reasoned(texts: Sequence[str], max_new_tokens: int) -> AnswerForm:
 
 
 def written(
-    asked: tuple[Any, Any],
-    questions: list[Question],
-    inputs: tuple[torch.Tensor, torch.Tensor],
+    asked: Asked,
+    batch: Batch,
     decoding: Decoding,
     size: int,
 ) -> list[str]:
     """Ask in batches of `size`."""
     texts: list[str] = []
-    for start in range(0, len(questions), size):
-        here = slice(start, start + size)
-        replies = write(*asked, questions[here], inputs[0][here], inputs[1][here], decoding)
-        texts += [reply.text for reply in replies]
+    for start in range(0, len(batch.questions), size):
+        texts += words(*asked, *batch.part(slice(start, start + size)), decoding)
     return texts
 
 
 @pytest.fixture(scope="module")
-def alone(
-    asked: tuple[Any, Any], questions: list[Question], inputs: tuple[torch.Tensor, torch.Tensor]
-) -> list[str]:
+def alone(asked: Asked, batch: Batch) -> list[str]:
     """Return the answer to each question by itself."""
-    return written(asked, questions, inputs, GREEDY, 1)
+    return written(asked, batch, GREEDY, 1)
 
 
 @pytest.mark.parametrize("size", [3, 8])
 def test_a_batch_answers_as_each_question_alone(
-    asked: tuple[Any, Any],
-    questions: list[Question],
-    inputs: tuple[torch.Tensor, torch.Tensor],
+    asked: Asked,
+    batch: Batch,
     alone: list[str],
     size: int,
 ) -> None:
     assert len(set(alone)) >= 6  # else nothing is compared
-    assert len({len(asked[1].encode_prompt(q.text, 2)) for q in questions}) == 4
-    assert written(asked, questions, inputs, GREEDY, size) == alone
+    assert len({len(asked[1].encode_prompt(q.text, 2)) for q in batch.questions}) == 4
+    assert written(asked, batch, GREEDY, size) == alone
 
 
 def test_answers_are_greedy(
-    asked: tuple[Any, Any],
-    questions: list[Question],
-    inputs: tuple[torch.Tensor, torch.Tensor],
+    asked: Asked,
+    batch: Batch,
     alone: list[str],
 ) -> None:
     """Token by token, the likeliest of one forward pass over everything so far."""
     model, processor = asked
-    for i, (question, text) in enumerate(zip(questions[:3], alone, strict=False)):
+    for i, (question, text) in enumerate(zip(batch.questions[:3], alone, strict=False)):
         ids = list(processor.encode_prompt(question.text, 2))
         new: list[int] = []
         while len(new) < NEW_TOKENS and new[-1:] != [processor.tokenizer.eos_token_id]:
             with torch.no_grad():
                 logits = model(
                     input_ids=torch.tensor([ids + new]),
-                    pixel_values=inputs[0][i : i + 1],
-                    high_level_features=inputs[1][i : i + 1],
+                    pixel_values=batch.pixels[i : i + 1],
+                    high_level_features=batch.features[i : i + 1],
                 ).logits
             new.append(int(logits[0, -1].argmax()))
         assert processor.tokenizer.decode(new, skip_special_tokens=True).strip() == text
@@ -137,21 +152,19 @@ def test_answers_are_greedy(
 
 @pytest.mark.parametrize("part", [0, 1], ids=["picture", "feature"])
 def test_picture_and_feature_of_the_epoch_are_used(
-    asked: tuple[Any, Any],
-    questions: list[Question],
-    inputs: tuple[torch.Tensor, torch.Tensor],
+    asked: Asked,
+    batch: Batch,
     alone: list[str],
     part: int,
 ) -> None:
-    moved = [t.roll(1, 0) if i == part else t for i, t in enumerate(inputs)]
-    assert words(*asked, questions, moved[0], moved[1], GREEDY) != alone
+    moved = [t.roll(1, 0) if i == part else t for i, t in enumerate(batch[1:])]
+    assert words(*asked, batch.questions, *moved, GREEDY) != alone
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_16_bits_say_nearly_the_same(
     adapter_model: Path,
-    questions: list[Question],
-    inputs: tuple[torch.Tensor, torch.Tensor],
+    batch: Batch,
     alone: list[str],
     dtype: torch.dtype,
 ) -> None:
@@ -159,35 +172,33 @@ def test_16_bits_say_nearly_the_same(
     loaded, processor, _ = load_adapter(adapter_model, base=None, dtype=dtype)
     model = inner(loaded)
     assert model.dtype == dtype
-    texts = words(model, processor, questions, *inputs, Decoding(1))
+    texts = words(model, processor, *batch, Decoding(1))
     same = sum(whole.startswith(text) for text, whole in zip(texts, alone, strict=True))
     assert same >= 3  # drawn weights have near ties; by chance none would be the same
 
 
 def test_the_length_is_limited(
-    asked: tuple[Any, Any],
-    questions: list[Question],
-    inputs: tuple[torch.Tensor, torch.Tensor],
+    asked: Asked,
+    batch: Batch,
     alone: list[str],
 ) -> None:
-    first = words(*asked, questions, *inputs, Decoding(1))
+    first = words(*asked, *batch, Decoding(1))
     assert all(whole.startswith(part) for part, whole in zip(first, alone, strict=True))
     assert max(map(len, alone)) > max(map(len, first))
-    cut = [reply.truncated for reply in write(*asked, questions, *inputs, Decoding(1))]
+    cut = [reply.truncated for reply in replies(*asked, *batch, Decoding(1))]
     assert cut == [bool(text) for text in first]  # an empty one came to its end at once
 
 
 def test_what_has_ended_leaves_the_batch_and_changes_nothing(
-    asked: tuple[Any, Any],
-    questions: list[Question],
-    inputs: tuple[torch.Tensor, torch.Tensor],
+    asked: Asked,
+    batch: Batch,
 ) -> None:
     """Rows come to their end two by two; the batch is made smaller when half of it has ended."""
     model, processor = asked
+    questions, pixels, features = batch
     end = processor.tokenizer.eos_token_id
     prompts = [processor.encode_prompt(q.text, 2) for q in questions]
     ids, mask = pad(prompts, 0, "left"), pad([[1] * len(p) for p in prompts], 0, "left")
-    pixels, features = inputs
     embeds = model.embed(ids, pixels, 4 * features)  # far apart, so that all texts differ
     sizes: list[int] = []
 
@@ -198,10 +209,10 @@ def test_what_has_ended_leaves_the_batch_and_changes_nothing(
         sizes.append(len(rows))
         return endless(logits, rows).masked_fill(rows // 2 < len(sizes), end)
 
-    whole = decode(model, embeds, mask, endless, NEW_TOKENS, end)
+    whole = tokens(model, embeds, mask, endless, NEW_TOKENS, end)
     assert (whole != end).all()
     assert len(set(map(tuple, whole.tolist()))) == len(questions)
-    found = decode(model, embeds, mask, in_pairs, NEW_TOKENS, end)
+    found = tokens(model, embeds, mask, in_pairs, NEW_TOKENS, end)
     assert sizes == [8, 8, 4, 2]
     steps = torch.arange(NEW_TOKENS)
     expected = whole.masked_fill(steps >= torch.arange(len(questions))[:, None] // 2, end)
@@ -209,9 +220,8 @@ def test_what_has_ended_leaves_the_batch_and_changes_nothing(
 
 
 def test_the_prompt_is_run_once_and_then_token_by_token(
-    asked: tuple[Any, Any],
-    questions: list[Question],
-    inputs: tuple[torch.Tensor, torch.Tensor],
+    asked: Asked,
+    batch: Batch,
 ) -> None:
     """Without a mask where no row is padded: attention has faster ways then."""
     calls: list[tuple[int, bool]] = []
@@ -221,9 +231,10 @@ def test_the_prompt_is_run_once_and_then_token_by_token(
         ),
         with_kwargs=True,
     )
+    questions = batch.questions
     same = [replace(q, text=questions[0].text) for q in questions]
     for some in (questions, same):
-        write(*asked, some, *inputs, Decoding(3))
+        replies(*asked, some, *batch[1:], Decoding(3))
     hook.remove()
     longest = max(len(asked[1].encode_prompt(q.text, 2)) for q in questions)
     shortest = len(asked[1].encode_prompt(questions[0].text, 2))
@@ -231,7 +242,7 @@ def test_the_prompt_is_run_once_and_then_token_by_token(
 
 
 def test_what_the_tower_has_behind_the_layer_that_is_read_tells_nothing(
-    adapter_model: Path, asked: tuple[Any, Any], inputs: tuple[torch.Tensor, torch.Tensor]
+    adapter_model: Path, asked: Asked, batch: Batch
 ) -> None:
     model = LoadedModel.load(adapter_model).network
     n_layers = [
@@ -239,9 +250,9 @@ def test_what_the_tower_has_behind_the_layer_that_is_read_tells_nothing(
         for tower in (asked[0].model.vision_tower, model.model.vision_tower)
     ]
     assert n_layers == [2, 1]
-    ids = torch.full((len(inputs[0]), 32), model.config.image_token_id)
+    ids = torch.full((len(batch.pixels), 32), model.config.image_token_id)
     with torch.no_grad():
-        embeds = [m.embed(ids, *inputs) for m in (asked[0], model)]
+        embeds = [m.embed(ids, *batch[1:]) for m in (asked[0], model)]
     assert torch.equal(*embeds)
 
 
@@ -249,79 +260,74 @@ def test_what_the_tower_has_behind_the_layer_that_is_read_tells_nothing(
 
 
 def test_what_is_drawn_depends_on_seed_and_sample_only(
-    asked: tuple[Any, Any],
-    questions: list[Question],
-    inputs: tuple[torch.Tensor, torch.Tensor],
+    asked: Asked,
+    batch: Batch,
     alone: list[str],
 ) -> None:
     warm = Decoding(NEW_TOKENS, temperature=1.0, seed=1)
-    drawn = written(asked, questions, inputs, warm, 1)
+    drawn = written(asked, batch, warm, 1)
     assert drawn != alone
-    assert written(asked, questions, inputs, warm, 8) == drawn
-    backwards = written(asked, questions[::-1], (inputs[0].flip(0), inputs[1].flip(0)), warm, 3)
+    assert written(asked, batch, warm, 8) == drawn
+    backwards = written(
+        asked, Batch(batch.questions[::-1], *(t.flip(0) for t in batch[1:])), warm, 3
+    )
     assert backwards[::-1] == drawn
-    assert written(asked, questions, inputs, replace(warm, seed=2), 8) != drawn
-    twins = [replace(questions[0], sample_id=str(i)) for i in range(8)]
-    pictures, rows = (t[:1].expand(8, *t.shape[1:]) for t in inputs)
-    assert len(set(write(*asked, twins, pictures, rows, warm))) > 4
+    assert written(asked, batch, replace(warm, seed=2), 8) != drawn
+    twins = [replace(batch.questions[0], sample_id=str(i)) for i in range(8)]
+    pictures, rows = (t[:1].expand(8, *t.shape[1:]) for t in batch[1:])
+    assert len(set(words(*asked, twins, pictures, rows, warm))) > 4
 
 
 @pytest.mark.parametrize(
     "decoding", [Decoding(NEW_TOKENS, 1e-6), Decoding(NEW_TOKENS, 1.0, top_p=0.0)]
 )
 def test_a_cold_draw_and_one_from_a_single_word_are_greedy(
-    asked: tuple[Any, Any],
-    questions: list[Question],
-    inputs: tuple[torch.Tensor, torch.Tensor],
+    asked: Asked,
+    batch: Batch,
     alone: list[str],
     decoding: Decoding,
 ) -> None:
-    assert words(*asked, questions, *inputs, decoding) == alone
+    assert words(*asked, *batch, decoding) == alone
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.7])
 def test_words_are_drawn_as_often_as_they_are_likely(top_p: float) -> None:
-    told = torch.tensor([0.5, 0.25, 0.15, 0.1])
+    likely = torch.tensor([0.5, 0.25, 0.15, 0.1])
     n = 4000
     draw = Draw(Decoding(1, 2.0, top_p, seed=3), [str(i) for i in range(n)])
-    drawn = draw((2 * told.log()).expand(n, 4), torch.arange(n))  # the temperature takes the 2 away
+    drawn = draw(
+        (2 * likely.log()).expand(n, 4), torch.arange(n)
+    )  # the temperature takes the 2 away
     shares = drawn.bincount(minlength=4) / n
-    expected = told if top_p == 1 else torch.tensor([2 / 3, 1 / 3, 0, 0])
+    expected = likely if top_p == 1 else torch.tensor([2 / 3, 1 / 3, 0, 0])
     assert (shares - expected).abs().max() < 0.03
 
 
-def test_beams_do_not_mix(
-    asked: tuple[Any, Any], questions: list[Question], inputs: tuple[torch.Tensor, torch.Tensor]
-) -> None:
+def test_beams_do_not_mix(asked: Asked, batch: Batch) -> None:
     beams = Decoding(NEW_TOKENS, num_beams=3)
-    single = written(asked, questions, inputs, beams, 1)
-    assert written(asked, questions, inputs, beams, 8) == single
+    single = written(asked, batch, beams, 1)
+    assert written(asked, batch, beams, 8) == single
 
 
 # --- words and probabilities ----------------------------------------------------------------------
 
 
-def test_score_alone_writes_the_likeliest_answer(
-    asked: tuple[Any, Any], questions: list[Question], inputs: tuple[torch.Tensor, torch.Tensor]
-) -> None:
-    pixels, rows = apart(inputs[0]), inputs[1].numpy()
+def test_score_alone_writes_the_likeliest_answer(asked: Asked, batch: Batch) -> None:
     model, processor = asked
-    told = LoadedModel(model, processor, LABELS).reply(questions, pixels, rows, "score", GREEDY)
-    choices = [encode_choice(processor, q.text, 2, STAGES) for q in questions]
-    expected = stage_log_likelihoods(model, processor, choices, *inputs)
-    assert np.abs(np.stack([t.log_likelihood for t in told]) - expected).max() < 1e-6  # type: ignore[misc]
-    assert [t.text for t in told] == [STAGES[i] for i in expected.argmax(1)]
+    said = LoadedModel(model, processor, LABELS).reply(*batch.in_memory, "score", GREEDY)
+    choices = [encode_choice(processor, q.text, 2, STAGES) for q in batch.questions]
+    expected = stage_log_likelihoods(model, processor, choices, *batch[1:])
+    assert np.abs(np.stack([t.log_likelihood for t in said]) - expected).max() < 1e-6  # type: ignore[misc]
+    assert [t.text for t in said] == [STAGES[i] for i in expected.argmax(1)]
 
 
 def test_both_is_the_words_of_one_and_the_probabilities_of_the_other(
-    asked: tuple[Any, Any],
-    questions: list[Question],
-    inputs: tuple[torch.Tensor, torch.Tensor],
+    asked: Asked,
+    batch: Batch,
     alone: list[str],
 ) -> None:
-    pixels, rows = apart(inputs[0]), inputs[1].numpy()
     both, scored, words = (
-        LoadedModel(*asked, LABELS).reply(questions, pixels, rows, mode, GREEDY)
+        LoadedModel(*asked, LABELS).reply(*batch.in_memory, mode, GREEDY)
         for mode in ("both", "score", "generate")
     )
     assert [t.text for t in both] == [t.text for t in words] == alone
@@ -334,21 +340,19 @@ def test_both_is_the_words_of_one_and_the_probabilities_of_the_other(
 
 @pytest.mark.parametrize("mode", ["score", "both"])
 def test_reasons_are_written_first_and_then_scored(
-    asked: tuple[Any, Any],
-    questions: list[Question],
-    inputs: tuple[torch.Tensor, torch.Tensor],
+    asked: Asked,
+    batch: Batch,
     alone: list[str],
     mode: Any,
 ) -> None:
     texts = tuple(f"The stage is {stage}." for stage in STAGES)
     answers = reasoned(texts, NEW_TOKENS)
     model, processor = asked
-    pixels, rows = apart(inputs[0]), inputs[1].numpy()
-    told = LoadedModel(model, processor, answers).reply(questions, pixels, rows, mode, GREEDY)
-    for i, (question, reasons, said) in enumerate(zip(questions, alone, told, strict=True)):
+    given = LoadedModel(model, processor, answers).reply(*batch.in_memory, mode, GREEDY)
+    for i, (question, reasons, said) in enumerate(zip(batch.questions, alone, given, strict=True)):
         choice = encode_choice(processor, question.text, 2, [f"{reasons} {t}" for t in texts])
         expected = stage_log_likelihoods(
-            model, processor, [choice], inputs[0][i : i + 1], inputs[1][i : i + 1]
+            model, processor, [choice], *batch.part(slice(i, i + 1))[1:]
         )[0]
         assert said.log_likelihood is not None
         assert np.abs(said.log_likelihood - expected).max() < 1e-4
@@ -382,7 +386,7 @@ def forced(asked: LoadedModel, texts: Sequence[str], monkeypatch: pytest.MonkeyP
 
 
 @pytest.fixture(scope="module")
-def in_64_bits(asked: tuple[Any, Any]) -> Any:
+def in_64_bits(asked: Asked) -> Any:
     """Return the model so precise that what is left between two ways of computing is no rounding."""
     return copy.deepcopy(asked[0]).double()
 
@@ -390,10 +394,10 @@ def in_64_bits(asked: tuple[Any, Any]) -> Any:
 @pytest.fixture(params=["add", "token", "none"])
 def fused(
     request: pytest.FixtureRequest,
-    asked: tuple[Any, Any],
+    asked: Asked,
     in_64_bits: Any,
     monkeypatch: pytest.MonkeyPatch,
-) -> tuple[Any, Any]:
+) -> Asked:
     """Model and processor of each fusion."""
     model, processor = in_64_bits, asked[1]
     monkeypatch.setattr(model, "fusion", request.param, raising=False)
@@ -422,22 +426,20 @@ def forwards(in_64_bits: Any) -> Iterator[dict[str, list[int]]]:
 
 @pytest.mark.parametrize("size", range(1, 9))
 def test_words_and_probabilities_share_one_look_at_tower_and_prompt(
-    fused: tuple[Any, Any],
-    questions: list[Question],
-    inputs: tuple[torch.Tensor, torch.Tensor],
+    fused: Asked,
+    batch: Batch,
     forwards: dict[str, list[int]],
     size: int,
 ) -> None:
-    here = slice(8 - size, 8)
-    pixels, rows = apart(inputs[0][here]), inputs[1][here].numpy()
+    batch = batch.part(slice(8 - size, 8))
     scored, words = (
-        LoadedModel(*fused, LABELS).reply(questions[here], pixels, rows, mode, GREEDY)
+        LoadedModel(*fused, LABELS).reply(*batch.in_memory, mode, GREEDY)
         for mode in ("score", "generate")
     )
     for calls in forwards.values():
         calls.clear()
-    both = LoadedModel(*fused, LABELS).reply(questions[here], pixels, rows, "both", GREEDY)
-    longest = max(len(fused[1].encode_prompt(q.text, 2)) for q in questions[here])
+    both = LoadedModel(*fused, LABELS).reply(*batch.in_memory, "both", GREEDY)
+    longest = max(len(fused[1].encode_prompt(q.text, 2)) for q in batch.questions)
     assert forwards["tower"] == [size]
     assert [n for n in forwards["language"] if n >= longest] == [longest]
     assert max(forwards["language"][1:]) < 10  # a token that is written, or the packed answers
@@ -450,9 +452,8 @@ def test_words_and_probabilities_share_one_look_at_tower_and_prompt(
 @pytest.mark.parametrize("mode", ["score", "both"])
 @pytest.mark.parametrize("size", [1, 3, 8])
 def test_what_was_written_is_not_read_again(
-    fused: tuple[Any, Any],
-    questions: list[Question],
-    inputs: tuple[torch.Tensor, torch.Tensor],
+    fused: Asked,
+    batch: Batch,
     forwards: dict[str, list[int]],
     monkeypatch: pytest.MonkeyPatch,
     size: int,
@@ -467,30 +468,25 @@ def test_what_was_written_is_not_read_again(
         texts += forced(asked, WRITTEN[here], monkeypatch)
         for calls in forwards.values():
             calls.clear()
-        replies += asked.reply(
-            questions[here], apart(inputs[0][here]), inputs[1][here].numpy(), mode
-        )
+        replies += asked.reply(*batch.part(here).in_memory, mode)
         assert len(forwards["tower"]) == 1
-        longest = max(len(processor.encode_prompt(q.text, 2)) for q in questions[here])
+        longest = max(len(processor.encode_prompt(q.text, 2)) for q in batch.questions[here])
         assert [n for n in forwards["language"] if n >= longest] == [longest]
     for i, (text, reply) in enumerate(zip(texts, replies, strict=True)):
         endings = behind_reasons(text, SENTENCES, "The stage is ")
-        choice = encode_choice(processor, questions[i].text, 2, endings)
-        pixels, features = inputs[0][i : i + 1], inputs[1][i : i + 1]
-        expected = stage_log_likelihoods(model, processor, [choice], pixels, features)[0]
+        choice = encode_choice(processor, batch.questions[i].text, 2, endings)
+        alone = batch.part(slice(i, i + 1))
+        expected = stage_log_likelihoods(model, processor, [choice], *alone[1:])[0]
         assert reply.log_likelihood is not None
         np.testing.assert_allclose(reply.log_likelihood, expected, atol=1e-5, rtol=0)
         likeliest = endings[int(expected.argmax())]
         assert reply.text == (likeliest if mode == "score" else text)
 
 
-def test_beams_are_scored_by_a_pass_of_their_own(
-    asked: tuple[Any, Any], questions: list[Question], inputs: tuple[torch.Tensor, torch.Tensor]
-) -> None:
-    pixels, rows = apart(inputs[0]), inputs[1].numpy()
+def test_beams_are_scored_by_a_pass_of_their_own(asked: Asked, batch: Batch) -> None:
     beams = Decoding(NEW_TOKENS, num_beams=3)
     both, words, scored = (
-        LoadedModel(*asked, LABELS).reply(questions, pixels, rows, mode, beams)
+        LoadedModel(*asked, LABELS).reply(*batch.in_memory, mode, beams)
         for mode in ("both", "generate", "score")
     )
     assert [reply.text for reply in both] == [reply.text for reply in words]
@@ -499,15 +495,13 @@ def test_beams_are_scored_by_a_pass_of_their_own(
 
 
 def test_what_is_no_number_is_refused(
-    asked: tuple[Any, Any],
-    questions: list[Question],
-    inputs: tuple[torch.Tensor, torch.Tensor],
+    asked: Asked,
+    batch: Batch,
 ) -> None:
-    rows = inputs[1].numpy()
+    questions, pixels, features = batch
+    nothing = Batch(questions, torch.full_like(pixels, torch.nan), features)
     with pytest.raises(EegToolError, match="no numbers") as caught:
-        LoadedModel(*asked, LABELS).reply(
-            questions, apart(torch.full_like(inputs[0], torch.nan)), rows, "score", GREEDY
-        )
+        LoadedModel(*asked, LABELS).reply(*nothing.in_memory, "score", GREEDY)
     assert "--dtype float32" in caught.value.fix
 
 
@@ -518,9 +512,9 @@ def test_older_contracts_have_bare_labels(contract: Contract) -> None:
 
 def test_the_contract_says_how_answers_read(contract: Contract) -> None:
     stages = {stage: f"It is {stage}." for stage in reversed(STAGES)}
-    told = {"stages": stages, "lead": "It is ", "max_new_tokens": 320}
+    answers = {"stages": stages, "lead": "It is ", "max_new_tokens": 320}
     texts = ("It is W.", "It is N1.", "It is N2.", "It is N3.", "It is REM.")
-    form = AnswerForm.from_contract(replace(contract, answers=told).answers)
+    form = AnswerForm.from_contract(replace(contract, answers=answers).answers)
     assert (form.texts, form.lead, form.max_new_tokens) == (texts, "It is ", 320)
     assert form.reasons_first  # of version 0.1, which did not say the place
 

@@ -11,18 +11,19 @@ import numpy as np
 import pytest
 import torch
 
+from eegtool.core.probabilities import Scaling
 from eegtool.core.stages import STAGES
-from eegtool.inference.cache import Cached, as_argument, frozen, preallocated
+from eegtool.inference.cache import Cached, frozen, preallocated
 from eegtool.inference.scoring import (
     Choice,
     behind_reasons,
     encode_choice,
-    probabilities,
     stage_log_likelihoods,
 )
 from eegtool.model import tiny as tiny_model
 from eegtool.model.adapters import inner, load_adapter
 from eegtool.model.eegvlm import EEGVLM
+from eegtool.model.families.fused import as_argument
 from eegtool.model.processor import Processor, pad
 from eegtool.reasons.words import conclusion, define
 
@@ -156,7 +157,7 @@ def test_one_forward_is_five_teacher_forced_passes(model: EEGVLM, asked: Asked, 
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, asked.expected, atol=CLOSE, rtol=0)
     np.testing.assert_allclose(
-        probabilities(found), probabilities(asked.expected), atol=CLOSE, rtol=0
+        Scaling().probabilities(found), Scaling().probabilities(asked.expected), atol=CLOSE, rtol=0
     )
 
 
@@ -336,13 +337,3 @@ def test_any_text_can_be_scored(asked: Asked, model: EEGVLM) -> None:
             model, asked.processor, [choice], asked.pixels[:1], asked.features[:1]
         )
         assert np.isfinite(found).all()
-
-
-@pytest.mark.parametrize("temperature", [0.1, 1.0, 2.5])
-def test_probabilities(temperature: float) -> None:
-    log_likelihood = np.array([[-1.0, -2.0, -3.0, -4.0, -5.0], [-1e5, 0.0, -1e5, -1e5, -1e5]])
-    found = probabilities(log_likelihood, temperature)
-    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-12)
-    np.testing.assert_allclose(found[0, 0] / found[0, 2], np.exp(2 / temperature))
-    assert found[1].tolist() == [0, 1, 0, 0, 0]
-    assert found.argmax(axis=1).tolist() == log_likelihood.argmax(axis=1).tolist()

@@ -246,14 +246,15 @@ CASES = [
     Case(
         "EDF+D gap",
         edf_plus_d_with_a_gap,
-        "left out",
-        r"is an EDF\+D file with a gap of 30 s after 150 s\..*would be mislabelled",
+        "used",
+        r"The recording pauses: 30 s after 150 s\. This is unscored time",
+        kept=9,
     ),
     Case(
         "unknown channel",
         patched((LABEL, b"EEG Fpz-Oz")),
         "left out",
-        r"There is no channel 'EEG Fpz-Cz', and no 'EEG Fpz' to derive it\. Present: EEG Fpz-Oz, EEG Pz-Oz\..*mean 'EEG Fpz-Oz'",
+        r"There is no channel 'EEG Fpz-Cz', and no 'EEG Fpz' to derive it\. Present: EEG Fpz-Oz, EEG Pz-Oz\..*mean 'EEG Fpz-Oz'. The same electrode, but another",
     ),
     Case(
         "unknown channel, in all",

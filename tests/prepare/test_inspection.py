@@ -76,6 +76,7 @@ def test_a_hypnogram(recordings: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert fact == {
         "file": str(path),
         "format": "hypnogram",
+        "start": "1989-04-24 16:13:00",
         "duration_s": 300.0,
         "stages": dict.fromkeys(("W", "N1", "N2", "N3", "REM"), 2),
         "first_sleep_s": 30.0,
@@ -113,7 +114,10 @@ def test_what_is_said(recordings: Path, printed: io.StringIO) -> None:
 def test_what_is_said_of_a_hypnogram(recordings: Path, printed: io.StringIO) -> None:
     inspection.run(InspectSettings([recordings / "SC4001EC-Hypnogram.edf"]))
     text = " ".join(printed.getvalue().split())
-    assert "format hypnogram duration 0:05:00 epochs W 2 N1 2 N2 2 N3 2 REM 2" in text
+    assert (
+        "format hypnogram start 1989-04-24 16:13:00 duration 0:05:00 epochs W 2 N1 2 N2 2 N3 2 REM 2"
+        in text
+    )
     assert text.endswith("first sleep after 0:00:30")
 
 

@@ -1208,10 +1208,10 @@ def test_other_code_stages_and_draws_anew(
 def test_whatever_is_wrong_with_one_recording_the_others_go_on(
     settings: PrepareSettings, monkeypatch: pytest.MonkeyPatch, printed: io.StringIO
 ) -> None:
-    def hypnogram(path: Path, *rest: Any) -> Any:
-        if path.name.startswith("SC4001"):
+    def hypnogram(paths: Sequence[Path], *rest: Any) -> Any:
+        if paths[0].name.startswith("SC4001"):
             raise ZeroDivisionError("a defect")
-        return read_hypnogram(path, *rest)
+        return read_hypnogram(paths, *rest)
 
     monkeypatch.setattr(nights, "read_hypnogram", hypnogram)
     step.run(settings)

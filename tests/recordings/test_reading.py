@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Callable
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -563,8 +562,8 @@ def test_records_are_counted_where_the_header_is_wrong(
 @pytest.mark.parametrize(
     ("record", "onset", "message"),
     [
-        (20, "+32.5", "with a gap of 12.5 s after 20 s"),
-        (1, "+601", "with a gap of 600 s after 1 s"),
+        (20, "+32.5", "with a step back of 12.5 s after 21 s"),
+        (1, "+601", "with a step back of 600 s after 2 s"),
         (59, "+9", "with a step back of 50 s after 59 s"),
         (30, "junk", "Record 31 of .* does not tell its time"),
     ],
@@ -660,16 +659,76 @@ def test_other_files_are_no_recordings(tmp_path: Path) -> None:
     assert ".edf" in raised.value.fix
 
 
-def test_only_what_is_wanted_is_held(psg: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MNE gets one channel of a clean EDF header, whatever the file has beside it."""
-    seen: list[Any] = []
-    read = mne.io.read_raw_edf
+@pytest.mark.parametrize("form", ["edf", "bdf"])
+def test_samples_are_those_that_mne_reads(tmp_path: Path, form: str) -> None:
+    data_uv = np.random.default_rng(0).normal(0, 50, 12_000).round(1)
+    writer, signal = {"edf": (edfio.Edf, edfio.EdfSignal), "bdf": (edfio.Bdf, edfio.BdfSignal)}[
+        form
+    ]
+    signals = [
+        signal(data_uv * k, 100, label=name, physical_dimension="uV", physical_range=(-900, 700))
+        for k, name in ((1, "C3"), (-1, "C4"), (2, "O1"))
+    ]
+    path = tmp_path / f"x.{form}"
+    writer(signals, data_record_duration=3).write(path)
+    read = mne.io.read_raw_bdf if form == "bdf" else mne.io.read_raw_edf
+    theirs_uv = read(path, verbose="ERROR").get_data(picks=["C4", "O1"]) * 1e6
+    ours = read_recording(path, ["C4", "O1"]).signals
+    np.testing.assert_allclose([s.data_uv for s in ours], theirs_uv, atol=1e-6)
+    assert ours[0].data_uv.min() < -100
 
-    def spy(source: io.RawIOBase, **kwargs: Any) -> Any:
-        raw = read(source, **kwargs)
-        seen.append((raw.ch_names, float(raw.info["sfreq"])))
-        return raw
 
-    monkeypatch.setattr(mne.io, "read_raw_edf", spy)
-    read_recording(psg, ["EEG Pz-Oz"])
-    assert seen == [(["1"], 100.0)]
+@pytest.mark.parametrize(
+    ("form", "stamps", "pauses", "first_s", "message"),
+    [
+        ("EDF+D", lambda i: i, (), 0.0, ""),
+        ("EDF+D", lambda i: i + 600, (), 600.0, ""),
+        ("EDF+D", lambda i: i + 12.5 * (i >= 20), ((20.0, 12.5),), 0.0, ""),
+        ("EDF+D", lambda i: i + 7 + 30 * (i >= 20) + i // 50, ((20.0, 30.0), (80.0, 1.0)), 7.0, ""),
+        ("EDF+C", lambda i: i + 0.25, (), 0.25, ""),
+        ("EDF+C", lambda i: i + 600, (), 600.0, ""),
+        ("EDF+C", lambda i: i + i / 1000, (), 0.0, ""),  # a clock that runs a little fast
+        (
+            "EDF+C",
+            lambda i: i + 30 * (i >= 20),
+            (),
+            0.0,
+            "calls itself continuous .* 30 s after 20 s",
+        ),
+        ("EDF+D", lambda i: i + 999_999 * (i >= 20), (), 0.0, "pauses for 278 hours"),
+        ("EDF+D", lambda i: i - 5 * (i >= 20), (), 0.0, "step back of 5 s after 20 s"),
+    ],
+)
+def test_records_tell_when_they_begin(
+    edf_plus: Path,
+    form: str,
+    stamps: Callable[[int], float],
+    pauses: tuple[tuple[float, float], ...],
+    first_s: float,
+    message: str,
+) -> None:
+    first, content = 256 * 5, bytearray(edf_plus.read_bytes())
+    record_bytes, start = (len(content) - first) // 60, read_header(edf_plus).start
+    expected_uv = read_recording(edf_plus, ["C3"]).signals[0].data_uv
+    for i in range(60):
+        at = first + i * record_bytes + 3 * 200
+        content[at : at + 12] = f"+{stamps(i):.10g}\x14\x14".encode().ljust(12, b"\0")
+    content[RESERVED : RESERVED + 5] = form.encode()
+    edf_plus.write_bytes(content)
+    if message:
+        with pytest.raises(EegToolError, match=message):
+            read_header(edf_plus)
+        return
+    header = read_header(edf_plus)
+    assert header.pauses == pauses
+    assert header.duration_s == pytest.approx(60 + sum(length for _, length in pauses))
+    assert start
+    assert header.start == start + timedelta(seconds=first_s)
+    (signal,) = read_recording(edf_plus, ["C3"]).signals
+    assert len(signal.data_uv) == round(header.duration_s * signal.sfreq_hz)
+    recorded = np.ones(len(signal.data_uv), bool)
+    for onset_s, length_s in pauses:
+        stop_s = onset_s + length_s
+        recorded[round(onset_s * signal.sfreq_hz) : round(stop_s * signal.sfreq_hz)] = False
+        assert np.ptp(np.diff(signal.data_uv[~recorded], 2)[2:-2]) < 1000
+    np.testing.assert_array_equal(signal.data_uv[recorded], expected_uv)

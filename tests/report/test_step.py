@@ -317,3 +317,21 @@ def test_missing_answers_and_impossible_folder(
     path = write_answers([answer(0, "N2", "N2")])
     with pytest.raises(EegToolError, match="report folder"):
         step.run(ReportSettings(workspace=tmp_path, out=path))
+
+
+def test_the_likeliest_sequence_has_a_row_of_its_own(
+    tmp_path: Path, answer: AnswerOf, write_answers: WriteAnswers, terminal: io.StringIO
+) -> None:
+    true = ("W", "N1", "N2", "N2", "N2", "REM")
+    said = ("W", "N2", "N2", "W", "N2", "REM")
+    write_answers(
+        [
+            answer(i, stage, reply, stage_smoothed=stage)
+            for i, (stage, reply) in enumerate(zip(true, said, strict=True))
+        ]
+    )
+    step.run(ReportSettings(workspace=tmp_path))
+    metrics = strict_json(tmp_path / "report" / "metrics.json")
+    (found,) = [c for c in metrics["comparisons"] if c["other"] == "after smoothing"]
+    assert found["n"] == 6
+    assert "after smoothing" in terminal.getvalue()

@@ -321,11 +321,23 @@ def test_generic_pairs_by_name(
     assert [path.name for path in found.orphans] == orphans
 
 
-def test_generic_pairs_within_a_folder(tmp_path: Path) -> None:
-    lay(tmp_path, "a/p1.edf", "b/p1.txt", "b/p2.edf", "b/p2.txt")
+@pytest.mark.parametrize(
+    ("files", "pairs", "orphans", "problem"),
+    [
+        (["a/p1.edf", "b/p1.txt", "b/p2.edf"], {"p1.edf": None, "p2.edf": None}, 1, ""),
+        (["edf/p1.edf", "hyp/p1_hypnogram.csv"], {"p1.edf": "p1_hypnogram.csv"}, 0, ""),
+        (["edf/p1.edf", "hyp/p2.csv"], {"p1.edf": None}, 1, ""),
+        (["edf/p1.edf", "a/p1.csv", "b/p1.csv"], {"p1.edf": None}, 2, "a/p1.csv"),
+    ],
+)
+def test_a_scoring_of_the_very_name_may_lie_in_another_folder(
+    tmp_path: Path, files: list[str], pairs: dict[str, str | None], orphans: int, problem: str
+) -> None:
+    lay(tmp_path, *files)
     found = find_nights([tmp_path])
-    assert paired(found) == {"p1.edf": None, "p2.edf": "p2.txt"}
-    assert found.orphans == (tmp_path / "b" / "p1.txt",)
+    assert paired(found) == pairs
+    assert len(found.orphans) == orphans
+    assert problem in found.nights[0].problem
 
 
 def test_a_folder_between_two_files(tmp_path: Path) -> None:

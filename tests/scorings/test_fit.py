@@ -116,9 +116,13 @@ def test_without_durations_an_entry_is_an_epoch(read: Read) -> None:
     )
 
 
-def test_a_list_of_changes_is_refused(read: Read) -> None:
+def test_a_list_of_changes(read: Read) -> None:
+    hypnogram = read("onset,stage\n0,W\n600,N1\n900,N2\n", 3600.0)
+    assert stage_per_epoch(hypnogram, 120) == ["W"] * 20 + ["N1"] * 10 + ["N2"] * 90
+    assert "each entry lasts until the next" in hypnogram.notes[0]
+    # Whoever changes to the same stage has left something out.
     with pytest.raises(EegToolError, match="followed by a gap: line 2 ends at 30 s, line 3 begins"):
-        read("onset,stage\n0,W\n600,N1\n900,N2\n", 3600.0)
+        read("onset,stage\n0,W\n600,N1\n900,N1\n", 3600.0)
 
 
 def test_onsets_in_samples_are_refused(read: Read) -> None:

@@ -4,7 +4,13 @@ from datetime import datetime, time, timedelta
 
 import pytest
 
-from eegtool.scorings.moments import Moment, parse_moment, seconds_between, to_onsets
+from eegtool.scorings.moments import (
+    Moment,
+    parse_moment,
+    read_moments,
+    seconds_between,
+    to_onsets,
+)
 
 HOUR_S = 3600.0
 
@@ -25,6 +31,10 @@ HOUR_S = 3600.0
         ("2024-05-31T23:15:30", datetime(2024, 5, 31, 23, 15, 30)),
         ("2024-05-31 23:15:30.5", datetime(2024, 5, 31, 23, 15, 30, 500_000)),
         ("31.5.2024 23:15:30", datetime(2024, 5, 31, 23, 15, 30)),
+        ("05/06/2024 11:15:30 PM", datetime(2024, 6, 5, 23, 15, 30)),
+        ("31-05-24-23:15:30", datetime(2024, 5, 31, 23, 15, 30)),
+        ("2024/05/31 23:15:30", datetime(2024, 5, 31, 23, 15, 30)),
+        ("e:3", 60.0),
     ],
 )
 def test_moments(text: str, moment: Moment) -> None:
@@ -39,7 +49,8 @@ def test_moments(text: str, moment: Moment) -> None:
         ("soon", "no time"),
         ("23:15", "no time"),
         ("23:61:00", "no time"),
-        ("05/06/2024 23:15:30", "no time"),
+        ("31/31/2024 23:15:30", "no time"),
+        ("05/06/2024 25:15:30", "no time"),
         ("nan", "no number"),
         ("inf", "no number"),
         ("13:00:00 PM", "no time of day"),
@@ -92,3 +103,32 @@ def test_kinds_are_not_mixed() -> None:
 )
 def test_seconds_between(first: str, last: str) -> None:
     assert seconds_between(parse_moment(first), parse_moment(last)) == 60
+
+
+@pytest.mark.parametrize(
+    ("text", "recording_start", "day"),
+    [
+        ("31/05/2024 23:15:30", None, (5, 31)),
+        ("05/31/2024 23:15:30", None, (5, 31)),
+        ("05/06/2024 23:15:30", datetime(2024, 6, 5, 22), (6, 5)),
+        ("05/06/2024 23:15:30", datetime(2024, 5, 6, 22), (5, 6)),
+        ("05/06/2024 00:15:30", datetime(2024, 5, 5, 22), (5, 6)),
+        ("06/06/2024 23:15:30", None, (6, 6)),
+        ("05/06/2024 23:15:30", None, None),
+        ("05/06/2024 23:15:30", datetime(2020, 1, 1), None),
+    ],
+)
+def test_days_and_months(
+    text: str, recording_start: datetime | None, day: tuple[int, int] | None
+) -> None:
+    if day is None:
+        with pytest.raises(ValueError, match="day or the month first"):
+            read_moments([text], recording_start)
+    else:
+        (moment,) = read_moments([text], recording_start)
+        assert moment == datetime(2024, *day, *moment.timetuple()[3:6])  # type: ignore[union-attr]
+
+
+def test_dates_of_1970_are_seconds() -> None:
+    moments = read_moments(["1970-01-01 00:00:30", "1970-01-01 00:01:00.5"])
+    assert to_onsets(moments) == ([30.0, 60.5], None)

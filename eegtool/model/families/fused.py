@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, linear, log_softmax
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutput
 
 from eegtool.model.eegvlm import FUSIONS
@@ -237,9 +237,8 @@ class FusedModel(PreTrainedModel):  # type: ignore[misc]
         rows = [answer for some in answers for answer in some]
         targets = pad(rows, IGNORED, "right").to(mask.device)
         memory = DynamicCache(config=self.config.get_text_config())
-        arguments = inspect.signature(self.forward).parameters
-        held = {"cache" if "cache" in arguments else "past_key_values": memory, "use_cache": True}
-        with _precise(self.get_output_embeddings()):
+        held = {**as_argument(self, memory), "use_cache": True}
+        with in_float32(self.get_output_embeddings()):
             first = self(**prompts, position_ids=positions, logits_to_keep=1, **held).logits
             logits = first.repeat_interleave(n_answers, dim=0)
             if (width := targets.shape[1] - 1) > 0:
@@ -325,19 +324,27 @@ def _flat(features: Any) -> torch.Tensor:
     return torch.cat([part.flatten(0, -2) for part in parts])
 
 
+def as_argument(model: Any, cache: Cache) -> dict[str, Cache]:
+    """Return a cache under the name by which this transformers takes it."""
+    # The older name still works but warns; unknown ones are swallowed by its **kwargs.
+    known = inspect.signature(model.forward).parameters
+    return {"cache" if "cache" in known else "past_key_values": cache}
+
+
 @contextmanager
-def _precise(head: nn.Module) -> Iterator[None]:
-    """Compute logits in float32: in 16 bits they are steps of an eighth, too coarse to tell two stages apart."""
+def in_float32(head: Any) -> Iterator[None]:
+    """Let the head compute in float32: logits in 16 bits are steps of an eighth, too coarse to tell two stages apart.
 
-    def in_float32(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
-        if output.dtype == torch.float32:
-            return output
-        bias = None if module.bias is None else module.bias.float()
-        return linear(args[0].float(), module.weight.float(), bias)
+    It is called as a module even so: under ZeRO-3 its weights are there only then.
+    """
 
-    # Before the hooks of others: ZeRO-3 takes the weights away behind a module.
-    hook = head.register_forward_hook(in_float32, prepend=True)
+    def forward(states: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(states.device.type, enabled=False):
+            bias = None if head.bias is None else head.bias.float()
+            return linear(states.float(), head.weight.float(), bias)
+
+    head.forward = forward
     try:
         yield
     finally:
-        hook.remove()
+        del head.forward

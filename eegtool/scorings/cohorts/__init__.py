@@ -17,9 +17,18 @@ from eegtool.core.registry import check_name
 from eegtool.core.workspace import Workspace
 from eegtool.recordings.reading import is_recording
 from eegtool.scorings.cohorts import generic, isruc, nsrr, sleep_edf
-from eegtool.scorings.cohorts.night import PAIRING_FIX, Found, Night, safe_name, stem_of
+from eegtool.scorings.cohorts.night import (
+    FETCH,
+    PAIRING_FIX,
+    Found,
+    Night,
+    dangling,
+    safe_name,
+    stem_of,
+)
 from eegtool.scorings.cohorts.pairs import PAIRS
-from eegtool.scorings.hypnograms import is_hypnogram
+from eegtool.scorings.hypnograms import SUFFIXES, is_hypnogram
+from eegtool.scorings.scoring import ReadAs
 
 __all__ = [
     "AUTO",
@@ -60,7 +69,12 @@ AUTO: Final = "auto"
 """The name that stands for whichever cohort the files are of."""
 
 
-def find_nights(paths: Sequence[Path], cohort: str = AUTO, subject_pattern: str = "") -> Found:
+def find_nights(
+    paths: Sequence[Path],
+    cohort: str = AUTO,
+    subject_pattern: str = "",
+    read_as: ReadAs | None = None,
+) -> Found:
     """Find and pair the recordings among files and folders.
 
     Hidden files and folders are passed over, what belongs to a workspace, and the continuations of
@@ -75,6 +89,8 @@ def find_nights(paths: Sequence[Path], cohort: str = AUTO, subject_pattern: str 
         (always that one where there is a ``pairs.csv`` or a pattern).
     subject_pattern : str
         What names the subject; see `generic.pair`. Only for ``generic``.
+    read_as : ReadAs, optional
+        What the user says of all scorings; a ``pairs.csv`` may say otherwise of some.
 
     Raises
     ------
@@ -88,12 +104,14 @@ def find_nights(paths: Sequence[Path], cohort: str = AUTO, subject_pattern: str 
             f"--subject-pattern is not for the cohort '{cohort}', whose names tell the subject.",
             "Leave it out, or use --cohort generic.",
         )
-    files, named = _files(paths)
+    files, named, lost = _files(paths)
     parts = _continuations(files)
     files = [path for path in files if path not in parts]
     split = sorted(parts & named)
     named -= parts
-    found = _find(files, named, cohort, subject_pattern)
+    found = _find(files, named, cohort, subject_pattern, read_as)
+    if lost and not found.nights:
+        raise EegToolError(f"{dangling(lost[0])}, as are {len(lost) - 1} others.", FETCH)
     if not found.nights:
         kind = f" of the cohort '{found.cohort}'" if cohort != AUTO else ""
         ways = [COHORTS[cohort]] if cohort != AUTO else COHORTS.values()
@@ -101,7 +119,12 @@ def find_nights(paths: Sequence[Path], cohort: str = AUTO, subject_pattern: str 
             f"There is no recording{kind} in {_listing(paths)}.",
             "\n".join(f"Names are like {way.named_like}." for way in ways),
         )
+    nights = tuple(replace(n, read_as=_joined(n.read_as, read_as)) for n in found.nights)
+    found = replace(found, nights=nights)
     _check_names(found.nights)
+    if lost:
+        note = f"Files passed over because they are links to what is not here: {_listing(lost)}. {FETCH}"
+        found = replace(found, notes=(*found.notes, note))
     if split:
         note = f"Files passed over because they continue a split recording: {_listing(split)}."
         found = replace(found, notes=(*found.notes, note))
@@ -139,12 +162,14 @@ def find_recordings(paths: Sequence[Path]) -> tuple[Night, ...]:
     EegToolError
         If a path does not exist, there is no recording, or two have the same name in one folder.
     """
-    files, named = _files(paths)
+    files, named, lost = _files(paths)
     chosen: dict[Path, Path] = {}
     for path in sorted(named - _continuations(files)):
         # A file that the user named is judged by what is in it, a folder's by its name, too.
         if (is_recording(path) and not is_hypnogram(path)) or path in paths:
             chosen.setdefault(path.resolve(), path)
+    if lost and not chosen:
+        raise EegToolError(f"{dangling(lost[0])}.", FETCH)
     if not chosen:
         raise EegToolError(
             f"There is no recording in {_listing(paths)}.", "Give recordings or folders of them."
@@ -193,8 +218,18 @@ def _told_apart(nights: Sequence[Night]) -> tuple[Night, ...]:
     )
 
 
-def _files(paths: Sequence[Path]) -> tuple[list[Path], set[Path]]:
-    """Return all files that may take part, sorted, and those the user named."""
+def _joined(of_night: ReadAs, of_all: ReadAs | None) -> ReadAs:
+    """Return what is said of one scoring, or else of all."""
+    of_all = of_all or ReadAs()
+    return ReadAs(
+        of_night.codes or of_all.codes,
+        of_night.column or of_all.column,
+        of_night.scorer or of_all.scorer,
+    )
+
+
+def _files(paths: Sequence[Path]) -> tuple[list[Path], set[Path], list[Path]]:
+    """Return all files that may take part, sorted; those the user named; links to what is not here."""
     files: set[Path] = set()
     named: set[Path] = set()
     for path in paths:
@@ -210,8 +245,10 @@ def _files(paths: Sequence[Path]) -> tuple[list[Path], set[Path]]:
             files |= {path, *(p for p in beside if p.is_file())}
             named.add(path)
         else:
-            raise EegToolError(f"{path} does not exist.", "Give recordings or folders of them.")
-    return sorted(files), named
+            fix = FETCH if dangling(path) else "Give recordings or folders of them."
+            raise EegToolError(f"{dangling(path) or f'{path} does not exist'}.", fix)
+    lost = sorted(path for path in files if dangling(path))
+    return sorted(files.difference(lost)), named.difference(lost), lost
 
 
 def _below(folder: Path) -> Iterator[Path]:
@@ -226,7 +263,11 @@ def _below(folder: Path) -> Iterator[Path]:
         own = _of_workspace(here, names)
         folders[:] = sorted(name for name in folders if not _hidden(name) and name not in own)
         names = [name for name in names if not _hidden(name) and name not in own]
-        yield from (path for name in names if (path := here / name).is_file())
+        yield from (p for name in names if (p := here / name).is_file() or _is_lost(p))
+
+
+def _is_lost(path: Path) -> bool:
+    return (is_recording(path) or path.suffix.casefold() in SUFFIXES) and bool(dangling(path))
 
 
 def _hidden(name: str) -> bool:
@@ -274,11 +315,17 @@ def _continuations(files: Sequence[Path]) -> set[Path]:
     return {path for path in files if follows(path)}
 
 
-def _find(files: Sequence[Path], named: set[Path], cohort: str, subject_pattern: str) -> Found:
+def _find(
+    files: Sequence[Path],
+    named: set[Path],
+    cohort: str,
+    subject_pattern: str,
+    read_as: ReadAs | None,
+) -> Found:
     if cohort == AUTO:
         if subject_pattern or any(path.name.casefold() == PAIRS for path in files):
-            return _find(files, named, "generic", subject_pattern)
-        known = [_find(files, named, name, "") for name in COHORTS if name != "generic"]
+            return _find(files, named, "generic", subject_pattern, read_as)
+        known = [_find(files, named, name, "", read_as) for name in COHORTS if name != "generic"]
         fitting = [found for found in known if found.nights]
         if len(fitting) > 1:
             examples = ", ".join(f"{f.nights[0].signal_path} ({f.cohort})" for f in fitting)
@@ -286,10 +333,10 @@ def _find(files: Sequence[Path], named: set[Path], cohort: str, subject_pattern:
                 f"The files are of {len(fitting)} cohorts, such as {examples}.",
                 "Give one folder at a time, or choose with --cohort.",
             )
-        return fitting[0] if fitting else _find(files, named, "generic", "")
+        return fitting[0] if fitting else _find(files, named, "generic", "", read_as)
     pair = COHORTS[cohort].pair
     if cohort == "generic":
-        pair = partial(generic.pair, subject_pattern=subject_pattern, meant=named)
+        pair = partial(generic.pair, subject_pattern=subject_pattern, meant=named, read_as=read_as)
     found = pair(files)
     return replace(
         found,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from eegtool.scorings.cohorts.night import Found, Night
+from eegtool.scorings.scoring import ReadAs
 
 NAMED_LIKE: Final = "5/5.rec (or 5/5.edf), beside 5/5_1.txt"
 
@@ -15,10 +16,11 @@ _SIGNAL_SUFFIXES: Final = (".rec", ".edf")  # .rec is EDF by another name; many 
 _EXPERT_1: Final = re.compile(r"(\d+)_1\.txt", re.IGNORECASE)
 _SUBGROUP: Final = re.compile(r"group[ _-]?(?:(I{1,3})|([123]))(?![a-z\d])", re.IGNORECASE)
 _SESSIONS: Final = (1, 2)
+_CODES: Final = ReadAs(codes=(("0", "W"), ("1", "N1"), ("2", "N2"), ("3", "N3"), ("5", "REM")))
 
 
 def pair(files: Sequence[Path]) -> Found:
-    """Pair ``N/N.rec`` with ``N/N_1.txt``, the scoring of the first expert.
+    """Pair ``N/N.rec`` with ``N/N_1.txt``, the scoring of the first expert; that of the second is there for ``--scorer``.
 
     Subgroups I and III have a folder per subject. In subgroup II, a subject's folder has a folder
     for each of two sessions, such as ``3/1/1.rec``. Subgroups number their subjects alike, so the
@@ -28,7 +30,8 @@ def pair(files: Sequence[Path]) -> Found:
     signals = [p for p in files if p.suffix.lower() in _SIGNAL_SUFFIXES and _at_home(p, p.stem)]
     nights = []
     for path in signals:
-        scoring = path.with_name(f"{path.stem}_1.txt")
+        scoring, other = (path.with_name(f"{path.stem}_{expert}.txt") for expert in (1, 2))
+        experts = tuple(p for p in (scoring, other) if p in known)
         # 12/12.edf alone could be anybody's; .rec or the expert's file make it ISRUC.
         if scoring in known or path.suffix.lower() == ".rec":
             subject, night = _subject_and_night(path)
@@ -40,11 +43,13 @@ def pair(files: Sequence[Path]) -> Found:
                     night=night,
                     signal_path=path,
                     hypnogram_path=scoring if scoring in known else None,
+                    rivals=experts if len(experts) > 1 else (),
+                    read_as=_CODES,
                 )
             )
     paired = {night.hypnogram_path for night in nights}
-    experts = [p for p in files if (m := _EXPERT_1.fullmatch(p.name)) and _at_home(p, m[1])]
-    return Found(tuple(nights), tuple(p for p in experts if p not in paired), "isruc")
+    firsts = [p for p in files if (m := _EXPERT_1.fullmatch(p.name)) and _at_home(p, m[1])]
+    return Found(tuple(nights), tuple(p for p in firsts if p not in paired), "isruc")
 
 
 def _at_home(path: Path, number: str) -> bool:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from eegtool.core.errors import EegToolError
+from eegtool.scorings.scoring import ReadAs
 
+FETCH: Final = "Fetch the content of the data set first: `datalad get` or `git annex get`."
+_LONGEST: Final = 160  # bytes; file systems allow 255
 PAIRING_FIX: Final = "Leave the right hypnogram beside the recording, or name it in a pairs.csv."
 """How to mend a `Night.problem`."""
+
+
+_AS_IT_IS: Final = ReadAs()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,17 @@ class Night:
     """None where no hypnogram was found; the recording itself where the scoring is inside it."""
     problem: str = ""
     """Why no hypnogram was taken although there are some, naming them; `PAIRING_FIX` mends it."""
+    rivals: tuple[Path, ...] = ()
+    """Several hypnograms that go with it equally well: of several scorers, or the same twice."""
+    read_as: ReadAs = _AS_IT_IS
+    """What is known of how to read them."""
+
+    @property
+    def scorings(self) -> tuple[Path, ...]:
+        """The hypnograms to read: the one, or where that is not clear, or a scorer is asked for, all."""
+        if self.rivals and (self.read_as.scorer or not self.hypnogram_path):
+            return self.rivals
+        return (self.hypnogram_path,) if self.hypnogram_path else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +88,9 @@ def safe_name(text: str, path: Path) -> str:
     """
     # Names typed on a Mac come decomposed (a + ¨); composed they are the same name everywhere.
     name = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", text)).strip("._-")
+    if len(name.encode()) > _LONGEST:  # files are called after it, with more behind it
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        name = f"{name.encode()[: _LONGEST - 9].decode(errors='ignore')}-{digest}"
     if not name:
         raise EegToolError(
             f"{path}: '{text}' has no letter or digit to make a name of.",
@@ -83,21 +104,64 @@ def stem_of(path: Path) -> str:
     return Path(path.stem).stem if path.suffix.casefold() == ".gz" else path.stem
 
 
-def nearest(recording: Path, hypnograms: Sequence[Path]) -> tuple[Path | None, str]:
-    """Return the hypnogram beside the recording, or else the only one there is.
+def dangling(path: Path) -> str:
+    """Say where a link leads to that is not there; empty for everything else."""
+    if not path.is_symlink() or path.exists():
+        return ""
+    return f"{path} is a link to {path.readlink()}, which is not here"
+
+
+def pair_by_key(
+    files: Sequence[Path],
+    cohort: str,
+    pattern: re.Pattern[str],
+    recording: str,
+    scorings: Sequence[str],
+    named: Callable[[re.Match[str]], tuple[str, str, int]],
+) -> Found:
+    """Pair files by a key in their names, wherever they lie.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        All files there are.
+    cohort : str
+        Its name.
+    pattern : re.Pattern
+        Of names in lower case, with the groups ``key`` and ``kind``.
+    recording : str
+        Kind of the recordings.
+    scorings : sequence of str
+        Kinds of scorings, the first choice first.
+    named : callable
+        ``match -> (recording, subject, night)``.
 
     Returns
     -------
-    hypnogram : Path or None
-        None if there is none, or several of them.
-    problem : str
-        Says which ones there are if there are several.
+    Found
+        Of several scorings of one kind the one beside the recording is taken, or else none, and the
+        problem of the night says so.
     """
-    beside = [path for path in hypnograms if path.parent == recording.parent]
-    found = beside or hypnograms
-    if len(found) > 1:
-        return None, several_hypnograms(recording, found)
-    return (found[0] if found else None), ""
+    matches = [(path, m) for path in files if (m := pattern.fullmatch(path.name.lower()))]
+    found: dict[tuple[str, str], list[Path]] = {}
+    for path, match in matches:
+        found.setdefault((match["key"], match["kind"]), []).append(path)
+    nights = []
+    for path, match in matches:
+        if match["kind"] != recording:
+            continue
+        kinds = (found[match["key"], kind] for kind in scorings if (match["key"], kind) in found)
+        of_kind = next(kinds, [])
+        chosen = [p for p in of_kind if p.parent == path.parent] or of_kind
+        name, subject, number = named(match)
+        night = Night(cohort, name, subject, number, path, chosen[0] if chosen else None)
+        if len(chosen) > 1:
+            problem = several_hypnograms(path, chosen)
+            night = replace(night, hypnogram_path=None, problem=problem, rivals=tuple(chosen))
+        nights.append(night)
+    keys = {match["key"] for _, match in matches if match["kind"] == recording}
+    orphans = [p for (key, _), paths in found.items() if key not in keys for p in paths]
+    return Found(tuple(nights), tuple(sorted(orphans)), cohort)
 
 
 def several_hypnograms(recording: Path, hypnograms: Sequence[Path]) -> str:

@@ -7,48 +7,38 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from eegtool.scorings.cohorts.night import Found, Night, nearest
+from eegtool.scorings.cohorts.night import Found, pair_by_key
 
 NAMED_LIKE: Final = "shhs1-200001.edf and shhs1-200001-nsrr.xml (or -profusion.xml)"
 
-# shhs1-200001, mesa-sleep-0001, mros-visit1-aa0001, cfs-visit5-800002, sof-visit-8-00001,
-# ccshs-trec-1800005: study, visit and number (the "polysomnography" folder of each study).
+# shhs1-200001, mesa-sleep-0001, mros-visit1-aa0001, homepap-lab-full-1600001, pats-812345-baseline: study, visit
+# or setting, and number of the person (the "polysomnography" folder of each study).
+_STUDIES: Final = "shhs mesa mros cfs sof ccshs abc apples bestair chat heartbeat homepap learn numom2b pats wsc".split()
 _FILE: Final = re.compile(
-    r"(?P<key>(?P<study>shhs|mesa|mros|cfs|sof|ccshs)-?(?P<visit>[12]|sleep|trec|visit-?\d)"
-    r"-(?P<id>[a-z]{0,2}\d+))(?P<kind>\.edf|-nsrr\.xml|-profusion\.xml)"
+    rf"(?P<key>(?P<study>{'|'.join(_STUDIES)})(?P<before>(?:-?(?:[a-z]+-?\d{{0,2}}|[12]))*?)"
+    r"-(?P<id>[a-z]{0,2}\d{4,})(?P<after>(?:-(?!nsrr|profusion)[a-z]+\d{0,2})*))"
+    r"(?P<kind>\.edf|-nsrr\.xml|-profusion\.xml|(?:-nsrr)?\.annot|\.eannot|\.stg\.txt)"
 )
+_VISITS: Final = {"baseline": 1, "followup": 2}
+
+
+_SCORINGS: Final = ("-nsrr.xml", "-profusion.xml", ".annot", "-nsrr.annot", ".eannot", ".stg.txt")
 
 
 def pair(files: Sequence[Path]) -> Found:
-    """Pair files by study, visit and number, wherever they lie; a visit counts as a night.
+    """Pair files by study, visit and number; a visit counts as a night of the same person.
 
-    NSRR gives each scoring in two dialects; its own is taken before Profusion's. Where there are
-    several copies of a hypnogram, and none or several of them beside the recording, it gets none,
-    and its problem says so.
+    NSRR gives each scoring in several dialects; its own is taken first.
     """
-    named = [(path, m) for path in files if (m := _FILE.fullmatch(path.name.lower()))]
-    hypnograms: dict[str, dict[str, list[Path]]] = {}
-    for path, match in named:
-        if match["kind"] != ".edf":
-            hypnograms.setdefault(match["key"], {}).setdefault(match["kind"], []).append(path)
-    nights = []
-    for path, match in named:
-        if match["kind"] == ".edf":
-            dialects = hypnograms.get(match["key"], {})
-            scoring = dialects.get("-nsrr.xml") or dialects.get("-profusion.xml", [])
-            hypnogram, problem = nearest(path, scoring)
-            visit = re.sub(r"\D", "", match["visit"])
-            nights.append(
-                Night(
-                    cohort="nsrr",
-                    recording=match["key"],
-                    subject=f"{match['study']}-{match['id']}",
-                    night=int(visit or 1),
-                    signal_path=path,
-                    hypnogram_path=hypnogram,
-                    problem=problem,
-                )
-            )
-    keys = {night.recording for night in nights}
-    orphans = [p for k, d in hypnograms.items() if k not in keys for ps in d.values() for p in ps]
-    return Found(tuple(nights), tuple(sorted(orphans)), "nsrr")
+    return pair_by_key(files, "nsrr", _FILE, ".edf", _SCORINGS, _named)
+
+
+def _named(match: re.Match[str]) -> tuple[str, str, int]:
+    subject = f"{match['study']}-{match['id']}"
+    return match["key"], subject, _visit(f"{match['before']}{match['after']}")
+
+
+def _visit(words: str) -> int:
+    """Return the number of a visit: that of visit1 or month09, or the place of its word."""
+    number = re.search(r"\d+", words)
+    return int(number[0]) if number else next((n for w, n in _VISITS.items() if w in words), 1)

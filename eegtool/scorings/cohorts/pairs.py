@@ -6,14 +6,17 @@ import csv
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.registry import closest
 from eegtool.recordings.reading import is_recording
-from eegtool.scorings.cohorts.night import Night, safe_name, stem_of
+from eegtool.scorings.codings import parse_codes
+from eegtool.scorings.cohorts.night import FETCH, Night, dangling, safe_name, stem_of
 from eegtool.scorings.hypnograms import holds_scoring, is_hypnogram
+from eegtool.scorings.scoring import ReadAs
 
 PAIRS: Final = "pairs.csv"
 _COLUMNS: Final = ("recording", "hypnogram", "subject", "night")
@@ -26,8 +29,8 @@ def read_pairs(table: Path, files: Sequence[Path]) -> list[Night]:
     ----------
     table : Path
         CSV in UTF-8, separated by comma, semicolon or tab, with the columns recording, hypnogram
-        (may be empty), subject and night, in any order and among others. Paths are relative to its
-        folder.
+        (may be empty), subject and night, in any order and among others; stage_codes, scoring_column
+        and scorer are as the options of these names. Paths are relative to its folder.
     files : sequence of Path
         All files there are, for suggestions.
 
@@ -68,7 +71,13 @@ def read_pairs(table: Path, files: Sequence[Path]) -> list[Night]:
         within = recording.relative_to(table.parent)
         name = safe_name("-".join([*within.parent.parts, stem_of(recording)]), recording)
         subject = safe_name(row["subject"], table)
-        nights.append(Night("generic", name, subject, int(row["night"]), recording, hypnogram))
+        read_as = ReadAs(
+            parse_codes(row.get("stage_codes", "")),
+            row.get("scoring_column", ""),
+            row.get("scorer", ""),
+        )
+        night = Night("generic", name, subject, int(row["night"]), recording, hypnogram)
+        nights.append(replace(night, read_as=read_as))
     return nights
 
 
@@ -120,6 +129,8 @@ def _listed(
             "Paths are relative to that folder and stay inside it.",
         )
     path = folder / parts
+    if problem := dangling(path):
+        raise EegToolError(f"{where}: {problem}.", FETCH)
     if not path.is_file():
         known = [p.relative_to(folder).as_posix() for p in files if p.is_relative_to(folder)]
         raise EegToolError(

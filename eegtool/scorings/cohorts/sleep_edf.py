@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from eegtool.scorings.cohorts.night import Found, Night, nearest
+from eegtool.scorings.cohorts.night import Found, pair_by_key
 
 NAMED_LIKE: Final = "SC4001E0-PSG.edf, beside SC4001EC-Hypnogram.edf"
 
@@ -15,36 +15,14 @@ NAMED_LIKE: Final = "SC4001E0-PSG.edf, beside SC4001EC-Hypnogram.edf"
 # (PhysioNet, Sleep-EDF Database Expanded, file naming). The hypnogram differs in the last letters
 # before the dash, which name the scorer.
 _FILE: Final = re.compile(
-    r"(?P<key>(?P<subject>(SC4|ST7)\d\d)(?P<night>\d))\w\w-(?P<kind>PSG|HYPNOGRAM)\.EDF"
+    r"(?P<key>(?P<subject>(sc4|st7)\d\d)(?P<night>\d))\w\w-(?P<kind>psg|hypnogram)\.edf"
 )
 
 
 def pair(files: Sequence[Path]) -> Found:
-    """Pair files by the first six characters of their names.
+    """Pair files by the first six characters of their names."""
+    return pair_by_key(files, "sleep-edf", _FILE, "psg", ["hypnogram"], _named)
 
-    A recording with two hypnograms beside it, or none beside it and two elsewhere, gets none, and
-    its problem says so.
-    """
-    named = [(path, m) for path in files if (m := _FILE.fullmatch(path.name.upper()))]
-    hypnograms: dict[str, list[Path]] = {}
-    for path, match in named:
-        if match["kind"] == "HYPNOGRAM":
-            hypnograms.setdefault(match["key"], []).append(path)
-    recordings = [(path, match) for path, match in named if match["kind"] == "PSG"]
-    nights = []
-    for path, match in recordings:
-        hypnogram, problem = nearest(path, hypnograms.get(match["key"], []))
-        nights.append(
-            Night(
-                cohort="sleep-edf",
-                recording=path.name[:8].upper(),
-                subject=match["subject"],
-                night=int(match["night"]),
-                signal_path=path,
-                hypnogram_path=hypnogram,
-                problem=problem,
-            )
-        )
-    keys = {match["key"] for _, match in recordings}
-    orphans = [p for key, paths in hypnograms.items() if key not in keys for p in paths]
-    return Found(tuple(nights), tuple(orphans), "sleep-edf")
+
+def _named(match: re.Match[str]) -> tuple[str, str, int]:
+    return match[0][:8].upper(), match["subject"].upper(), int(match["night"])

@@ -8,7 +8,7 @@ import pytest
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.stages import STAGES
-from eegtool.stage.smoothing import Chain, chain_of, smoothed, viterbi
+from eegtool.inference.smoothing import Chain, chain_of, smoothed, viterbi
 from tests.stage.conftest import SEQUENCE
 
 STICKY = Chain(np.full((5, 5), 0.02) + 0.9 * np.eye(5), np.full(5, 0.2), np.full(5, 0.2))

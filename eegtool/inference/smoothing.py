@@ -7,7 +7,7 @@ and so do the transitions: the former are divided out, so that it counts once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
@@ -16,7 +16,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from eegtool.core.errors import EegToolError
+from eegtool.core.probabilities import of_stages
+from eegtool.core.records import Answer
 from eegtool.core.stages import STAGES
+from eegtool.inference.calibration import Calibration
 
 _ADDED: Final = 1.0
 """To each count of a transition (Laplace's rule): what no training night showed is rare, not impossible."""
@@ -42,6 +45,11 @@ class Chain:
     start: np.ndarray
     trained: np.ndarray
 
+    def calibrated(self, calibration: Calibration | None) -> Chain:
+        """Return the chain for probabilities that a calibration has brought to other frequencies."""
+        counts = calibration.stages if calibration else ()
+        return self.of_probabilities(counts) if counts else self
+
     def of_probabilities(self, counts: Sequence[float]) -> Chain:
         """Return the chain for probabilities that were brought to other frequencies, by a calibration."""
         return replace(self, trained=_shares(counts))
@@ -55,7 +63,7 @@ def chain_of(sequence: Mapping[str, Any], where: object) -> Chain:
     EegToolError
         If the model (`where`) does not have them: it was trained by an earlier version.
     """
-    if not {"transitions", "stages"} <= sequence.keys():  # what they hold the contract has checked
+    if not knows_sequences(sequence):  # what they hold the contract has checked
         raise EegToolError(
             f"--smooth: {where} does not say how stages follow each other in the nights it was trained "
             "on: it is of an earlier version.",
@@ -64,6 +72,11 @@ def chain_of(sequence: Mapping[str, Any], where: object) -> Chain:
     counts = np.array(sequence["transitions"], np.float64) + _ADDED
     rows = counts.sum(axis=1)
     return Chain(counts / rows[:, None], rows / rows.sum(), _shares(sequence["stages"]))
+
+
+def knows_sequences(sequence: Mapping[str, Any]) -> bool:
+    """Say whether a model knows how stages follow each other."""
+    return {"transitions", "stages"} <= sequence.keys()
 
 
 def _shares(counts: ArrayLike) -> np.ndarray:
@@ -96,6 +109,30 @@ def smoothed(
         for part in np.split(log_likelihood, cuts)
     ]
     return tuple(STAGES[state] for state in np.concatenate(paths).tolist())
+
+
+def smoothed_stages(rows: Iterable[Answer], chain: Chain) -> dict[str, str]:
+    """Return the stage of each epoch in the likeliest sequence of its recording, by sample id.
+
+    Parameters
+    ----------
+    rows : iterable of Answer
+        Those without probabilities, or without a place in a recording, get no stage.
+    chain : Chain
+        For the frequencies of stages that the probabilities hold.
+    """
+    found: dict[str, dict[int, tuple[str, tuple[float, ...]]]] = {}
+    for row in rows:
+        shares = of_stages(row.metadata.get("stage_probabilities"))
+        place, recording = (row.metadata.get(name) for name in ("epoch_index", "recording"))
+        if shares and recording and isinstance(place, int):
+            found.setdefault(recording, {})[place] = (row.question_id, shares)
+    stages: dict[str, str] = {}
+    for epochs in found.values():
+        places = sorted(epochs)
+        sequence = smoothed(places, np.array([epochs[i][1] for i in places]), chain)
+        stages |= {epochs[i][0]: stage for i, stage in zip(places, sequence, strict=True)}
+    return stages
 
 
 def viterbi(log_likelihood: np.ndarray, log_transitions: np.ndarray, log_start: np.ndarray) -> Any:

@@ -1,0 +1,159 @@
+"""Scorings inside EDF+ and BDF+ files and recordings of any format: among the annotations, or as a signal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from eegtool.core.errors import EegToolError
+from eegtool.core.stages import EPOCH_S, UNSCORED, is_misspelt, stage_of
+from eegtool.recordings.edf import (
+    EDF_MARKS,
+    Annotation,
+    EdfHeader,
+    read_edf_annotations,
+    read_edf_header,
+)
+from eegtool.recordings.reading import (
+    is_recording,
+    read_annotations,
+    read_header,
+    read_slow_channel,
+)
+from eegtool.scorings.codings import read_stages, told_stage
+from eegtool.scorings.scoring import Entry, ReadAs, Scoring, refuse_word
+
+_SIGNAL: Final = re.compile(r"hypnogram|hypno|(sleep ?)?stages?|(sleep ?)?scoring", re.IGNORECASE)
+_FASTEST_HZ: Final = 8.0
+"""A signal that counts stages is not sampled faster."""
+
+
+def is_edf(path: Path) -> bool:
+    """Say whether a file begins as EDF and BDF files do; False for one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(8).startswith(EDF_MARKS)
+    except OSError:
+        return False
+
+
+def holds_annotations_alone(path: Path) -> bool:
+    """Say whether an EDF or BDF file has annotations and no signals; False for one that is damaged."""
+    try:
+        header = _edf_alone(path)
+    except EegToolError:
+        return False
+    return header is not None and bool(header.annotations)
+
+
+def has_stages(path: Path) -> bool:
+    """Say whether a recording has sleep stages, among its annotations or as a signal.
+
+    Raises
+    ------
+    EegToolError
+        If the file is damaged.
+    """
+    header = _edf_alone(path)
+    if not header and _hypnogram_channel(path):
+        return True
+    annotations, _ = read_edf_annotations(header) if header else read_annotations(path)
+    return any(stage_of(text) or is_misspelt(text) for _, _, text in annotations)
+
+
+def read_inside(path: Path, read_as: ReadAs) -> Scoring:
+    """Read the stages among the annotations of an EDF+ or BDF+ file, or in a recording.
+
+    Annotations about something else (arousals, lights off) are passed over.
+
+    Raises
+    ------
+    EegToolError
+        If the file is damaged, a recording without scoring, or has a misspelt stage.
+    """
+    if header := _edf_alone(path):
+        if not header.n_records or header.n_records < header.declared:
+            raise EegToolError(
+                f"The hypnogram {path} is cut off: {header.n_records} of {header.declared} records "
+                "are there.",
+                "Fetch it again.",
+            )
+        return _among(path, header, *read_edf_annotations(header), read_as)
+    if channel := _hypnogram_channel(path):
+        return _signal(path, channel, read_as)
+    annotations, encoding = read_annotations(path)
+    if not annotations:
+        raise EegToolError(
+            f"{path} is a recording and holds no scoring.",
+            "Give the hypnogram that belongs to it: an EDF+, XML, CSV, TSV or text file.",
+        )
+    return _among(path, None, annotations, encoding, read_as)
+
+
+def _edf_alone(path: Path) -> EdfHeader | None:
+    """Return the header of an EDF or BDF file without signals; None for a recording."""
+    header = read_edf_header(path) if is_edf(path) else None
+    return header if header and not header.signals else None
+
+
+def _among(
+    path: Path,
+    header: EdfHeader | None,
+    annotations: Sequence[Annotation],
+    encoding: str,
+    read_as: ReadAs,
+) -> Scoring:
+    entries = []
+    for number, (onset_s, duration_s, text) in enumerate(annotations, start=1):
+        place = f"annotation {number}"
+        stage = told_stage(text, read_as) or stage_of(text)
+        if stage:
+            entries.append(Entry(onset_s, duration_s, stage, place))
+        elif is_misspelt(text):
+            refuse_word(path, place, text)
+    if not entries:
+        others = ", ".join(
+            repr(text) for text in list(dict.fromkeys(t for _, _, t in annotations))[:4]
+        )
+        raise EegToolError(
+            f"No annotation of {path} is a sleep stage{f'; it has {others}' if others else ''}.",
+            "Annotations must read like 'Sleep stage 2' or 'Sleep stage R'; --stage-codes says what "
+            "others mean.",
+        )
+    notes = ("Its annotations are read as Latin-1.",) if encoding == "latin-1" else ()
+    start = header.start if header else None
+    return Scoring("annotations", tuple(entries), start, notes=notes, inside=header is None)
+
+
+def _hypnogram_channel(path: Path) -> str:
+    """Return the name of the signal that is the scoring, if a recording has one."""
+    if not is_recording(path):
+        return ""
+    return next(
+        (
+            c.name
+            for c in read_header(path).channels
+            if c.sfreq_hz <= _FASTEST_HZ and _SIGNAL.fullmatch(c.name.strip())
+        ),
+        "",
+    )
+
+
+def _signal(path: Path, channel: str, read_as: ReadAs) -> Scoring:
+    """Read a signal of numbers; an epoch in which they change is unscored."""
+    numbers, sfreq_hz = read_slow_channel(path, channel)
+    n_epochs = int(len(numbers) / sfreq_hz // EPOCH_S)
+    parts = np.array_split(np.rint(numbers[: round(n_epochs * EPOCH_S * sfreq_hz)]), n_epochs)
+    cells = [str(int(part[0])) if np.ptp(part) == 0 else "?" for part in parts]
+    places = [f"channel '{channel}', epoch {i + 1}" for i in range(n_epochs)]
+    stages, notes = read_stages(path, cells, places, [1.0] * n_epochs, read_as)
+    entries = [
+        Entry(float(i * EPOCH_S), EPOCH_S, stage, place)
+        for i, (stage, place) in enumerate(zip(stages, places, strict=True))
+        if stage != UNSCORED
+    ]
+    return Scoring("a signal of the recording", tuple(entries), notes=notes, inside=True)
