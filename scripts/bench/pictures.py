@@ -20,7 +20,6 @@ import contextlib
 import io
 import json
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
@@ -73,10 +72,10 @@ def make_nights(folder: Path, n: int, epochs_per_stage: int) -> None:
     for i in range(n):
         twin = TWINS[i % len(TWINS)]
         for path in made.glob(f"{twin[:7]}*"):
-            shutil.copyfile(
-                path,
-                folder / path.name.replace(twin[:6], f"SC4{i // 10 % 10}{i % 10}{1 + i // 100}"),
-            )
+            name = path.name.replace(twin[:6], f"SC4{i // 10 % 10}{i % 10}{1 + i // 100}")
+            content = bytearray(path.read_bytes())
+            content[8:88] = f"S{i:03d} X X X".ljust(80).encode()  # no two recordings are the same
+            (folder / name).write_bytes(content)
 
 
 def settings_of(nights: Path, root: Path, **changes: Any) -> PrepareSettings:
@@ -175,7 +174,7 @@ def main() -> None:
     parser.add_argument(
         "--nights", type=int, default=20, help="simulated nights of the storage part"
     )
-    parser.add_argument("--epochs", type=int, default=100, help="epochs per stage of each")
+    parser.add_argument("--epochs", type=int, default=50, help="epochs per stage of each")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--peak", type=Path)

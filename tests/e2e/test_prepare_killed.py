@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -58,8 +58,9 @@ def finish(process: subprocess.Popen[bytes], workspace: Path) -> None:
 
 
 def kill_all(process: subprocess.Popen[bytes]) -> None:
-    """Kill it and all its workers, as a batch system does."""
-    os.killpg(process.pid, signal.SIGKILL)
+    """Kill it and all its workers, as a batch system does; on a busy machine it may have ended meanwhile."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
