@@ -1244,6 +1244,7 @@ class DoctorSettings:
         str,
         Option(
             help="Say instead what this base model or adapter is: its family, image tokens, what is trained.",
+            show_default="none",
             rich_help_panel=FILES,
         ),
     ] = ""
