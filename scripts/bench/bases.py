@@ -4,7 +4,7 @@
     python scripts/bench/bases.py --workspace demo_data --small        # a small random model of each family
     python scripts/bench/bases.py --workspace demo_data PATH_OR_NAME [PATH_OR_NAME ...]
 
-Each base is fine-tuned and asked (`--mode score`) by the commands' own code. The first row is the vision module
+Each base is fine-tuned and asked (`--mode score`) by the commands' own code. The last row is the vision module
 alone, whose features all of them look at; κ and macro-F1 are those of the evaluation side. What a base says
 untrained has a row of its own with `--untrained`.
 """
@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from sklearn.metrics import cohen_kappa_score, f1_score
 
-from eegtool.core.records import read_answers, read_epochs
+from eegtool.core.records import read_answers
 from eegtool.core.settings import EvaluateSettings, FinetuneSettings
 from eegtool.core.workspace import Workspace
 from eegtool.evaluate import step as evaluate
@@ -53,11 +53,11 @@ def figures(pairs: list[tuple[str, str]]) -> dict[str, Any]:
     return {"epochs": len(pairs), "kappa": round(kappa, 3), "macro_f1": round(macro, 3)}
 
 
-def module_row(workspace: Workspace) -> dict[str, Any]:
-    """Return what the vision module alone says of the evaluation side."""
-    true = {e.sample_id: e.stage for e in read_epochs(workspace.epochs) if e.split == "eval"}
+def module_row(workspace: Workspace, answers: Path) -> dict[str, Any]:
+    """Return what the vision module alone says of the epochs of an answers file."""
+    true = {row.question_id: row.label for row in read_answers(answers)}
     with (workspace.vision_module / "eval_stages.csv").open(newline="", encoding="utf-8") as file:
-        said = {row["sample_id"]: row["stage"] for row in csv.DictReader(file)}
+        said = {row["sample_id"]: row["predicted"] for row in csv.DictReader(file)}
     pairs = [(true[i], said[i]) for i in true if i in said]
     return {"base": "vision module alone", "family": "-"} | figures(pairs)
 
@@ -79,8 +79,7 @@ def asked(workspace: Workspace, model: Path, out: Path, limit: int | None) -> di
 def rows(
     options: argparse.Namespace, workspace: Workspace, folder: Path
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row for each base."""
-    yield module_row(workspace)
+    """Yield a row for each base, and last that of the vision module alone."""
     bases = list(options.bases)
     if options.small:
         sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -122,6 +121,7 @@ def rows(
         seconds = statistics.median(row["seconds"] for row in log if "seconds" in row)
         found = asked(workspace, run, folder / f"{number}.jsonl", options.limit)
         yield common | {"s_per_step": round(seconds, 3)} | found
+    yield module_row(workspace, folder / "0.jsonl")
 
 
 def main() -> None:
