@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -124,8 +125,8 @@ class DrawnPicture:
 
     def rgb(self) -> Image.Image:
         """See `Picture`."""
-        image = Image.fromarray(self.pixels, "L")
-        image.putpalette([value for colour in STYLES[self.style].palette for value in colour])
+        image = Image.frombuffer("P", self.size, self.pixels, "raw", "P", 0, 1)
+        image.putpalette(_palette(self.style))
         return image.convert("RGB")
 
     def file(self) -> bytes:
@@ -134,6 +135,12 @@ class DrawnPicture:
 
     def check(self) -> None:
         """See `Picture`."""
+
+
+@cache
+def _palette(style: str) -> bytes:
+    """Return red, green and blue of each colour of a style."""
+    return bytes(value for colour in STYLES[style].palette for value in colour)
 
 
 @dataclass(frozen=True, slots=True)
