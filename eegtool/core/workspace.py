@@ -79,7 +79,7 @@ class Workspace:
         return self.root / "nights" / f"{recording}.json"
 
     @property
-    def easel(self) -> Path:
+    def staging_dir(self) -> Path:
         """Folder in which prepare draws; what is whole in it is kept when prepare is interrupted."""
         return self.root / ".prepare.tmp"
 
@@ -123,7 +123,7 @@ class Workspace:
         """
         if self.prepare_stamp.exists():
             return dict(read_json(self.prepare_stamp)["protocol"])
-        if self.night("any").parent.exists() or self.easel.exists():
+        if self.night("any").parent.exists() or self.staging_dir.exists():
             raise EegToolError(
                 f"`eegvlm prepare` did not finish in {self.root}.", "Run it again: it goes on."
             )

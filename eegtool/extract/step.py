@@ -275,12 +275,12 @@ def _export(
     settings, workspace = side.settings, side.workspace
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module.to(device)
-    easel = workspace.vision_module / ".export"
-    shutil.rmtree(easel, ignore_errors=True)  # of a killed run
-    easel.mkdir(parents=True)
-    made = {split: easel / f"{split}.npy" for split in SPLITS}
+    staging_dir = workspace.vision_module / ".export"
+    shutil.rmtree(staging_dir, ignore_errors=True)  # of a killed run
+    staging_dir.mkdir(parents=True)
+    made = {split: staging_dir / f"{split}.npy" for split in SPLITS}
     n_rows = sum(map(len, sides.values())) + (len(sides["ft"]) if folds else 0)
-    with _removed_in_the_end(easel), progress("epochs") as bar:
+    with _removed_in_the_end(staging_dir), progress("epochs") as bar:
         task = bar.add_task("Exporting", total=n_rows, note="")
         common: dict[str, Any] = {
             "size": side.protocol.get("size"),
@@ -299,7 +299,7 @@ def _export(
             return exported.probabilities
 
         if folds:
-            reference = easel / "reference.npy"
+            reference = staging_dir / "reference.npy"
             own = rows_of("ft", reference)
             out_of_fold = export_out_of_fold(
                 _fold_modules(side, folds, device),
@@ -336,7 +336,7 @@ def _export(
         said, probabilities = stages_and_probabilities(calibration, probabilities)
         for split in SPLITS:
             write_sidecar(made[split], sidecars[split])
-        _write_predictions(easel / _PREDICTIONS, sides["eval"], said, probabilities)
+        _write_predictions(staging_dir / _PREDICTIONS, sides["eval"], said, probabilities)
         # All is there: only now goes what was there before, and the predictions come back last.
         predictions = workspace.vision_module / _PREDICTIONS
         for old in (predictions, predictions.with_name(_STAMP)):
@@ -344,7 +344,7 @@ def _export(
         write_json(workspace.vision_module / CARD, {**card, "calibration": calibration})
         for split in SPLITS:
             move_features(made[split], workspace.features(split))
-        (easel / _PREDICTIONS).replace(predictions)
+        (staging_dir / _PREDICTIONS).replace(predictions)
     return said
 
 

@@ -62,7 +62,7 @@ from eegtool.scorings.hypnograms import read_hypnogram, stage_per_epoch
 from eegtool.scorings.scoring import ReadAs
 
 _OWNER: Final = ".run"
-"""File of the easel with the name of the run that draws in it."""
+"""File of the staging directory with the name of the run that draws in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +292,7 @@ def outline_unscored(night: Night, recipe: Recipe, source: Source | None = None)
     )
 
 
-def open_easel(root: Path) -> str:
+def open_staging_dir(root: Path) -> str:
     """Make the folder to draw in, take it over from any other run, and return the name of this run.
 
     Whole recordings that an interrupted run left there are kept.
@@ -302,11 +302,11 @@ def open_easel(root: Path) -> str:
     OSError
         If it cannot be written.
     """
-    easel = Workspace(root).easel
-    easel.mkdir(parents=True, exist_ok=True)
+    staging_dir = Workspace(root).staging_dir
+    staging_dir.mkdir(parents=True, exist_ok=True)
     run = uuid.uuid4().hex
-    (easel / _OWNER).write_text(run)
-    for part in easel.glob("*.part"):
+    (staging_dir / _OWNER).write_text(run)
+    for part in staging_dir.glob("*.part"):
         shutil.rmtree(part, ignore_errors=True)
     return run
 
@@ -314,7 +314,7 @@ def open_easel(root: Path) -> str:
 def prepare_night(
     night: Night, recipe: Recipe, workspace: Workspace, run: str, *, unscored: bool = False
 ) -> Prepared:
-    """Store the signals of one recording and its pictures in the easel of the workspace, or find them whole.
+    """Store the signals of one recording and its pictures in the staging directory of the workspace, or find them whole.
 
     What an earlier run made of the same files in the same way is kept where it is. Where only the
     drawing is another one, the stored signals are drawn, and the recording is not read again.
@@ -328,8 +328,8 @@ def prepare_night(
     workspace : Workspace
         Where.
     run : str
-        Name that `open_easel` gave. The worker of a killed run may still be at it when the next
-        run begins; it stops when it sees that the easel has another owner.
+        Name that `open_staging_dir` gave. The worker of a killed run may still be at it when the next
+        run begins; it stops when it sees that the staging directory has another owner.
     unscored : bool
         Draw every epoch that holds EEG, whatever is scored; the others are flagged. Signals are not
         stored.
@@ -337,7 +337,7 @@ def prepare_night(
     Raises
     ------
     EegToolError
-        If the easel cannot be written. What is wrong with the recording itself is returned as
+        If the staging directory cannot be written. What is wrong with the recording itself is returned as
         the `problem` of the result.
     """
     try:
@@ -371,7 +371,7 @@ def prepare_night(
                 done, draw_epochs(done.epochs(""), stored, recipe), workspace, run
             )
         _check_owner(workspace, run)
-        write_json(workspace.easel / f"{done.night.recording}.json", done.to_card())
+        write_json(workspace.staging_dir / f"{done.night.recording}.json", done.to_card())
     except OSError as error:
         raise cannot_write(workspace.root, error) from error
     return done
@@ -510,7 +510,7 @@ def estimate(night: Night, recipe: Recipe, n_pictures: int = 20) -> tuple[float,
 
 def _store_signals(done: Prepared, stored: StoredNight, workspace: Workspace, run: str) -> Prepared:
     """Write the signals of a recording into the staging directory, whole or not at all."""
-    path = Workspace(workspace.easel).signals / f"{done.night.recording}.npy"
+    path = Workspace(workspace.staging_dir).signals / f"{done.night.recording}.npy"
     _check_owner(workspace, run)
     return replace(done, signals_sha256=write_signals(path, stored), signals=path)
 
@@ -529,7 +529,7 @@ def store_pictures(
     workspace : Workspace
         Whose staging directory `run` has opened.
     run : str
-        Name that `open_easel` gave.
+        Name that `open_staging_dir` gave.
 
     Returns
     -------
@@ -541,7 +541,7 @@ def store_pictures(
     OSError
         If they cannot be written.
     """
-    folder = workspace.easel / done.night.recording
+    folder = workspace.staging_dir / done.night.recording
     part = folder.with_name(f"{folder.name}.{run}.part")
     shutil.rmtree(part, ignore_errors=True)  # a Dask worker may be the second to try
     part.mkdir()
@@ -557,7 +557,7 @@ def store_pictures(
 
 
 def _check_owner(workspace: Workspace, run: str) -> None:
-    if (workspace.easel / _OWNER).read_text() != run:
+    if (workspace.staging_dir / _OWNER).read_text() != run:
         raise EegToolError(
             f"Another `eegvlm prepare` has begun in {workspace.root}.", "Let one of them finish."
         )
@@ -567,14 +567,14 @@ def _find(plan: Outline, key: str, recipe: Recipe, workspace: Workspace) -> Prep
     """Return what is whole of that which an earlier run made of these files in this way."""
     name = plan.night.recording
     found: Prepared | None = None
-    for card_path in (workspace.easel / f"{name}.json", workspace.night(name)):
+    for card_path in (workspace.staging_dir / f"{name}.json", workspace.night(name)):
         try:
             card = read_json(card_path)
         except EegToolError:
             continue
         if card.get("key") != key:
             continue
-        folders = [root / name for root in (workspace.easel, *map(workspace.images, SPLITS))]
+        folders = [root / name for root in (workspace.staging_dir, *map(workspace.images, SPLITS))]
         drawn = recipe.pictures and card["drawing"] == recipe.drawing()
         digest = card["pictures_sha256"]
         folder = next((f for f in folders if drawn and digest and _digest(f) == digest), None)
@@ -587,7 +587,7 @@ def _find(plan: Outline, key: str, recipe: Recipe, workspace: Workspace) -> Prep
 
 def _whole_signals(name: str, sha256: str, workspace: Workspace) -> Path | None:
     """Return where the signals of a recording are, if they are those of this hash."""
-    for root in (workspace.easel, workspace.root):
+    for root in (workspace.staging_dir, workspace.root):
         path = Workspace(root).signals / f"{name}.npy"
         try:
             if sha256 and check_signals(path, name) == sha256:

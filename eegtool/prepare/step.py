@@ -1,6 +1,6 @@
 """prepare: raw recordings to pictures, questions and the table of epochs.
 
-Every recording is drawn in the easel, a hidden folder of the workspace; when all are done, they are
+Every recording is drawn in the staging directory, a hidden folder of the workspace; when all are done, they are
 published. A run that was killed finds its recordings whole or draws them again, so that the workspace
 becomes what it would have been without the interruption.
 """
@@ -38,7 +38,7 @@ from eegtool.prepare.nights import (
     Prepared,
     cannot_write,
     estimate,
-    open_easel,
+    open_staging_dir,
     outline,
     prepare_night,
 )
@@ -91,7 +91,7 @@ def run(settings: PrepareSettings) -> None:
     if settings.dry_run:
         _print_json(settings, _dry_run(nights, settings))
         return
-    with _easel(settings.workspace) as owner:
+    with _staging_dir(settings.workspace) as owner:
         prepared = _prepare_all(nights, settings, owner)
         split = _split(prepared, settings)
         try:
@@ -196,12 +196,12 @@ def _names(text: str) -> list[str]:
 
 
 @contextmanager
-def _easel(root: Path) -> Iterator[str]:
-    """Open the easel for this run; whole recordings stay in it when the run fails."""
+def _staging_dir(root: Path) -> Iterator[str]:
+    """Open the staging directory for this run; whole recordings stay in it when the run fails."""
     workspace = Workspace(root)
     cards = workspace.night("any").parent
     ours = workspace.prepare_stamp.exists() or any(map(_is_card, cards.glob("*.json")))
-    ours |= any(map(_is_card, workspace.easel.glob("*.json")))
+    ours |= any(map(_is_card, workspace.staging_dir.glob("*.json")))
     for folder in (cards, workspace.signals, *map(workspace.images, SPLITS)):
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
             raise EegToolError(
@@ -214,7 +214,7 @@ def _easel(root: Path) -> Iterator[str]:
                 "Name another folder with --workspace.",
             )
     try:
-        owner = open_easel(root)
+        owner = open_staging_dir(root)
     except OSError as error:
         raise EegToolError(
             f"The workspace {root} cannot be written: {error.strerror}.",
@@ -223,8 +223,8 @@ def _easel(root: Path) -> Iterator[str]:
     try:
         yield owner
     finally:
-        if not any(workspace.easel.glob("*.json")):
-            shutil.rmtree(workspace.easel, ignore_errors=True)
+        if not any(workspace.staging_dir.glob("*.json")):
+            shutil.rmtree(workspace.staging_dir, ignore_errors=True)
 
 
 @contextmanager
@@ -258,7 +258,9 @@ def _prepare_all(nights: Sequence[Night], settings: PrepareSettings, owner: str)
 
     def n_drawn(result: Prepared) -> int:
         places = (*(result.folder or Path()).parents, *(result.signals or Path()).parents)
-        return len(result.staged) if workspace.easel in places else 0  # else it was there already
+        return (
+            len(result.staged) if workspace.staging_dir in places else 0
+        )  # else it was there already
 
     tasks = [delayed(prepare_night)(night, recipe, workspace, owner) for night in nights]
     with _workers(settings, len(nights)) as jobs:
@@ -384,7 +386,7 @@ def _publish(
         (conversation(e, template, reasons(e.stage, facts.get(e.sample_id))) for e in rows["ft"]),
     )
     write_questions(workspace.questions, (question(e, template) for e in rows["eval"]))
-    shutil.rmtree(workspace.easel)  # with what is left there of runs that were given up
+    shutil.rmtree(workspace.staging_dir)  # with what is left there of runs that were given up
     write_json(workspace.prepare_stamp, stamp)
     return stamp
 
@@ -392,7 +394,7 @@ def _publish(
 def publish_nights(workspace: Workspace, sides: Sequence[tuple[Prepared, str]]) -> None:
     """Bring every recording's signals and pictures to their place, and take away those of other recordings.
 
-    The cards stay in the easel, too: wherever this is interrupted, the next run finds both.
+    The cards stay in the staging directory, too: wherever this is interrupted, the next run finds both.
     """
     for prepared, side in sides:
         name = prepared.night.recording

@@ -17,7 +17,7 @@ from eegtool.prepare.nights import (
     Prepared,
     cannot_write,
     draw_in_memory,
-    open_easel,
+    open_staging_dir,
     prepare_night,
     store_pictures,
 )
@@ -95,7 +95,7 @@ def store_drawn(
         card = workspace.night(prepared.night.recording)
         if workspace.prepare_stamp.exists() and read_json(card).get("key") == prepared.key:
             return
-        run = open_easel(workspace.root)
+        run = open_staging_dir(workspace.root)
         stored = store_pictures(prepared, drawn.pictures.values(), workspace, run)
         _publish(stored, recipe, workspace, question, protocol)
     except OSError as error:
@@ -142,12 +142,12 @@ def prepare_unscored(
             if problem := _of_another(Prepared(night, inputs=inputs), workspace):
                 return Prepared(night, problem=problem)
         prepared = prepare_night(
-            night, recipe, workspace, open_easel(workspace.root), unscored=True
+            night, recipe, workspace, open_staging_dir(workspace.root), unscored=True
         )
         if not prepared.problem:
             _publish(prepared, recipe, workspace, question, protocol)
-        elif not any(workspace.easel.glob("*.json")):
-            shutil.rmtree(workspace.easel, ignore_errors=True)
+        elif not any(workspace.staging_dir.glob("*.json")):
+            shutil.rmtree(workspace.staging_dir, ignore_errors=True)
     except OSError as error:
         raise cannot_write(workspace.root, error) from error
     return prepared
@@ -188,7 +188,7 @@ def _publish(
     write_questions(
         workspace.questions, (Question(e.sample_id, (e.image,) * 2, question) for e in epochs)
     )
-    shutil.rmtree(workspace.easel)
+    shutil.rmtree(workspace.staging_dir)
     own = {"channel recorded": prepared.channel, "simulated": prepared.simulated}
     results = {
         "staged": len(prepared.staged),

@@ -26,7 +26,13 @@ from eegtool.recordings.edf import (
     read_edf_header,
     read_edf_samples,
 )
-from eegtool.recordings.signals import UV_PER_UNIT, check_amplitude, check_rate, microvolts, swing
+from eegtool.recordings.signals import (
+    UV_PER_UNIT,
+    amplitude,
+    check_amplitude,
+    check_rate,
+    microvolts,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -495,7 +501,7 @@ _RAW: Final = "MNE Raw"
 
 def _not_in_volts(data: np.ndarray, sfreq_hz: float) -> EegToolError:
     return EegToolError(
-        f"It is not in volts, as MNE holds signals: it swings by {swing(data, sfreq_hz):.3g}.",
+        f"It is not in volts, as MNE holds signals: its amplitude is {amplitude(data, sfreq_hz):.3g}.",
         "Bring it to volts (µV times 1e-6), or give the recording's file.",
     )
 

@@ -80,8 +80,8 @@ def check_rate(sfreq_hz: float) -> None:
         )
 
 
-def swing(data: np.ndarray, sfreq_hz: float) -> float:
-    """Measure how far a signal swings, whatever its drifts and artefacts.
+def amplitude(data: np.ndarray, sfreq_hz: float) -> float:
+    """Measure the amplitude of a signal by quartiles, whatever its drifts and artefacts.
 
     Returns
     -------
@@ -112,11 +112,11 @@ def check_amplitude(data_uv: np.ndarray, sfreq_hz: float) -> str:
     ------
     EegToolError
         If samples are no numbers, the signal is flat or at its limits for most of the time, or its
-        `swing` is not within `POSSIBLE_UV`.
+        `amplitude` is not within `POSSIBLE_UV`.
     """
-    swing_uv, clipped = _check_shape(data_uv, sfreq_hz)
-    if not POSSIBLE_UV[0] <= swing_uv <= POSSIBLE_UV[1]:
-        raise _no_eeg(swing_uv)
+    amplitude_uv, clipped = _check_shape(data_uv, sfreq_hz)
+    if not POSSIBLE_UV[0] <= amplitude_uv <= POSSIBLE_UV[1]:
+        raise _no_eeg(amplitude_uv)
     return clipped
 
 
@@ -152,7 +152,7 @@ def microvolts(data: np.ndarray, unit: str, sfreq_hz: float) -> tuple[float, str
     said = f"its unit '{unit}'" if unit.strip() else "the missing unit"
     for guess, factor in UV_PER_UNIT.items():
         if PLAUSIBLE_UV[0] <= size * factor < PLAUSIBLE_UV[1]:
-            note = f"{said} was read as {guess}, which makes it swing by {size * factor:.3g} µV."
+            note = f"{said} was read as {guess}, which gives an amplitude of {size * factor:.3g} µV."
             return factor, " ".join(filter(None, (note, clipped)))
     if labelled and size * labelled <= POSSIBLE_UV[1] and size * labelled >= POSSIBLE_UV[0]:
         return labelled, clipped
@@ -160,7 +160,7 @@ def microvolts(data: np.ndarray, unit: str, sfreq_hz: float) -> tuple[float, str
         raise _no_eeg(size * labelled)
     raise EegToolError(
         f"The unit is {repr(unit) if unit.strip() else 'missing'}, and none makes the signal an EEG: "
-        f"it swings by {size:.3g}.",
+        f"its amplitude is {size:.3g}.",
         "Look at the channel, and write the right unit into the header (EDFbrowser does that).",
     )
 
@@ -283,7 +283,7 @@ def why_no_eeg(epoch_uv: np.ndarray, sfreq_hz: float, limits_uv: tuple[float, fl
     Returns
     -------
     str
-        ``"flat"`` (half of its seconds swing by less than `FLAT_UV`), ``"saturated"`` (more than half
+        ``"flat"`` (half of its seconds have a peak-to-peak amplitude below `FLAT_UV`), ``"saturated"`` (more than half
         of its samples are at the limits) or ``"too large for EEG"``; empty where it can be.
     """
     width = round(sfreq_hz)
@@ -292,7 +292,7 @@ def why_no_eeg(epoch_uv: np.ndarray, sfreq_hz: float, limits_uv: tuple[float, fl
         return "flat"
     if np.mean((epoch_uv <= limits_uv[0]) | (epoch_uv >= limits_uv[1])) > _STUCK:
         return "saturated"
-    return "too large for EEG" if swing(epoch_uv, sfreq_hz) > PLAUSIBLE_UV[1] else ""
+    return "too large for EEG" if amplitude(epoch_uv, sfreq_hz) > PLAUSIBLE_UV[1] else ""
 
 
 def _exact(sfreq_hz: float) -> Fraction:
@@ -307,7 +307,7 @@ def _windows(data: np.ndarray, sfreq_hz: float) -> np.ndarray:
 
 
 def _check_shape(data: np.ndarray, sfreq_hz: float) -> tuple[float, str]:
-    """Refuse what is no signal in whatever unit; return its swing, and a note if a part is clipped or flat."""
+    """Refuse what is no signal in whatever unit; return its amplitude, and a note if a part is clipped or flat."""
     if not math.isfinite(float(np.sum(data))):
         raise EegToolError(
             "Some samples are no numbers.", "Export the recording again, without gaps."
@@ -320,7 +320,7 @@ def _check_shape(data: np.ndarray, sfreq_hz: float) -> tuple[float, str]:
             f"The signal is saturated: {stuck:.0%} of all samples are at the lowest or highest value.",
             "The amplifier was overdriven, or nothing connected; choose another with --channel.",
         )
-    size = swing(data, sfreq_hz)
+    size = amplitude(data, sfreq_hz)
     if size == 0:
         raise EegToolError(
             "The signal is flat for most of the time.",
@@ -333,8 +333,8 @@ def _check_shape(data: np.ndarray, sfreq_hz: float) -> tuple[float, str]:
     return size, " ".join(notes)
 
 
-def _no_eeg(swing_uv: float) -> EegToolError:
+def _no_eeg(amplitude_uv: float) -> EegToolError:
     return EegToolError(
-        f"The signal swings by {swing_uv:.3g} µV: it is not EEG.",
+        f"The amplitude of the signal is {amplitude_uv:.3g} µV: it is not EEG.",
         "Look at the channel and at the unit in the header of the file.",
     )

@@ -183,7 +183,7 @@ def nothing(folder: Path) -> None:
 
 
 def fails(method: str, code: int, after: int = 0) -> Callable[[pytest.MonkeyPatch], None]:
-    """Let a method of paths fail within the easel, as the system would."""
+    """Let a method of paths fail within the staging_dir, as the system would."""
     original = getattr(Path, method)
 
     def breakage(patch: pytest.MonkeyPatch) -> None:
@@ -280,7 +280,7 @@ CASES = [
         "values 10^6 too large",
         patched((PHYSICAL_MIN, b"-8E8"), (PHYSICAL_MAX, b"8E8")),
         "left out",
-        r"Channel 'EEG Fpz-Cz' of .*: The signal swings by .* µV: it is not EEG\..*unit",
+        r"Channel 'EEG Fpz-Cz' of .*: The amplitude of the signal is .* µV: it is not EEG\..*unit",
     ),
     Case(
         "values 10^6 too large, as the unit is wrong",

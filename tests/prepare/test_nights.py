@@ -24,7 +24,7 @@ from eegtool.prepare.nights import (
     Prepared,
     draw_epochs,
     estimate,
-    open_easel,
+    open_staging_dir,
     outline,
     prepare_night,
 )
@@ -165,7 +165,7 @@ def test_outline_without_a_whole_epoch_of_sleep(night: Night, recipe: Recipe) ->
 def test_prepare_night(night: Night, recipe: Recipe, workspace: Workspace) -> None:
     rescore(night, (0, 30, "Movement time"), (30, 240, "Sleep stage 2"), (270, 30, "Sleep stage W"))
     os.truncate(night.signal_path, night.signal_path.stat().st_size - 12_000)
-    run = open_easel(workspace.root)
+    run = open_staging_dir(workspace.root)
     done = prepare_night(night, replace(recipe, wake_margin=0.5), workspace, run)
     assert done.problem is None
     assert done.channel == "EEG Fpz-Cz"
@@ -177,11 +177,11 @@ def test_prepare_night(night: Night, recipe: Recipe, workspace: Workspace) -> No
     assert set(done.inputs) == {"SC4001E0-PSG.edf", "SC4001EC-Hypnogram.edf"}
     assert done.notes[0] == "The file is cut off: the last 30 s of 300 s are missing."
     assert len(set(done.notes)) == len(done.notes)
-    assert done.folder == workspace.easel / "SC4001E0"
+    assert done.folder == workspace.staging_dir / "SC4001E0"
     assert sorted(p.name for p in done.folder.iterdir()) == [
         f"SC4001E0-{i:04d}.png" for i in range(1, 9)
     ]
-    assert not list(workspace.easel.glob("*.part"))
+    assert not list(workspace.staging_dir.glob("*.part"))
 
     epochs = done.epochs("eval")
     assert [e.sample_id for e in epochs] == [f"SC4001E0-{i:04d}" for i in range(1, 9)]
@@ -220,7 +220,7 @@ def test_the_whole_recording_is_filtered_once_and_cut_on_the_grid_of_the_scoring
     for name in where:
         monkeypatch.setattr(where[name], name, watched(name))
     asked = replace(recipe, notch_hz=20.0, resample_hz=80.0, wake_margin=0.5)
-    done = prepare_night(night, asked, workspace, open_easel(workspace.root))
+    done = prepare_night(night, asked, workspace, open_staging_dir(workspace.root))
     assert calls == [
         ("notch", 30_000, 100.0, 20.0),
         ("band_pass", 30_000, 100.0, 0.3, 35.0),
@@ -237,7 +237,7 @@ def test_a_band_that_the_new_rate_cannot_hold(
     night: Night, recipe: Recipe, workspace: Workspace
 ) -> None:
     done = prepare_night(
-        night, replace(recipe, resample_hz=64.0), workspace, open_easel(workspace.root)
+        night, replace(recipe, resample_hz=64.0), workspace, open_staging_dir(workspace.root)
     )
     assert done.problem
     assert "--high-hz 35 does not fit a channel sampled at 64 Hz" in done.problem.what
@@ -247,12 +247,12 @@ def test_what_is_wrong_with_a_recording_is_its_problem(
     night: Night, recipe: Recipe, workspace: Workspace
 ) -> None:
     night.signal_path.write_text("not EDF")
-    done = prepare_night(night, recipe, workspace, open_easel(workspace.root))
+    done = prepare_night(night, recipe, workspace, open_staging_dir(workspace.root))
     assert done.problem
     assert "no EDF or BDF file" in done.problem.what
     assert done.night == night
     assert done.epochs("ft") == []
-    assert [path.name for path in workspace.easel.iterdir()] == [".run"]
+    assert [path.name for path in workspace.staging_dir.iterdir()] == [".run"]
 
 
 def test_signals_are_stacked(night: Night, recipe: Recipe) -> None:
@@ -273,7 +273,7 @@ def test_estimate(night: Night, recipe: Recipe, tmp_path: Path, workspace: Works
     assert sorted(tmp_path.rglob("*")) == before
     assert 0 < read_s < 10
     assert 0 < picture_s < 1
-    done = prepare_night(night, recipe, workspace, open_easel(workspace.root))
+    done = prepare_night(night, recipe, workspace, open_staging_dir(workspace.root))
     assert done.folder
     sizes = [path.stat().st_size for path in done.folder.iterdir()]
     assert picture_bytes == pytest.approx(sum(sizes) / len(sizes), rel=0.1)
@@ -286,7 +286,7 @@ def test_estimate(night: Night, recipe: Recipe, tmp_path: Path, workspace: Works
 
 def test_card_round_trip(night: Night, recipe: Recipe, workspace: Workspace) -> None:
     measured = replace(recipe, measured=True)
-    done = prepare_night(night, measured, workspace, open_easel(workspace.root))
+    done = prepare_night(night, measured, workspace, open_staging_dir(workspace.root))
     assert done.facts is not None
     assert done.folder
     text = json.dumps(done.to_card())
@@ -304,7 +304,7 @@ def test_card_round_trip(night: Night, recipe: Recipe, workspace: Workspace) -> 
 def test_what_is_whole_is_found_wherever_it_is(
     night: Night, recipe: Recipe, workspace: Workspace, drawn: list[str]
 ) -> None:
-    run = open_easel(workspace.root)
+    run = open_staging_dir(workspace.root)
     done = prepare_night(night, recipe, workspace, run)
     assert len(drawn) == 10
     assert prepare_night(night, recipe, workspace, run) == done
@@ -315,21 +315,21 @@ def test_what_is_whole_is_found_wherever_it_is(
         done = replace(done, folder=moved)
         assert prepare_night(night, recipe, workspace, run) == done
     write_json(workspace.night("SC4001E0"), done.to_card())
-    shutil.rmtree(workspace.easel)
-    assert prepare_night(night, recipe, workspace, open_easel(workspace.root)) == done
+    shutil.rmtree(workspace.staging_dir)
+    assert prepare_night(night, recipe, workspace, open_staging_dir(workspace.root)) == done
     assert len(drawn) == 10
 
 
 def edit_card(**changes: Any) -> Callable[[Workspace], None]:
     def harm(workspace: Workspace) -> None:
-        path = workspace.easel / "SC4001E0.json"
+        path = workspace.staging_dir / "SC4001E0.json"
         write_json(path, json.loads(path.read_text()) | changes)
 
     return harm
 
 
 def edit_picture(workspace: Workspace) -> None:
-    path = workspace.easel / "SC4001E0" / "SC4001E0-0004.png"
+    path = workspace.staging_dir / "SC4001E0" / "SC4001E0-0004.png"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
 
 
@@ -338,11 +338,11 @@ def edit_picture(workspace: Workspace) -> None:
     [
         edit_card(key="0" * 64),
         edit_card(pictures_sha256="0" * 64),
-        lambda w: (w.easel / "SC4001E0.json").write_text('{"key": '),
-        lambda w: (w.easel / "SC4001E0.json").unlink(),
+        lambda w: (w.staging_dir / "SC4001E0.json").write_text('{"key": '),
+        lambda w: (w.staging_dir / "SC4001E0.json").unlink(),
         edit_picture,
-        lambda w: (w.easel / "SC4001E0" / "SC4001E0-0004.png").unlink(),
-        lambda w: shutil.rmtree(w.easel / "SC4001E0"),
+        lambda w: (w.staging_dir / "SC4001E0" / "SC4001E0-0004.png").unlink(),
+        lambda w: shutil.rmtree(w.staging_dir / "SC4001E0"),
     ],
     ids=["key", "hash", "cut card", "no card", "picture", "no picture", "no pictures"],
 )
@@ -353,7 +353,7 @@ def test_what_was_changed_is_drawn_again(
     drawn: list[str],
     harm: Callable[[Workspace], object],
 ) -> None:
-    run = open_easel(workspace.root)
+    run = open_staging_dir(workspace.root)
     done = prepare_night(night, recipe, workspace, run)
     drawn.clear()
     harm(workspace)
@@ -367,7 +367,7 @@ def test_facts_are_measured_without_drawing(
     night: Night, recipe: Recipe, drawn: list[str], workspace: Workspace
 ) -> None:
     measured = replace(recipe, measured=True)
-    run = open_easel(workspace.root)
+    run = open_staging_dir(workspace.root)
     plain = prepare_night(night, recipe, workspace, run)
     done = prepare_night(night, measured, workspace, run)
     assert len(drawn) == 10
@@ -388,49 +388,49 @@ def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert len(set(hashes.values())) == 2
 
 
-# The easel
+# The staging_dir
 
 
-def test_only_the_last_who_opened_the_easel_draws_in_it(
+def test_only_the_last_who_opened_the_staging_directory_draws_in_it(
     night: Night, recipe: Recipe, workspace: Workspace
 ) -> None:
     """A worker of a killed run may still be at it when the next run has begun."""
-    first = open_easel(workspace.root)
-    second = open_easel(workspace.root)
+    first = open_staging_dir(workspace.root)
+    second = open_staging_dir(workspace.root)
     assert first != second
     with pytest.raises(EegToolError, match=r"Another `eegvlm prepare` has begun in .*/ws"):
         prepare_night(night, recipe, workspace, first)
-    assert not (workspace.easel / "SC4001E0").exists()
-    assert not (workspace.easel / "SC4001E0.json").exists()
+    assert not (workspace.staging_dir / "SC4001E0").exists()
+    assert not (workspace.staging_dir / "SC4001E0.json").exists()
     done = prepare_night(night, recipe, workspace, second)
-    assert done.folder == workspace.easel / "SC4001E0"
+    assert done.folder == workspace.staging_dir / "SC4001E0"
 
 
-def test_the_easel_is_taken_over_while_somebody_draws(
+def test_the_staging_directory_is_taken_over_while_somebody_draws(
     night: Night, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, workspace: Workspace
 ) -> None:
-    run = open_easel(workspace.root)
+    run = open_staging_dir(workspace.root)
     n_drawn = []
 
     def draw(*args: Any) -> bytes:
         n_drawn.append(args)
         if len(n_drawn) == 5:
-            open_easel(workspace.root)
+            open_staging_dir(workspace.root)
         return draw_png(*args)
 
     monkeypatch.setattr(nights, "draw_png", draw)
     with pytest.raises(EegToolError, match="ws"):
         prepare_night(night, recipe, workspace, run)
-    assert {path.name for path in workspace.easel.iterdir()} == {".run", "signals"}
+    assert {path.name for path in workspace.staging_dir.iterdir()} == {".run", "signals"}
 
 
-def test_opening_the_easel_keeps_what_is_whole(
+def test_opening_the_staging_directory_keeps_what_is_whole(
     night: Night, recipe: Recipe, workspace: Workspace
 ) -> None:
-    prepare_night(night, recipe, workspace, open_easel(workspace.root))
-    (workspace.easel / "SC4012E0.abc.part").mkdir()
-    open_easel(workspace.root)
-    assert {path.name for path in workspace.easel.iterdir()} == {
+    prepare_night(night, recipe, workspace, open_staging_dir(workspace.root))
+    (workspace.staging_dir / "SC4012E0.abc.part").mkdir()
+    open_staging_dir(workspace.root)
+    assert {path.name for path in workspace.staging_dir.iterdir()} == {
         *(".run", "SC4001E0", "SC4001E0.json", "signals")
     }
 

@@ -867,7 +867,9 @@ def test_a_disk_that_fails_a_worker(
     before = contents(settings)
     other = replace(settings, style="waveform", jobs=2)
     with monkeypatch.context() as patch:
-        patch.setattr(step, "open_easel", lambda root: (root / ".prepare.tmp").mkdir() or "x" * 300)
+        patch.setattr(
+            step, "open_staging_dir", lambda root: (root / ".prepare.tmp").mkdir() or "x" * 300
+        )
         with pytest.raises(EegToolError, match="/ws cannot be written: File name too long"):
             step.run(other)
     assert contents(settings) == before
@@ -900,7 +902,7 @@ def test_a_full_disk_at_the_very_end(
 def test_two_runs_at_once_do_not_mix(
     settings: PrepareSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second takes the easel over; the first one notices and stops."""
+    """The second takes the staging directory over; the first one notices and stops."""
     calls = []
 
     def draw_and_start_another(style: str, *rest: Any) -> bytes:

@@ -403,12 +403,12 @@ def test_microvolts_come_out_whatever_the_unit(write_edf: WriteEdf, unit: str) -
     ("written", "said", "note"),
     [
         ("uV", b"\xb5V", "not ASCII"),
-        ("uV", b"", "the missing unit was read as uV, which makes it swing by"),
-        ("mV", b"", "the missing unit was read as mV, which makes it swing by"),
-        ("uV", b"mV", "its unit 'mV' was read as uV, which makes it swing by"),
-        ("uV", b"V", "its unit 'V' was read as uV, which makes it swing by"),
-        ("mV", b"uV", "its unit 'uV' was read as mV, which makes it swing by"),
-        ("uV", b".V", "its unit '.V' was read as uV, which makes it swing by"),
+        ("uV", b"", "the missing unit was read as uV, which gives an amplitude of"),
+        ("mV", b"", "the missing unit was read as mV, which gives an amplitude of"),
+        ("uV", b"mV", "its unit 'mV' was read as uV, which gives an amplitude of"),
+        ("uV", b"V", "its unit 'V' was read as uV, which gives an amplitude of"),
+        ("mV", b"uV", "its unit 'uV' was read as mV, which gives an amplitude of"),
+        ("uV", b".V", "its unit '.V' was read as uV, which gives an amplitude of"),
     ],
 )
 def test_odd_units_are_resolved_with_a_note(
@@ -436,7 +436,10 @@ def test_members_of_a_derivation_have_units_of_their_own(edf_plus: Path) -> None
         (np.zeros(6_000), "The signal is flat"),
         (np.sign(sine_uv(3.1, 100)) * 190, "The signal is saturated: 100%"),
         (np.clip(noise_uv(1) * 40, -190, 190), "The signal is saturated: 8[0-9]%"),
-        (noise_uv(1) * 1e5, r"The signal swings by 2\.\d+e\+06 µV: it is not EEG"),
+        (
+            noise_uv(1) * 1e5,
+            r"The amplitude of the signal is 2\.\d+e\+06 µV: it is not EEG",
+        ),
     ],
     ids=["flat", "rails", "clipped", "too-large"],
 )

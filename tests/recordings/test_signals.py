@@ -6,6 +6,7 @@ import pytest
 from eegtool.core.errors import EegToolError
 from eegtool.recordings.signals import (
     MIN_SFREQ_HZ,
+    amplitude,
     band_pass,
     check_amplitude,
     check_band,
@@ -14,7 +15,6 @@ from eegtool.recordings.signals import (
     microvolts,
     notch,
     resample,
-    swing,
     trim_wake,
     whole_epochs,
 )
@@ -26,10 +26,10 @@ def sine(hz: float, seconds: float = 300.0, sfreq_hz: float = SFREQ_HZ) -> np.nd
     return np.sin(2 * np.pi * hz * np.arange(round(seconds * sfreq_hz)) / sfreq_hz)
 
 
-def noise(swing: float = 20.0, seconds: float = 300.0) -> np.ndarray:
-    """Noise of which the middle half spans `swing`."""
+def noise(size_uv: float = 20.0, seconds: float = 300.0) -> np.ndarray:
+    """Noise of which the middle half spans `amplitude`."""
     rng = np.random.default_rng(3)
-    return rng.standard_normal(round(seconds * SFREQ_HZ)) * swing / 1.349
+    return rng.standard_normal(round(seconds * SFREQ_HZ)) * size_uv / 1.349
 
 
 @pytest.mark.parametrize(
@@ -130,16 +130,16 @@ def test_rates_of_eeg() -> None:
         check_rate(sfreq_hz)
 
 
-def test_swing_ignores_drifts_artefacts_and_pauses() -> None:
+def test_the_amplitude_ignores_drifts_artefacts_and_pauses() -> None:
     wave = noise(20.0)
-    assert swing(wave, SFREQ_HZ) == pytest.approx(20.0, rel=0.02)
+    assert amplitude(wave, SFREQ_HZ) == pytest.approx(20.0, rel=0.02)
     drifting = wave + np.linspace(0.0, 5_000.0, len(wave))
-    assert swing(drifting, SFREQ_HZ) == pytest.approx(40.0, rel=0.3)  # 67 µV more per window
+    assert amplitude(drifting, SFREQ_HZ) == pytest.approx(40.0, rel=0.3)  # 67 µV more per window
     broken = wave.copy()
     broken[:3_000] = 0.0
     broken[9_000:9_500] = 3_000.0
-    assert swing(broken, SFREQ_HZ) == pytest.approx(20.0, rel=0.05)
-    assert swing(wave[:5], SFREQ_HZ) > 0
+    assert amplitude(broken, SFREQ_HZ) == pytest.approx(20.0, rel=0.05)
+    assert amplitude(wave[:5], SFREQ_HZ) > 0
 
 
 @pytest.mark.parametrize("uv", [0.11, 0.4, 20.0, 300.0, 9_000.0])
@@ -155,8 +155,8 @@ def test_amplitudes_of_eeg(uv: float) -> None:
         (np.where(np.arange(30_000) < 20_000, 0.0, noise(seconds=300.0)), "flat for most"),
         (np.sign(sine(3.1)) * 200.0, "saturated: 100%"),
         (np.clip(noise(20.0), -2.0, 2.0), "saturated: 8[0-9]%"),
-        (noise(20e6), r"swings by 2e\+07 µV: it is not EEG"),
-        (noise(0.05), r"swings by 0.0499 µV: it is not EEG"),
+        (noise(20e6), r"signal is 2e\+07 µV: it is not EEG"),
+        (noise(0.05), r"signal is 0.0499 µV: it is not EEG"),
         (np.full(3000, np.nan), "no numbers"),
         (np.append(noise(20.0), np.inf), "no numbers"),
     ],
@@ -187,11 +187,11 @@ def test_a_known_unit_counts(unit: str, factor: float) -> None:
 
 @pytest.mark.parametrize("unit", ["", "  ", "?V", ".V", "bpm"])
 @pytest.mark.parametrize(("meant", "factor"), [("uV", 1.0), ("mV", 1e3), ("V", 1e6)])
-@pytest.mark.parametrize("swing_uv", [3.0, 30.0, 400.0])
+@pytest.mark.parametrize("amplitude_uv", [3.0, 30.0, 400.0])
 def test_the_amplitude_tells_an_unknown_unit(
-    unit: str, meant: str, factor: float, swing_uv: float
+    unit: str, meant: str, factor: float, amplitude_uv: float
 ) -> None:
-    found, note = microvolts(noise(swing_uv) / factor, unit, SFREQ_HZ)
+    found, note = microvolts(noise(amplitude_uv) / factor, unit, SFREQ_HZ)
     assert found == factor
     assert f"was read as {meant}" in note
     assert (f"'{unit}'" if unit.strip() else "missing") in note

@@ -691,7 +691,7 @@ def test_what_is_of_a_workspace_is_no_input(tmp_path: Path, stamp: str) -> None:
     )
     own = Workspace(root)
     before = find_nights([root])
-    folders = [own.easel, own.vision_module, own.checkpoints, own.answers.parent, own.report]
+    folders = [own.staging_dir, own.vision_module, own.checkpoints, own.answers.parent, own.report]
     folders += map(own.images, SPLITS)
     for path in (own.epochs, *(folder / "x" / "stages.csv" for folder in folders)):
         lay(root, str(path.relative_to(root)))

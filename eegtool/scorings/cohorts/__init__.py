@@ -285,7 +285,7 @@ def _of_workspace(folder: Path, names: Collection[str]) -> set[str]:
     # Not "nights": its cards are never taken for anything, and a lab may call its folder so.
     paths = [
         *(own.epochs, own.prepare_stamp, own.split, own.conversations, own.questions),
-        *(own.easel, own.vision_module, own.checkpoints, own.answers.parent, own.report),
+        *(own.staging_dir, own.vision_module, own.checkpoints, own.answers.parent, own.report),
         *map(own.images, SPLITS),
     ]
     return {path.name for path in paths}
