@@ -152,7 +152,9 @@ def microvolts(data: np.ndarray, unit: str, sfreq_hz: float) -> tuple[float, str
     said = f"its unit '{unit}'" if unit.strip() else "the missing unit"
     for guess, factor in UV_PER_UNIT.items():
         if PLAUSIBLE_UV[0] <= size * factor < PLAUSIBLE_UV[1]:
-            note = f"{said} was read as {guess}, which gives an amplitude of {size * factor:.3g} µV."
+            note = (
+                f"{said} was read as {guess}, which gives an amplitude of {size * factor:.3g} µV."
+            )
             return factor, " ".join(filter(None, (note, clipped)))
     if labelled and size * labelled <= POSSIBLE_UV[1] and size * labelled >= POSSIBLE_UV[0]:
         return labelled, clipped

@@ -71,7 +71,7 @@ from eegtool.model.adapters import Contract, add_lora, write_adapter
 from eegtool.model.answer_form import AnswerForm
 from eegtool.model.checkpoints import base_sha256, find_base, load_base
 from eegtool.model.eegvlm import EEGVLM, FUSIONS, patches
-from eegtool.model.processor import PixelSpec, Processor
+from eegtool.model.processor import Pixels, PixelSpec, Processor
 from eegtool.prepare.questions import QUESTION_TEMPLATES, RATIONALES, question
 from eegtool.reasons.facts import measure
 from eegtool.recordings.signals import band_pass
@@ -165,6 +165,11 @@ def reasons_tokens(base: str, processor: Processor) -> int:
     )
 
 
+def apart(pixels: np.ndarray) -> list[Pixels]:
+    """Return each picture of float32 ``[B, 3, S, S]`` by itself."""
+    return [{"pixel_values": torch.from_numpy(picture)[None]} for picture in pixels]
+
+
 @dataclass(frozen=True, slots=True)
 class Scene:
     """The model and the questions about which all rivals ask it."""
@@ -249,7 +254,7 @@ class Scene:
 
     def ask(self, asked: Sequence[Question], mode: AnswerMode, n_tokens: int) -> list[Reply]:
         model = LoadedModel(self.model, self.processor, AnswerForm(max_new_tokens=n_tokens))
-        return model.reply(asked, self.pixels(asked), self.rows(asked), mode)
+        return model.reply(asked, apart(self.pixels(asked)), self.rows(asked), mode)
 
 
 # --- speed ------------------------------------------------------------------------------------------

@@ -652,7 +652,7 @@ def test_without_network_it_is_an_error_of_the_user(
     monkeypatch.setattr(hub, "snapshot_download", offline)
     with pytest.raises(EegToolError, match=r"cannot be fetched: no network\.") as caught:
         find_base(str(original.folder))
-    assert "'openai/clip-vit-large-patch14-336' is no folder here" in caught.value.what
+    assert "'openai/clip-vit-large-patch14-336' is not a folder here" in caught.value.what
     with pytest.raises(
         EegToolError, match=r"The vision tower '\./clip-not-there' of .* is not there"
     ):

@@ -24,7 +24,7 @@ from eegtool.model.adapters import inner, load_adapter, merge_lora
 from eegtool.model.answer_form import AnswerForm
 from eegtool.model.eegvlm import EEGVLM
 from eegtool.model.loading import best_dtype
-from eegtool.model.processor import Processor
+from eegtool.model.processor import Pixels, Processor
 
 ROUNDS = 2  # the first of which only warms up
 
@@ -37,7 +37,7 @@ class Asked:
     processor: Processor
     answers: AnswerForm
     questions: list[Question]
-    pixels: np.ndarray
+    pixels: list[Pixels]
     rows: np.ndarray
     reference: np.ndarray | None = None
     """Log-likelihoods of the first way that was measured."""
@@ -78,7 +78,7 @@ def asked_of(scene: Scene) -> Asked:
     batch = max(scene.scale.ask_batches)
     questions = (questions * batch)[:batch]
     images = workspace.images("eval")
-    pixels = np.stack([processor.pixel_spec.pixels(images / q.images[0]) for q in questions])
+    pixels = [processor.pixels(images / q.images[0]) for q in questions]
     rows = np.stack([table[q.sample_id] for q in questions])
     answers = AnswerForm.from_contract(contract.answers)
     return Asked(loaded, processor, answers, questions, pixels, rows)
