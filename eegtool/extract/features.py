@@ -571,7 +571,7 @@ def _row_checks(path: Path, ids: Sequence[str]) -> Iterator[str]:
 def _check_against_sidecar(path: Path, n_rows: int, sidecar: Sidecar) -> None:
     """Refuse rows that are not those the sidecar was written for."""
     ids = sidecar.sample_ids
-    strangers: list[str] = []
+    mismatched: list[str] = []
     if sidecar.row_checks:
         if len(sidecar.row_checks) != 8 * len(ids):
             raise EegToolError(
@@ -582,17 +582,17 @@ def _check_against_sidecar(path: Path, n_rows: int, sidecar: Sidecar) -> None:
         said = iter(sidecar.row_checks[i : i + 8] for i in range(0, 8 * len(ids), 8))
         told = dict(zip(sorted(ids), said, strict=True))
         found = dict(zip(ids, _row_checks(path, ids), strict=False))
-        strangers = [sample_id for sample_id in ids if found.get(sample_id) != told[sample_id]]
+        mismatched = [sample_id for sample_id in ids if found.get(sample_id) != told[sample_id]]
     if n_rows != len(ids):
-        first = f"; the first that is missing is that of '{strangers[0]}'" if strangers else ""
+        first = f"; the first that is missing is that of '{mismatched[0]}'" if mismatched else ""
         raise EegToolError(
             f"{path} has {n_rows} rows, but its sidecar names {len(ids)} epochs{first}.",
             "Run `eegvlm extract` again.",
         )
-    if strangers:
+    if mismatched:
         raise EegToolError(
-            f"{path}: {len(strangers)} of {n_rows} rows are not those that were written for their epochs: "
-            f"{_some(strangers)}.",
+            f"{path}: {len(mismatched)} of {n_rows} rows are not those that were written for their epochs: "
+            f"{_some(mismatched)}.",
             "Rows were moved or changed; run `eegvlm extract` again.",
         )
 

@@ -363,16 +363,16 @@ def _timed(header: EdfHeader) -> EdfHeader:
     )
     if not pauses:
         return timed
-    told = ", ".join(f"{p.duration_s:g} s after {p.onset_s:g} s" for p in pauses[:3])
+    listed = ", ".join(f"{p.duration_s:g} s after {p.onset_s:g} s" for p in pauses[:3])
     more = f" and {len(pauses) - 3} more" if len(pauses) > 3 else ""
     if not header.format.endswith("D"):
         raise EegToolError(
             f"{header.path} calls itself continuous ({header.format}), but its records tell of "
-            f"a gap: {told}{more}.",
+            f"a gap: {listed}{more}.",
             "Write EDF+D into its header (EDFbrowser does that), and gaps are read as unscored time; or "
             "export it again.",
         )
-    note = f"The recording pauses: {told}{more}. This is unscored time."
+    note = f"The recording pauses: {listed}{more}. This is unscored time."
     timed = replace(timed, pauses=pauses, notes=(*timed.notes, note))
     if timed.duration_s > _LONGEST_S:
         raise EegToolError(

@@ -183,18 +183,7 @@ class FamilyProcessor:
         pictures: Sequence[Pixels],
         side: str = "left",
     ) -> Pixels:
-        """Return the inputs of a batch.
-
-        Parameters
-        ----------
-        rows : sequence of sequence of int
-            Token ids of each sample (see `encode`, `encode_prompt`).
-        pictures : sequence of dict of str to Tensor
-            One picture of each (see `pixels`).
-        side : str
-            Where rows are padded. On the ``right`` there is no attention mask: attention is causal, so no
-            token sees the padding behind it.
-        """
+        """Return the inputs of a batch; see `eegtool.model.processor.Processor.inputs`."""
         batch = {_IDS: pad(rows, self.pad_token_id, side)}
         if side == "left":
             batch[_MASK] = pad([[1] * len(row) for row in rows], 0, side)

@@ -19,7 +19,7 @@ from eegtool.scorings.cohorts.persons import (
     SES,
     Name,
     Words,
-    check_strangers,
+    check_unrecognised,
     entity,
     subject_of,
     words_of,
@@ -107,16 +107,16 @@ def pair(
     pairs = [(p, h, why or ("" if h else _unread(p, likely))) for p, h, why in pairs]
     names = _names([path for path, _, _ in pairs])
     named = []
-    strangers = {}
+    unrecognised = {}
     for recording, hypnogram, problem in pairs:
         name = safe_name("-".join(names[recording]), recording)
         subject = subject_of(recording, names[recording], subject_pattern)
         night = Night("generic", name, subject or name, 1, recording, hypnogram, problem)
         named.append(replace(night, rivals=rivals.get(recording, ())))
         if subject is None and (meant is None or recording in meant):
-            strangers[recording] = names[recording]
-    check_strangers(strangers)
-    notes = (_NO_SUBJECTS,) if strangers else ()
+            unrecognised[recording] = names[recording]
+    check_unrecognised(unrecognised)
+    notes = (_NO_SUBJECTS,) if unrecognised else ()
     nights = sorted([*nights, *_numbered(named)], key=lambda night: night.signal_path)
     return Found(tuple(nights), tuple(orphans), "generic", notes)
 

@@ -78,7 +78,7 @@ def entity(pattern: re.Pattern[str], path: Path) -> str | None:
     return next((match[1] for match in matches if match), None)
 
 
-def check_strangers(names: Mapping[Path, Name]) -> None:
+def check_unrecognised(names: Mapping[Path, Name]) -> None:
     """Refuse recordings that count as subjects of their own but seem to be nights of one person."""
     alike: dict[Words, dict[str, Path]] = {}
     for path, name in names.items():
