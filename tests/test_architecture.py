@@ -93,6 +93,10 @@ def eegtool_imports(tree: ast.AST) -> Iterator[str]:
         yield from (n.removeprefix("eegtool.") for n in names if n.startswith("eegtool."))
 
 
+def _tree(path: Path) -> ast.AST:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def wrong_imports(room: str, source: str) -> list[str]:
     wrong = []
     for name in eegtool_imports(ast.parse(source)):
@@ -142,6 +146,23 @@ def test_imports_point_downward(path: Path) -> None:
         assert wrong_imports(room_of(path), path.read_text(encoding="utf-8")) == []
 
 
+WINGS = ("reading", "measures", "showing")
+"""Of report, each of which knows those before it: answers in, figures, tables and pages."""
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if room_of(p) == "report"], ids=lambda p: str(p.relative_to(PACKAGE))
+)
+def test_the_wings_of_the_report_import_one_way(path: Path) -> None:
+    parts = path.relative_to(PACKAGE / "report").parts
+    if len(parts) == 1:  # the step knows all of them
+        assert path.name in ("__init__.py", "step.py")
+        return
+    imported = [n.split(".")[1] for n in eegtool_imports(_tree(path)) if n.startswith("report.")]
+    assert set(imported) <= set(WINGS[: WINGS.index(parts[0]) + 1])
+    assert "core.settings" not in set(eegtool_imports(_tree(path)))
+
+
 SETTINGS_END_AT = ("step.py", "inspection.py")
 
 
@@ -151,8 +172,7 @@ SETTINGS_END_AT = ("step.py", "inspection.py")
     ids=lambda p: str(p.relative_to(PACKAGE)),
 )
 def test_below_a_step_nobody_knows_the_settings(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    assert "core.settings" not in eegtool_imports(tree)
+    assert "core.settings" not in eegtool_imports(_tree(path))
 
 
 # Where JSON is read that is none of a file: by the one reader, what a process of our own printed, what was

@@ -13,23 +13,28 @@ from eegtool.core.console import console, progress
 from eegtool.core.errors import EegToolError
 from eegtool.core.settings import ReportSettings
 from eegtool.core.workspace import Workspace, atomic_path, check_folder, run_stamp, write_json
-from eegtool.report import exports
-from eegtool.report.compare import Comparison, as_answers, compare
-from eegtool.report.data import ReportData
-from eegtool.report.faithfulness import faithfulness
-from eegtool.report.finding_tables import all_tables
-from eegtool.report.findings import Findings
-from eegtool.report.forms import markdown, to_csv, to_latex, to_markdown, to_rich
-from eegtool.report.how_read import write_how_read
-from eegtool.report.hypnogram import picture
-from eegtool.report.intervals import Sampling
-from eegtool.report.joins import Known, look_up
-from eegtool.report.metrics import Metrics, measure
-from eegtool.report.nights import Absence, Drawing, Night, lay_out, scored_epochs
-from eegtool.report.page import render_page
-from eegtool.report.sleep import deviations, night_statistics
-from eegtool.report.sources import AnswerSet, named_apart, read_answer_sets
-from eegtool.report.words import counting_sentences, notices, protocol_facts, protocol_sentences
+from eegtool.report.measures.compare import Comparison, as_answers, compare
+from eegtool.report.measures.faithfulness import faithfulness
+from eegtool.report.measures.findings import Findings
+from eegtool.report.measures.intervals import Sampling
+from eegtool.report.measures.metrics import Metrics, measure
+from eegtool.report.measures.sleep import deviations, night_statistics
+from eegtool.report.reading.joins import Known, look_up
+from eegtool.report.reading.nights import Absence, Night, lay_out
+from eegtool.report.reading.sources import AnswerSet, named_apart, read_answer_sets
+from eegtool.report.showing import exports
+from eegtool.report.showing.data import Drawing, ReportData
+from eegtool.report.showing.finding_tables import all_tables
+from eegtool.report.showing.forms import markdown, to_csv, to_latex, to_markdown, to_rich
+from eegtool.report.showing.how_read import write_how_read
+from eegtool.report.showing.hypnogram import picture
+from eegtool.report.showing.page import render_page
+from eegtool.report.showing.words import (
+    counting_sentences,
+    notices,
+    protocol_facts,
+    protocol_sentences,
+)
 
 _MODULE = "vision module alone"
 _SMOOTHED = "after smoothing"
@@ -218,7 +223,7 @@ def _export_nights(nights: Sequence[Night], n_drawn: int, folder: Path) -> list[
     with progress("recordings") as bar:
         task = bar.add_task("Hypnograms", total=len(nights), note="")
         for i, (night, name) in enumerate(zip(nights, names, strict=True)):
-            epochs = scored_epochs(night)
+            epochs = exports.scored_epochs(night)
             exports.write_table(folder / f"{name}.csv", epochs)
             exports.write_events(folder / f"{name}_events.tsv", epochs)
             exports.write_annotations(folder / f"{name}_hypnogram.edf", epochs)

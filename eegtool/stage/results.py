@@ -20,8 +20,8 @@ from eegtool.evaluate.shards import remove_parts
 from eegtool.prepare.nights import Prepared
 from eegtool.prepare.unscored import store_drawn
 from eegtool.report import step as report
-from eegtool.report.exports import write_annotations, write_events, write_table
-from eegtool.report.sleep import statistics
+from eegtool.report.measures.sleep import statistics
+from eegtool.report.showing.exports import write_annotations, write_events, write_table
 
 if TYPE_CHECKING:
     from eegtool.stage.night import StagedNight

@@ -17,17 +17,22 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from eegtool.core.answers import read_stage
 from eegtool.core.stages import STAGES
-from eegtool.report.contents import agreement_tables
-from eegtool.report.data import ReportData
-from eegtool.report.epochs import AnsweredEpoch
-from eegtool.report.hypnogram import draw
-from eegtool.report.intervals import Sampling
-from eegtool.report.metrics import measure
-from eegtool.report.nights import Drawing, lay_out
-from eegtool.report.page import render_page
-from eegtool.report.pictures import PictureMode
-from eegtool.report.protocol import Run
-from eegtool.report.words import counting_sentences, notices, protocol_facts, protocol_sentences
+from eegtool.report.measures.intervals import Sampling
+from eegtool.report.measures.metrics import measure
+from eegtool.report.reading.epochs import AnsweredEpoch
+from eegtool.report.reading.nights import lay_out
+from eegtool.report.reading.protocol import Run
+from eegtool.report.showing.contents import agreement_tables
+from eegtool.report.showing.data import Drawing, ReportData
+from eegtool.report.showing.hypnogram import draw
+from eegtool.report.showing.page import render_page
+from eegtool.report.showing.pictures import PictureMode
+from eegtool.report.showing.words import (
+    counting_sentences,
+    notices,
+    protocol_facts,
+    protocol_sentences,
+)
 
 EVIL = "<script>window.ran = 1</script><img src=x onerror='window.ran = 1'>&lt;\u2028"
 FLAGS = (

@@ -13,15 +13,20 @@ from typing import Any
 import pytest
 
 from eegtool.core.stages import STAGES
-from eegtool.report.contents import agreement_tables
-from eegtool.report.data import ReportData
-from eegtool.report.epochs import AnsweredEpoch
-from eegtool.report.hypnogram import draw
-from eegtool.report.metrics import Metrics, measure
-from eegtool.report.nights import Absence, Drawing, lay_out
-from eegtool.report.page import render_page
-from eegtool.report.protocol import Run
-from eegtool.report.words import counting_sentences, notices, protocol_facts, protocol_sentences
+from eegtool.report.measures.metrics import Metrics, measure
+from eegtool.report.reading.epochs import AnsweredEpoch
+from eegtool.report.reading.nights import Absence, lay_out
+from eegtool.report.reading.protocol import Run
+from eegtool.report.showing.contents import agreement_tables
+from eegtool.report.showing.data import Drawing, ReportData
+from eegtool.report.showing.hypnogram import draw
+from eegtool.report.showing.page import render_page
+from eegtool.report.showing.words import (
+    counting_sentences,
+    notices,
+    protocol_facts,
+    protocol_sentences,
+)
 
 EVIL = "<script>alert('N2')</script>"
 STAMP = {

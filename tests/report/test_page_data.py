@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from eegtool.core.answers import Reading, read_stage
-from eegtool.report.epochs import AnsweredEpoch
-from eegtool.report.page_data import browser_data, inert_json
-from eegtool.report.pictures import Pictures, by_worth, gather
+from eegtool.report.reading.epochs import AnsweredEpoch
+from eegtool.report.showing.page_data import browser_data, inert_json
+from eegtool.report.showing.pictures import Pictures, by_worth, gather
 
 Build = Callable[..., AnsweredEpoch]
 

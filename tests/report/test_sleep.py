@@ -7,9 +7,9 @@ import pytest
 import yasa
 
 from eegtool.core.stages import STAGES
-from eegtool.report.epochs import AnsweredEpoch
-from eegtool.report.nights import Night, lay_out
-from eegtool.report.sleep import STATISTICS, deviations, night_statistics, statistics
+from eegtool.report.measures.sleep import STATISTICS, deviations, night_statistics, statistics
+from eegtool.report.reading.epochs import AnsweredEpoch
+from eegtool.report.reading.nights import Night, lay_out
 
 NightOf = Callable[..., Night]
 

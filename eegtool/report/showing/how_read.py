@@ -9,7 +9,7 @@ from pathlib import Path
 from eegtool.core.errors import EegToolError
 from eegtool.core.sheets import safe_cell
 from eegtool.core.workspace import atomic_path
-from eegtool.report.sources import AnswerSet
+from eegtool.report.reading.sources import AnswerSet
 
 
 def write_how_read(path: Path, sets: Sequence[AnswerSet]) -> None:

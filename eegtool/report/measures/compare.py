@@ -11,10 +11,10 @@ from scipy import stats
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.stages import STAGES
-from eegtool.report.epochs import AnsweredEpoch
-from eegtool.report.intervals import Basis, Bootstrap, Interval, Sampling
-from eegtool.report.metrics import ANSWERS, Agreement, agreement, cells_of, counts_of
-from eegtool.report.scores import FIGURES
+from eegtool.report.measures.intervals import Basis, Bootstrap, Interval, Sampling
+from eegtool.report.measures.metrics import ANSWERS, Agreement, agreement, cells_of, counts_of
+from eegtool.report.measures.scores import FIGURES
+from eegtool.report.reading.epochs import AnsweredEpoch
 
 _SHAPE = (len(STAGES), len(ANSWERS))
 _CELLS = _SHAPE[0] * _SHAPE[1]

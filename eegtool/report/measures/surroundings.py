@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from eegtool.report.epochs import AnsweredEpoch
+from eegtool.report.reading.epochs import AnsweredEpoch
 
 
 def surroundings(labelled: Sequence[AnsweredEpoch]) -> dict[str, NDArray[np.bool_]]:

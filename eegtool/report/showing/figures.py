@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from eegtool.report.certainty import Calibration, CoveragePoint
+from eegtool.report.measures.certainty import Calibration, CoveragePoint
 
 _WIDTH: Final = 360.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 18.0, 10.0, 40.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from eegtool.core.records import Answer
-from eegtool.report.plain import plain_text, plain_value
+from eegtool.report.reading.plain import plain_text, plain_value
 
 _HOW: Final = (
     *("adapter_sha256", "mode", "conv_mode", "decoding", "calibration_temperature"),

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from eegtool.core.stages import EPOCH_S
-from eegtool.report.epochs import AnsweredEpoch
+from eegtool.report.reading.epochs import AnsweredEpoch
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]

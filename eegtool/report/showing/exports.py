@@ -1,6 +1,6 @@
 """One recording's hypnogram for other programs: a table, BIDS events, EDF+ annotations.
 
-Works on plain records and knows nothing of answers or metrics.
+Files are written of plain records, which know nothing of answers or metrics.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import edfio
 from eegtool.core.sheets import safe_cell
 from eegtool.core.stages import EPOCH_S, STAGES
 from eegtool.core.workspace import atomic_path, write_json
+from eegtool.report.reading.nights import Night
 
 _MISSING: Final = "n/a"
 """What BIDS writes for a value that is not there."""
@@ -72,6 +73,32 @@ class ScoredEpoch:
     why: str = ""
     smoothed: str | None = None
     words: str = ""
+
+
+def scored_epochs(night: Night) -> list[ScoredEpoch]:
+    """Return a night as its exports have it: every epoch from the first to the last, gaps without a stage."""
+    known = next(e for e in night.epochs if e is not None)
+    shift_s = 0.0  # recordings whose grid does not begin with the first sample
+    if known.onset_s is not None and known.epoch_index is not None:
+        shift_s = known.onset_s - known.epoch_index * EPOCH_S
+    found = []
+    for index, epoch in enumerate(night.epochs, start=night.first_epoch):
+        onset_s = index * EPOCH_S + shift_s
+        if epoch is None:
+            found.append(ScoredEpoch(index, onset_s, None, missing=True))
+            continue
+        span = epoch.reading.span
+        found.append(
+            ScoredEpoch(
+                epoch_index=index,
+                onset_s=onset_s if epoch.onset_s is None else epoch.onset_s,
+                stage=epoch.predicted,
+                true=epoch.true,
+                probabilities=epoch.probabilities,
+                read=epoch.text[slice(*span)] if span else "",
+            )
+        )
+    return found
 
 
 def file_names(names: Sequence[str]) -> list[str]:

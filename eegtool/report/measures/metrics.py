@@ -23,12 +23,12 @@ from sklearn.metrics import (
 
 from eegtool.core.stages import STAGE_INDEX, STAGES
 from eegtool.core.workspace import jsonable
-from eegtool.report.certainty import Calibration, CoveragePoint, calibration, coverage
-from eegtool.report.epochs import AnsweredEpoch
-from eegtool.report.intervals import Basis, Bootstrap, Interval, Sampling
-from eegtool.report.protocol import Run
-from eegtool.report.scores import BOUNDS, FIGURES, STAGE_FIGURES
-from eegtool.report.surroundings import surroundings
+from eegtool.report.measures.certainty import Calibration, CoveragePoint, calibration, coverage
+from eegtool.report.measures.intervals import Basis, Bootstrap, Interval, Sampling
+from eegtool.report.measures.scores import BOUNDS, FIGURES, STAGE_FIGURES
+from eegtool.report.measures.surroundings import surroundings
+from eegtool.report.reading.epochs import AnsweredEpoch
+from eegtool.report.reading.protocol import Run
 
 UNREADABLE: Final = "unreadable"
 ANSWERS: Final = (*STAGES, UNREADABLE)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Final
 
 from eegtool.core.stages import STAGES
-from eegtool.report.metrics import Agreement, Metrics
-from eegtool.report.tables import (
+from eegtool.report.measures.metrics import Agreement, Metrics
+from eegtool.report.showing.tables import (
     NOTHING,
     Cell,
     Table,

@@ -10,8 +10,8 @@ import numpy as np
 
 from eegtool.reasons.claims import Claim, claims_in, holds
 from eegtool.reasons.facts import Facts
-from eegtool.report.epochs import AnsweredEpoch
-from eegtool.report.intervals import Bootstrap, Interval, Sampling
+from eegtool.report.measures.intervals import Bootstrap, Interval, Sampling
+from eegtool.report.reading.epochs import AnsweredEpoch
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from eegtool.core.probabilities import AIMS
-from eegtool.report.findings import Findings
-from eegtool.report.intervals import FEWEST, Basis, block_minutes
-from eegtool.report.metrics import UNREADABLE, Metrics
-from eegtool.report.tables import counted, percent
+from eegtool.report.measures.findings import Findings
+from eegtool.report.measures.intervals import FEWEST, Basis, block_minutes
+from eegtool.report.measures.metrics import UNREADABLE, Metrics
+from eegtool.report.showing.tables import counted, percent
 
 _NOT_RECORDED: Final = "not recorded"
 _SHOWN_IDS: Final = 5

@@ -14,8 +14,8 @@ from eegtool.core.records import Epoch, read_epochs, read_questions
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, check_same_pictures, read_json
 from eegtool.reasons.facts import Facts
-from eegtool.report.epochs import AnsweredEpoch
-from eegtool.report.plain import plain_value
+from eegtool.report.reading.epochs import AnsweredEpoch
+from eegtool.report.reading.plain import plain_value
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from eegtool.core.stages import EPOCH_S
-from eegtool.report.epochs import AnsweredEpoch
-from eegtool.report.exports import ScoredEpoch
+from eegtool.report.reading.epochs import AnsweredEpoch
 
 _MAX_DAYS: Final = 14
 """Longest recording laid out: an index beyond it is a slip, not sleep."""
@@ -53,14 +52,6 @@ class Night:
     def missing(self) -> int:
         """Epochs between the first and the last that have no answer."""
         return len(self.true) - self.answered
-
-
-@dataclass(frozen=True, slots=True)
-class Drawing:
-    """One recording and its hypnogram, an ``<svg>`` element of our own making."""
-
-    night: Night
-    svg: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,29 +120,3 @@ def _night(recording: str, places: dict[int, AnsweredEpoch]) -> Night:
         labelled=sum(e.true is not None for e in places.values()),
         epochs=tuple(row),
     )
-
-
-def scored_epochs(night: Night) -> list[ScoredEpoch]:
-    """Return a night as its exports have it: every epoch from the first to the last, gaps without a stage."""
-    known = next(e for e in night.epochs if e is not None)
-    shift_s = 0.0  # recordings whose grid does not begin with the first sample
-    if known.onset_s is not None and known.epoch_index is not None:
-        shift_s = known.onset_s - known.epoch_index * EPOCH_S
-    found = []
-    for index, epoch in enumerate(night.epochs, start=night.first_epoch):
-        onset_s = index * EPOCH_S + shift_s
-        if epoch is None:
-            found.append(ScoredEpoch(index, onset_s, None, missing=True))
-            continue
-        span = epoch.reading.span
-        found.append(
-            ScoredEpoch(
-                epoch_index=index,
-                onset_s=onset_s if epoch.onset_s is None else epoch.onset_s,
-                stage=epoch.predicted,
-                true=epoch.true,
-                probabilities=epoch.probabilities,
-                read=epoch.text[slice(*span)] if span else "",
-            )
-        )
-    return found

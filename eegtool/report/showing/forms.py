@@ -15,7 +15,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from eegtool.core.sheets import safe_cell
-from eegtool.report.tables import Cell, Table
+from eegtool.report.showing.tables import Cell, Table
 
 _LATEX: Final = {
     **{c: rf"\{c}" for c in "&%$#_{}"},

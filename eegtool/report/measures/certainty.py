@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import log_loss
 
 from eegtool.core.stages import STAGE_INDEX, STAGES
-from eegtool.report import scores
-from eegtool.report.epochs import AnsweredEpoch
-from eegtool.report.intervals import Bootstrap, Interval
+from eegtool.report.measures import scores
+from eegtool.report.measures.intervals import Bootstrap, Interval
+from eegtool.report.reading.epochs import AnsweredEpoch
 
 BINS: Final = 15
 """Bins of equal width over (0, 1] (Guo et al. 2017, arXiv 1706.04599); each includes its upper end."""

@@ -19,7 +19,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from eegtool.core.stages import EPOCH_S, STAGE_COLOURS, STAGES
-from eegtool.report.nights import Night
+from eegtool.report.reading.nights import Night
 
 _DAY: Final = 24 * 3600  # matplotlib counts dates in days, and so does the time axis here
 _UNSCORED: Final = "unscored"

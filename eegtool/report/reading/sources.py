@@ -14,9 +14,9 @@ from eegtool.core.parsing import finite, parse_json
 from eegtool.core.records import Answer, check_unique
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import missing
-from eegtool.report.epochs import AnsweredEpoch, probabilities_of
-from eegtool.report.plain import plain_text
-from eegtool.report.protocol import Run, RunGatherer
+from eegtool.report.reading.epochs import AnsweredEpoch, probabilities_of
+from eegtool.report.reading.plain import plain_text
+from eegtool.report.reading.protocol import Run, RunGatherer
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from eegtool.core.stages import STAGE_COLOURS
-from eegtool.report.data import ReportData
-from eegtool.report.figures import coverage_figure, reliability_figure
-from eegtool.report.metrics import Metrics
-from eegtool.report.page_data import browser_data
-from eegtool.report.pictures import PictureMode, gather
+from eegtool.report.measures.metrics import Metrics
+from eegtool.report.showing.data import ReportData
+from eegtool.report.showing.figures import coverage_figure, reliability_figure
+from eegtool.report.showing.page_data import browser_data
+from eegtool.report.showing.pictures import PictureMode, gather
 
 _HERE: Final = Path(__file__).parent
 _LONGEST_TEXT: Final = 400

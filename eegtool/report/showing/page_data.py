@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from eegtool.core.answers import Reading
 from eegtool.core.stages import EPOCH_S, STAGE_INDEX, STAGES
-from eegtool.report.epochs import AnsweredEpoch
-from eegtool.report.pictures import Pictures
+from eegtool.report.reading.epochs import AnsweredEpoch
+from eegtool.report.showing.pictures import Pictures
 
 _NONE: Final = "-"
 _PER_MILLE: Final = 1000

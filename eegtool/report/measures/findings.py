@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from eegtool.core.workspace import jsonable
-from eegtool.report.compare import Comparison
-from eegtool.report.faithfulness import Faithfulness
-from eegtool.report.joins import Kept
-from eegtool.report.sleep import Deviation, NightStatistics
+from eegtool.report.measures.compare import Comparison
+from eegtool.report.measures.faithfulness import Faithfulness
+from eegtool.report.measures.sleep import Deviation, NightStatistics
+from eegtool.report.reading.joins import Kept
 
 
 @dataclass(frozen=True, slots=True)

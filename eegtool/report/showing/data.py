@@ -7,11 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eegtool.report.epochs import AnsweredEpoch
-from eegtool.report.metrics import Metrics
-from eegtool.report.nights import Absence, Drawing, Night
-from eegtool.report.tables import Table
-from eegtool.report.words import Notice
+from eegtool.report.measures.metrics import Metrics
+from eegtool.report.reading.epochs import AnsweredEpoch
+from eegtool.report.reading.nights import Absence, Night
+from eegtool.report.showing.tables import Table
+from eegtool.report.showing.words import Notice
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """One recording and its hypnogram, an ``<svg>`` element of our own making."""
+
+    night: Night
+    svg: str
 
 
 @dataclass(frozen=True, slots=True)

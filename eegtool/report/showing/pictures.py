@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from eegtool.core.errors import EegToolError
 from eegtool.pictures.source import Files, PictureSource, open_source
-from eegtool.report.epochs import AnsweredEpoch
+from eegtool.report.reading.epochs import AnsweredEpoch
 
 PictureMode = Literal["embed", "link", "none"]
 

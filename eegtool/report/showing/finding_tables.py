@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from eegtool.report.compare import Comparison
-from eegtool.report.contents import FIGURE_NAMES, agreement_tables
-from eegtool.report.findings import Findings
-from eegtool.report.literature import published
-from eegtool.report.metrics import Metrics
-from eegtool.report.sleep import STATISTICS
-from eegtool.report.tables import (
+from eegtool.report.measures.compare import Comparison
+from eegtool.report.measures.findings import Findings
+from eegtool.report.measures.metrics import Metrics
+from eegtool.report.measures.sleep import STATISTICS
+from eegtool.report.showing.contents import FIGURE_NAMES, agreement_tables
+from eegtool.report.showing.literature import published
+from eegtool.report.showing.tables import (
     NOTHING,
     Cell,
     Table,

@@ -10,7 +10,7 @@ import numpy as np
 import yasa
 
 from eegtool.core.stages import EPOCH_S
-from eegtool.report.nights import Night
+from eegtool.report.reading.nights import Night
 
 STATISTICS: Final = {
     "tst_min": "Total sleep time [min]",
