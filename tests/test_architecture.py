@@ -54,7 +54,8 @@ DOORS = {
     ),
     "inference": ("core", "model"),
     # What an answer claims is checked against what was measured, and shown beside the picture.
-    "report": ("core", "reasons", "pictures.source"),
+    # Further scorings of the answered nights are of any kind that the scorings know.
+    "report": ("core", "reasons", "pictures.source", "scorings"),
     # stage drives the rooms: what it asks of them goes through these doors.
     "stage": (
         "core",

@@ -1074,6 +1074,15 @@ class ReportSettings:
             help="Folder of the report.", show_default="WORKSPACE/report", rich_help_panel=FILES
         ),
     ] = None
+    scored_by: Annotated[
+        list[Path],
+        Option(
+            help="Further scorings of the answered nights: what review.html saved, or any scoring named after "
+            "recording and scorer (SC4001E0_anna.csv). Once for each file.",
+            show_default="no",
+            rich_help_panel=FILES,
+        ),
+    ] = field(default_factory=list)
     how_read: Annotated[
         Path | None,
         Option(

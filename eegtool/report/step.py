@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +18,11 @@ from eegtool.report.measures.faithfulness import faithfulness
 from eegtool.report.measures.findings import Findings
 from eegtool.report.measures.intervals import Sampling
 from eegtool.report.measures.metrics import Metrics, measure
+from eegtool.report.measures.scorers import compare_scorers, measure_review
 from eegtool.report.measures.sleep import deviations, night_statistics
 from eegtool.report.reading.joins import Known, look_up
 from eegtool.report.reading.nights import Absence, Night, lay_out
+from eegtool.report.reading.reviews import read_scorings
 from eegtool.report.reading.sources import AnswerSet, named_apart, read_answer_sets
 from eegtool.report.showing import exports
 from eegtool.report.showing.data import Drawing, ReportData
@@ -29,6 +31,7 @@ from eegtool.report.showing.forms import markdown, to_csv, to_latex, to_markdown
 from eegtool.report.showing.how_read import write_how_read
 from eegtool.report.showing.hypnogram import picture
 from eegtool.report.showing.page import render_page
+from eegtool.report.showing.review import render_review
 from eegtool.report.showing.words import (
     counting_sentences,
     notices,
@@ -42,13 +45,15 @@ _IN_THE_TERMINAL = 30
 """Rows of a table that are printed; files and page have all of them."""
 
 
-def run(settings: ReportSettings) -> None:
+def run(settings: ReportSettings, words: Mapping[str, str] | None = None) -> None:
     """Write the report on an answers file and print its tables.
 
     Parameters
     ----------
     settings : ReportSettings
         Where the answers are and where the report goes.
+    words : mapping of str to str, optional
+        What the model wrote about epochs beside its answers, by sample id.
 
     Raises
     ------
@@ -73,19 +78,32 @@ def run(settings: ReportSettings) -> None:
     nights, absences = lay_out(first.epochs)
     metrics = measure(first.epochs, first.run, sampling)
     findings = _find(sets, known, nights, sampling)
+    scorings = read_scorings(settings.scored_by, nights)
+    findings = replace(
+        findings,
+        scorers=compare_scorers(first.epochs, scorings, sampling) if scorings else None,
+        reviews=tuple(
+            measure_review(
+                [e for e in first.epochs if e.recording == scoring.recording], scoring, sampling
+            )
+            for scoring in scorings
+            if scoring.decisions
+        ),
+    )
     drawn = nights if settings.hypnograms < 0 else nights[: settings.hypnograms]
     findings = replace(findings, not_drawn=len(nights) - len(drawn))
 
     _make_folder(out)
     drawings = _export_nights(nights, len(drawn), out / "hypnograms")
     data = _gather(metrics, findings, known, first, (nights, absences, drawings), workspace)
-    data = replace(data, stamp=_stamp(settings, paths, metrics))
+    data = replace(data, stamp=_stamp(settings, paths, metrics), words=words or {})
     _print_report(data)
     write_json(out / "metrics.json", {**metrics.to_row(), **findings.to_row()})
     _write_text(out / "tables.md", tables_markdown(data))
     _write_text(out / "tables.csv", to_csv(data.tables))
     _write_text(out / "tables.tex", to_latex(data.tables))
-    _write_text(out / "report.html", render_page(data, out, settings.pictures))
+    _write_text(out / "report.html", render_page(data))
+    _write_text(out / "review.html", render_review(data, out, settings.pictures))
     write_json(out / "report.json", dict(data.stamp))
     console.print(Text.assemble("Report  ", (str(out / "report.html"), "bold")), soft_wrap=True)
 
@@ -174,6 +192,7 @@ def _gather(
         image_folder=workspace.images("eval") if known.images else None,
         images=known.images,
         module_stages=known.module_stages,
+        measured=known.facts,
     )
 
 

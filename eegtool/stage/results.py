@@ -123,7 +123,7 @@ def write_night(
     question = requirements.answers.question
     store_drawn(night.drawn, recipe, workspace, question, requirements.protocol)
     write_answers(workspace.answers, night.answers)
-    report.run(ReportSettings(workspace=workspace.root, out=folder / "report"))
+    report.run(ReportSettings(workspace=workspace.root, out=folder / "report"), words)
     text_of = {
         a.metadata["epoch_index"]: (words or {}).get(a.question_id, "") for a in night.answers
     }
@@ -160,6 +160,7 @@ def _files(name: str) -> dict[str, str]:
         "events": f"{name}_events.tsv",
         "annotations": f"{name}_hypnogram.edf",
         "report": "report/report.html",
+        "review": "report/review.html",
         "metrics": "report/metrics.json",
     }
 

@@ -58,6 +58,7 @@ def test_writes_the_whole_report(
         "tables.csv",
         "tables.tex",
         "report.html",
+        "review.html",
         "report.json",
         "hypnograms",
     }

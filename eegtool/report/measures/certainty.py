@@ -143,7 +143,10 @@ def calibration(labelled: Sequence[AnsweredEpoch], bootstrap: Bootstrap) -> Cali
 
 
 def coverage(
-    labelled: Sequence[AnsweredEpoch], cells: NDArray[np.intp], bootstrap: Bootstrap
+    labelled: Sequence[AnsweredEpoch],
+    cells: NDArray[np.intp],
+    bootstrap: Bootstrap,
+    to_human: Sequence[float] = SHARES,
 ) -> tuple[CoveragePoint, ...]:
     """Return agreement by the share of epochs that goes to a human; empty if any has no probabilities.
 
@@ -151,6 +154,8 @@ def coverage(
     ----------
     cells : int array, shape (n,)
         Cell of the confusion matrix of each epoch.
+    to_human : sequence of float
+        Shares of the epochs that go.
     """
     shares, told = _probabilities(labelled)
     if not told.all() or not len(told):
@@ -160,7 +165,7 @@ def coverage(
     order = np.argsort(certainty, kind="stable")
     human = cells // _SHAPE[1] * (_SHAPE[1] + 1)  # the cell of the true stage on the diagonal
     points = []
-    for share in SHARES:
+    for share in to_human:
         first = round(share * len(order))
         if first >= len(order):
             break

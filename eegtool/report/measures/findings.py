@@ -8,6 +8,7 @@ from typing import Any
 from eegtool.core.workspace import jsonable
 from eegtool.report.measures.compare import Comparison
 from eegtool.report.measures.faithfulness import Faithfulness
+from eegtool.report.measures.scorers import Review, Scorers
 from eegtool.report.measures.sleep import Deviation, NightStatistics
 from eegtool.report.reading.joins import Kept
 
@@ -26,6 +27,10 @@ class Findings:
         Of each recording that can be laid out in time.
     sleep_deviations : dict of str to Deviation
         Bias and limits of agreement by statistic; empty without labels.
+    scorers : Scorers or None
+        Several scorers, and the model against each; None where there is one.
+    reviews : tuple of Review
+        What reviews of these answers took and gave.
     faithfulness : Faithfulness or None
         None where nothing was measured or claimed.
     kept : Kept or None
@@ -52,6 +57,8 @@ class Findings:
     comparisons: tuple[Comparison, ...] = ()
     sleep_statistics: tuple[NightStatistics, ...] = ()
     sleep_deviations: dict[str, Deviation] | None = None
+    scorers: Scorers | None = None
+    reviews: tuple[Review, ...] = ()
     faithfulness: Faithfulness | None = None
     kept: Kept | None = None
     missing: tuple[str, ...] | None = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from eegtool.reasons.facts import Facts
 from eegtool.report.measures.metrics import Metrics
 from eegtool.report.reading.epochs import AnsweredEpoch
 from eegtool.report.reading.nights import Absence, Night
@@ -56,6 +57,10 @@ class ReportData:
         picture. Whether the file is there is not checked.
     module_stages : mapping of str to str
         What the vision module alone says, by sample id; empty where the workspace does not know.
+    measured : mapping of str to Facts
+        What prepare measured, by sample id.
+    words : mapping of str to str
+        What the model wrote about an epoch beside its answer, by sample id.
     """
 
     metrics: Metrics
@@ -72,3 +77,5 @@ class ReportData:
     image_folder: Path | None = None
     images: Mapping[str, str] = field(default_factory=dict)
     module_stages: Mapping[str, str] = field(default_factory=dict)
+    measured: Mapping[str, Facts] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)

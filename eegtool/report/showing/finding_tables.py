@@ -33,6 +33,9 @@ def all_tables(metrics: Metrics, findings: Findings) -> tuple[Table, ...]:
     tables = [table for table in first if table not in later]
     tables += _comparison_tables(findings)
     builders: tuple[Callable[[Findings], Table], ...] = (
+        review_table,
+        scorers_table,
+        pairs_table,
         faithfulness_table,
         sleep_table,
         night_sleep_table,
@@ -104,6 +107,73 @@ def _comparison_notes(c: Comparison) -> list[str]:
 def p_value(p: float) -> str:
     """Return a p value with its sign of equality."""
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
+def review_table(findings: Findings) -> Table:
+    """Return what reviews took and gave."""
+    return Table(
+        "reviews",
+        "What the review gave",
+        (
+            *("Recording", "Reviewed", "Corrected", "Minutes", "κ before", "κ after", "Expected"),
+            "Model against review",
+        ),
+        tuple(
+            (
+                Cell(r.recording, r.reviewer),
+                Cell(counted(r.reviewed, r.n)),
+                Cell(f"{r.corrected:,}"),
+                Cell(_tenth(r.minutes)),
+                cell(r.before),
+                cell(r.after, r.after_interval),
+                cell(r.expected),
+                cell(r.unchanged),
+            )
+            for r in findings.reviews
+        ),
+        "κ before and after: of the model and of the reviewed stages with the label. Expected: what the coverage "
+        "curve promises where this share of the epochs, the least certain ones, goes to a human who scores as the "
+        "label does. Minutes: between decisions, pauses above two minutes left out.",
+    )
+
+
+def scorers_table(findings: Findings) -> Table:
+    """Return the model against each scorer and against what most of them say."""
+    s = findings.scorers
+    soft = "" if s is None or s.soft_agreement is None else (
+        f" Probabilities against the scorers' shares: mean cosine {figure(s.soft_agreement)} (Fiorillo et al. 2023)."
+    )  # fmt: skip
+    return Table(
+        "scorers",
+        "The model against each scorer",
+        ("Scorer", "κ", "Accuracy", "Macro-F1", "Epochs"),
+        tuple(
+            (
+                Cell(name),
+                *(
+                    cell(getattr(one.agreement, key), one.intervals[key])
+                    for key in ("kappa", "accuracy", "macro_f1")
+                ),
+                Cell(f"{one.agreement.n:,}"),
+            )
+            for name, one in (s.model.items() if s else ())
+        ),
+        f"Consensus: what most scorers say; {s.ties if s else 0:,} ties are left out.{soft}",
+    )
+
+
+def pairs_table(findings: Findings) -> Table:
+    """Return the agreement of every two scorers."""
+    return Table(
+        "pairs",
+        "Scorers among themselves",
+        ("Scorer", "And", "κ", "Epochs"),
+        tuple(
+            (Cell(p.first), Cell(p.other), cell(p.kappa), Cell(f"{p.n:,}"))
+            for p in (findings.scorers.pairs if findings.scorers else ())
+        ),
+        "Cohen's κ over the epochs that both staged.",
+    )
 
 
 def faithfulness_table(findings: Findings) -> Table:

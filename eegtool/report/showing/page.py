@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from pathlib import Path
 from typing import Final
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from eegtool.core.stages import STAGE_COLOURS
 from eegtool.report.measures.metrics import Metrics
 from eegtool.report.showing.data import ReportData
 from eegtool.report.showing.figures import coverage_figure, reliability_figure
-from eegtool.report.showing.page_data import browser_data
-from eegtool.report.showing.pictures import PictureMode, gather
 
-_HERE: Final = Path(__file__).parent
+HERE: Final = Path(__file__).parent
 _LONGEST_TEXT: Final = 400
 _MOST_UNREADABLE: Final = 20
 _COMPARISON: Final = "comparison"
@@ -35,31 +31,23 @@ _PLACED: Final = (
 """Tables that have a place of their own on the page; the others follow in their order."""
 
 
-def render_page(data: ReportData, out: Path, pictures: PictureMode = "embed") -> str:
-    """Return the whole page as HTML.
-
-    Parameters
-    ----------
-    data : ReportData
-        What it shows.
-    out : Path
-        Folder in which it will lie: pictures that are not inside the page are linked from there.
-    pictures : str
-        Whether it carries pictures of epochs: ``"embed"``, ``"link"`` or ``"none"``.
-    """
+def page_template(name: str) -> Template:
+    """Return a template of this folder; what it is given is escaped."""
     environment = Environment(
-        loader=FileSystemLoader(_HERE),
+        loader=FileSystemLoader(HERE),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shown = gather(data.image_folder, data.images, data.epochs, out, pictures)
-    island, base64_text = browser_data(data.epochs, shown, data.module_stages)
-    script = (_HERE / "browser.js").read_text(encoding="utf-8")
+    return environment.get_template(name)
+
+
+def render_page(data: ReportData) -> str:
+    """Return the page of figures as HTML; single epochs stand in ``review.html`` beside it."""
     unreadable = [e for e in data.epochs if e.true is not None and e.predicted is None]
     # What is marked as safe below is our own, or has been made inert.
-    return environment.get_template(
+    return page_template(
         "page.html.j2"
     ).render(
         data=data,
@@ -77,12 +65,6 @@ def render_page(data: ReportData, out: Path, pictures: PictureMode = "embed") ->
         unreadable=[(epoch, _shortened(epoch.text)) for epoch in unreadable[:_MOST_UNREADABLE]],
         n_unreadable=len(unreadable),
         colours=STAGE_COLOURS,
-        picture_notes=shown.notes,
-        linked=bool(shown.linked),
-        island=Markup(island),  # noqa: S704
-        base64=Markup(base64_text),  # noqa: S704
-        script=Markup(script),  # noqa: S704
-        script_hash=_hash_for_policy(script),
     )
 
 
@@ -90,8 +72,8 @@ def _contents(data: ReportData) -> list[tuple[str, str]]:
     """Return the sections that a reader may want to jump to: anchor and name."""
     tables = [(table.key, table.title) for table in data.tables]
     last = [entry for entry in tables if entry[0] == "literature"]
-    shown = [("hypnograms", "Hypnograms"), ("epochs", "Epochs")]
-    return [*(entry for entry in tables if entry not in last), *shown, *last, ("source", "Source")]
+    drawn = ("hypnograms", "Hypnograms")
+    return [*(entry for entry in tables if entry not in last), drawn, *last, ("source", "Source")]
 
 
 def _charts(metrics: Metrics) -> list[tuple[str, str, str]]:
@@ -107,11 +89,6 @@ def _charts(metrics: Metrics) -> list[tuple[str, str, str]]:
         )
         charts.append(("coverage", coverage_figure(metrics.coverage), told))
     return charts
-
-
-def _hash_for_policy(script: str) -> str:
-    """Return what a Content-Security-Policy calls a script by, so that no other one may run."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def _shortened(text: str) -> str:

@@ -108,7 +108,7 @@ def by_worth(epochs: Sequence[AnsweredEpoch]) -> Iterator[AnsweredEpoch]:
     """Yield the epochs in the order in which a reader will want to see them.
 
     Unreadable answers come first, then wrong ones (each pair of true stage and answer in turn, the
-    surest mistakes first), then the least certain, then those beside a mistake, then the rest, spread
+    surest mistakes first), then the least certain, then those beside one of these, then the rest, spread
     evenly over the recordings.
     """
     told: set[str] = set()
@@ -131,7 +131,7 @@ def _in_order_of_worth(epochs: Sequence[AnsweredEpoch]) -> Iterator[AnsweredEpoc
     yield from unsure[: len(unsure) // 10]
     beside = {
         (e.recording, e.epoch_index + step)
-        for e in wrong
+        for e in (*wrong, *unsure[: len(unsure) // 10])
         if e.epoch_index is not None
         for step in (-1, 1)
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -14,9 +16,16 @@ from selenium.webdriver import Chrome, ChromeOptions, Keys
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
+from sklearn.metrics import cohen_kappa_score
 
 from eegtool.core.answers import read_stage
+from eegtool.core.console import console
+from eegtool.core.records import Answer, read_epochs
+from eegtool.core.settings import PrepareSettings, ReportSettings
 from eegtool.core.stages import STAGES
+from eegtool.core.workspace import Workspace
+from eegtool.prepare import step as prepare
+from eegtool.report import step as report
 from eegtool.report.measures.intervals import Sampling
 from eegtool.report.measures.metrics import measure
 from eegtool.report.reading.epochs import AnsweredEpoch
@@ -25,14 +34,15 @@ from eegtool.report.reading.protocol import Run
 from eegtool.report.showing.contents import agreement_tables
 from eegtool.report.showing.data import Drawing, ReportData
 from eegtool.report.showing.hypnogram import draw
-from eegtool.report.showing.page import render_page
 from eegtool.report.showing.pictures import PictureMode
+from eegtool.report.showing.review import render_review
 from eegtool.report.showing.words import (
     counting_sentences,
     notices,
     protocol_facts,
     protocol_sentences,
 )
+from eegtool.simulate.twins import load_twin, write_night
 
 EVIL = "<script>window.ran = 1</script><img src=x onerror='window.ran = 1'>&lt;\u2028"
 FLAGS = (
@@ -134,10 +144,10 @@ def write_page(
         "absences": tuple(absences),
         "stamp": STAMP,
     }
-    path = folder / "report" / "report.html"
+    path = folder / "report" / "review.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
-        render_page(ReportData(**fields | other), path.parent, pictures), encoding="utf-8"
+        render_review(ReportData(**fields | other), path.parent, pictures), encoding="utf-8"
     )
     return path
 
@@ -189,6 +199,14 @@ class Reader:
             "f.dispatchEvent(new Event('input', {bubbles: true}))",
             name,
             value,
+        )
+
+    def set_night(self, name: str) -> None:
+        self.run(
+            "const s = document.querySelector('[name=night]');"
+            "s.value = [...s.options].find(o => o.textContent === arguments[0]).value;"
+            "s.dispatchEvent(new Event('input', {bubbles: true}))",
+            name,
         )
 
     def press(self, *keys: str) -> None:
@@ -338,7 +356,7 @@ def test_texts_are_shown_as_text_and_run_nothing(reader: Reader) -> None:
     reader.set("find", "window.ran")
     assert reader.count == 2
     reader.press("j")
-    for selector in (".said", ".asked", ".whence", ".row .where", "header p", "dl.facts"):
+    for selector in (".said", ".asked", ".whence", ".row .where", "[name=night]"):
         assert EVIL in reader.text(selector)
     assert EVIL in reader.text("#epochs [name=subject]")
     assert reader.run("return window.ran") is None
@@ -406,12 +424,10 @@ def test_an_epoch_tells_all(reader: Reader, epochs: list[AnsweredEpoch]) -> None
 
 
 def test_the_address_keeps_filters_and_epoch(reader: Reader, epochs: list[AnsweredEpoch]) -> None:
-    cell = 'a[href="#true=N2&answer=N3"]'
     pair = [e for e in epochs if (e.true, e.predicted) == ("N2", "N3")]
-    reader.click(cell)
+    reader.open("#true=N2&answer=N3")
     reader.until("location.hash.includes('epoch')")
     assert reader.count == len(pair) > 0
-    assert reader.text("#confusion " + cell).startswith(str(len(pair)))
     reader.chip("true", "N1")
     reader.press("j")
     chosen, count = reader.chosen, reader.count
@@ -425,16 +441,17 @@ def test_the_address_keeps_filters_and_epoch(reader: Reader, epochs: list[Answer
 
 
 def test_a_click_on_a_hypnogram_leads_to_the_epoch(reader: Reader) -> None:
-    night = reader.chrome.find_elements(By.CSS_SELECTOR, ".night")[1]
-    recording = night.get_attribute("data-recording")
+    reader.open("#epoch=SC401E1-0010")  # the first epoch is number 10 of 10 to 59
     reader.run(
-        "const svg = arguments[0].querySelector('svg'), a = svg.querySelector('clipPath rect');"
-        "svg.scrollIntoView(); const b = svg.getBoundingClientRect(), s = b.width / svg.viewBox.baseVal.width;"
-        "const x = b.left + s * (a.x.baseVal.value + a.width.baseVal.value * (30.5 / 50));"
-        "svg.dispatchEvent(new MouseEvent('click', {bubbles: true, clientX: x, clientY: b.top + 5}))",
-        night,
+        "const c = document.querySelector('.chart'), b = c.getBoundingClientRect();"
+        "c.dispatchEvent(new MouseEvent('click', {bubbles: true, clientX: b.left + b.width * 30.5 / 50}))"
     )
-    assert reader.chosen == f"{recording}-0040" == "SC401E1-0040"  # the first epoch is number 10
+    assert reader.chosen == "SC401E1-0040"
+    assert reader.run("return document.querySelector('.chart .cursor').style.left") == "61%"
+    widths = "return [...document.querySelectorAll('.chart .stages path')].length"
+    assert reader.run(widths) == 7  # what was answered, five stages, what was decided
+    reader.set_night("SC402E1")
+    assert reader.chosen == "SC402E1-0000"
 
 
 def test_it_fits_a_phone_and_a_print(reader: Reader, epochs: list[AnsweredEpoch]) -> None:
@@ -459,15 +476,14 @@ def test_it_fits_a_phone_and_a_print(reader: Reader, epochs: list[AnsweredEpoch]
         reader.chrome.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_without_scripts_the_figures_are_there(reader: Reader) -> None:
+def test_without_scripts_it_says_where_the_figures_are(reader: Reader) -> None:
     try:
         reader.chrome.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
         reader.open()
         body = reader.chrome.find_element(By.TAG_NAME, "body").text
     finally:
         reader.chrome.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
-    assert "needs JavaScript" in body
-    assert "Confusion matrix" in body
+    assert "The review needs JavaScript. All figures and tables stand in report.html" in body
     assert "Verdict" not in body
 
 
@@ -486,3 +502,123 @@ def test_twenty_thousand_epochs_need_no_more_elements(chrome: Chrome, tmp_path: 
     assert reader.run(elements) < 800
     reader.chip("verdict", "wrong")
     assert reader.count == sum(not e.right for e in epochs)
+
+
+# The pencil ------------------------------------------------------------------------------------
+
+KEY_OF = {"W": "w", "N1": "1", "N2": "2", "N3": "3", "REM": "r"}
+
+
+@pytest.fixture
+def night(tmp_path: Path) -> Workspace:
+    """Return a workspace of answers to a night that nobody has scored, and the recording beside it."""
+    for number, (twin, epochs) in enumerate((("SC4001E0", 6), ("SC4012E0", 1)), start=1):
+        psg, hypnogram = write_night(load_twin(twin).condensed(epochs), tmp_path, seed=1)
+        psg.rename(tmp_path / f"night{number}.edf")
+        hypnogram.rename(tmp_path / f"night{number}_hypnogram.edf")
+    (tmp_path / "night1_hypnogram.edf").unlink()
+    workspace = Workspace(tmp_path / "ws")
+    rows = [
+        Answer(
+            question_id=f"night1-{i:04d}",
+            prompt="Which stage?",
+            text=f"The stage is {STAGES[i // 6]}." if i != 7 else EVIL,
+            label="",
+            answer_id=f"a{i}",
+            model_id="tiny",
+            metadata={
+                "recording": "night1",
+                "subject": "=1+1",
+                "epoch_index": i,
+                "onset_s": 30.0 * i,
+                "stage_probabilities": dict(
+                    zip(STAGES, probable(i // 6, 0.35 + i * 7 % 30 / 50), strict=True)
+                ),
+            },
+        )
+        for i in range(30)
+    ]
+    workspace.answers.parent.mkdir(parents=True)
+    workspace.answers.write_text("".join(json.dumps(row.to_row()) + "\n" for row in rows))
+    return workspace
+
+
+def test_twenty_corrections_a_reload_two_undone_saved_prepared_and_compared(
+    chrome: Chrome, night: Workspace, tmp_path: Path
+) -> None:
+    console.quiet = True
+    report.run(ReportSettings(night.root, draws=50, hypnograms=0))
+    reader = Reader(chrome, night.report / "review.html")
+    chrome.get_log("browser"), chrome.get_log("performance")
+    saving = {"behavior": "allow", "downloadPath": str(tmp_path)}
+    chrome.execute_cdp_cmd("Browser.setDownloadBehavior", saving)
+    reader.open()
+    reader.run("localStorage.clear()")
+    reader.open()
+    sure = [0.35 + i * 7 % 30 / 50 for i in range(30)]
+    order = sorted(range(30), key=lambda i: (round(sure[i], 3), i))
+    said = {i: STAGES[i // 6] if i != 7 else None for i in range(30)}
+    human = {
+        i: STAGES[(i // 6 + i % 2) % 5] for i in range(30)
+    }  # every second one is another stage
+    for i in order[:20]:
+        assert reader.chosen == f"night1-{i:04d}"
+        reader.press(KEY_OF[human[i]])
+    reader.press("c", "=1+1 <b>", Keys.ENTER)
+    noted = order[20]
+    changed = [i for i in order[:20] if human[i] != said[i]]
+    done = f"20 of 30 epochs reviewed, {len(changed)} corrected"
+    assert reader.text(".progress") == done
+    reader.run("window.before = true; location.reload()")
+    reader.until("!window.before && document.querySelector('#epochs')?.dataset.ready")
+    assert reader.text(".progress") == done
+    reader.press("u")  # the note; then two stages
+    reader.press("u", "u")
+    assert reader.chosen == f"night1-{order[18]:04d}"
+    reader.run("document.querySelector('.list').focus()")
+    reader.open(f"#epoch=night1-{noted:04d}")
+    reader.press("c", "=1+1 <b>", Keys.ENTER)
+    assert reader.text(".progress").startswith("18 of 30 epochs reviewed")
+    reader.press("s")
+    assert reader.text(".warning") == "Who reviews? Type a name, then save."
+    reader.press("Anna, <i>B</i>", Keys.ENTER, "s")
+    saved = tmp_path / "night1_reviewed.csv"
+    WebDriverWait(chrome, 5, 0.05).until(lambda _: saved.exists() and saved.stat().st_size)
+
+    decided = order[:18]
+    rows = list(csv.DictReader(io.StringIO(saved.read_text(encoding="utf-8"))))
+    assert [int(row["epoch_index"]) for row in rows] == list(range(30))
+    for i, row in enumerate(rows):
+        assert row["model"] == (said[i] or "?")
+        assert row["stage"] == (human[i] if i in decided else said[i] or "?")
+        assert row["reviewed_by"] == ("Anna, <i>B</i>" if i in decided else "")
+        assert bool(row["reviewed_at"]) == (i in decided)
+        assert float(row["certainty"]) == pytest.approx(sure[i], abs=6e-4)
+        assert row["note"] == ("'=1+1 <b>" if i == noted else "")
+    assert reader.run("return [window.ran, document.querySelectorAll('b b, i b').length]") == [
+        None,
+        0,
+    ]
+    messages = [json.loads(e["message"])["message"] for e in chrome.get_log("performance")]
+    sent = [m for m in messages if m["method"] == "Network.requestWillBeSent"]
+    urls = {m["params"]["request"]["url"].partition(":")[0] for m in sent}
+    assert urls <= {"file", "data", "blob", "chrome"}  # the browser's own
+    assert chrome.get_log("browser") == []
+
+    recordings = [tmp_path / "night1.edf", tmp_path / "night2.edf"]
+    workspace = tmp_path / "ws2"
+    prepare.run(PrepareSettings(recordings, workspace=workspace, size=32, eval_subjects="night2"))
+    epochs = [e for e in read_epochs(workspace / "epochs.csv") if e.recording == "night1"]
+    final = {i: human[i] if i in decided else said[i] for i in range(30)}
+    assert {e.epoch_index: e.stage for e in epochs} == {i: s for i, s in final.items() if s}
+
+    report.run(ReportSettings(night.root, draws=50, hypnograms=0, scored_by=[saved]))
+    metrics = json.loads((night.report / "metrics.json").read_text())
+    (review,) = metrics["reviews"]
+    assert (review["n"], review["reviewed"]) == (30, 18)
+    assert review["corrected"] == len([i for i in decided if human[i] != said[i]])
+    assert 0 < review["minutes"] < 2
+    both = [i for i in range(30) if said[i] and final[i]]
+    kappa = cohen_kappa_score([said[i] for i in both], [final[i] for i in both])
+    assert review["unchanged"] == pytest.approx(kappa, abs=1e-9)
+    assert "Anna, &lt;i&gt;B&lt;/i&gt;" in (night.report / "report.html").read_text()
