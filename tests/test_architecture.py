@@ -54,8 +54,8 @@ DOORS = {
     ),
     "inference": ("core", "model"),
     # What an answer claims is checked against what was measured, and shown beside the picture.
-    # Further scorings of the answered nights are of any kind that the scorings know.
-    "report": ("core", "reasons", "pictures.source", "scorings"),
+    # Further scorings of the answered nights are of any kind that the scorings know; lights go off in annotations.
+    "report": ("core", "reasons", "pictures.source", "scorings", "recordings"),
     # stage drives the rooms: what it asks of them goes through these doors.
     "stage": (
         "core",

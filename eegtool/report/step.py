@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from rich.panel import Panel
@@ -12,15 +13,24 @@ from rich.text import Text
 from eegtool.core.console import console, progress
 from eegtool.core.errors import EegToolError
 from eegtool.core.settings import ReportSettings
-from eegtool.core.workspace import Workspace, atomic_path, check_folder, run_stamp, write_json
+from eegtool.core.stages import EPOCH_S
+from eegtool.core.workspace import (
+    Workspace,
+    atomic_path,
+    check_folder,
+    read_json,
+    run_stamp,
+    write_json,
+)
 from eegtool.report.measures.compare import Comparison, as_answers, compare
 from eegtool.report.measures.faithfulness import faithfulness
 from eegtool.report.measures.findings import Findings
 from eegtool.report.measures.intervals import Sampling
 from eegtool.report.measures.metrics import Metrics, measure
 from eegtool.report.measures.scorers import compare_scorers, measure_review
-from eegtool.report.measures.sleep import deviations, night_statistics
+from eegtool.report.measures.sleep import NightStatistics, deviations, night_statistics
 from eegtool.report.reading.joins import Known, look_up
+from eegtool.report.reading.lights import Lights, Span, read_lights
 from eegtool.report.reading.nights import Absence, Night, lay_out
 from eegtool.report.reading.reviews import read_scorings
 from eegtool.report.reading.sources import AnswerSet, named_apart, read_answer_sets
@@ -45,7 +55,11 @@ _IN_THE_TERMINAL = 30
 """Rows of a table that are printed; files and page have all of them."""
 
 
-def run(settings: ReportSettings, words: Mapping[str, str] | None = None) -> None:
+def run(
+    settings: ReportSettings,
+    words: Mapping[str, str] | None = None,
+    lights: Mapping[str, Lights] | None = None,
+) -> None:
     """Write the report on an answers file and print its tables.
 
     Parameters
@@ -54,6 +68,8 @@ def run(settings: ReportSettings, words: Mapping[str, str] | None = None) -> Non
         Where the answers are and where the report goes.
     words : mapping of str to str, optional
         What the model wrote about epochs beside its answers, by sample id.
+    lights : mapping of str to Lights, optional
+        When the lights went off and on, by recording, where that is known; else the settings say it.
 
     Raises
     ------
@@ -77,7 +93,10 @@ def run(settings: ReportSettings, words: Mapping[str, str] | None = None) -> Non
     known = look_up(workspace, first.epochs, first.run.protocol)
     nights, absences = lay_out(first.epochs)
     metrics = measure(first.epochs, first.run, sampling)
-    findings = _find(sets, known, nights, sampling)
+    if lights is None:
+        spans = {night.recording: _span(night, workspace) for night in nights}
+        lights = read_lights(spans, settings.lights_off, settings.lights_on, settings.lights)
+    findings = _find(sets, known, night_statistics(nights, lights), sampling)
     scorings = read_scorings(settings.scored_by, nights)
     findings = replace(
         findings,
@@ -94,7 +113,7 @@ def run(settings: ReportSettings, words: Mapping[str, str] | None = None) -> Non
     findings = replace(findings, not_drawn=len(nights) - len(drawn))
 
     _make_folder(out)
-    drawings = _export_nights(nights, len(drawn), out / "hypnograms")
+    drawings = _export_nights(nights, len(drawn), out / "hypnograms", lights)
     data = _gather(metrics, findings, known, first, (nights, absences, drawings), workspace)
     data = replace(data, stamp=_stamp(settings, paths, metrics), words=words or {})
     _print_report(data)
@@ -125,10 +144,12 @@ def _paths(settings: ReportSettings, workspace: Workspace) -> list[Path]:
 
 
 def _find(
-    sets: Sequence[AnswerSet], known: Known, nights: Sequence[Night], sampling: Sampling
+    sets: Sequence[AnswerSet],
+    known: Known,
+    statistics: Sequence[NightStatistics],
+    sampling: Sampling,
 ) -> Findings:
     first = sets[0]
-    statistics = night_statistics(nights)
     return Findings(
         name=first.name,
         comparisons=tuple(_comparisons(sets, known, sampling)),
@@ -144,6 +165,15 @@ def _find(
         label_notes=first.label_notes,
         module_calibration=known.module_calibration,
     )
+
+
+def _span(night: Night, workspace: Workspace) -> Span:
+    """Return what is known of a recording's clock, and which part of it was answered."""
+    card = workspace.signals / f"{night.recording}.json"
+    began = read_json(card).get("start") if card.exists() else None
+    start = datetime.fromisoformat(began) if isinstance(began, str) and began else None
+    first_s = night.first_epoch * EPOCH_S
+    return Span(start, float(first_s), float(first_s + len(night.true) * EPOCH_S))
 
 
 def _comparisons(sets: Sequence[AnswerSet], known: Known, sampling: Sampling) -> list[Comparison]:
@@ -233,7 +263,9 @@ def _print_report(data: ReportData) -> None:
     console.print()
 
 
-def _export_nights(nights: Sequence[Night], n_drawn: int, folder: Path) -> list[Drawing]:
+def _export_nights(
+    nights: Sequence[Night], n_drawn: int, folder: Path, lights: Mapping[str, Lights]
+) -> list[Drawing]:
     """Write every recording for other programs, and draw the first ones."""
     names = exports.file_names([night.recording for night in nights])
     drawings = []
@@ -245,6 +277,8 @@ def _export_nights(nights: Sequence[Night], n_drawn: int, folder: Path) -> list[
             epochs = exports.scored_epochs(night)
             exports.write_table(folder / f"{name}.csv", epochs)
             exports.write_events(folder / f"{name}_events.tsv", epochs)
+            of = lights.get(night.recording)
+            exports.write_hypnogram(folder / f"{name}_hypnogram.tsv", epochs, of)
             exports.write_annotations(folder / f"{name}_hypnogram.edf", epochs)
             if i < n_drawn:
                 drawn = picture(night, png=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain, count, groupby
@@ -20,6 +20,7 @@ import edfio
 from eegtool.core.sheets import safe_cell
 from eegtool.core.stages import EPOCH_S, STAGES
 from eegtool.core.workspace import atomic_path, write_json
+from eegtool.report.reading.lights import Lights
 from eegtool.report.reading.nights import Night
 
 _MISSING: Final = "n/a"
@@ -162,28 +163,62 @@ def write_events(path: Path, epochs: Sequence[ScoredEpoch]) -> None:
 
     Stages are named as the AASM does, with ``R`` for REM; an epoch without one has ``n/a``.
     """
-    told = any(epoch.probabilities for epoch in epochs)
-    smooth = any(epoch.smoothed for epoch in epochs)
-    levels = {name: f"AASM stage {name}" for name in _AASM_NAMES.values()}
-    columns: dict[str, Any] = {
-        "trial_type": {"Description": "Sleep stage, by eegvlm", "Levels": levels}
-    }
-    if told:
-        columns |= {
-            f"prob_{stage}": {"Description": f"Probability of stage {stage}"} for stage in STAGES
-        }
-    if smooth:
+    columns = {"trial_type": _stage_column("Sleep stage, by eegvlm", [e.stage for e in epochs])}
+    if any(epoch.probabilities for epoch in epochs):
+        shares = zip(*(_shares(epoch, _MISSING) for epoch in epochs), strict=True)
+        for stage, column in zip(STAGES, shares, strict=True):
+            columns[f"prob_{stage}"] = {"Description": f"Probability of stage {stage}"}, column
+    if any(epoch.smoothed for epoch in epochs):
         what = "Sleep stage in the likeliest sequence of stages (Viterbi)"
-        columns["trial_type_smoothed"] = {"Description": what, "Levels": levels}
+        columns["trial_type_smoothed"] = _stage_column(what, [e.smoothed for e in epochs])
+    _write_bids(path, epochs, columns)
+
+
+def write_hypnogram(
+    path: Path, epochs: Sequence[ScoredEpoch], lights: Lights | None = None
+) -> None:
+    """Write ``hypnogram.tsv`` and its ``.json`` beside the events: stage, certainty and the human's stage.
+
+    The ``.json`` also has the length of an epoch and, where known, lights off and on in seconds from the
+    first sample.
+    """
+    columns = {"stage": _stage_column("Sleep stage, by eegvlm", [e.stage for e in epochs])}
+    if any(epoch.probabilities for epoch in epochs):
+        sure = [f"{max(e.probabilities):.6f}" if e.probabilities else _MISSING for e in epochs]
+        columns["certainty"] = {"Description": "Probability of the likeliest stage"}, sure
+    if any(epoch.true for epoch in epochs):
+        columns["human"] = _stage_column("Sleep stage of the scoring", [e.true for e in epochs])
+    about: dict[str, Any] = {"EpochLength": EPOCH_S, "ScoringRules": "AASM", "Software": "eegvlm"}
+    if lights:
+        about |= {"LightsOff": lights.off_s, "LightsOn": lights.on_s}
+    _write_bids(path, epochs, columns, about)
+
+
+_Column = tuple[dict[str, Any], Sequence[str]]
+"""What the ``.json`` says of a column, and its cells."""
+
+
+def _stage_column(what: str, stages: Sequence[str | None]) -> _Column:
+    levels = {name: f"AASM stage {name}" for name in _AASM_NAMES.values()}
+    cells = [_AASM_NAMES.get(stage or "", _MISSING) for stage in stages]
+    return {"Description": what, "Levels": levels}, cells
+
+
+def _write_bids(
+    path: Path,
+    epochs: Sequence[ScoredEpoch],
+    columns: Mapping[str, _Column],
+    about: Mapping[str, Any] | None = None,
+) -> None:
     with atomic_path(path) as tmp, tmp.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(["onset", "duration", *columns])
-        for epoch in epochs:
-            cells = [f"{epoch.onset_s:.3f}", EPOCH_S, _AASM_NAMES.get(epoch.stage or "", _MISSING)]
-            cells += _shares(epoch, _MISSING) * told
-            cells += [_AASM_NAMES.get(epoch.smoothed or "", _MISSING)] * smooth
-            writer.writerow(cells)
-    write_json(path.with_suffix(".json"), columns)
+        cells = (column for _, column in columns.values())
+        for epoch, *row in zip(epochs, *cells, strict=True):
+            writer.writerow([f"{epoch.onset_s:.3f}", EPOCH_S, *row])
+    write_json(
+        path.with_suffix(".json"), {**{k: d for k, (d, _) in columns.items()}, **(about or {})}
+    )
 
 
 def write_annotations(

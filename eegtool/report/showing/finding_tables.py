@@ -213,7 +213,7 @@ def sleep_table(findings: Findings) -> Table:
         ("", "Scored", "Bias", "Limits of agreement", "Nights"),
         tuple(
             (
-                Cell(STATISTICS[name]),
+                Cell(*STATISTICS[name]),
                 Cell(_tenth(d.true_mean)),
                 Cell(_tenth(d.bias, sign=True)),
                 Cell(
@@ -225,7 +225,7 @@ def sleep_table(findings: Findings) -> Table:
             )
             for name, d in deviations.items()
         ),
-        "Over the part of each night that was answered. Scored: mean. Limits: bias ± 1.96 standard "
+        "From lights off to lights on where that is known, else over what was answered. Scored: mean. Limits: bias ± 1.96 standard "
         "deviations over nights (Bland & Altman)"
         + (", far too uncertain with so few nights." if nights and nights[-1] < 10 else "."),
     )
@@ -233,7 +233,10 @@ def sleep_table(findings: Findings) -> Table:
 
 def night_sleep_table(findings: Findings) -> Table:
     """Return the sleep statistics of each night, scored below answered."""
-    names = ("tst_min", "se_percent", "sol_min", "waso_min", "rem_latency_min")
+    names = (
+        *("tib_min", "tst_min", "se_percent", "sol_min", "waso_min", "rem_latency_min"),
+        "cycles",
+    )
     rows = []
     for night in findings.sleep_statistics:
         cells = [
@@ -248,12 +251,12 @@ def night_sleep_table(findings: Findings) -> Table:
     return Table(
         "sleep_nights",
         "Sleep statistics of each night",
-        ("Recording", "TST [min]", "SE [%]", "SOL [min]", "WASO [min]", "REM lat. [min]"),
+        ("Recording", "TIB", "TST", "SE [%]", "SOL", "WASO", "REM lat.", "Cycles"),
         tuple(rows),
         ("Answered, and scored below. " if scored else "")
-        + "TST total sleep time, SE sleep efficiency, "
-        "SOL sleep onset latency, WASO wake after sleep onset, REM lat. from sleep onset; over the part "
-        "of the night that was answered.",
+        + "In minutes: TIB time in bed, from lights off to lights on where that is known, else what was "
+        "answered; TST total sleep time, SE sleep efficiency, SOL sleep onset latency, WASO wake after "
+        "sleep onset, REM lat. from sleep onset. All in metrics.json.",
     )
 
 
