@@ -36,13 +36,16 @@ from eegtool.report.reading.reviews import read_scorings
 from eegtool.report.reading.sources import AnswerSet, named_apart, read_answer_sets
 from eegtool.report.showing import exports
 from eegtool.report.showing.data import Drawing, ReportData
+from eegtool.report.showing.figures import summary_figure
 from eegtool.report.showing.finding_tables import all_tables
 from eegtool.report.showing.forms import markdown, to_csv, to_latex, to_markdown, to_rich
 from eegtool.report.showing.how_read import write_how_read
 from eegtool.report.showing.hypnogram import picture
 from eegtool.report.showing.page import render_page
 from eegtool.report.showing.review import render_review
+from eegtool.report.showing.summary import summary
 from eegtool.report.showing.words import (
+    Notice,
     counting_sentences,
     notices,
     protocol_facts,
@@ -59,8 +62,8 @@ def run(
     settings: ReportSettings,
     words: Mapping[str, str] | None = None,
     lights: Mapping[str, Lights] | None = None,
-) -> None:
-    """Write the report on an answers file and print its tables.
+) -> tuple[Notice, ...]:
+    """Write the report on an answers file and print its summary.
 
     Parameters
     ----------
@@ -70,6 +73,11 @@ def run(
         What the model wrote about epochs beside its answers, by sample id.
     lights : mapping of str to Lights, optional
         When the lights went off and on, by recording, where that is known; else the settings say it.
+
+    Returns
+    -------
+    tuple of Notice
+        What must stand above the figures.
 
     Raises
     ------
@@ -116,15 +124,23 @@ def run(
     drawings = _export_nights(nights, len(drawn), out / "hypnograms", lights)
     data = _gather(metrics, findings, known, first, (nights, absences, drawings), workspace)
     data = replace(data, stamp=_stamp(settings, paths, metrics), words=words or {})
-    _print_report(data)
+    if settings.full:
+        _print_report(data)
+    else:
+        for part in summary(data, str(out)):
+            console.print(part, soft_wrap=isinstance(part, Text) and str(out) in part.plain)
     write_json(out / "metrics.json", {**metrics.to_row(), **findings.to_row()})
     _write_text(out / "tables.md", tables_markdown(data))
     _write_text(out / "tables.csv", to_csv(data.tables))
     _write_text(out / "tables.tex", to_latex(data.tables))
+    if data.figure:
+        _write_text(out / "figure.svg", data.figure.svg)
+        _write_bytes(out / "figure.png", data.figure.png)
     _write_text(out / "report.html", render_page(data))
     _write_text(out / "review.html", render_review(data, out, settings.pictures))
     write_json(out / "report.json", dict(data.stamp))
     console.print(Text.assemble("Report  ", (str(out / "report.html"), "bold")), soft_wrap=True)
+    return data.notices
 
 
 def tables_markdown(data: ReportData) -> str:
@@ -209,6 +225,7 @@ def _gather(
     nights, absences, drawings = laid_out
     return ReportData(
         metrics=metrics,
+        figure=summary_figure(metrics),
         tables=all_tables(metrics, findings),
         notices=notices(metrics, findings),
         protocol=protocol_sentences(metrics, findings),
@@ -283,8 +300,7 @@ def _export_nights(
             if i < n_drawn:
                 drawn = picture(night, png=True)
                 _write_text(folder / f"{name}.svg", drawn.svg)
-                with atomic_path(folder / f"{name}.png") as tmp:
-                    tmp.write_bytes(drawn.png)
+                _write_bytes(folder / f"{name}.png", drawn.png)
                 drawings.append(Drawing(night, drawn.inline))
             bar.advance(task)
     return drawings
@@ -300,5 +316,9 @@ def _make_folder(path: Path) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
+    _write_bytes(path, text.encode())
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
     with atomic_path(path) as tmp:
-        tmp.write_text(text, encoding="utf-8")
+        tmp.write_bytes(content)

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
 from eegtool.core.launching import take_lock
 from eegtool.core.records import write_answers
@@ -106,6 +107,8 @@ def write_night(
     words: Mapping[str, str] | None = None,
     made_from: Mapping[str, Any] | None = None,
     lights: Lights | None = None,
+    *,
+    full: bool = False,
 ) -> dict[str, Any]:
     """Write the results of a night into its folder in `out`.
 
@@ -119,6 +122,8 @@ def write_night(
         What decides the results, for `finished`.
     lights : Lights, optional
         When the lights went off and on; by default the whole recording is time in bed.
+    full : bool
+        Print the report's tables, too.
 
     Returns
     -------
@@ -132,11 +137,15 @@ def write_night(
     question = requirements.answers.question
     store_drawn(night.drawn, recipe, workspace, question, requirements.protocol)
     write_answers(workspace.answers, night.answers)
-    report.run(
-        ReportSettings(workspace=workspace.root, out=folder / "report"),
-        words,
-        {name: lights} if lights else {},
-    )
+    before, console.quiet = console.quiet, console.quiet or not full
+    try:
+        notices = report.run(
+            ReportSettings(workspace=workspace.root, out=folder / "report", full=full),
+            words,
+            {name: lights} if lights else {},
+        )
+    finally:
+        console.quiet = before
     text_of = {
         a.metadata["epoch_index"]: (words or {}).get(a.question_id, "") for a in night.answers
     }
@@ -160,6 +169,7 @@ def write_night(
         "statistics": statistics(in_bed(night.stages, lights)),
         "statistics_smoothed": statistics(in_bed(smoothed, lights)) if any(smoothed) else None,
         "notes": list(prepared.notes),
+        "warnings": [notice.text for notice in notices if notice.level == "warning"],
         "files": {kind: f"{name}/{file}" for kind, file in files.items()},
         "made_from": dict(made_from or {}),
     }

@@ -48,6 +48,9 @@ from eegtool.stage.results import (
 )
 from eegtool.stage.stager import Stager
 
+_SHOWN = 20
+_LOUDEST = 2
+
 
 def run(settings: StageSettings) -> None:
     """Stage all recordings that can be.
@@ -240,7 +243,7 @@ def _stage_one(
     }[settings.explain]
     words = night.words(wanted, batch_size=size, answers_file=words_file(workspace))
     lights = _lights(prepared, night.drawn.start, settings)
-    return write_night(night, settings.out, words, made_from, lights)
+    return write_night(night, settings.out, words, made_from, lights, full=settings.full)
 
 
 def _lights(prepared: Prepared, start: datetime | None, settings: StageSettings) -> Lights | None:
@@ -300,7 +303,7 @@ def _print_table(
     table.add_column("recording")
     for name in ("epochs", "staged", "no EEG", "sleep", "efficiency", "certainty"):
         table.add_column(name, justify="right")
-    for found in done:
+    for found in done if settings.full else done[:_SHOWN]:
         shown = found["statistics"]
         table.add_row(
             escape(found["recording"]),
@@ -313,6 +316,14 @@ def _print_table(
         )
     console.print()
     console.print(table)
+    if len(done) > _SHOWN and not settings.full:
+        console.print(f"{len(done) - _SHOWN} further nights: --full")
+    loud = list(dict.fromkeys(text for found in done for text in found.get("warnings", ())))
+    for text in loud[:_LOUDEST]:
+        console.print(f"[bold red]warning:[/] {escape(text)}")
+    console.print(
+        "Figures, and a page to correct epochs: report.html and review.html in NIGHT/report."
+    )
     console.print(f"Results: [bold]{escape(str(settings.out))}[/]", soft_wrap=True)
     if problems:
         names = escape(", ".join([*problems][:5])) + ", …" * (len(problems) > 5)

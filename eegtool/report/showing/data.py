@@ -11,6 +11,7 @@ from eegtool.reasons.facts import Facts
 from eegtool.report.measures.metrics import Metrics
 from eegtool.report.reading.epochs import AnsweredEpoch
 from eegtool.report.reading.nights import Absence, Night
+from eegtool.report.showing.hypnogram import Picture
 from eegtool.report.showing.tables import Table
 from eegtool.report.showing.words import Notice
 
@@ -50,6 +51,8 @@ class ReportData:
         Recordings that cannot be laid out in time, and why.
     stamp : mapping
         Run stamp of this report (see `eegtool.core.workspace.run_stamp`).
+    figure : Picture or None
+        What the page begins with; None without labels.
     image_folder : Path or None
         Folder of the evaluation pictures; None where there is none.
     images : mapping of str to str
@@ -74,6 +77,7 @@ class ReportData:
     drawings: tuple[Drawing, ...]
     absences: tuple[Absence, ...]
     stamp: Mapping[str, Any]
+    figure: Picture | None = None
     image_folder: Path | None = None
     images: Mapping[str, str] = field(default_factory=dict)
     module_stages: Mapping[str, str] = field(default_factory=dict)

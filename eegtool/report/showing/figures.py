@@ -1,143 +1,133 @@
-"""Two small figures of the page, drawn as SVG elements in the colours of the page: numbers only, no foreign text."""
+"""The figure of a run, for the page and for papers: confusion, F1 of each stage, reliability, coverage."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Final
 
-from eegtool.report.measures.certainty import Calibration, CoveragePoint
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-_WIDTH: Final = 360.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 18.0, 10.0, 40.0
-_SIDE: Final = _WIDTH - _LEFT - _RIGHT  # the field of the reliability figure is square
-_STRIP: Final = 46.0  # height of the numbers of epochs below it
+from eegtool.core.stages import STAGE_COLOURS, STAGES
+from eegtool.report.measures.metrics import Metrics
+from eegtool.report.showing.hypnogram import FAINT, INK, Picture, drawn
 
-
-class _Field:
-    """A field of two axes: turns values into places."""
-
-    def __init__(self, x: tuple[float, float], y: tuple[float, float], height: float) -> None:
-        self.x0, self.x1 = x
-        self.y0, self.y1 = y
-        self.height = height
-
-    def x(self, value: float) -> float:
-        return _LEFT + (value - self.x0) / (self.x1 - self.x0) * _SIDE
-
-    def y(self, value: float) -> float:
-        return _TOP + (self.y1 - value) / (self.y1 - self.y0) * self.height
-
-    def line(self, points: Sequence[tuple[float, float]], style: str) -> str:
-        places = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
-        return f'<polyline points="{places}" class="{style}"/>'
-
-    def frame(self, x_ticks: Sequence[float], y_ticks: Sequence[float], percent: bool) -> str:
-        """Draw grid and numbers of both axes."""
-        bottom = _TOP + self.height
-        parts = []
-        for tick in y_ticks:
-            y = self.y(tick)
-            parts.append(self.line([(self.x0, tick), (self.x1, tick)], "grid"))
-            parts.append(_text(_LEFT - 7, y + 3.5, f"{tick:.1f}".replace("-", "−"), "end"))
-        for tick in x_ticks:
-            parts.append(
-                _text(self.x(tick), bottom + 15, f"{100 * tick:.0f} %" if percent else f"{tick:g}")
-            )
-        return "".join(parts)
+_CURVE: Final = STAGE_COLOURS["N2"]
+_SIDE_IN: Final = 3.3
 
 
-def reliability_figure(calibration: Calibration) -> str:
-    """Draw how often the likeliest stage was right against how certain the model was.
+def summary_figure(metrics: Metrics) -> Picture | None:
+    """Draw what a run reached, as far as it has labels and probabilities; None without labels.
 
     Parameters
     ----------
-    calibration : Calibration
-        Its bins are the points; below them stands how many epochs each holds.
-
-    Returns
-    -------
-    str
-        An ``<svg>`` element.
+    metrics : Metrics
+        Its figures.
     """
-    field = _Field((0, 1), (0, 1), _SIDE)
-    ticks = (0, 0.2, 0.4, 0.6, 0.8, 1)
-    bins = [
-        b for b in calibration.bins if b.n and b.certainty is not None and b.accuracy is not None
-    ]
-    points = [(b.certainty or 0.0, b.accuracy or 0.0) for b in bins]
-    base = _TOP + _SIDE + 24 + _STRIP
+    panels: list[Callable[[Axes, Metrics], None]] = []
+    if metrics.n:
+        panels += [_confusion, _stages]
+    if metrics.n and metrics.calibration:
+        panels.append(_reliability)
+    if metrics.n and metrics.coverage:
+        panels.append(_coverage)
+    if not panels:
+        return None
+
+    def make() -> Figure:
+        figure = Figure(figsize=(_SIDE_IN * len(panels), _SIDE_IN), layout="constrained")
+        for axes, panel in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+        ):
+            panel(axes, metrics)
+            axes.title.set(fontsize=10, color=INK)
+            axes.tick_params(labelsize=8, length=0, colors=INK)
+            axes.xaxis.label.set(fontsize=9, color=INK)
+            axes.yaxis.label.set(fontsize=9, color=INK)
+            axes.spines[:].set_visible(False)
+        return figure
+
+    return drawn(make, "summary", png=True)
+
+
+def _confusion(axes: Axes, metrics: Metrics) -> None:
+    """Draw each true stage as a row of shares."""
+    columns = [*STAGES, "?"] if metrics.unreadable else list(STAGES)
+    for y, row in enumerate(metrics.confusion):
+        for x, count in enumerate(row[: len(columns)]):
+            share = count / (sum(row) or 1)
+            axes.fill_between([x, x + 1], y, y + 1, color=_CURVE, alpha=share, linewidth=0)
+            text = f"{share:.0%}".replace("%", "") if count else ""
+            axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=9, color=INK)
+    axes.set(xlim=(0, len(columns)), ylim=(len(STAGES), 0), title="Share of each true stage [%]")
+    axes.set_xticks([x + 0.5 for x in range(len(columns))], columns)
+    axes.set_yticks([y + 0.5 for y in range(len(STAGES))], STAGES)
+    axes.set(xlabel="answer", ylabel="scored")
+
+
+def _stages(axes: Axes, metrics: Metrics) -> None:
+    """Draw F1 of each stage with its interval."""
+    for x, (stage, score) in enumerate(metrics.per_stage.items()):
+        axes.bar(x, score.f1 or 0, color=STAGE_COLOURS[stage], width=0.7)
+        if interval := metrics.intervals.stages.get(stage, {}).get("f1"):
+            axes.plot([x, x], interval, color=INK, linewidth=1.2)
+    axes.set(ylim=(0, 1), title="F1 of each stage, 95 % interval")
+    axes.set_xticks(range(len(metrics.per_stage)), list(metrics.per_stage))
+    _grid(axes)
+
+
+def _reliability(axes: Axes, metrics: Metrics) -> None:
+    """Draw how often the likeliest stage was right against how certain the model was."""
+    bins = [b for b in (metrics.calibration.bins if metrics.calibration else ()) if b.n]
+    axes.plot([0, 1], [0, 1], color=FAINT, linestyle="--", linewidth=1)
+    axes.plot(
+        [b.certainty or 0.0 for b in bins],
+        [b.accuracy or 0.0 for b in bins],
+        "o-",
+        color=_CURVE,
+        markersize=4,
+    )
     most = max((b.n for b in bins), default=1)
-    bars = (
-        f'<rect x="{field.x(b.low) + 0.5:.1f}" y="{base - (h := _STRIP * b.n / most):.1f}" '
-        f'width="{(b.high - b.low) * _SIDE - 1:.1f}" height="{h:.1f}" class="bar"><title>{b.n:,} epochs</title></rect>'
-        for b in bins
+    for b in bins:
+        axes.bar(b.low, 0.15 * b.n / most, b.high - b.low, align="edge", color=FAINT, alpha=0.5)
+    axes.set(xlim=(0, 1), ylim=(0, 1), title="Reliability; bars: epochs")
+    axes.set(xlabel="certainty", ylabel="share of right answers")
+    _grid(axes)
+
+
+def _coverage(axes: Axes, metrics: Metrics) -> None:
+    """Draw κ against the share of epochs that goes to a human, the rest alone and together."""
+    points = metrics.coverage
+    shares = [100 * p.to_human for p in points]
+    axes.plot(
+        shares,
+        [_or_nan(p.kappa_together) for p in points],
+        "--",
+        color=FAINT,
+        linewidth=1,
+        label="together",
     )
-    dots = (
-        f'<circle cx="{field.x(x):.1f}" cy="{field.y(y):.1f}" r="3.5" class="dot"><title>certainty {x:.3f}, '
-        f"right {y:.3f}, {b.n:,} epochs</title></circle>"
-        for b, (x, y) in zip(bins, points, strict=True)
+    axes.plot(
+        shares,
+        [_or_nan(p.kappa) for p in points],
+        "o-",
+        color=_CURVE,
+        markersize=4,
+        label="of the rest",
     )
-    return _svg(
-        base + 20,
-        field.frame(ticks, ticks, percent=False),
-        field.line([(0, 0), (1, 1)], "ideal"),
-        field.line(points, "curve"),
-        *dots,
-        *bars,
-        _text(_LEFT + _SIDE / 2, base + 14, "certainty; bars: epochs"),
-        _sideways(_TOP + _SIDE / 2, "share of right answers"),
-    )
+    band = [(s, *p.kappa_interval) for s, p in zip(shares, points, strict=True) if p.kappa_interval]
+    if band:
+        x, low, high = zip(*band, strict=True)
+        axes.fill_between(x, low, high, color=_CURVE, alpha=0.16, linewidth=0)
+    axes.set(title="κ, least certain epochs to a human", xlabel="share to a human [%]", ylabel="κ")
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    _grid(axes)
 
 
-def coverage_figure(points: Sequence[CoveragePoint]) -> str:
-    """Draw κ against the share of epochs that goes to a human.
-
-    Parameters
-    ----------
-    points : sequence of CoveragePoint
-        At least one.
-
-    Returns
-    -------
-    str
-        An ``<svg>`` element: κ of the rest with its interval, and dashed κ of model and human together.
-    """
-    rest = [(p.to_human, p.kappa) for p in points if p.kappa is not None]
-    together = [(p.to_human, p.kappa_together) for p in points if p.kappa_together is not None]
-    bounds = [(p.to_human, p.kappa_interval) for p in points if p.kappa_interval is not None]
-    band = [(x, low) for x, (low, _) in bounds] + [(x, high) for x, (_, high) in reversed(bounds)]
-    lowest = min((y for _, y in [*rest, *together, *band]), default=0.0)
-    step = 0.1 if lowest > 0.4 else 0.2
-    floor = max(-1.0, (lowest // step) * step)
-    field = _Field((0, max(0.05, *(p.to_human for p in points))), (floor, 1), 0.62 * _SIDE)
-    places = " ".join(f"{field.x(x):.1f},{field.y(y):.1f}" for x, y in band)
-    bottom = _TOP + field.height
-    return _svg(
-        bottom + _BOTTOM,
-        field.frame(
-            [p.to_human for p in points if round(p.to_human * 100) % 10 == 0],
-            [floor + i * step for i in range(round((1 - floor) / step) + 1)],
-            percent=True,
-        ),
-        f'<polygon points="{places}" class="band"/>' if band else "",
-        field.line(together, "ideal"),
-        field.line(rest, "curve"),
-        *(
-            f'<circle cx="{field.x(x):.1f}" cy="{field.y(y):.1f}" r="3" class="dot"/>'
-            for x, y in rest
-        ),
-        _text(_LEFT + _SIDE / 2, bottom + 33, "share of epochs to a human, least certain first"),
-        _sideways(_TOP + field.height / 2, "κ"),
-    )
+def _grid(axes: Axes) -> None:
+    axes.grid(color=FAINT, alpha=0.25, linewidth=0.5)
+    axes.set_axisbelow(True)
 
 
-def _svg(height: float, *parts: str) -> str:
-    return f'<svg class="chart" viewBox="0 0 {_WIDTH:.0f} {height:.0f}">{"".join(parts)}</svg>'
-
-
-def _text(x: float, y: float, text: str, anchor: str = "middle") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
-
-
-def _sideways(y: float, text: str) -> str:
-    return f'<text transform="translate(12 {y:.1f}) rotate(-90)" text-anchor="middle">{text}</text>'
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -28,12 +28,12 @@ _MOST_COLUMNS: Final = 300  # of probabilities: three pixels each on the page
 _TICKS_S: Final = (60, 300, 600, 1800, 3600, 7200, 14400)
 
 # The page is read light and dark: what is drawn in these colours takes the page's own (CSS) ones.
-_INK: Final = "#1d2126"
-_FAINT: Final = "#9aa0a7"
+INK: Final = "#1d2126"
+FAINT: Final = "#9aa0a7"
 _WRONG: Final = "#b3261d"
 _ON_THE_PAGE: Final = {
-    _INK: "currentColor",
-    _FAINT: f"var(--faint, {_FAINT})",
+    INK: "currentColor",
+    FAINT: f"var(--faint, {FAINT})",
     _WRONG: f"var(--wrong, {_WRONG})",
     **{colour: f"var(--{stage}, {colour})" for stage, colour in STAGE_COLOURS.items()},
 }
@@ -79,18 +79,33 @@ def picture(night: Night, *, png: bool = False) -> Picture:
         The same for the same night, always. Time is in hours and minutes from the first sample of the
         recording. Without labels there are neither true stages nor errors.
     """
+    return drawn(lambda: _figure(night), night.recording, png=png)
+
+
+def drawn(make: Callable[[], Figure], name: str, *, png: bool) -> Picture:
+    """Save a figure as SVG, as an element of the page and, if wanted, as pixels; always to the same bytes.
+
+    Parameters
+    ----------
+    make : callable
+        Draws it, whatever this user's matplotlibrc says.
+    name : str
+        Makes its ids differ from those of other figures of one page.
+    png : bool
+        Whether pixels are wanted, too.
+    """
     style: dict[Any, Any] = {
         "svg.fonttype": "none",
-        "svg.hashsalt": f"eegvlm {night.recording}",  # ids differ between the figures of one page
+        "svg.hashsalt": f"eegvlm {name}",
         "font.family": ["sans-serif"],
         "font.sans-serif": ["DejaVu Sans"],
         "font.size": 10,
         "path.simplify": False,
     }
     with mpl.rc_context():
-        mpl.rcdefaults()  # the same picture whatever this user's matplotlibrc says
+        mpl.rcdefaults()
         mpl.rcParams.update(style)
-        figure = _figure(night)
+        figure = make()
         svg, pixels = io.StringIO(), io.BytesIO()
         figure.savefig(
             svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
@@ -133,16 +148,16 @@ def _draw_stages(
     hypnogram = yasa.Hypnogram(
         [stage or "UNS" for stage in stages], freq=f"{EPOCH_S}s", start=start
     )
-    hypnogram.plot_hypnogram(highlight=None, ax=axes, color=_FAINT, linewidth=0.6)
-    for stage, colour in (*STAGE_COLOURS.items(), (None, _FAINT)):
+    hypnogram.plot_hypnogram(highlight=None, ax=axes, color=FAINT, linewidth=0.6)
+    for stage, colour in (*STAGE_COLOURS.items(), (None, FAINT)):
         y = _ROWS.index(stage or _UNSCORED)
         _draw_runs(axes, [s == stage for s in stages], first, y, color=colour, linewidth=3.5)
     rows = _ROWS if gaps else _ROWS[:-1]
     axes.set_yticks(range(len(rows)), rows)
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_ylabel(name, fontsize=10, color=_INK)
+    axes.set_ylabel(name, fontsize=10, color=INK)
     axes.set_xlabel("")
-    axes.grid(color=_FAINT, alpha=0.25, linewidth=0.5)
+    axes.grid(color=FAINT, alpha=0.25, linewidth=0.5)
     _quieten(axes)
 
 
@@ -173,7 +188,7 @@ def _draw_probabilities(axes: Axes, night: Night) -> None:
         bottom = top
     axes.set_ylim(0, 1)
     axes.set_yticks([0, 1])
-    axes.set_ylabel("probability", fontsize=10, color=_INK)
+    axes.set_ylabel("probability", fontsize=10, color=INK)
     _quieten(axes)
 
 
@@ -182,7 +197,7 @@ def _draw_time(axes: Axes, n_epochs: int) -> None:
     step = next((tick for tick in _TICKS_S if seconds / tick <= 12), _TICKS_S[-1])
     axes.xaxis.set_major_locator(MultipleLocator(step / _DAY))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda days, _: _clock(days)))
-    axes.set_xlabel("time from the start of the recording [h:min]", fontsize=10, color=_INK)
+    axes.set_xlabel("time from the start of the recording [h:min]", fontsize=10, color=INK)
     axes.tick_params(axis="x", bottom=True, labelbottom=True)
 
 
@@ -210,7 +225,7 @@ def _runs(marked: Sequence[bool]) -> Iterator[tuple[int, int]]:
 
 
 def _quieten(axes: Axes) -> None:
-    axes.tick_params(axis="both", labelsize=9, length=0, colors=_INK)
+    axes.tick_params(axis="both", labelsize=9, length=0, colors=INK)
     axes.tick_params(axis="x", bottom=False, labelbottom=False)
     axes.margins(x=0)
     axes.spines[:].set_visible(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Final
 
@@ -9,9 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from eegtool.core.stages import STAGE_COLOURS
-from eegtool.report.measures.metrics import Metrics
 from eegtool.report.showing.data import ReportData
-from eegtool.report.showing.figures import coverage_figure, reliability_figure
 
 HERE: Final = Path(__file__).parent
 _LONGEST_TEXT: Final = 400
@@ -22,8 +21,6 @@ _PLACED: Final = (
     "counts",
     "stages",
     "confusion",
-    "reliability",
-    "coverage",
     "surroundings",
     "calibration",
     "literature",
@@ -54,7 +51,13 @@ def render_page(data: ReportData) -> str:
         metrics=data.metrics,
         tables={table.key: table for table in data.tables},
         contents=_contents(data),
-        charts=[(key, Markup(svg), label) for key, svg, label in _charts(data.metrics)],  # noqa: S704
+        figure=Markup(data.figure.inline) if data.figure else "",  # noqa: S704
+        downloads={
+            "figure.svg": _as_address("image/svg+xml", data.figure.svg.encode()),
+            "figure.png": _as_address("image/png", data.figure.png),
+        }
+        if data.figure
+        else {},
         comparisons=[table for table in data.tables if table.key.startswith(_COMPARISON)],
         others=[
             table
@@ -76,19 +79,9 @@ def _contents(data: ReportData) -> list[tuple[str, str]]:
     return [*(entry for entry in tables if entry not in last), drawn, *last, ("source", "Source")]
 
 
-def _charts(metrics: Metrics) -> list[tuple[str, str, str]]:
-    """Return the figures that stand for a table: its key, an ``<svg>`` element, and what it shows."""
-    charts = []
-    if metrics.calibration:
-        told = "A model that keeps its promises lies on the diagonal: it is right as often as it is certain."
-        charts.append(("reliability", reliability_figure(metrics.calibration), told))
-    if metrics.coverage:
-        told = (
-            "κ of the epochs that the model keeps, with its 95 % interval. Dashed: κ of all epochs, "
-            "where the human scores as the label does."
-        )
-        charts.append(("coverage", coverage_figure(metrics.coverage), told))
-    return charts
+def _as_address(kind: str, content: bytes) -> str:
+    """Return a file as an address that carries it."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _shortened(text: str) -> str:

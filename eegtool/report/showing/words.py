@@ -155,7 +155,7 @@ def interval_sentence(basis: Basis) -> str:
 
 def notices(metrics: Metrics, findings: Findings | None = None) -> tuple[Notice, ...]:
     """Return what must stand above the figures."""
-    found = [*_of_the_file(findings)] if findings else []
+    found = []
     if metrics.one_sided:
         same = metrics.most_common_answer
         answers = same if same == UNREADABLE else f"'{same}'"
@@ -181,6 +181,7 @@ def notices(metrics: Metrics, findings: Findings | None = None) -> tuple[Notice,
         found.append(
             Notice("warning", f"Sanity run: the high-level features are {metrics.features}.")
         )
+    found += _of_the_file(findings) if findings else []
     if _any_true(metrics.protocol.get("simulated")):
         some = "Some of these are" if _is_mixed(metrics.protocol["simulated"]) else "These are"
         found.append(
