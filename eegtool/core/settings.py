@@ -734,6 +734,15 @@ class FinetuneSettings:
             rich_help_panel=VALIDATION,
         ),
     ] = 0
+    calibrate: Annotated[
+        bool,
+        Option(
+            "--calibrate",
+            help="In the end, calibrate the adapter on all epochs of the held-out subjects, as "
+            "`evaluate --calibrate` does.",
+            rich_help_panel=VALIDATION,
+        ),
+    ] = False
     deepspeed: Annotated[
         str,
         Option(

@@ -144,7 +144,7 @@ def write_night(
         "certainty": round(float(np.mean(certainties)), 4) if certainties else None,
         "statistics": statistics(night.stages),
         "statistics_smoothed": statistics(smoothed) if any(smoothed) else None,
-        "notes": list(prepared.notes),
+        "notes": night.notes,
         "files": {kind: f"{name}/{file}" for kind, file in files.items()},
         "made_from": dict(made_from or {}),
     }

@@ -229,6 +229,8 @@ def _stage_one(
         batch_size=size,
         answers_file=workspace.answers,
     )
+    for note in night.notes[len(prepared.notes) :]:
+        warn(note)
     wanted = {
         "none": [],
         "uncertain": night.least_certain(settings.explain_count),
