@@ -157,13 +157,14 @@ def in_context(
     device : torch.device
         Where it computes, in float32.
     """
-    there = torch.from_numpy(track.there)
+    reach = encoder.reach
+    there = torch.from_numpy(np.pad(track.there, reach))  # before and behind it, all is missing
     whole = torch.zeros(len(there), FEATURE_DIM)
     whole[there] = torch.from_numpy(np.ascontiguousarray(rows, np.float32))
     features: list[Tensor] = []
     logits: list[Tensor] = []
     for start in range(0, len(there), _PIECE):
-        begin, end = max(0, start - encoder.reach), start + _PIECE + encoder.reach
+        begin, end = max(0, start - reach), start + _PIECE + reach
         piece = (part[begin:end][None].to(device) for part in (whole, there))
         own = slice(start - begin, start - begin + _PIECE)
         for found, parts in zip(encoder(*piece), (features, logits), strict=True):
