@@ -189,8 +189,8 @@ class Signals:
     spec: PictureSpec
     sha256: Mapping[str, str]
 
-    def epoch(self, recording: str, epoch_index: int) -> tuple[StoredNight, float]:
-        """Return the signals of a recording, and where in them an epoch begins, in seconds.
+    def night(self, recording: str) -> StoredNight:
+        """Return the signals of a recording.
 
         Raises
         ------
@@ -206,6 +206,11 @@ class Signals:
                 f"signals are {night.sha256[:12]}, those of the workspace {self.sha256[recording][:12]}.",
                 f"They were copied from elsewhere, or filtered otherwise. {_AGAIN}",
             )
+        return night
+
+    def epoch(self, recording: str, epoch_index: int) -> tuple[StoredNight, float]:
+        """Return the signals of a recording, and where in them an epoch begins, in seconds; see `night`."""
+        night = self.night(recording)
         return night, night.onset_s(epoch_index)
 
     def find(self, name: str, whose: str) -> None:
