@@ -19,6 +19,7 @@ from eegtool.core.records import (
 )
 from eegtool.core.workspace import Workspace
 from eegtool.extract import step
+from eegtool.extract.context import train_context
 from eegtool.extract.features import load_features
 from eegtool.extract.neighbours import neighbours
 from eegtool.pictures.signals import quantise, read_signals, write_signals
@@ -68,7 +69,7 @@ def test_a_context_is_learnt_with_them(stored: Workspace, monkeypatch: pytest.Mo
     write_conversations(stored.conversations, [r for r in rows if r.sample_id in kept])
     write_questions(stored.questions, [q for q in asked if q.sample_id in kept])
     given: list[Epoch] = []
-    usual, plan_of = step.train_context, step._context_plan
+    usual, plan_of = train_context, step._context_plan
 
     def learn(plan: Any, epochs: list[Epoch], *others: Any) -> Any:
         given.extend(epochs)
