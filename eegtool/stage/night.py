@@ -20,7 +20,7 @@ from eegtool.core.stages import EPOCH_S, STAGES
 from eegtool.core.workspace import write_json
 from eegtool.inference.smoothing import MUCH, Chain, smoothed
 from eegtool.prepare.unscored import DrawnNight
-from eegtool.report.exports import ScoredEpoch
+from eegtool.report.showing.exports import ScoredEpoch
 from eegtool.stage.results import own_folder, stamp_of, write_night
 
 if TYPE_CHECKING:

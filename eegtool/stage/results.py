@@ -20,8 +20,14 @@ from eegtool.evaluate.shards import remove_parts
 from eegtool.prepare.nights import Prepared
 from eegtool.prepare.unscored import store_drawn
 from eegtool.report import step as report
-from eegtool.report.exports import write_annotations, write_events, write_table
-from eegtool.report.sleep import statistics
+from eegtool.report.measures.sleep import in_bed, statistics
+from eegtool.report.reading.lights import Lights
+from eegtool.report.showing.exports import (
+    write_annotations,
+    write_events,
+    write_hypnogram,
+    write_table,
+)
 
 if TYPE_CHECKING:
     from eegtool.stage.night import StagedNight
@@ -99,6 +105,7 @@ def write_night(
     out: Path,
     words: Mapping[str, str] | None = None,
     made_from: Mapping[str, Any] | None = None,
+    lights: Lights | None = None,
 ) -> dict[str, Any]:
     """Write the results of a night into its folder in `out`.
 
@@ -110,6 +117,8 @@ def write_night(
         Texts that are to stand in the table, by sample id.
     made_from : mapping, optional
         What decides the results, for `finished`.
+    lights : Lights, optional
+        When the lights went off and on; by default the whole recording is time in bed.
 
     Returns
     -------
@@ -123,13 +132,18 @@ def write_night(
     question = requirements.answers.question
     store_drawn(night.drawn, recipe, workspace, question, requirements.protocol)
     write_answers(workspace.answers, night.answers)
-    report.run(ReportSettings(workspace=workspace.root, out=folder / "report"))
+    report.run(
+        ReportSettings(workspace=workspace.root, out=folder / "report"),
+        words,
+        {name: lights} if lights else {},
+    )
     text_of = {
         a.metadata["epoch_index"]: (words or {}).get(a.question_id, "") for a in night.answers
     }
     epochs = [replace(e, words=text_of.get(e.epoch_index, "")) for e in night.epochs]
     write_table(folder / files["hypnogram"], epochs)
     write_events(folder / files["events"], epochs)
+    write_hypnogram(folder / files["bids_hypnogram"], epochs, lights)
     write_annotations(folder / files["annotations"], epochs, night.drawn.start)
     certainties = [max(epoch.probabilities) for epoch in epochs if epoch.probabilities]
     smoothed = night.smoothed_stages
@@ -142,8 +156,9 @@ def write_night(
         "flagged": dict(Counter(epoch.why for epoch in epochs if epoch.why)),
         "stages": dict(Counter(epoch.stage or _UNSTAGED for epoch in epochs)),
         "certainty": round(float(np.mean(certainties)), 4) if certainties else None,
-        "statistics": statistics(night.stages),
-        "statistics_smoothed": statistics(smoothed) if any(smoothed) else None,
+        "lights": {"off_s": lights.off_s, "on_s": lights.on_s} if lights else None,
+        "statistics": statistics(in_bed(night.stages, lights)),
+        "statistics_smoothed": statistics(in_bed(smoothed, lights)) if any(smoothed) else None,
         "notes": night.notes,
         "files": {kind: f"{name}/{file}" for kind, file in files.items()},
         "made_from": dict(made_from or {}),
@@ -158,8 +173,10 @@ def _files(name: str) -> dict[str, str]:
     return {
         "hypnogram": f"{name}_hypnogram.csv",
         "events": f"{name}_events.tsv",
+        "bids_hypnogram": f"{name}_hypnogram.tsv",
         "annotations": f"{name}_hypnogram.edf",
         "report": "report/report.html",
+        "review": "report/review.html",
         "metrics": "report/metrics.json",
     }
 

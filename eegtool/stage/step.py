@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,7 +27,8 @@ from eegtool.core.errors import CannotWriteError, EegToolError
 from eegtool.core.launching import count_ranks
 from eegtool.core.registry import check_name
 from eegtool.core.settings import AnswerMode, StageSettings, settings_from
-from eegtool.core.workspace import jsonable, read_json, run_stamp, write_json
+from eegtool.core.stages import EPOCH_S
+from eegtool.core.workspace import jsonable, read_json, run_stamp, sha256_of, write_json
 from eegtool.evaluate.ranks import call_on_ranks
 from eegtool.evaluate.task import read_batch_size
 from eegtool.inference.loaded import merge_note
@@ -34,6 +36,7 @@ from eegtool.model.loading import ATTENTIONS
 from eegtool.prepare.nights import Prepared
 from eegtool.prepare.step import in_parallel, say_left_out
 from eegtool.prepare.unscored import DrawnNight, prepare_unscored, read_drawn
+from eegtool.report.reading.lights import Lights, Span, annotated_lights, read_lights
 from eegtool.scorings.cohorts import Night, find_recordings
 from eegtool.stage.results import (
     finished,
@@ -211,6 +214,7 @@ def _made_from(prepared: Prepared, settings: StageSettings, stager: Stager) -> d
             "smooth": settings.smooth and stager.requirements.contract.sequence,
             "version": __version__,
             "explain": [settings.explain, settings.explain_count],
+            "lights": [settings.lights_off, settings.lights_on, *map(sha256_of, settings.lights)],
         }
     )
 
@@ -237,7 +241,18 @@ def _stage_one(
         "all": [answer.question_id for answer in night.answers],
     }[settings.explain]
     words = night.words(wanted, batch_size=size, answers_file=words_file(workspace))
-    return write_night(night, settings.out, words, made_from)
+    lights = _lights(prepared, night.drawn.start, settings)
+    return write_night(night, settings.out, words, made_from, lights)
+
+
+def _lights(prepared: Prepared, start: datetime | None, settings: StageSettings) -> Lights | None:
+    """Return when the lights went off and on, by the settings, else by the recording's annotations."""
+    name = prepared.night.recording
+    n_epochs = len(prepared.staged) + len(prepared.flagged)
+    span = {name: Span(start, 0.0, float(n_epochs * EPOCH_S))}
+    off, on = annotated_lights(prepared.night.signal_path)
+    off, on = settings.lights_off or off, settings.lights_on or on
+    return read_lights(span, off, on, settings.lights).get(name)
 
 
 def _drawn(prepared: Prepared, settings: StageSettings, stager: Stager) -> DrawnNight:

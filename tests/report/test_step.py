@@ -58,12 +58,22 @@ def test_writes_the_whole_report(
         "tables.csv",
         "tables.tex",
         "report.html",
+        "review.html",
         "report.json",
         "hypnograms",
     }
     assert {p.name for p in (out / "hypnograms").iterdir()} == {
         f"SC4031E0{end}"
-        for end in (".csv", ".svg", ".png", "_events.tsv", "_events.json", "_hypnogram.edf")
+        for end in (
+            ".csv",
+            ".svg",
+            ".png",
+            "_events.tsv",
+            "_events.json",
+            "_hypnogram.tsv",
+            "_hypnogram.json",
+            "_hypnogram.edf",
+        )
     }
     metrics = strict_json(out / "metrics.json")
     assert (metrics["n"], metrics["accuracy"]) == (4, 0.5)
@@ -335,3 +345,25 @@ def test_the_likeliest_sequence_has_a_row_of_its_own(
     (found,) = [c for c in metrics["comparisons"] if c["other"] == "after smoothing"]
     assert found["n"] == 6
     assert "after smoothing" in terminal.getvalue()
+
+
+def test_lights_and_the_hypnogram_of_bids(
+    tmp_path: Path, answer: AnswerOf, write_answers: WriteAnswers, terminal: io.StringIO
+) -> None:
+    write_answers([answer(i, s, s) for i, s in enumerate(["W"] * 6 + ["N2"] * 10 + ["REM"] * 4)])
+    step.run(ReportSettings(tmp_path, draws=0, hypnograms=0, lights_off="60", lights_on="540"))
+    (night,) = strict_json(tmp_path / "report" / "metrics.json")["sleep_statistics"]
+    assert night["lights"] == {"off_s": 60.0, "on_s": 540.0}
+    assert (night["true"]["tib_min"], night["true"]["sol_min"]) == (8, 2)
+    assert night["predicted"]["tst_min"] == 6
+    table = tmp_path / "report" / "hypnograms" / "SC4031E0_hypnogram.tsv"
+    rows = list(csv.DictReader(io.StringIO(table.read_text()), delimiter="\t"))
+    assert [row["stage"] for row in rows[5:7]] == ["W", "N2"]
+    assert rows[-1] == {"onset": "570.000", "duration": "30", "stage": "R", "human": "R"}
+    about = strict_json(table.with_suffix(".json"))
+    assert about["stage"]["Levels"].keys() == {"W", "N1", "N2", "N3", "R"}
+    assert (about["EpochLength"], about["LightsOff"], about["LightsOn"]) == (30, 60.0, 540.0)
+    with pytest.raises(EegToolError, match="it was staged from 0 to 600 s"):
+        step.run(ReportSettings(tmp_path, lights_off="700", lights_on="800"))
+    with pytest.raises(EegToolError, match="when the recording began is not known"):
+        step.run(ReportSettings(tmp_path, lights_off="22:30:00"))
