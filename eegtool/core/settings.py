@@ -86,6 +86,15 @@ Scorer = Annotated[
         rich_help_panel=COHORT,
     ),
 ]
+ScoringEpoch = Annotated[
+    float,
+    Option(
+        min=0.0,
+        help="Seconds per scored epoch, where not 30: a 30-s epoch gets the stage that fills most of it, a tie none.",
+        show_default="that of the cohort, or 30",
+        rich_help_panel=COHORT,
+    ),
+]
 WakeMargin = Annotated[
     float,
     Option(
@@ -202,7 +211,7 @@ class PrepareSettings:
     cohort: Annotated[
         str,
         Option(
-            help="How files pair up: 'auto', 'sleep-edf', 'nsrr', 'isruc', 'generic'.",
+            help="How files pair up: 'auto', 'generic', or a data set such as 'sleep-edf', 'mass', 'hmc' (README).",
             rich_help_panel=COHORT,
         ),
     ] = "auto"
@@ -210,6 +219,7 @@ class PrepareSettings:
     stage_codes: StageCodes = ""
     scoring_column: ScoringColumn = ""
     scorer: Scorer = ""
+    scoring_epoch: ScoringEpoch = 0.0
     download: Annotated[
         str,
         Option(
@@ -375,12 +385,15 @@ class InspectSettings:
     ]
     cohort: Annotated[
         str,
-        Option(help="How files pair up: 'auto', 'sleep-edf', 'nsrr', 'isruc', 'generic'."),
+        Option(
+            help="How files pair up: 'auto', 'generic', or a data set such as 'sleep-edf', 'mass', 'hmc' (README)."
+        ),
     ] = "auto"
     subject_pattern: SubjectPattern = ""
     stage_codes: StageCodes = ""
     scoring_column: ScoringColumn = ""
     scorer: Scorer = ""
+    scoring_epoch: ScoringEpoch = 0.0
     channel: Channels = field(default_factory=lambda: ["EEG Fpz-Cz"])
     wake_margin: WakeMargin = 30.0
     strict: Strict = False

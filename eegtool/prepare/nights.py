@@ -57,7 +57,7 @@ from eegtool.recordings.signals import (
     whole_epochs,
     why_no_eeg,
 )
-from eegtool.scorings.cohorts import PAIRING_FIX, Night
+from eegtool.scorings.cohorts import COHORTS, PAIRING_FIX, Night
 from eegtool.scorings.hypnograms import read_hypnogram, stage_per_epoch
 from eegtool.scorings.scoring import ReadAs
 
@@ -216,7 +216,9 @@ def outline(night: Night, recipe: Recipe) -> Outline:
         If either cannot be used, or no sleep is scored within the recording.
     """
     header = read_header(night.signal_path, strict=recipe.strict)
-    for _, sfreq_hz in find_signals(header, recipe.channel):
+    with _naming_usual_channels(night):
+        found = find_signals(header, recipe.channel)
+    for _, sfreq_hz in found:
         check_band(recipe.low_hz, recipe.high_hz, sfreq_hz)
     if night.problem and not night.scorings:
         raise EegToolError(night.problem, PAIRING_FIX)
@@ -429,6 +431,19 @@ def draw_in_memory(
         )
         pictures = list(draw_epochs(done.epochs(""), stored, recipe))
     return done, pictures, recording
+
+
+@contextmanager
+def _naming_usual_channels(night: Night) -> Iterator[None]:
+    """Add to an error which EEG channels are usual in the cohort of a night."""
+    try:
+        yield
+    except EegToolError as error:
+        usual = " or ".join(f"--channel '{name}'" for name in COHORTS[night.cohort].channels)
+        if not usual:
+            raise
+        fix = f"{error.fix} Usual in {night.cohort}: {usual}."
+        raise EegToolError(error.what, fix) from error
 
 
 @contextmanager

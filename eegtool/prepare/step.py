@@ -145,7 +145,12 @@ def _check(settings: PrepareSettings) -> None:
 
 def read_as_of(settings: PrepareSettings | InspectSettings) -> ReadAs:
     """Return what the settings say about scorings."""
-    return ReadAs(parse_codes(settings.stage_codes), settings.scoring_column, settings.scorer)
+    return ReadAs(
+        parse_codes(settings.stage_codes),
+        settings.scoring_column,
+        settings.scorer,
+        settings.scoring_epoch,
+    )
 
 
 def recipe_of(settings: PrepareSettings) -> Recipe:

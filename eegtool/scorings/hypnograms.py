@@ -25,6 +25,7 @@ from eegtool.scorings.fit import (
     check_pauses,
     find_grid_s,
     find_offset_s,
+    in_epochs,
     misfits,
     sleep_within,
     with_durations,
@@ -227,8 +228,9 @@ def _fitted(
     pauses: Sequence[Pause],
 ) -> Hypnogram:
     """Read one scoring and lay it onto its recording."""
+    epoch_s = read_as.epoch_s or float(EPOCH_S)
     scoring = _read(path, read_as, recording_start)
-    entries, open_end, notes = with_durations(path, scoring)
+    entries, open_end, notes = with_durations(path, scoring, epoch_s)
     check_pauses(path, scoring, entries, duration_s, pauses)
     offset_s, note = find_offset_s(path, scoring, entries, recording_start, duration_s)
     entries = sorted(
@@ -246,9 +248,15 @@ def _fitted(
             "Check that it belongs to this recording, and that its times are in seconds from its start.",
         )
     if scoring.format in (PER_LINE, NUMBERED, STRETCHES):
-        check_list(path, round(entries[-1].end_s / EPOCH_S), duration_s)
+        check_list(path, round(entries[-1].end_s / epoch_s), duration_s, epoch_s)
     check_overlaps(path, entries)
-    grid_s = find_grid_s(path, entries)
+    grid_s = find_grid_s(path, entries, epoch_s)
+    if epoch_s != EPOCH_S:
+        entries, n_ties = in_epochs(entries, grid_s)
+        notes.append(
+            f"Epochs of {epoch_s:g} s were scored; a {EPOCH_S}-s epoch has the stage that fills most of it "
+            f"({n_ties} ties are unscored)."
+        )
     if grid_s:
         notes.append(
             f"The epochs of the scoring begin {grid_s:g} s after those of the recording; they are used."
