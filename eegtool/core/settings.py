@@ -294,6 +294,22 @@ class PrepareSettings:
             rich_help_panel=SPLIT,
         ),
     ] = None
+    protocol: Annotated[
+        str,
+        Option(
+            help="Take a published split: 'sleep-edf-20', 'sleep-edf-78' (with --fold), 'kemp2000', 'sleepvlm-mass'.",
+            show_default="none",
+            rich_help_panel=SPLIT,
+        ),
+    ] = ""
+    protocol_partial: Annotated[
+        bool,
+        Option(
+            "--protocol-partial",
+            help="Go on although subjects or nights of the protocol are not here; the results say so.",
+            rich_help_panel=SPLIT,
+        ),
+    ] = False
     balance: Annotated[
         str,
         Option(help="Stages of the fine-tune side: 'none', 'undersample'.", rich_help_panel=SPLIT),

@@ -347,20 +347,20 @@ def in_epochs(entries: Sequence[Entry], grid_s: float) -> tuple[list[Entry], int
     n_ties : int
         How many epochs are unscored because of a tie.
     """
-    filled: dict[int, Counter[str]] = {}
+    filled: dict[int, Counter[str]] = {}  # milliseconds
     places: dict[int, str] = {}
     for entry in entries:
         at_s, end_s = entry.onset_s - grid_s, entry.end_s - grid_s
         for i in range(math.floor(at_s / EPOCH_S), math.ceil(end_s / EPOCH_S)):
             within_s = min(end_s, (i + 1) * EPOCH_S) - max(at_s, i * EPOCH_S)
             if within_s > TOLERANCE_S:
-                filled.setdefault(i, Counter())[entry.stage] += round(within_s, 3)
+                filled.setdefault(i, Counter())[entry.stage] += round(within_s * 1000)
                 places.setdefault(i, entry.place)
     epochs, n_ties = [], 0
-    for i, seconds in sorted(filled.items()):
-        seconds[UNSCORED] += EPOCH_S - seconds.total()
-        (stage, most_s), *others = seconds.most_common(2)
-        tie = bool(others) and others[0][1] >= most_s - TOLERANCE_S
+    for i, lasting in sorted(filled.items()):
+        lasting[UNSCORED] += 1000 * EPOCH_S - lasting.total()
+        (stage, most), *others = lasting.most_common(2)
+        tie = bool(others) and others[0][1] >= most - 1000 * TOLERANCE_S
         n_ties += tie and UNSCORED not in (stage, others[0][0])
         if not tie and stage != UNSCORED:
             epochs.append(Entry(grid_s + i * EPOCH_S, float(EPOCH_S), stage, places[i]))
