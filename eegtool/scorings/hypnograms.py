@@ -17,7 +17,13 @@ from eegtool.core.errors import EegToolError, brief
 from eegtool.core.stages import EPOCH_S, SLEEP_STAGES, UNSCORED
 from eegtool.recordings.edf import Pause
 from eegtool.recordings.reading import is_recording, paused_epochs
-from eegtool.scorings.annotations import has_stages, holds_annotations_alone, is_edf, read_inside
+from eegtool.scorings.annotations import (
+    has_stages,
+    holds_annotations_alone,
+    is_edf,
+    read_beside,
+    read_inside,
+)
 from eegtool.scorings.fit import (
     TOLERANCE_S,
     check_list,
@@ -47,6 +53,8 @@ _XML_SUFFIXES: Final = (".xml", ".rml")
 _TEXT_SUFFIXES: Final = (".txt", ".csv", ".tsv", ".eannot", ".annot", ".hyp", ".ids")
 SUFFIXES: Final = (*_XML_SUFFIXES, *_TEXT_SUFFIXES)
 """Of files that hold nothing but a scoring."""
+_WFDB_SUFFIX: Final = ".arousal"
+"""Of the annotations of CinC 2018."""
 _LOOK_BYTES: Final = 1 << 16
 _KINDS: Final = (
     "A hypnogram is an EDF+ file with annotations, NSRR, Profusion or Philips XML, or text (UTF-8) with "
@@ -213,7 +221,7 @@ def _columns(path: Path, read_as: ReadAs) -> Sequence[str]:
         read_as.scorer != CONSENSUS
         or read_as.column
         or _is_binary(path)
-        or path.suffix.casefold() in _XML_SUFFIXES
+        or path.suffix.casefold() in (*_XML_SUFFIXES, _WFDB_SUFFIX)
     ):
         return (read_as.column,)
     names = scorers_of(path, _text(path)[0])
@@ -305,6 +313,8 @@ def _read(path: Path, read_as: ReadAs, recording_start: datetime | None) -> Scor
     """Find out by its content what kind of file this is, and read it."""
     if not path.is_file():
         raise EegToolError(f"The hypnogram {path} does not exist.", "Check the path.")
+    if path.suffix.casefold() == _WFDB_SUFFIX:
+        return read_beside(path, read_as)
     if _is_binary(path):
         return read_inside(path, read_as)
     text, encoding = _text(path)
