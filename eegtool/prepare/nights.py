@@ -59,6 +59,7 @@ from eegtool.recordings.signals import (
 )
 from eegtool.scorings.cohorts import COHORTS, PAIRING_FIX, Night
 from eegtool.scorings.hypnograms import read_hypnogram, stage_per_epoch
+from eegtool.scorings.levels import level_files
 from eegtool.scorings.scoring import ReadAs
 
 _OWNER: Final = ".run"
@@ -244,7 +245,15 @@ def outline(night: Night, recipe: Recipe) -> Outline:
         kept=kept,
         first_onset_s=hypnogram.first_onset_s,
         simulated=header.simulated,
-        files=tuple(dict.fromkeys((*header.files, *night.scorings))),
+        files=tuple(
+            dict.fromkeys(
+                (
+                    *header.files,
+                    *night.scorings,
+                    *(j for p in night.scorings for j in level_files(p)),
+                )
+            )
+        ),
         notes=header.notes + hypnogram.notes,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from eegtool.core.errors import EegToolError
+from eegtool.core.parsing import parse_json
 from eegtool.core.stages import EPOCH_S
 
 _HYPNOGRAM: Final = "hypnogram"
@@ -41,7 +41,7 @@ def find_datasets(path: Path) -> tuple[Dataset, ...]:
     """
     with _opened(path) as file:
         if "description" in file.attrs:
-            rows = json.loads(file.attrs["description"])
+            rows = parse_json(file.attrs["description"], path)
             listed = [(r["path"], float(r["fs"]), str(r.get("unit") or "")) for r in rows]
             if _HYPNOGRAM in file:
                 listed.append((_HYPNOGRAM, 1 / EPOCH_S, ""))

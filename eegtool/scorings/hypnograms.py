@@ -114,7 +114,7 @@ def is_hypnogram(path: Path, read_as: ReadAs | None = None) -> bool:
     if suffix in _XML_SUFFIXES:
         return any(root in text for root in XML_ROOTS)
     whole = len(data) < _LOOK_BYTES
-    return is_table_of_stages(text if whole else text.rpartition("\n")[0], read_as)
+    return is_table_of_stages(path, text if whole else text.rpartition("\n")[0], read_as)
 
 
 def holds_scoring(path: Path) -> bool:

@@ -23,6 +23,7 @@ from eegtool.scorings.columns import (
     fold_name,
     is_moment,
 )
+from eegtool.scorings.levels import levels_of
 from eegtool.scorings.moments import (
     Moment,
     parse_moment,
@@ -74,8 +75,14 @@ def read_table(
     epoch_s = read_as.epoch_s or float(EPOCH_S)
     table = find_table(path, text)
     column, note = _chosen(table, read_as)
-    if column is None:
-        column = table.columns["event"]
+    of_events = column is None
+    column = table.columns["event"] if column is None else column
+    levels = levels_of(path).get(table.name(column), ())
+    if levels and not read_as.codes:
+        read_as = replace(read_as, codes=levels)
+        told = f"The meaning of '{table.name(column)}' is that of the Levels in its JSON file."
+        note = f"{note} {told}".strip()
+    if of_events:
         staged = [(row, _of_event(path, row, row[column], read_as)) for row in table.rows]
         rows = tuple(row for row, stage in staged if stage)
         scoring, missing = _timed(replace(table, rows=rows), recording_start, epoch_s)
@@ -108,17 +115,18 @@ def scorers_of(path: Path, text: str) -> tuple[str, ...]:
     return tuple(map(table.name, table.scored))
 
 
-def is_table_of_stages(text: str, read_as: ReadAs | None = None) -> bool:
+def is_table_of_stages(path: Path, text: str, read_as: ReadAs | None = None) -> bool:
     """Say whether a text file, or its beginning, looks like a scoring: half of the entries are stages."""
     as_ = read_as or ReadAs()
     try:
-        table = find_table(Path(), text)
+        table = find_table(path, text)
+        column = table.scored[0] if table.scored else table.columns["event"]
+        if not as_.codes:
+            as_ = replace(as_, codes=levels_of(path).get(table.name(column), ()))
     except EegToolError:
         return False
     if not table.scored:
-        return any(
-            _of_event(Path(), Row(0, ()), t, as_) for t in table.column(table.columns["event"])
-        )
+        return any(_of_event(path, Row(0, ()), t, as_) for t in table.column(column))
     known = sum(
         bool(told_stage(cell, as_) or stage_in_column(cell))
         for cell in table.column(table.scored[0])

@@ -32,7 +32,7 @@ def noise_uv(n_channels: int = 2) -> np.ndarray:
     return np.clip(rng.standard_normal((n_channels, len(STAGES) * 30 * SFREQ_HZ)) * 20, -199, 199)
 
 
-def annotations(*rows: tuple[int, str]) -> bytes:
+def mit_annotations(*rows: tuple[int, str]) -> bytes:
     """Notes (kind 22) with texts, in the MIT format: a long time takes a word of its own."""
     words, before = b"", 0
     for sample, text in rows:
@@ -63,7 +63,7 @@ def write_record(folder: Path, unit: str = "1/uV", changes: Sequence[tuple[str, 
     path.write_text(text)
     rows = [(1, "W"), (30 * SFREQ_HZ, "N1"), (7000, "(arousal_rera"), (7900, "arousal_rera)")]
     rows += [(60 * SFREQ_HZ, "N2"), (120 * SFREQ_HZ, "N3"), (150 * SFREQ_HZ, "R")]
-    path.with_suffix(".arousal").write_bytes(annotations(*rows))
+    path.with_suffix(".arousal").write_bytes(mit_annotations(*rows))
     return path
 
 
