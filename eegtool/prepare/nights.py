@@ -342,8 +342,7 @@ def prepare_night(
         Name that `open_staging_dir` gave. The worker of a killed run may still be at it when the next
         run begins; it stops when it sees that the staging directory has another owner.
     unscored : bool
-        Draw every epoch that holds EEG, whatever is scored; the others are flagged. Signals are not
-        stored.
+        Take every epoch that holds EEG, whatever is scored; the others are flagged.
 
     Raises
     ------
@@ -357,7 +356,7 @@ def prepare_night(
             inputs = _hashes(plan.files)
             key = _key(inputs, recipe, night.read_as, unscored=unscored)
             done = _find(plan, key, recipe, workspace)
-            if done and _is_whole(done, recipe, unscored=unscored):
+            if done and _is_whole(done, recipe):
                 return done
             if done and done.signals:
                 stored = read_signals(done.signals, night.recording)
@@ -375,10 +374,10 @@ def prepare_night(
         return Prepared(night, problem=problem)
     try:
         done = replace(done, drawing=recipe.drawing())
-        if not (done.signals or unscored):
-            done = _store_signals(done, stored, workspace, run)
+        if not done.signals:
+            done = store_signals(done, stored, workspace, run)
         if recipe.pictures and done.folder is None:
-            done = store_pictures(
+            done = _store_pictures(
                 done, draw_epochs(done.epochs(""), stored, recipe), workspace, run
             )
         _check_owner(workspace, run)
@@ -388,26 +387,26 @@ def prepare_night(
     return done
 
 
-def _is_whole(done: Prepared, recipe: Recipe, *, unscored: bool) -> bool:
+def _is_whole(done: Prepared, recipe: Recipe) -> bool:
     """Say whether nothing that is wanted of a recording is missing."""
     return (
-        bool(done.signals or unscored)
+        bool(done.signals)
         and bool(done.folder or not recipe.pictures)
         and bool(done.facts is not None or not recipe.measured)
     )
 
 
-def draw_in_memory(
+def filter_in_memory(
     night: Night, recipe: Recipe, source: Source | None = None
-) -> tuple[Prepared, list[bytes], Recording]:
-    """Make the pictures of a recording that is to be staged, and write nothing.
+) -> tuple[Prepared, StoredNight, Recording]:
+    """Filter a recording that is to be staged, and write nothing.
 
     Parameters
     ----------
     night : Night
         The recording.
     recipe : Recipe
-        How to draw.
+        How to filter and draw.
     source : Path or mne.io.BaseRaw, optional
         Where it is, if not in the file of `night`.
 
@@ -415,8 +414,8 @@ def draw_in_memory(
     -------
     prepared : Prepared
         Without a folder.
-    pictures : list of bytes
-        A PNG for each of its epochs that hold EEG.
+    stored : StoredNight
+        Its filtered channels, as they would be stored.
     recording : Recording
         As it was read.
 
@@ -438,8 +437,7 @@ def draw_in_memory(
             inputs=inputs,
             drawing=recipe.drawing(),
         )
-        pictures = list(draw_epochs(done.epochs(""), stored, recipe))
-    return done, pictures, recording
+    return done, stored, recording
 
 
 @contextmanager
@@ -532,39 +530,23 @@ def estimate(night: Night, recipe: Recipe, n_pictures: int = 20) -> tuple[float,
     return read_s, n_bytes, drawing_s / len(sizes), sum(sizes) / len(sizes)
 
 
-def _store_signals(done: Prepared, stored: StoredNight, workspace: Workspace, run: str) -> Prepared:
-    """Write the signals of a recording into the staging directory, whole or not at all."""
-    path = Workspace(workspace.staging_dir).signals / f"{done.night.recording}.npy"
-    _check_owner(workspace, run)
-    return replace(done, signals_sha256=write_signals(path, stored), signals=path)
-
-
-def store_pictures(
-    done: Prepared, pictures: Iterable[bytes], workspace: Workspace, run: str
-) -> Prepared:
-    """Write the pictures of a recording into the staging directory, whole or not at all.
-
-    Parameters
-    ----------
-    done : Prepared
-        The recording.
-    pictures : iterable of bytes
-        A PNG for each of its epochs, in their order.
-    workspace : Workspace
-        Whose staging directory `run` has opened.
-    run : str
-        Name that `open_staging_dir` gave.
-
-    Returns
-    -------
-    Prepared
-        With the folder and the hash of its pictures.
+def store_signals(done: Prepared, stored: StoredNight, workspace: Workspace, run: str) -> Prepared:
+    """Write the signals of a recording into the staging directory that `run` has opened, whole or not at all.
 
     Raises
     ------
     OSError
         If they cannot be written.
     """
+    path = Workspace(workspace.staging_dir).signals / f"{done.night.recording}.npy"
+    _check_owner(workspace, run)
+    return replace(done, signals_sha256=write_signals(path, stored), signals=path)
+
+
+def _store_pictures(
+    done: Prepared, pictures: Iterable[bytes], workspace: Workspace, run: str
+) -> Prepared:
+    """Write the pictures of a recording into the staging directory, whole or not at all."""
     folder = workspace.staging_dir / done.night.recording
     part = folder.with_name(f"{folder.name}.{run}.part")
     shutil.rmtree(part, ignore_errors=True)  # a Dask worker may be the second to try
