@@ -128,9 +128,7 @@ def write_night(
     name, prepared = night.recording, night.drawn.prepared
     folder, workspace, files = out / name, workspace_of(out, name), _files(name)
     requirements = night.stager.requirements
-    recipe = requirements.recipe(night.drawn.channels)
-    question = requirements.answers.question
-    store_drawn(night.drawn, recipe, workspace, question, requirements.protocol)
+    store_drawn(night.drawn, workspace, requirements.answers.question, requirements.protocol)
     write_answers(workspace.answers, night.answers)
     report.run(
         ReportSettings(workspace=workspace.root, out=folder / "report"),

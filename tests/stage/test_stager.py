@@ -173,6 +173,8 @@ def test_it_saves_what_the_command_writes(
     ]
     pictures = [page.read_text(encoding="utf-8").count("iVBOR") for page in pages]  # PNG in base64
     assert pictures[0] == pictures[1] >= 10
+    made = [*settings.out.glob("*/work/**/*.png"), *tmp_path.glob("saved/*/work/**/*.png")]
+    assert made == []  # pictures are drawn where they are shown
     # A second night of the same model may lie beside it, another model's may not.
     step.run(replace(settings, out=tmp_path / "saved"))
     with pytest.raises(EegToolError, match="staged otherwise"):
