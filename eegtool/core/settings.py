@@ -343,6 +343,15 @@ class PrepareSettings:
         bool,
         Option("--marks", help="Draw scale marks (s, µV, Hz).", rich_help_panel=PICTURE),
     ] = False
+    context_epochs: Annotated[
+        int,
+        Option(
+            min=0,
+            max=3,
+            help="Also draw so many epochs before and after each one, in dimmed colours.",
+            rich_help_panel=PICTURE,
+        ),
+    ] = 0
     pictures: Annotated[
         Literal["png", "none"],
         Option(
