@@ -86,6 +86,15 @@ Scorer = Annotated[
         rich_help_panel=COHORT,
     ),
 ]
+ScoringEpoch = Annotated[
+    float,
+    Option(
+        min=0.0,
+        help="Seconds per scored epoch, where not 30: a 30-s epoch gets the stage that fills most of it, a tie none.",
+        show_default="that of the cohort, or 30",
+        rich_help_panel=COHORT,
+    ),
+]
 WakeMargin = Annotated[
     float,
     Option(
@@ -202,7 +211,7 @@ class PrepareSettings:
     cohort: Annotated[
         str,
         Option(
-            help="How files pair up: 'auto', 'sleep-edf', 'nsrr', 'isruc', 'generic'.",
+            help="How files pair up: 'auto', 'generic', or a data set such as 'sleep-edf', 'mass', 'hmc' (README).",
             rich_help_panel=COHORT,
         ),
     ] = "auto"
@@ -210,6 +219,7 @@ class PrepareSettings:
     stage_codes: StageCodes = ""
     scoring_column: ScoringColumn = ""
     scorer: Scorer = ""
+    scoring_epoch: ScoringEpoch = 0.0
     download: Annotated[
         str,
         Option(
@@ -284,6 +294,22 @@ class PrepareSettings:
             rich_help_panel=SPLIT,
         ),
     ] = None
+    protocol: Annotated[
+        str,
+        Option(
+            help="Take a published split: 'sleep-edf-20', 'sleep-edf-78' (with --fold), 'kemp2000', 'sleepvlm-mass'.",
+            show_default="none",
+            rich_help_panel=SPLIT,
+        ),
+    ] = ""
+    protocol_partial: Annotated[
+        bool,
+        Option(
+            "--protocol-partial",
+            help="Go on although subjects or nights of the protocol are not here; the results say so.",
+            rich_help_panel=SPLIT,
+        ),
+    ] = False
     balance: Annotated[
         str,
         Option(help="Stages of the fine-tune side: 'none', 'undersample'.", rich_help_panel=SPLIT),
@@ -317,6 +343,15 @@ class PrepareSettings:
         bool,
         Option("--marks", help="Draw scale marks (s, µV, Hz).", rich_help_panel=PICTURE),
     ] = False
+    context_epochs: Annotated[
+        int,
+        Option(
+            min=0,
+            max=3,
+            help="Also draw so many epochs before and after each one, in dimmed colours.",
+            rich_help_panel=PICTURE,
+        ),
+    ] = 0
     pictures: Annotated[
         Literal["png", "none"],
         Option(
@@ -375,12 +410,15 @@ class InspectSettings:
     ]
     cohort: Annotated[
         str,
-        Option(help="How files pair up: 'auto', 'sleep-edf', 'nsrr', 'isruc', 'generic'."),
+        Option(
+            help="How files pair up: 'auto', 'generic', or a data set such as 'sleep-edf', 'mass', 'hmc' (README)."
+        ),
     ] = "auto"
     subject_pattern: SubjectPattern = ""
     stage_codes: StageCodes = ""
     scoring_column: ScoringColumn = ""
     scorer: Scorer = ""
+    scoring_epoch: ScoringEpoch = 0.0
     channel: Channels = field(default_factory=lambda: ["EEG Fpz-Cz"])
     wake_margin: WakeMargin = 30.0
     strict: Strict = False
@@ -734,6 +772,15 @@ class FinetuneSettings:
             rich_help_panel=VALIDATION,
         ),
     ] = 0
+    calibrate: Annotated[
+        bool,
+        Option(
+            "--calibrate",
+            help="In the end, calibrate the adapter on all epochs of the held-out subjects, as "
+            "`evaluate --calibrate` does.",
+            rich_help_panel=VALIDATION,
+        ),
+    ] = False
     deepspeed: Annotated[
         str,
         Option(

@@ -115,7 +115,7 @@ def open_module(folder: Path, backbone: str | None = None) -> tuple[VisionModule
 @torch.inference_mode()
 def features_of(
     module: VisionModule,
-    pictures: Mapping[str, bytes],
+    pictures: Mapping[str, bytes] | Mapping[str, Image.Image],
     *,
     device: torch.device | None = None,
     batch_size: int = 128,
@@ -129,8 +129,8 @@ def features_of(
     ----------
     module : VisionModule
         What `open_module` gave.
-    pictures : mapping of str to bytes
-        Pictures of any format, by sample id; brought to the size of the module's own pictures if they
+    pictures : mapping of str to bytes or Image
+        Pictures of any format, or decoded or drawn, by sample id; brought to the size of the module's own pictures if they
         have another one.
     device : torch.device, optional
         Where it computes; by default the GPU, where there is one.
@@ -181,10 +181,13 @@ def features_of(
     return found
 
 
-def _decoded(sample_id: str, data: bytes, size: int | None) -> np.ndarray:
+def _decoded(sample_id: str, data: bytes | Image.Image, size: int | None) -> np.ndarray:
     """Return a picture, uint8 ``[H, W, 3]``, of so many pixels a side."""
-    with open_picture(data, f"The picture of '{sample_id}'", "Draw it again.") as image:
-        rgb = as_rgb(image)
+    if isinstance(data, Image.Image):
+        rgb = as_rgb(data)
+    else:
+        with open_picture(data, f"The picture of '{sample_id}'", "Draw it again.") as image:
+            rgb = as_rgb(image)
     if size is not None and rgb.size != (size, size):
         rgb = rgb.resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(rgb)

@@ -57,8 +57,9 @@ from eegtool.recordings.signals import (
     whole_epochs,
     why_no_eeg,
 )
-from eegtool.scorings.cohorts import PAIRING_FIX, Night
+from eegtool.scorings.cohorts import COHORTS, PAIRING_FIX, Night
 from eegtool.scorings.hypnograms import read_hypnogram, stage_per_epoch
+from eegtool.scorings.levels import level_files
 from eegtool.scorings.scoring import ReadAs
 
 _OWNER: Final = ".run"
@@ -216,7 +217,9 @@ def outline(night: Night, recipe: Recipe) -> Outline:
         If either cannot be used, or no sleep is scored within the recording.
     """
     header = read_header(night.signal_path, strict=recipe.strict)
-    for _, sfreq_hz in find_signals(header, recipe.channel):
+    with _naming_usual_channels(night):
+        found = find_signals(header, recipe.channel)
+    for _, sfreq_hz in found:
         check_band(recipe.low_hz, recipe.high_hz, sfreq_hz)
     if night.problem and not night.scorings:
         raise EegToolError(night.problem, PAIRING_FIX)
@@ -242,8 +245,17 @@ def outline(night: Night, recipe: Recipe) -> Outline:
         kept=kept,
         first_onset_s=hypnogram.first_onset_s,
         simulated=header.simulated,
-        files=tuple(dict.fromkeys((*header.files, *night.scorings))),
+        files=tuple(
+            dict.fromkeys(
+                (
+                    *header.files,
+                    *night.scorings,
+                    *(j for p in night.scorings for j in level_files(p)),
+                )
+            )
+        ),
         notes=header.notes + hypnogram.notes,
+        pauses=header.pauses,
     )
 
 
@@ -331,8 +343,7 @@ def prepare_night(
         Name that `open_staging_dir` gave. The worker of a killed run may still be at it when the next
         run begins; it stops when it sees that the staging directory has another owner.
     unscored : bool
-        Draw every epoch that holds EEG, whatever is scored; the others are flagged. Signals are not
-        stored.
+        Take every epoch that holds EEG, whatever is scored; the others are flagged.
 
     Raises
     ------
@@ -346,7 +357,7 @@ def prepare_night(
             inputs = _hashes(plan.files)
             key = _key(inputs, recipe, night.read_as, unscored=unscored)
             done = _find(plan, key, recipe, workspace)
-            if done and _is_whole(done, recipe, unscored=unscored):
+            if done and _is_whole(done, recipe):
                 return done
             if done and done.signals:
                 stored = read_signals(done.signals, night.recording)
@@ -364,10 +375,10 @@ def prepare_night(
         return Prepared(night, problem=problem)
     try:
         done = replace(done, drawing=recipe.drawing())
-        if not (done.signals or unscored):
-            done = _store_signals(done, stored, workspace, run)
+        if not done.signals:
+            done = store_signals(done, stored, workspace, run)
         if recipe.pictures and done.folder is None:
-            done = store_pictures(
+            done = _store_pictures(
                 done, draw_epochs(done.epochs(""), stored, recipe), workspace, run
             )
         _check_owner(workspace, run)
@@ -377,26 +388,26 @@ def prepare_night(
     return done
 
 
-def _is_whole(done: Prepared, recipe: Recipe, *, unscored: bool) -> bool:
+def _is_whole(done: Prepared, recipe: Recipe) -> bool:
     """Say whether nothing that is wanted of a recording is missing."""
     return (
-        bool(done.signals or unscored)
+        bool(done.signals)
         and bool(done.folder or not recipe.pictures)
         and bool(done.facts is not None or not recipe.measured)
     )
 
 
-def draw_in_memory(
+def filter_in_memory(
     night: Night, recipe: Recipe, source: Source | None = None
-) -> tuple[Prepared, list[bytes], Recording]:
-    """Make the pictures of a recording that is to be staged, and write nothing.
+) -> tuple[Prepared, StoredNight, Recording]:
+    """Filter a recording that is to be staged, and write nothing.
 
     Parameters
     ----------
     night : Night
         The recording.
     recipe : Recipe
-        How to draw.
+        How to filter and draw.
     source : Path or mne.io.BaseRaw, optional
         Where it is, if not in the file of `night`.
 
@@ -404,8 +415,8 @@ def draw_in_memory(
     -------
     prepared : Prepared
         Without a folder.
-    pictures : list of bytes
-        A PNG for each of its epochs that hold EEG.
+    stored : StoredNight
+        Its filtered channels, as they would be stored.
     recording : Recording
         As it was read.
 
@@ -427,8 +438,20 @@ def draw_in_memory(
             inputs=inputs,
             drawing=recipe.drawing(),
         )
-        pictures = list(draw_epochs(done.epochs(""), stored, recipe))
-    return done, pictures, recording
+    return done, stored, recording
+
+
+@contextmanager
+def _naming_usual_channels(night: Night) -> Iterator[None]:
+    """Add to an error which EEG channels are usual in the cohort of a night."""
+    try:
+        yield
+    except EegToolError as error:
+        usual = " or ".join(f"--channel '{name}'" for name in COHORTS[night.cohort].channels)
+        if not usual:
+            raise
+        fix = f"{error.fix} Usual in {night.cohort}: {usual}."
+        raise EegToolError(error.what, fix) from error
 
 
 @contextmanager
@@ -482,7 +505,8 @@ def cannot_write(workspace: Path, error: OSError) -> EegToolError:
 def draw_epochs(epochs: Sequence[Epoch], stored: StoredNight, recipe: Recipe) -> Iterator[bytes]:
     """Give the PNG of each epoch."""
     for epoch in epochs:
-        yield draw_png(recipe.style, stored.cut_uv(epoch.onset_s), recipe.spec)
+        around = stored.around(epoch.onset_s, recipe.context_epochs)
+        yield draw_png(recipe.style, stored.cut_uv(epoch.onset_s), recipe.spec, around)
 
 
 def estimate(night: Night, recipe: Recipe, n_pictures: int = 20) -> tuple[float, ...]:
@@ -508,39 +532,23 @@ def estimate(night: Night, recipe: Recipe, n_pictures: int = 20) -> tuple[float,
     return read_s, n_bytes, drawing_s / len(sizes), sum(sizes) / len(sizes)
 
 
-def _store_signals(done: Prepared, stored: StoredNight, workspace: Workspace, run: str) -> Prepared:
-    """Write the signals of a recording into the staging directory, whole or not at all."""
-    path = Workspace(workspace.staging_dir).signals / f"{done.night.recording}.npy"
-    _check_owner(workspace, run)
-    return replace(done, signals_sha256=write_signals(path, stored), signals=path)
-
-
-def store_pictures(
-    done: Prepared, pictures: Iterable[bytes], workspace: Workspace, run: str
-) -> Prepared:
-    """Write the pictures of a recording into the staging directory, whole or not at all.
-
-    Parameters
-    ----------
-    done : Prepared
-        The recording.
-    pictures : iterable of bytes
-        A PNG for each of its epochs, in their order.
-    workspace : Workspace
-        Whose staging directory `run` has opened.
-    run : str
-        Name that `open_staging_dir` gave.
-
-    Returns
-    -------
-    Prepared
-        With the folder and the hash of its pictures.
+def store_signals(done: Prepared, stored: StoredNight, workspace: Workspace, run: str) -> Prepared:
+    """Write the signals of a recording into the staging directory that `run` has opened, whole or not at all.
 
     Raises
     ------
     OSError
         If they cannot be written.
     """
+    path = Workspace(workspace.staging_dir).signals / f"{done.night.recording}.npy"
+    _check_owner(workspace, run)
+    return replace(done, signals_sha256=write_signals(path, stored), signals=path)
+
+
+def _store_pictures(
+    done: Prepared, pictures: Iterable[bytes], workspace: Workspace, run: str
+) -> Prepared:
+    """Write the pictures of a recording into the staging directory, whole or not at all."""
     folder = workspace.staging_dir / done.night.recording
     part = folder.with_name(f"{folder.name}.{run}.part")
     shutil.rmtree(part, ignore_errors=True)  # a Dask worker may be the second to try
@@ -661,7 +669,8 @@ def _filtered(recording: Recording, plan: Outline, recipe: Recipe) -> StoredNigh
     """Return the whole recording as it is stored and drawn."""
     start = recording.start.isoformat() if recording.start else ""
     filtered = [_cleaned(signal, recipe) for signal in recording.signals]
-    return quantise(plan.night.recording, start, plan.first_onset_s, filtered)
+    pauses = [(pause.onset_s, pause.duration_s) for pause in plan.pauses]
+    return quantise(plan.night.recording, start, plan.first_onset_s, filtered, pauses)
 
 
 def _cleaned(signal: Signal, recipe: Recipe) -> tuple[str, np.ndarray, float]:

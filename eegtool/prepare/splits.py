@@ -7,7 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from eegtool.core.records import Epoch
 from eegtool.core.registry import check_name, closest
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import read_json, write_json
+from eegtool.prepare.protocols import PROTOCOLS
 
 BALANCES: Final = ("none", "undersample")
 """Ways to balance the stages of the fine-tune side."""
@@ -41,6 +42,12 @@ class Split:
         Seed of the draw; None where nothing was drawn.
     digest : str
         SHA-256 over the two sides: equal splits have equal digests, however they were made.
+    protocol : str
+        Name of the published split that this is, see `eegtool.prepare.protocols`; else empty.
+    validation_subjects : tuple of str
+        Whom a published split validates on, of the fine-tune side.
+    absent : tuple of str
+        Subjects of a published split that are not here.
     note : str
         What the user should know; empty if nothing. Not stored.
     """
@@ -50,6 +57,9 @@ class Split:
     ft_subjects: tuple[str, ...]
     seed: int | None
     digest: str
+    protocol: str = ""
+    validation_subjects: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
     note: str = ""
 
 
@@ -62,6 +72,8 @@ def make_split(
     fold: int = 0,
     seed: int = 0,
     split_from: Path | None = None,
+    protocol: str = "",
+    partial: bool = False,
 ) -> Split:
     """Choose who is evaluated.
 
@@ -85,20 +97,27 @@ def make_split(
     split_from : Path or None
         A split that `write_split` stored, to be used again. Subjects that only the file knows are
         left out with a note.
+    protocol : str
+        Name of a published split; `fold` is one of its folds.
+    partial : bool
+        Go on with a published split although some of its subjects are not here.
 
     Raises
     ------
     EegToolError
-        If flags contradict each other, a named subject is not there, a subject is not in the
-        file, or a side would be empty.
+        If flags contradict each other, a named subject or one of the published split is not there,
+        a subject is not in the file, or a side would be empty.
     """
     known = sorted(stages_of)
     chosen = {"--eval-subjects": named, "--folds": folds, "--split-from": split_from}
+    chosen["--protocol"] = protocol
     flags = [flag for flag, value in chosen.items() if value]
     if len(flags) > 1:
         raise EegToolError(
             f"{' and '.join(flags)} each say who is evaluated.", "Give only one of them."
         )
+    if protocol:
+        return _published(protocol, fold, known, partial=partial)
     if len(known) < 2:
         raise EegToolError(
             f"There is only one subject, {', '.join(known)}: it cannot be on both sides."
@@ -121,7 +140,10 @@ def make_split(
 
 def write_split(path: Path, split: Split) -> None:
     """Store a split as JSON, for ``--split-from``."""
-    write_json(path, {name: value for name, value in asdict(split).items() if name != "note"})
+    row = asdict(split)
+    of_protocol = ("protocol", "validation_subjects", "absent")
+    skipped = {"note", *(name for name in of_protocol if not row[name])}
+    write_json(path, {name: value for name, value in row.items() if name not in skipped})
 
 
 def read_split(path: Path) -> Split:
@@ -236,9 +258,14 @@ def _check_folds(folds: int, fold: int, n_subjects: int) -> None:
             f"--folds {folds}: {n_subjects} subjects can be cut into 2 to {n_subjects} folds.",
             "Whole subjects go to a fold, at least one to each.",
         )
+    _check_fold(fold, folds)
+
+
+def _check_fold(fold: int, folds: int) -> None:
     if not 0 <= fold < folds:
         raise EegToolError(
-            f"--fold {fold}: {folds} folds are numbered 0 to {folds - 1}.", "Choose one of them."
+            f"--fold {fold}: {folds} fold{'s are' if folds > 1 else ' is'} numbered 0 to {folds - 1}.",
+            "Choose one of them.",
         )
 
 
@@ -267,6 +294,36 @@ def _shares(counts: np.ndarray) -> np.ndarray:
     return counts / max(counts.sum(), 1)
 
 
+def _published(name: str, fold: int, known: Sequence[str], *, partial: bool) -> Split:
+    protocol = PROTOCOLS[name]
+    _check_fold(fold, protocol.n_folds)
+    sides = protocol.sides(fold)
+    absent = sorted(sides.everybody - set(known))
+    if absent and not partial:
+        raise EegToolError(
+            f"--protocol {name}: {len(absent)} of its {len(sides.everybody)} subjects cannot be used here: "
+            f"{', '.join(absent)}.",
+            f"Add their recordings of the cohort '{protocol.cohort}'; --protocol-partial goes on without them, "
+            "and says so wherever the figures are shown.",
+        )
+    for side, names in (("evaluate", sides.evaluated), ("fine-tune on", sides.trained)):
+        if set(names).isdisjoint(known):
+            raise EegToolError(
+                f"--protocol {name}: of its subjects to {side}, none is here.",
+                f"They are {', '.join(names)}.",
+            )
+    evaluated = [who for who in sides.evaluated if who in known]
+    method = name if protocol.n_folds == 1 else f"{name}, fold {fold} of {protocol.n_folds}"
+    note = f"--protocol-partial: without {', '.join(absent)}." if absent else ""
+    return replace(
+        _split(method, sides.everybody & set(known), evaluated),
+        protocol=name,
+        validation_subjects=tuple(who for who in sides.validated if who in known),
+        absent=tuple(absent),
+        note=note,
+    )
+
+
 def _reused(path: Path, known: Sequence[str]) -> Split:
     stored = read_split(path)
     listed = {*stored.eval_subjects, *stored.ft_subjects}
@@ -285,7 +342,7 @@ def _reused(path: Path, known: Sequence[str]) -> Split:
         )
     absent = sorted(listed - set(known))
     note = f"Subjects of {path} without a recording here: {', '.join(absent)}." if absent else ""
-    return Split(split.method, split.eval_subjects, split.ft_subjects, None, split.digest, note)
+    return replace(split, note=note)
 
 
 def _side(path: Path, row: Mapping[str, Any], name: str) -> list[str]:

@@ -8,6 +8,7 @@ becomes what it would have been without the interruption.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections import Counter
@@ -30,7 +31,7 @@ from eegtool.core.registry import check_name
 from eegtool.core.settings import InspectSettings, PrepareSettings
 from eegtool.core.stages import DROPPED, STAGES
 from eegtool.core.workspace import Workspace, jsonable, read_json, run_stamp, write_json
-from eegtool.pictures import RENDERER, STYLES, check_bands
+from eegtool.pictures import RENDERER, STYLES, check_bands, visible_hz
 from eegtool.pictures.signals import sidecar_path
 from eegtool.prepare.download import download
 from eegtool.prepare.nights import (
@@ -42,9 +43,11 @@ from eegtool.prepare.nights import (
     outline,
     prepare_night,
 )
+from eegtool.prepare.protocols import PROTOCOLS
 from eegtool.prepare.questions import (
     QUESTION_TEMPLATES,
     RATIONALES,
+    asking_about,
     check_rationale,
     conversation,
     question,
@@ -53,7 +56,7 @@ from eegtool.prepare.recipe import Recipe
 from eegtool.prepare.splits import BALANCES, Split, balance, check_no_leak, make_split, write_split
 from eegtool.recordings.signals import check_band
 from eegtool.scorings.codings import parse_codes
-from eegtool.scorings.cohorts import Found, Night, find_nights
+from eegtool.scorings.cohorts import AUTO, Found, Night, find_nights
 from eegtool.scorings.scoring import ReadAs
 
 
@@ -80,13 +83,14 @@ def run(settings: PrepareSettings) -> None:
     if settings.scheduler:  # workers may stand in another folder
         paths = [path.resolve() for path in paths]
         settings = replace(settings, workspace=settings.workspace.resolve())
-    found = find_nights(paths, settings.cohort, settings.subject_pattern, read_as_of(settings))
+    cohort = PROTOCOLS[settings.protocol].cohort if settings.protocol else settings.cohort
+    found = find_nights(paths, cohort, settings.subject_pattern, read_as_of(settings))
     nights = _chosen(found, settings)
-    visible_hz = STYLES[settings.style].visible_hz(recipe_of(settings).spec, len(settings.channel))
-    visible_hz = min(visible_hz, settings.high_hz)
+    shown_hz = visible_hz(settings.style, recipe_of(settings).spec, len(settings.channel))
+    shown_hz = min(shown_hz, settings.high_hz)
     console.print(
         f"Drawing [bold]{settings.style}[/] pictures of {settings.size} × {settings.size} pixels; "
-        f"rhythms show up to {visible_hz:.3g} Hz."
+        f"rhythms show up to {shown_hz:.3g} Hz."
     )
     if settings.dry_run:
         _print_json(settings, _dry_run(nights, settings))
@@ -99,6 +103,8 @@ def run(settings: PrepareSettings) -> None:
         except OSError as error:
             raise cannot_write(settings.workspace, error) from error
     console.print(summary(prepared, split))
+    for difference in stamp["protocol"].get("protocol_differs", ()):
+        console.print(f"[yellow]Not as {split.protocol}:[/] {escape(difference)}.", soft_wrap=True)
     if left_out := sum(p.problem is not None for p in prepared):
         console.print(f"[yellow]Left out {left_out} of {len(prepared)} recordings.[/]")
     console.print(f"Workspace: [bold]{escape(str(settings.workspace))}[/]", soft_wrap=True)
@@ -133,6 +139,7 @@ def _check(settings: PrepareSettings) -> None:
     check_name("rationale", settings.rationale, RATIONALES)
     check_rationale(settings.template, settings.rationale)
     check_name("--balance", settings.balance, BALANCES)
+    _check_protocol(settings)
     if len(settings.recordings) > 1 and settings.download:
         raise EegToolError("--download needs one folder to fetch into.", "Give only that one.")
     if settings.download and settings.dry_run:
@@ -140,12 +147,31 @@ def _check(settings: PrepareSettings) -> None:
             "--dry-run writes nothing, so it fetches nothing either.", "Leave out --download."
         )
     check_band(settings.low_hz, settings.high_hz)
-    check_bands(recipe_of(settings).spec, len(settings.channel))
+    check_bands(recipe_of(settings).spec, len(settings.channel), settings.style)
+
+
+def _check_protocol(settings: PrepareSettings) -> None:
+    if not settings.protocol:
+        if settings.protocol_partial:
+            raise EegToolError("--protocol-partial needs --protocol.", "Name the published split.")
+        return
+    check_name("protocol", settings.protocol, PROTOCOLS)
+    cohort = PROTOCOLS[settings.protocol].cohort
+    if settings.cohort not in (AUTO, cohort):
+        raise EegToolError(
+            f"--protocol {settings.protocol} is of the cohort '{cohort}', not '{settings.cohort}'.",
+            "Leave out --cohort, or --protocol.",
+        )
 
 
 def read_as_of(settings: PrepareSettings | InspectSettings) -> ReadAs:
     """Return what the settings say about scorings."""
-    return ReadAs(parse_codes(settings.stage_codes), settings.scoring_column, settings.scorer)
+    return ReadAs(
+        parse_codes(settings.stage_codes),
+        settings.scoring_column,
+        settings.scorer,
+        settings.scoring_epoch,
+    )
 
 
 def recipe_of(settings: PrepareSettings) -> Recipe:
@@ -160,6 +186,7 @@ def recipe_of(settings: PrepareSettings) -> Recipe:
         size=settings.size,
         amplitude_uv=settings.amplitude_uv,
         marks=settings.marks,
+        context_epochs=settings.context_epochs,
         wake_margin=settings.wake_margin,
         strict=settings.strict,
         measured=settings.rationale == "measured",
@@ -175,6 +202,8 @@ def _chosen(found: Found, settings: PrepareSettings) -> Sequence[Night]:
     for note in found.notes:
         console.print(f"[dim]{escape(note)}[/]", soft_wrap=True)
     nights = found.nights
+    if settings.protocol:
+        nights = _of_protocol(nights, settings)
     if settings.limit and settings.limit < len(nights):
         console.print(
             f"[bold yellow]--limit: only {settings.limit} of {len(nights)} recordings.[/]"
@@ -188,7 +217,32 @@ def _chosen(found: Found, settings: PrepareSettings) -> Sequence[Night]:
         taken = set(sorted(nights, key=rank.__getitem__)[: settings.limit])
         nights = tuple(night for night in nights if night in taken)
     _make_split({night.subject: Counter() for night in nights}, settings)  # can there be one?
+    if settings.protocol:
+        _check_nights(len(nights), settings)
     return nights
+
+
+def _of_protocol(nights: Sequence[Night], settings: PrepareSettings) -> tuple[Night, ...]:
+    """Return the nights of the subjects of a published split, and say how many others there are."""
+    protocol = PROTOCOLS[settings.protocol]
+    subjects = protocol.sides(0).everybody
+    chosen = tuple(night for night in nights if night.subject in subjects)
+    if others := len(nights) - len(chosen):
+        console.print(
+            f"[dim]{others} recording{'s' * (others > 1)} of other subjects than those of "
+            f"{settings.protocol} passed over.[/]"
+        )
+    return chosen
+
+
+def _check_nights(n_nights: int, settings: PrepareSettings) -> None:
+    """Refuse a published split of which nights are missing, though every subject has another one."""
+    of_all = PROTOCOLS[settings.protocol].n_nights
+    if n_nights < of_all and not settings.protocol_partial:
+        raise EegToolError(
+            f"--protocol {settings.protocol}: only {n_nights} of its {of_all} recordings can be used here.",
+            "Add the others; --protocol-partial goes on without them, and says so wherever the figures are shown.",
+        )
 
 
 def _names(text: str) -> list[str]:
@@ -328,6 +382,8 @@ def _split(prepared: Sequence[Prepared], settings: PrepareSettings) -> Split:
         if name not in stages_of:
             raise _refusal([p for p in prepared if p.night.subject == name], f"of subject {name} ")
     split = _make_split(stages_of, settings)
+    if settings.protocol:
+        _check_nights(len(used), settings)
     if split.note:
         console.print(f"[cyan]note[/] {escape(split.note)}", soft_wrap=True)
     return split
@@ -342,6 +398,8 @@ def _make_split(stages_of: Mapping[str, Counter[str]], settings: PrepareSettings
         fold=settings.fold,
         seed=settings.seed,
         split_from=settings.split_from,
+        protocol=settings.protocol,
+        partial=settings.protocol_partial,
     )
 
 
@@ -376,7 +434,8 @@ def _publish(
     facts = {i: f for p in used if p.facts is not None for i, f in p.facts_of().items()}
     reasons = RATIONALES[settings.rationale]
 
-    workspace, template = Workspace(settings.workspace), QUESTION_TEMPLATES[settings.template]
+    workspace = Workspace(settings.workspace)
+    template = asking_about(QUESTION_TEMPLATES[settings.template], settings.context_epochs)
     workspace.prepare_stamp.unlink(missing_ok=True)
     publish_nights(workspace, [(p, _side(p.night, split)) for p in used])
     write_split(workspace.split, split)
@@ -504,6 +563,24 @@ def _print_json(settings: PrepareSettings, value: dict[str, Any]) -> None:
         print(json.dumps(jsonable(value), ensure_ascii=False))
 
 
+def _differences(split: Split, used: Sequence[Prepared], settings: PrepareSettings) -> list[str]:
+    """Say in what a run is not as its published split was."""
+    protocol = PROTOCOLS[split.protocol]
+    found = [f"without {', '.join(split.absent)}"] if split.absent else []
+    if len(used) < protocol.n_nights:
+        found.append(f"{len(used)} of {protocol.n_nights} recordings")
+    if math.isinf(protocol.wake_margin_min):
+        if any(p.n_trimmed for p in used):
+            found.append(
+                f"wake kept {settings.wake_margin:g} min around sleep, not the whole night"
+            )
+    elif settings.wake_margin != protocol.wake_margin_min:
+        found.append(
+            f"wake kept {settings.wake_margin:g} min around sleep, not {protocol.wake_margin_min:g}"
+        )
+    return found
+
+
 def _stamp(
     settings: PrepareSettings,
     found: Found,
@@ -531,10 +608,14 @@ def _stamp(
         "size": settings.size,
         "amplitude_uv": settings.amplitude_uv,
         "marks": settings.marks,
+        "context_epochs": settings.context_epochs,
         "renderer": RENDERER,
         "template": settings.template,
         "rationale": settings.rationale,
     }
+    if split.protocol:
+        protocol["protocol"] = split.protocol
+        protocol["protocol_differs"] = _differences(split, used, settings)
     results = {
         "epochs": {side: len(rows[side]) for side in SPLITS},
         "recordings": {

@@ -1,25 +1,29 @@
-"""A recording that is to be staged: all its epochs drawn, in memory or in a workspace of its own."""
+"""A recording that is to be staged: its signals in memory or in a workspace of its own, its epochs drawn from them."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Question, write_epochs, write_questions
 from eegtool.core.workspace import Workspace, read_json, run_stamp, sha256_of, write_json
+from eegtool.pictures import draw
+from eegtool.pictures.signals import StoredNight, read_signals
+from eegtool.pictures.source import DrawnPicture
 from eegtool.prepare.nights import (
     Prepared,
     cannot_write,
-    draw_in_memory,
+    filter_in_memory,
     open_staging_dir,
     prepare_night,
-    store_pictures,
+    store_signals,
 )
 from eegtool.prepare.recipe import Recipe
 from eegtool.prepare.step import publish_nights
@@ -28,58 +32,91 @@ from eegtool.scorings.cohorts import Night
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Pictures(Mapping[str, Image.Image]):
+    """The picture of each epoch by its sample id, as RGB; drawn when it is asked for.
+
+    Attributes
+    ----------
+    signals : StoredNight
+        The filtered channels.
+    recipe : Recipe
+        How to draw them.
+    onsets_s : dict of str to float
+        Where each epoch begins, in seconds from the first sample.
+    """
+
+    signals: StoredNight
+    recipe: Recipe
+    onsets_s: dict[str, float]
+
+    def __getitem__(self, sample_id: str) -> Image.Image:
+        signals = self.signals.cut_uv(self.onsets_s[sample_id])
+        return DrawnPicture(
+            draw(self.recipe.style, signals, self.recipe.spec), self.recipe.style
+        ).rgb()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.onsets_s)
+
+    def __len__(self) -> int:
+        return len(self.onsets_s)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class DrawnNight:
-    """A recording whose epochs are drawn.
+    """A recording whose epochs can be drawn.
 
     Attributes
     ----------
     prepared : Prepared
         Which epochs hold EEG, and which do not.
-    pictures : dict of str to bytes
-        The PNG of each epoch that holds EEG, by sample id.
+    pictures : Pictures
+        Of each epoch that holds EEG.
     start : datetime or None
         When the recording began, where it says so.
-    channels : tuple of str
-        Channels as they were asked for.
     features : dict of str to dict of str to float32 [1, 1024]
         The high-level feature of each epoch, by the weights of each module that has looked at the pictures.
     """
 
     prepared: Prepared
-    pictures: dict[str, bytes]
+    pictures: Pictures
     start: datetime | None
-    channels: tuple[str, ...]
     features: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Channels as they were asked for."""
+        return self.pictures.recipe.channel
 
 
 def draw_unscored(night: Night, recipe: Recipe, source: Source | None = None) -> DrawnNight:
-    """Draw all epochs of a recording that hold EEG; see `nights.draw_in_memory`.
+    """Filter a recording and find its epochs that hold EEG; see `nights.filter_in_memory`.
 
     Raises
     ------
     EegToolError
         If the recording cannot be used.
     """
-    prepared, pictures, recording = draw_in_memory(night, recipe, source)
-    ids = [epoch.sample_id for epoch in prepared.epochs("eval")]
-    by_id = dict(zip(ids, pictures, strict=True))
-    return DrawnNight(prepared, by_id, recording.start, recipe.channel)
+    prepared, signals, recording = filter_in_memory(night, recipe, source)
+    return _drawn(prepared, signals, recipe, recording.start)
 
 
-def read_drawn(prepared: Prepared, workspace: Workspace, channels: Sequence[str]) -> DrawnNight:
-    """Read what `prepare_unscored` drew of these channels into a workspace."""
-    folder = workspace.images("eval")
-    pictures = {e.sample_id: (folder / e.image).read_bytes() for e in prepared.epochs("eval")}
-    start = read_header(prepared.night.signal_path).start
-    return DrawnNight(prepared, pictures, start, tuple(channels))
+def read_drawn(prepared: Prepared, workspace: Workspace, recipe: Recipe) -> DrawnNight:
+    """Open what `prepare_unscored` stored in a workspace by the same recipe."""
+    name = prepared.night.recording
+    signals = read_signals(workspace.signals / f"{name}.npy", name)
+    return _drawn(prepared, signals, recipe, read_header(prepared.night.signal_path).start)
+
+
+def _drawn(
+    prepared: Prepared, signals: StoredNight, recipe: Recipe, start: datetime | None
+) -> DrawnNight:
+    onsets_s = {epoch.sample_id: epoch.onset_s for epoch in prepared.epochs("eval")}
+    return DrawnNight(prepared, Pictures(signals, recipe, onsets_s), start)
 
 
 def store_drawn(
-    drawn: DrawnNight,
-    recipe: Recipe,
-    workspace: Workspace,
-    question: str,
-    protocol: dict[str, Any],
+    drawn: DrawnNight, workspace: Workspace, question: str, protocol: dict[str, Any]
 ) -> None:
     """Make a workspace that of a drawn recording, as `prepare_unscored` does, unless it is already.
 
@@ -96,8 +133,8 @@ def store_drawn(
         if workspace.prepare_stamp.exists() and read_json(card).get("key") == prepared.key:
             return
         run = open_staging_dir(workspace.root)
-        stored = store_pictures(prepared, drawn.pictures.values(), workspace, run)
-        _publish(stored, recipe, workspace, question, protocol)
+        stored = store_signals(prepared, drawn.pictures.signals, workspace, run)
+        _publish(stored, drawn.pictures.recipe, workspace, question, protocol)
     except OSError as error:
         raise cannot_write(workspace.root, error) from error
 
@@ -109,9 +146,9 @@ def prepare_unscored(
     question: str,
     protocol: dict[str, Any],
 ) -> Prepared:
-    """Make a workspace that of one recording: pictures and questions of all epochs with EEG.
+    """Make a workspace that of one recording: signals and questions of all epochs with EEG; no picture files.
 
-    What is drawn already is kept; what later steps made of other pictures goes.
+    What is there already is kept; what later steps made of other signals or pictures goes.
 
     Parameters
     ----------
@@ -153,6 +190,11 @@ def prepare_unscored(
     return prepared
 
 
+def shown(prepared: Prepared) -> dict[str, Any]:
+    """Return what decides the pictures of a recording."""
+    return {"signals_sha256": prepared.signals_sha256, "drawing": prepared.drawing}
+
+
 def _of_another(prepared: Prepared, workspace: Workspace) -> EegToolError | None:
     """Return the problem that the workspace holds another recording of this name."""
     name = prepared.night.recording
@@ -178,9 +220,9 @@ def _publish(
 ) -> None:
     name = prepared.night.recording
     card = workspace.night(name)
-    before = read_json(card).get("pictures_sha256") if card.exists() else None
-    if before != prepared.pictures_sha256:
-        _forget(workspace)
+    before = read_json(card) if card.exists() else {}
+    if any(before.get(name) != value for name, value in shown(prepared).items()):
+        shutil.rmtree(workspace.answers.parent, ignore_errors=True)  # about other pictures
     epochs = prepared.epochs("eval")
     workspace.prepare_stamp.unlink(missing_ok=True)
     publish_nights(workspace, [(prepared, "eval")])
@@ -191,17 +233,18 @@ def _publish(
     shutil.rmtree(workspace.staging_dir)
     own = {"channel recorded": prepared.channel, "simulated": prepared.simulated}
     results = {
+        "recordings": {name: {"signals_sha256": prepared.signals_sha256}},
         "staged": len(prepared.staged),
         "flagged": dict(prepared.flagged),
         "notes": prepared.notes,
     }
     stamp = run_stamp(
-        "stage", recipe, inputs=prepared.inputs, protocol=protocol | own, results=results
+        "stage",
+        recipe,
+        inputs=prepared.inputs,
+        protocol=protocol | recipe.drawing() | own,
+        results=results,
     )
+    stamp["pictures"] = "none"  # they are drawn from the signals
     del stamp["finished"]  # an interrupted run ends with the bytes of an uninterrupted one
     write_json(workspace.prepare_stamp, stamp)
-
-
-def _forget(workspace: Workspace) -> None:
-    """Remove what was made of other pictures."""
-    shutil.rmtree(workspace.answers.parent, ignore_errors=True)

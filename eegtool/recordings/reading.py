@@ -26,6 +26,7 @@ from eegtool.recordings.edf import (
     read_edf_header,
     read_edf_samples,
 )
+from eegtool.recordings.hdf5 import find_datasets, read_datasets
 from eegtool.recordings.signals import (
     UV_PER_UNIT,
     amplitude,
@@ -33,6 +34,7 @@ from eegtool.recordings.signals import (
     check_rate,
     microvolts,
 )
+from eegtool.recordings.wfdb import read_wfdb_header, read_wfdb_samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class Header:
         The file.
     format : str
         ``"EDF"``, ``"EDF+C"``, ``"EDF+D"``, ``"BDF"`` (and its ``+C``, ``+D``), ``"FIF"``,
-        ``"BrainVision"`` or ``"EEGLAB"``.
+        ``"BrainVision"``, ``"EEGLAB"``, ``"WFDB"`` or ``"HDF5"``.
     channels : tuple of ChannelInfo
         Its signals, in the order of the file.
     duration_s : float
@@ -147,8 +149,17 @@ class _Opened:
 
 
 def is_recording(path: Path) -> bool:
-    """Say whether a path has the suffix of a format that can be read, in upper or lower case."""
-    return _opener(path) is not None
+    """Say whether a path has the suffix of a format that can be read, in upper or lower case.
+
+    HDF5 holds anything: there, its layout decides.
+    """
+    opener = _opener(path)
+    if opener is not _open_hdf5:
+        return opener is not None
+    try:
+        return bool(find_datasets(path))
+    except (OSError, ValueError, KeyError, TypeError, EegToolError):
+        return False
 
 
 def read_header(source: Source, *, strict: bool = False) -> Header:
@@ -443,6 +454,50 @@ def _open_eeglab(path: Path) -> _Opened:
     return _opened_by_mne(path, "EEGLAB", mne.io.read_raw_eeglab(path, verbose="ERROR"), unit="µV")
 
 
+def _open_wfdb(path: Path) -> _Opened:
+    wfdb = read_wfdb_header(path)
+    header = Header(
+        path=path,
+        format="WFDB",
+        channels=tuple(
+            ChannelInfo(label, wfdb.sfreq_hz, unit)
+            for label, unit in zip(wfdb.labels, wfdb.units, strict=True)
+        ),
+        duration_s=wfdb.n_samples / wfdb.sfreq_hz,
+        start=wfdb.start,
+        notes=(wfdb.loss,) if wfdb.loss else (),
+        simulated=False,
+        files=(path, wfdb.samples_path),
+    )
+    return _Opened(
+        header, wfdb.loss, lambda which: read_wfdb_samples(wfdb, which), lambda: ([], "utf-8")
+    )
+
+
+def _open_hdf5(path: Path) -> _Opened:
+    datasets = find_datasets(path)
+    if not datasets:
+        raise EegToolError(
+            f"{path} is not an HDF5 file of Dreem or U-Time.", "Give the recording as EDF."
+        )
+    header = Header(
+        path=path,
+        format="HDF5",
+        channels=tuple(ChannelInfo(d.name, d.sfreq_hz, d.unit) for d in datasets),
+        duration_s=datasets[0].n_samples / datasets[0].sfreq_hz,
+        start=None,
+        notes=(),
+        simulated=False,
+        files=(path,),
+    )
+    return _Opened(
+        header,
+        "",
+        lambda which: read_datasets(path, [datasets[i] for i in which]),
+        lambda: ([], "utf-8"),
+    )
+
+
 def _opened_by_mne(
     path: Path,
     form: str,
@@ -539,6 +594,8 @@ _OPENERS: Final[dict[str, Callable[[Path], _Opened]]] = {
     ".fif.gz": _open_fif,
     ".vhdr": _open_brainvision,
     ".set": _open_eeglab,
+    ".hea": _open_wfdb,
+    ".h5": _open_hdf5,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,7 @@ from eegtool.recordings.reading import (
     read_header,
     read_slow_channel,
 )
+from eegtool.recordings.wfdb import read_wfdb_annotations
 from eegtool.scorings.codings import read_stages, told_stage
 from eegtool.scorings.scoring import Entry, ReadAs, Scoring, refuse_word
 
@@ -94,6 +96,18 @@ def read_inside(path: Path, read_as: ReadAs) -> Scoring:
     return _among(path, None, annotations, encoding, read_as)
 
 
+def read_beside(path: Path, read_as: ReadAs) -> Scoring:
+    """Read the stages among the annotations of a WFDB record, each until the next.
+
+    Raises
+    ------
+    EegToolError
+        If the file is damaged, has no stages, or a misspelt one.
+    """
+    scoring = _among(path, None, read_wfdb_annotations(path), "", read_as)
+    return replace(scoring, until_next=True, inside=True)
+
+
 def _edf_alone(path: Path) -> EdfHeader | None:
     """Return the header of an EDF or BDF file without signals; None for a recording."""
     header = read_edf_header(path) if is_edf(path) else None
@@ -146,7 +160,7 @@ def _hypnogram_channel(path: Path) -> str:
 def _signal(path: Path, channel: str, read_as: ReadAs) -> Scoring:
     """Read a signal of numbers; an epoch in which they change is unscored."""
     numbers, sfreq_hz = read_slow_channel(path, channel)
-    n_epochs = int(len(numbers) / sfreq_hz // EPOCH_S)
+    n_epochs = int((len(numbers) / sfreq_hz + 1e-3) // EPOCH_S)
     parts = np.array_split(np.rint(numbers[: round(n_epochs * EPOCH_S * sfreq_hz)]), n_epochs)
     cells = [str(int(part[0])) if np.ptp(part) == 0 else "?" for part in parts]
     places = [f"channel '{channel}', epoch {i + 1}" for i in range(n_epochs)]

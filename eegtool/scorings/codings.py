@@ -88,13 +88,13 @@ def parse_codes(text: str) -> tuple[tuple[str, str], ...]:
                 f"--stage-codes: '{part}' does not say which stage a code is.",
                 "Write CODE=STAGE, separated by commas: 0=W,1=N1,2=N2,3=N3,4=REM; ? is unscored.",
             )
-        pairs.append((_fold(code), stage))
+        pairs.append((fold_code(code), stage))
     return tuple(pairs)
 
 
 def told_stage(text: str, read_as: ReadAs) -> str | None:
     """Return the stage that the user gave to a word or number, if any."""
-    return dict(read_as.codes).get(_fold(text))
+    return dict(read_as.codes).get(fold_code(text))
 
 
 def read_stages(
@@ -260,6 +260,7 @@ def _told(reading: Mapping[int, str]) -> str:
     return ", ".join(f"{' and '.join(numbers)} {stage}" for stage, numbers in codes.items())
 
 
-def _fold(code: str) -> str:
+def fold_code(code: str) -> str:
+    """Return the form in which codes are compared."""
     number = code_in_column(code)
     return "".join(code.split()).casefold() if number is None else str(number)

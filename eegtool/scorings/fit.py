@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, time
@@ -25,11 +26,13 @@ _NEAR_S: Final = 600.0
 """How near the ends of a scoring and its recording are if both are of one night."""
 _UNKNOWN_START: Final = datetime(1985, 1, 1)
 """What headers of EDF have where nothing is known: the first second that they can tell."""
-_LENGTHS_S: Final = (1, 2, 3, 4, 5, 6, 10, 15, 20, 60)
+_LENGTHS_S: Final = (1, 2, 3, 4, 5, 6, 10, 15, 20, 30, 60)
 """Other lengths of epochs that are in use."""
 
 
-def with_durations(path: Path, scoring: Scoring) -> tuple[list[Entry], bool, list[str]]:
+def with_durations(
+    path: Path, scoring: Scoring, epoch_s: float = EPOCH_S
+) -> tuple[list[Entry], bool, list[str]]:
     """Refuse impossible times and scorings without sleep; fill in durations where there are none.
 
     Returns
@@ -59,19 +62,19 @@ def with_durations(path: Path, scoring: Scoring) -> tuple[list[Entry], bool, lis
     if not lasting:
         lasting = sorted(entries, key=lambda entry: entry.onset_s)
         steps_s = [b.onset_s - a.onset_s for a, b in pairwise(lasting)]
-        open_end = scoring.until_next or _are_changes(lasting, steps_s)
-        most_s = math.inf if open_end else float(EPOCH_S)
-        lengths_s = [*(min(step_s, most_s) for step_s in steps_s), float(EPOCH_S)]
+        open_end = scoring.until_next or _are_changes(lasting, steps_s, epoch_s)
+        most_s = math.inf if open_end else epoch_s
+        lengths_s = [*(min(step_s, most_s) for step_s in steps_s), epoch_s]
         # Only the first epoch may be short; rows of one time are told below.
-        lengths_s[1:] = [max(length_s, float(EPOCH_S)) for length_s in lengths_s[1:]]
+        lengths_s[1:] = [max(length_s, epoch_s) for length_s in lengths_s[1:]]
         lasting = [
-            replace(entry, duration_s=length_s or float(EPOCH_S))
+            replace(entry, duration_s=length_s or epoch_s)
             for entry, length_s in zip(lasting, lengths_s, strict=True)
         ]
         notes.append(
             "The scoring has no durations; each entry lasts until the next, the last until the end."
             if open_end
-            else f"The scoring has no durations; each entry is taken as one {EPOCH_S}-s epoch."
+            else f"The scoring has no durations; each entry is taken as one {epoch_s:g}-s epoch."
         )
     elif len(lasting) < len(entries):
         notes.append(
@@ -94,11 +97,11 @@ def with_durations(path: Path, scoring: Scoring) -> tuple[list[Entry], bool, lis
     return lasting, open_end, notes
 
 
-def _are_changes(entries: Sequence[Entry], steps_s: Sequence[float]) -> bool:
+def _are_changes(entries: Sequence[Entry], steps_s: Sequence[float], epoch_s: float) -> bool:
     """Say whether entries are changes of stage, and not epochs: most are far apart, and none repeats."""
-    far = sum(step_s > EPOCH_S + TOLERANCE_S for step_s in steps_s)
+    far = sum(step_s > epoch_s + TOLERANCE_S for step_s in steps_s)
     repeats = any(a.stage == b.stage for a, b in pairwise(entries))
-    whole = all(min(s % EPOCH_S, -s % EPOCH_S) <= TOLERANCE_S for s in steps_s[1:])
+    whole = all(min(s % epoch_s, -s % epoch_s) <= TOLERANCE_S for s in steps_s[1:])
     return 2 * far > len(steps_s) and whole and not repeats
 
 
@@ -264,20 +267,21 @@ def check_pauses(
         )
 
 
-def check_list(path: Path, n_lines: int, duration_s: float) -> None:
+def check_list(path: Path, n_lines: int, duration_s: float, epoch_s: float = EPOCH_S) -> None:
     """Refuse one stage per line that is not about as long as the recording.
 
     Nothing else in such a list tells epochs of another length, or another night.
     """
-    if abs(n_lines * EPOCH_S - duration_s) <= _NEAR_S or math.isinf(duration_s):
+    if abs(n_lines * epoch_s - duration_s) <= _NEAR_S or math.isinf(duration_s):
         return
     length_s = min(_LENGTHS_S, key=lambda length: abs(n_lines * length - duration_s))
     fits = abs(n_lines * length_s - duration_s) <= min(_NEAR_S, duration_s / 20)
+    told = f", or say --scoring-epoch {length_s}" if fits and length_s != EPOCH_S else ""
     raise EegToolError(
-        f"The hypnogram {path} has {n_lines} epochs, {_min_s(n_lines * EPOCH_S)} in steps of {EPOCH_S} s, "
+        f"The hypnogram {path} has {n_lines} epochs, {_min_s(n_lines * epoch_s)} in steps of {epoch_s:g} s, "
         f"but its recording lasts {_min_s(duration_s)}: steps of "
         f"{length_s if fits else duration_s / n_lines:.3g} s would fit.",
-        f"Check that it is of this night, and give one stage per {EPOCH_S} s. If it ends early, pad it "
+        f"Check that it is of this night, and give one stage per {EPOCH_S} s{told}. If it ends early, pad it "
         "with ? to the length of the recording, or give a table with onsets.",
     )
 
@@ -299,26 +303,68 @@ def check_overlaps(path: Path, entries: Sequence[Entry]) -> None:
             )
 
 
-def find_grid_s(path: Path, entries: Sequence[Entry]) -> float:
-    """Return where the 30-s epochs of a scoring begin, 0 to 30 s."""
+def find_grid_s(path: Path, entries: Sequence[Entry], epoch_s: float = EPOCH_S) -> float:
+    """Return where the epochs of a scoring begin, 0 to 30 s at most."""
     scored = [entry for entry in entries if entry.stage != UNSCORED]
     # Epochs at full half minutes of the clock: the first stretch may begin within one.
     if (
         len(scored) > 2
-        and min(scored[0].duration_s % EPOCH_S, -scored[0].duration_s % EPOCH_S) > TOLERANCE_S
+        and min(scored[0].duration_s % epoch_s, -scored[0].duration_s % epoch_s) > TOLERANCE_S
     ):
         scored = scored[abs(scored[1].onset_s - scored[0].end_s) <= TOLERANCE_S :]
     for entry in scored:
-        past_s = (entry.onset_s - scored[0].onset_s) % EPOCH_S
-        if min(past_s, EPOCH_S - past_s) > TOLERANCE_S:
+        past_s = (entry.onset_s - scored[0].onset_s) % epoch_s
+        if min(past_s, epoch_s - past_s) > TOLERANCE_S:
             raise EegToolError(
-                f"The stages of the hypnogram {path} do not lie on one grid of {EPOCH_S}-s epochs: "
+                f"The stages of the hypnogram {path} do not lie on one grid of {epoch_s:g}-s epochs: "
                 f"{scored[0].place} begins at {scored[0].onset_s:g} s, {entry.place} at "
                 f"{entry.onset_s:g} s.",
-                f"Score the night in {EPOCH_S}-s epochs, or export it epoch by epoch.",
+                f"Score the night in {EPOCH_S}-s epochs, or export it epoch by epoch; epochs of another "
+                "length need --scoring-epoch.",
             )
-    grid_s = scored[0].onset_s % EPOCH_S
-    return 0.0 if min(grid_s, EPOCH_S - grid_s) <= TOLERANCE_S else round(grid_s, 3)
+    length_s = min(epoch_s, EPOCH_S)
+    grid_s = scored[0].onset_s % length_s
+    return 0.0 if min(grid_s, length_s - grid_s) <= TOLERANCE_S else round(grid_s, 3)
+
+
+def in_epochs(entries: Sequence[Entry], grid_s: float) -> tuple[list[Entry], int]:
+    """Bring a scoring in epochs of any length to 30-s epochs: the stage that fills most of one is its stage.
+
+    As the AASM Manual assigns an epoch in which stages change. Time without a scoring counts as unscored, a tie
+    is unscored.
+
+    Parameters
+    ----------
+    entries : sequence of Entry
+        In order of time, without overlaps.
+    grid_s : float
+        Where the 30-s epochs begin.
+
+    Returns
+    -------
+    epochs : list of Entry
+        One for each epoch that has a stage, or is movement time; the place is that of its first entry.
+    n_ties : int
+        How many epochs are unscored because of a tie.
+    """
+    filled: dict[int, Counter[str]] = {}  # milliseconds
+    places: dict[int, str] = {}
+    for entry in entries:
+        at_s, end_s = entry.onset_s - grid_s, entry.end_s - grid_s
+        for i in range(math.floor(at_s / EPOCH_S), math.ceil(end_s / EPOCH_S)):
+            within_s = min(end_s, (i + 1) * EPOCH_S) - max(at_s, i * EPOCH_S)
+            if within_s > TOLERANCE_S:
+                filled.setdefault(i, Counter())[entry.stage] += round(within_s * 1000)
+                places.setdefault(i, entry.place)
+    epochs, n_ties = [], 0
+    for i, lasting in sorted(filled.items()):
+        lasting[UNSCORED] += 1000 * EPOCH_S - lasting.total()
+        (stage, most), *others = lasting.most_common(2)
+        tie = bool(others) and others[0][1] >= most - 1000 * TOLERANCE_S
+        n_ties += tie and UNSCORED not in (stage, others[0][0])
+        if not tie and stage != UNSCORED:
+            epochs.append(Entry(grid_s + i * EPOCH_S, float(EPOCH_S), stage, places[i]))
+    return epochs, n_ties
 
 
 def misfits(entries: Sequence[Entry], duration_s: float) -> list[str]:

@@ -17,7 +17,13 @@ from eegtool.core.errors import EegToolError, brief
 from eegtool.core.stages import EPOCH_S, SLEEP_STAGES, UNSCORED
 from eegtool.recordings.edf import Pause
 from eegtool.recordings.reading import is_recording, paused_epochs
-from eegtool.scorings.annotations import has_stages, holds_annotations_alone, is_edf, read_inside
+from eegtool.scorings.annotations import (
+    has_stages,
+    holds_annotations_alone,
+    is_edf,
+    read_beside,
+    read_inside,
+)
 from eegtool.scorings.fit import (
     TOLERANCE_S,
     check_list,
@@ -25,6 +31,7 @@ from eegtool.scorings.fit import (
     check_pauses,
     find_grid_s,
     find_offset_s,
+    in_epochs,
     misfits,
     sleep_within,
     with_durations,
@@ -46,6 +53,8 @@ _XML_SUFFIXES: Final = (".xml", ".rml")
 _TEXT_SUFFIXES: Final = (".txt", ".csv", ".tsv", ".eannot", ".annot", ".hyp", ".ids")
 SUFFIXES: Final = (*_XML_SUFFIXES, *_TEXT_SUFFIXES)
 """Of files that hold nothing but a scoring."""
+_WFDB_SUFFIX: Final = ".arousal"
+"""Of the annotations of CinC 2018."""
 _LOOK_BYTES: Final = 1 << 16
 _KINDS: Final = (
     "A hypnogram is an EDF+ file with annotations, NSRR, Profusion or Philips XML, or text (UTF-8) with "
@@ -105,7 +114,7 @@ def is_hypnogram(path: Path, read_as: ReadAs | None = None) -> bool:
     if suffix in _XML_SUFFIXES:
         return any(root in text for root in XML_ROOTS)
     whole = len(data) < _LOOK_BYTES
-    return is_table_of_stages(text if whole else text.rpartition("\n")[0], read_as)
+    return is_table_of_stages(path, text if whole else text.rpartition("\n")[0], read_as)
 
 
 def holds_scoring(path: Path) -> bool:
@@ -212,7 +221,7 @@ def _columns(path: Path, read_as: ReadAs) -> Sequence[str]:
         read_as.scorer != CONSENSUS
         or read_as.column
         or _is_binary(path)
-        or path.suffix.casefold() in _XML_SUFFIXES
+        or path.suffix.casefold() in (*_XML_SUFFIXES, _WFDB_SUFFIX)
     ):
         return (read_as.column,)
     names = scorers_of(path, _text(path)[0])
@@ -227,8 +236,9 @@ def _fitted(
     pauses: Sequence[Pause],
 ) -> Hypnogram:
     """Read one scoring and lay it onto its recording."""
+    epoch_s = read_as.epoch_s or float(EPOCH_S)
     scoring = _read(path, read_as, recording_start)
-    entries, open_end, notes = with_durations(path, scoring)
+    entries, open_end, notes = with_durations(path, scoring, epoch_s)
     check_pauses(path, scoring, entries, duration_s, pauses)
     offset_s, note = find_offset_s(path, scoring, entries, recording_start, duration_s)
     entries = sorted(
@@ -246,9 +256,15 @@ def _fitted(
             "Check that it belongs to this recording, and that its times are in seconds from its start.",
         )
     if scoring.format in (PER_LINE, NUMBERED, STRETCHES):
-        check_list(path, round(entries[-1].end_s / EPOCH_S), duration_s)
+        check_list(path, round(entries[-1].end_s / epoch_s), duration_s, epoch_s)
     check_overlaps(path, entries)
-    grid_s = find_grid_s(path, entries)
+    grid_s = find_grid_s(path, entries, epoch_s)
+    if epoch_s != EPOCH_S:
+        entries, n_ties = in_epochs(entries, grid_s)
+        notes.append(
+            f"Epochs of {epoch_s:g} s were scored; a {EPOCH_S}-s epoch has the stage that fills most of it "
+            f"({n_ties} ties are unscored)."
+        )
     if grid_s:
         notes.append(
             f"The epochs of the scoring begin {grid_s:g} s after those of the recording; they are used."
@@ -297,6 +313,8 @@ def _read(path: Path, read_as: ReadAs, recording_start: datetime | None) -> Scor
     """Find out by its content what kind of file this is, and read it."""
     if not path.is_file():
         raise EegToolError(f"The hypnogram {path} does not exist.", "Check the path.")
+    if path.suffix.casefold() == _WFDB_SUFFIX:
+        return read_beside(path, read_as)
     if _is_binary(path):
         return read_inside(path, read_as)
     text, encoding = _text(path)

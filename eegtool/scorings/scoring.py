@@ -88,11 +88,14 @@ class ReadAs:
         Name of the column of stages.
     scorer : str
         Part of the name of the file or column of one scorer, or `CONSENSUS`.
+    epoch_s : float
+        Length of the epochs that were scored; 0 where nobody says it: they are of 30 s.
     """
 
     codes: tuple[tuple[str, str], ...] = ()
     column: str = ""
     scorer: str = ""
+    epoch_s: float = 0.0
 
 
 def refuse_word(path: Path, place: str, word: str) -> NoReturn:

@@ -23,6 +23,7 @@ from eegtool.scorings.columns import (
     fold_name,
     is_moment,
 )
+from eegtool.scorings.levels import levels_of
 from eegtool.scorings.moments import (
     Moment,
     parse_moment,
@@ -50,7 +51,7 @@ def read_table(
 ) -> Scoring:
     """Read a scoring from text.
 
-    A table with onsets is one of events; else every line is an epoch of 30 s. In a column that is
+    A table with onsets is one of events; else every line is an epoch, of 30 s if `read_as` says nothing else. In a column that is
     named after stages every entry must be one; among events (BIDS ``trial_type``, annotations) those
     about something else are passed over.
 
@@ -71,18 +72,25 @@ def read_table(
         If the columns cannot be told, or a stage, time or number cannot be read; the line is named.
     """
     read_as = read_as or ReadAs()
+    epoch_s = read_as.epoch_s or float(EPOCH_S)
     table = find_table(path, text)
     _check_whole(table)
     column, note = _chosen(table, read_as)
-    if column is None:
-        column = table.columns["event"]
+    of_events = column is None
+    column = table.columns["event"] if column is None else column
+    levels = levels_of(path).get(table.name(column), ())
+    if levels and not read_as.codes:
+        read_as = replace(read_as, codes=levels)
+        told = f"The meaning of '{table.name(column)}' is that of the Levels in its JSON file."
+        note = f"{note} {told}".strip()
+    if of_events:
         staged = [(row, _of_event(path, row, row[column], read_as)) for row in table.rows]
         rows = tuple(row for row, stage in staged if stage)
-        scoring, missing = _timed(replace(table, rows=rows), recording_start)
+        scoring, missing = _timed(replace(table, rows=rows), recording_start, epoch_s)
         stages = [stage for _, stage in staged if stage]
         notes: tuple[str, ...] = ()
     else:
-        scoring, missing = _timed(table, recording_start)
+        scoring, missing = _timed(table, recording_start, epoch_s)
         n_epochs = [min(s / EPOCH_S, _MANY) for s in _lengths_s(scoring.entries)]
         places = [row.place for row in table.rows]
         stages, notes = read_stages(path, table.column(column), places, n_epochs, read_as)
@@ -128,17 +136,18 @@ def scorers_of(path: Path, text: str) -> tuple[str, ...]:
     return tuple(map(table.name, table.scored))
 
 
-def is_table_of_stages(text: str, read_as: ReadAs | None = None) -> bool:
+def is_table_of_stages(path: Path, text: str, read_as: ReadAs | None = None) -> bool:
     """Say whether a text file, or its beginning, looks like a scoring: half of the entries are stages."""
     as_ = read_as or ReadAs()
     try:
-        table = find_table(Path(), text)
+        table = find_table(path, text)
+        column = table.scored[0] if table.scored else table.columns["event"]
+        if not as_.codes:
+            as_ = replace(as_, codes=levels_of(path).get(table.name(column), ()))
     except EegToolError:
         return False
     if not table.scored:
-        return any(
-            _of_event(Path(), Row(0, ()), t, as_) for t in table.column(table.columns["event"])
-        )
+        return any(_of_event(path, Row(0, ()), t, as_) for t in table.column(column))
     known = sum(
         bool(told_stage(cell, as_) or stage_in_column(cell))
         for cell in table.column(table.scored[0])
@@ -184,7 +193,7 @@ def _of_event(path: Path, row: Row, text: str, read_as: ReadAs) -> str:
     return stage or ""
 
 
-def _timed(table: Table, recording_start: datetime | None) -> tuple[Scoring, str]:
+def _timed(table: Table, recording_start: datetime | None, epoch_s: float) -> tuple[Scoring, str]:
     """Lay the rows onto time, their stages left open; say if epochs are missing."""
     path, rows, columns = table.path, table.rows, table.columns
     start = None
@@ -211,7 +220,7 @@ def _timed(table: Table, recording_start: datetime | None) -> tuple[Scoring, str
         onsets_s = [0.0, *accumulate(durations_s)][:-1]
     else:
         numbers = _epoch_numbers(path, rows, columns.get("epoch"))
-        onsets_s, durations_s = [float(n * EPOCH_S) for n in numbers], [float(EPOCH_S)] * len(rows)
+        onsets_s, durations_s = [n * epoch_s for n in numbers], [epoch_s] * len(rows)
     entries = tuple(
         Entry(onset_s, duration_s, "", row.place)
         for row, onset_s, duration_s in zip(rows, onsets_s, durations_s, strict=True)
@@ -222,7 +231,7 @@ def _timed(table: Table, recording_start: datetime | None) -> tuple[Scoring, str
         return Scoring(form, entries, start, start is not None, until_next=endless), ""
     if "duration" in columns:
         return Scoring(STRETCHES, entries), ""
-    n_missing = int(onsets_s[-1] / EPOCH_S) + 1 - len(rows) if rows else 0
+    n_missing = round(onsets_s[-1] / epoch_s) + 1 - len(rows) if rows else 0
     if not n_missing:
         return Scoring(PER_LINE, entries), ""
     return Scoring(NUMBERED, entries), f"{n_missing} epochs are missing in its count."

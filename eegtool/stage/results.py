@@ -133,9 +133,7 @@ def write_night(
     name, prepared = night.recording, night.drawn.prepared
     folder, workspace, files = out / name, workspace_of(out, name), _files(name)
     requirements = night.stager.requirements
-    recipe = requirements.recipe(night.drawn.channels)
-    question = requirements.answers.question
-    store_drawn(night.drawn, recipe, workspace, question, requirements.protocol)
+    store_drawn(night.drawn, workspace, requirements.answers.question, requirements.protocol)
     write_answers(workspace.answers, night.answers)
     before, console.quiet = console.quiet, console.quiet or not full
     try:
@@ -168,7 +166,7 @@ def write_night(
         "lights": {"off_s": lights.off_s, "on_s": lights.on_s} if lights else None,
         "statistics": statistics(in_bed(night.stages, lights)),
         "statistics_smoothed": statistics(in_bed(smoothed, lights)) if any(smoothed) else None,
-        "notes": list(prepared.notes),
+        "notes": night.notes,
         "warnings": [notice.text for notice in notices if notice.level == "warning"],
         "files": {kind: f"{name}/{file}" for kind, file in files.items()},
         "made_from": dict(made_from or {}),

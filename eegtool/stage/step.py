@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -34,8 +34,9 @@ from eegtool.evaluate.task import read_batch_size
 from eegtool.inference.loaded import merge_note
 from eegtool.model.loading import ATTENTIONS
 from eegtool.prepare.nights import Prepared
+from eegtool.prepare.recipe import Recipe
 from eegtool.prepare.step import in_parallel, say_left_out
-from eegtool.prepare.unscored import DrawnNight, prepare_unscored, read_drawn
+from eegtool.prepare.unscored import DrawnNight, prepare_unscored, read_drawn, shown
 from eegtool.report.reading.lights import Lights, Span, annotated_lights, read_lights
 from eegtool.scorings.cohorts import Night, find_recordings
 from eegtool.stage.results import (
@@ -129,8 +130,7 @@ def ask_as_rank(given: Mapping[str, Any], rank: int, ranks: int) -> None:
         if night.recording not in given["recordings"]:
             continue
         workspace = workspace_of(settings.out, night.recording)
-        folder = workspace.images("eval") / night.recording
-        prepared = Prepared.from_card(night, read_json(workspace.night(night.recording)), folder)
+        prepared = Prepared.from_card(night, read_json(workspace.night(night.recording)), None)
         drawn = _drawn(prepared, settings, stager)
         asked: list[tuple[AnswerMode, Path]] = [(settings.mode, workspace.answers)]
         if settings.explain == "all" and stager.writes_apart(settings.mode):
@@ -210,7 +210,7 @@ def _made_from(prepared: Prepared, settings: StageSettings, stager: Stager) -> d
     return jsonable(
         {
             "recording": next(iter(prepared.inputs.values())),
-            "pictures": prepared.pictures_sha256,
+            "pictures": shown(prepared),
             "model": stager.requirements.adapter_sha256,
             "mode": settings.mode,
             "calibration": calibration and asdict(calibration),
@@ -236,6 +236,8 @@ def _stage_one(
         batch_size=size,
         answers_file=workspace.answers,
     )
+    for note in night.notes[len(prepared.notes) :]:
+        warn(note)
     wanted = {
         "none": [],
         "uncertain": night.least_certain(settings.explain_count),
@@ -257,20 +259,26 @@ def _lights(prepared: Prepared, start: datetime | None, settings: StageSettings)
 
 
 def _drawn(prepared: Prepared, settings: StageSettings, stager: Stager) -> DrawnNight:
-    """Read what was drawn of a recording."""
+    """Open what is stored of a recording."""
     workspace = workspace_of(settings.out, prepared.night.recording)
-    return read_drawn(prepared, workspace, settings.channel or stager.requirements.channels)
+    return read_drawn(prepared, workspace, _recipe(settings, stager))
+
+
+def _recipe(settings: StageSettings, stager: Stager) -> Recipe:
+    """Return how recordings are read and drawn; no pictures are written."""
+    recipe = stager.requirements.recipe(settings.channel, strict=settings.strict)
+    return replace(recipe, pictures=False)
 
 
 def _prepare_all(
     nights: Sequence[Night], settings: StageSettings, stager: Stager
 ) -> Sequence[Prepared]:
-    """Draw all nights, in parallel; return them in the order of `nights`."""
+    """Filter and store all nights, in parallel; return them in the order of `nights`."""
     requirements = stager.requirements
     tasks = [
         delayed(prepare_unscored)(
             night,
-            requirements.recipe(settings.channel, strict=settings.strict),
+            _recipe(settings, stager),
             workspace_of(settings.out, night.recording),
             requirements.answers.question,
             requirements.protocol,
@@ -278,7 +286,7 @@ def _prepare_all(
         for night in nights
     ]
     jobs = min(settings.jobs, len(nights))
-    found = in_parallel(tasks, jobs, "Drawing", lambda one: len(one.staged))
+    found = in_parallel(tasks, jobs, "Filtering", lambda one: len(one.staged))
     return [found[night] for night in nights]
 
 

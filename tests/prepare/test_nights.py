@@ -63,6 +63,14 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return styles
 
 
+def test_a_missing_channel_names_those_usual_in_the_data_set(night: Night, recipe: Recipe) -> None:
+    for cohort, usual in (("mass", "Usual in mass: --channel 'EEG C4-CLE' or --channel 'EEG C4-LER'."), ("generic", "")):  # fmt: skip
+        with pytest.raises(EegToolError, match="no channel 'O2'") as raised:
+            outline(replace(night, cohort=cohort), replace(recipe, channel=("O2",)))
+        assert raised.value.fix.endswith(usual)
+        assert ("Usual in" in raised.value.fix) == bool(usual)
+
+
 def rescore(night: Night, *runs: tuple[float, float, str]) -> None:
     """Put other annotations into the hypnogram, which then does not say when it starts."""
     assert night.hypnogram_path

@@ -5,6 +5,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import edfio
 import numpy as np
@@ -12,8 +13,10 @@ import pytest
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import SPLITS
+from eegtool.core.stages import MOVEMENT, UNSCORED
 from eegtool.core.workspace import Workspace
-from eegtool.scorings.cohorts import COHORTS, Found, Night, find_nights
+from eegtool.scorings.cohorts import COHORTS, Found, Night, find_nights, find_recordings
+from eegtool.scorings.scoring import ReadAs
 
 SCORING = "W\nN1\nN2\nN3\nREM\n"
 
@@ -202,6 +205,112 @@ def test_nsrr_orphans(tmp_path: Path) -> None:
     found = find_nights([tmp_path])
     assert paired(found) == {"shhs1-200001.edf": "shhs1-200001-nsrr.xml"}
     assert found.orphans == (tmp_path / "shhs2-200001-nsrr.xml",)
+
+
+# --- data sets known by their names ---
+
+UUID = "1da3544e-dc5c-5795-adc3-f5068959211f"
+TP = "tpdbf4cda5_e571_4f0e_be9a_1a48306b1247"
+DREAMS_CODES = tuple({"5": "W", "4": "REM", "3": "N1", "2": "N2", "1": "N3", "0": "N3", "-1": MOVEMENT}.items())  # fmt: skip
+
+
+class Public(NamedTuple):
+    """One recording with its scoring, under their real names."""
+
+    cohort: str
+    recording: str
+    scoring: str | None
+    """None where it is inside."""
+    named: tuple[str, str, int]
+    epoch_s: float = 0.0
+    codes: tuple[tuple[str, str], ...] = ()
+    others: tuple[str, ...] = ()
+    """What lies beside them."""
+
+
+PUBLIC = [
+    Public(
+        "mass",
+        "SS3/01-03-0001 PSG.edf",
+        "SS3/01-03-0001 Base.edf",
+        ("01-03-0001", "01-03-0001", 1),
+        others=("SS3/01-03-0001 Spindles_E1.edf",),
+    ),
+    *(
+        Public(
+            "mass",
+            f"01-0{s}-0017_PSG.edf",
+            f"annotations/01-0{s}-0017_Base.edf",
+            (f"01-0{s}-0017",) * 2 + (1,),
+            epoch_s=length_s,
+        )
+        for s, length_s in ((1, 0), (2, 20), (4, 20), (5, 20))
+    ),
+    Public("hmc", "SN001.edf", "SN001_sleepscoring.edf", ("SN001", "SN001", 1), 0, (), ("SN001_sleepscoring.txt",)),
+    Public("hmc", "SN154.edf", "SN154_sleepscoring.txt", ("SN154", "SN154", 1)),
+    Public("dcsm", f"dcsm/{TP}/psg.h5", f"dcsm/{TP}/hypnogram.ids", (TP, TP, 1)),
+    Public("dod", f"dodh/{UUID}.h5", None, (UUID, UUID, 1), 0, (("4", "REM"), ("3", "N3"), ("-1", UNSCORED))),
+    Public(
+        "cinc2018",
+        "training/tr03-0005/tr03-0005.hea",
+        "training/tr03-0005/tr03-0005.arousal",
+        ("tr03-0005", "tr03-0005", 1),
+        others=("training/tr03-0005/tr03-0005.mat", "training/tr03-0005/tr03-0005-arousal.mat"),
+    ),
+    *(
+        Public("cap", f"{name}.edf", f"{name}.txt", (name, name, 1), others=(f"{name}.edf.st",))
+        for name in ("n1", "n16", "brux2", "ins9", "narco5", "nfle10", "nfle40", "plm10", "rbd20", "rbd22", "sdb4")
+    ),
+    Public(
+        "dreams",
+        "DatabaseSubjects/subject1.edf",
+        "DatabaseSubjects/HypnogramAASM_subject1.txt",
+        ("subject1", "subject1", 1),
+        5,
+        DREAMS_CODES,
+        ("DatabaseSubjects/HypnogramR&K_subject1.txt",),
+    ),
+    Public("dreams", "patient27.edf", "HypnogramR&K_patient27.txt", ("patient27",) * 2 + (1,), 5, DREAMS_CODES),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("one", PUBLIC, ids=lambda one: f"{one.cohort} {Path(one.recording).name}")
+def test_public_data_sets(tmp_path: Path, one: Public) -> None:
+    lay(tmp_path, *filter(None, (one.recording, one.scoring, *one.others)))
+    if one.scoring and one.scoring.endswith(".txt"):
+        mark = {"cap": "W\t\t22:19:06\tSLEEP-S0\t30\n", "dreams": "[hypnogram]\n5\n"}
+        (tmp_path / one.scoring).write_text(mark.get(one.cohort, SCORING))
+    for cohort in ("auto", one.cohort):
+        found = find_nights([tmp_path], cohort)
+        assert (found.cohort, named(found), found.orphans) == (one.cohort, [one.named], ())
+        (night,) = found.nights
+        assert night.hypnogram_path == tmp_path / (one.scoring or one.recording)
+        assert night.read_as.epoch_s == one.epoch_s
+        assert set(one.codes) <= set(night.read_as.codes)
+    assert COHORTS[one.cohort].channels
+    stated = ReadAs(epoch_s=30.0)
+    assert find_nights([tmp_path], read_as=stated).nights[0].read_as.epoch_s == 30.0
+    assert [n.recording for n in find_recordings([tmp_path / one.recording])] == [one.named[0]]
+
+
+@pytest.mark.parametrize("names", [("n1.edf", "n1.txt"), ("subject1.edf", "subject1.csv")])
+def test_names_that_could_be_any_labs_are_not_taken_for_a_data_set(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    lay(tmp_path, *names)
+    found = find_nights([tmp_path])
+    assert (found.cohort, paired(found)) == ("generic", dict([names]))
+
+
+@pytest.mark.parametrize(
+    "name", ["01-06-0001 PSG.edf", "01-03-0001.edf", "SN1.edf", "n17.edf", "nfle41.edf"]
+)
+@pytest.mark.parametrize("cohort", ["mass", "hmc", "cap"])
+def test_another_name_than_those_of_the_data_set(tmp_path: Path, name: str, cohort: str) -> None:
+    lay(tmp_path, name)
+    error = refusal([tmp_path], cohort)
+    assert error.what == f"There is no recording of the cohort '{cohort}' in {tmp_path}."
+    assert error.fix == f"Names are like {COHORTS[cohort].named_like}."
 
 
 # --- ISRUC ---
@@ -740,7 +849,7 @@ def test_path_that_does_not_exist(sleep_edf: Path) -> None:
 def test_unknown_cohort(sleep_edf: Path) -> None:
     error = refusal([sleep_edf], "sleepedf")
     assert error.what == "Unknown cohort 'sleepedf'."
-    assert "'auto', 'sleep-edf', 'nsrr', 'isruc', 'generic'" in error.fix
+    assert ", ".join(map(repr, ["auto", *COHORTS])) in error.fix
     assert "Did you mean 'sleep-edf'?" in error.fix
 
 

@@ -13,6 +13,7 @@ import pytest
 from eegtool.core.errors import EegToolError
 from eegtool.core.stages import UNSCORED
 from eegtool.scorings.hypnograms import Hypnogram, ScoredRun, read_hypnogram, stage_per_epoch
+from eegtool.scorings.scoring import ReadAs
 
 START = datetime(2024, 5, 31, 22, 13, 5)
 
@@ -147,6 +148,67 @@ def test_no_sleep_with_a_duration(read: Read) -> None:
         read(table((0, 30, "W"), (30, "n/a", "N2")), 60.0)
 
 
+LIST = (
+    "N2 N2 N2 W W W "
+    + "N2 N2 N2 N2 W W "
+    + "N2 N2 W W REM REM "
+    + "MT MT MT MT ? ? "
+    + "? ? ? ? ? N2 "
+)
+
+
+@pytest.mark.parametrize(
+    ("entries", "length_s", "expected", "n_ties"),
+    [
+        pytest.param(LIST.split(), 5, "? N2 ? movement ?", 2, id="5 s"),
+        pytest.param("W N1 N2 N2 REM REM".split(), 20, "W N2 N2 REM", 0, id="20 s"),
+        pytest.param("W N2".split(), 60, "W W N2 N2", 0, id="60 s"),
+        pytest.param("N1 N1 N1 N1 N2 N2".split(), 15, "N1 N1 N2", 0, id="15 s"),
+    ],
+)
+@pytest.mark.parametrize("form", ["list", "numbered", "table", "onsets", "stretches"])
+def test_other_epochs_are_brought_to_30_s(
+    tmp_path: Path, form: str, entries: list[str], length_s: int, expected: str, n_ties: int
+) -> None:
+    forms = {
+        "list": "".join(f"{stage}\n" for stage in entries),
+        "numbered": "epoch,stage\n" + "".join(f"{i},{s}\n" for i, s in enumerate(entries, 1)),
+        "table": table(*((i * length_s, length_s, s) for i, s in enumerate(entries))),
+        "onsets": "onset,stage\n" + "".join(f"{i * length_s},{s}\n" for i, s in enumerate(entries)),
+        "stretches": "duration,stage\n" + "".join(f"{length_s},{s}\n" for s in entries),
+    }
+    path = tmp_path / "x.csv"
+    path.write_text(forms[form])
+    seconds = float(len(entries) * length_s)
+    hypnogram = read_hypnogram(path, START, seconds, ReadAs(epoch_s=length_s))
+    assert stages(hypnogram, len(expected.split())) == expected.replace("movement", "movement time")
+    assert f"Epochs of {length_s} s were scored; a 30-s epoch has the stage that fills most of it ({n_ties} ties are unscored)." in hypnogram.notes  # fmt: skip
+
+
+def test_the_grid_of_other_epochs_counts(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(
+        table(*((7 + i * 20, 20, s) for i, s in enumerate("W N2 N2 REM REM REM".split())))
+    )
+    hypnogram = read_hypnogram(path, START, 130.0, ReadAs(epoch_s=20.0))
+    assert hypnogram.first_onset_s == 7.0
+    assert stages(hypnogram, 4) == "W N2 REM REM"
+    with pytest.raises(EegToolError, match="one grid of 30-s epochs") as raised:
+        read_hypnogram(path, START, 130.0)
+    assert "--scoring-epoch" in raised.value.fix
+    with pytest.raises(EegToolError, match="one grid of 25-s epochs"):
+        read_hypnogram(path, START, 130.0, ReadAs(epoch_s=25.0))
+
+
+def test_a_list_in_30_s_that_is_said_to_be_in_5_s(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("N2\n" * 960)
+    with pytest.raises(
+        EegToolError, match=r"80 min 0 s in steps of 5 s, .* steps of 30 s would fit"
+    ):
+        read_hypnogram(path, START, 28800.0, ReadAs(epoch_s=5.0))
+
+
 @pytest.mark.parametrize("tail_s", [0, 10, 500])
 @pytest.mark.parametrize("length_s", [5, 10, 15, 20, 60])
 def test_lines_of_other_epochs_are_refused(read: Read, length_s: int, tail_s: int) -> None:
@@ -154,6 +216,7 @@ def test_lines_of_other_epochs_are_refused(read: Read, length_s: int, tail_s: in
         read("N2\n" * (28800 // length_s), 28800.0 + tail_s)
     assert "pad it" in raised.value.fix
     assert "onsets" in raised.value.fix
+    assert f"or say --scoring-epoch {length_s}." in raised.value.fix
 
 
 @pytest.mark.parametrize(

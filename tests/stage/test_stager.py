@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import mne
 import numpy as np
 import pytest
+from PIL import Image
 
 import eegtool
 from eegtool.core.errors import EegToolError
@@ -21,10 +23,11 @@ from eegtool.core.workspace import read_json
 from eegtool.inference.calibration import Calibration
 from eegtool.model import adapters
 from eegtool.model.checkpoints import load_base
+from eegtool.pictures.layout import EMPTY
 from eegtool.stage import step
 from eegtool.stage.night import StagedNight
 from eegtool.stage.stager import Stager
-from tests.stage.conftest import noise
+from tests.stage.conftest import PROTOCOL, describe, noise
 from tests.stage.test_step import files_of
 
 Write = Callable[..., Path]
@@ -173,6 +176,8 @@ def test_it_saves_what_the_command_writes(
     ]
     pictures = [page.read_text(encoding="utf-8").count("iVBOR") for page in pages]  # PNG in base64
     assert pictures[0] == pictures[1] >= 10
+    made = [*settings.out.glob("*/work/**/*.png"), *tmp_path.glob("saved/*/work/**/*.png")]
+    assert made == []  # pictures are drawn where they are shown
     # A second night of the same model may lie beside it, another model's may not.
     step.run(replace(settings, out=tmp_path / "saved"))
     with pytest.raises(EegToolError, match="staged otherwise"):
@@ -315,3 +320,19 @@ def test_what_is_not_a_model(tmp_path: Path, stage_model: Path) -> None:
         eegtool.Stager.load(tmp_path)
     with pytest.raises(EegToolError, match="is neither a folder nor a known name"):
         eegtool.Stager.load(stage_model, base=str(tmp_path / "gone"))
+
+
+def test_a_model_is_shown_the_neighbours_that_it_was_trained_with(
+    model: Path, recording: Path
+) -> None:
+    describe(model, protocol=PROTOCOL | {"context_epochs": 1})
+    stager = Stager.load(model, lazily=True)
+    drawn = stager.stage(recording).drawn
+    left, right = [], []
+    for data in drawn.pictures.values():
+        with Image.open(io.BytesIO(data)) as image:
+            picture = np.asarray(image.convert("RGB"))[8:-8]
+        left.append(bool((picture[:, :15] == EMPTY).all()))
+        right.append(bool((picture[:, 49:] == EMPTY).all()))
+    assert left == [True] + [False] * 9
+    assert right == [False] * 9 + [True]

@@ -16,7 +16,7 @@ from eegtool.core.records import SPLITS
 from eegtool.core.registry import check_name
 from eegtool.core.workspace import Workspace
 from eegtool.recordings.reading import is_recording
-from eegtool.scorings.cohorts import generic, isruc, nsrr, sleep_edf
+from eegtool.scorings.cohorts import generic, isruc
 from eegtool.scorings.cohorts.night import (
     FETCH,
     PAIRING_FIX,
@@ -27,6 +27,7 @@ from eegtool.scorings.cohorts.night import (
     stem_of,
 )
 from eegtool.scorings.cohorts.pairs import PAIRS
+from eegtool.scorings.cohorts.public import NAMED, is_marked, pair_named
 from eegtool.scorings.hypnograms import SUFFIXES, is_hypnogram
 from eegtool.scorings.scoring import ReadAs
 
@@ -52,16 +53,21 @@ class Cohort:
         ``files -> Found``: finds its own among all files, which are sorted.
     named_like : str
         How its files are named, for messages.
+    channels : tuple of str
+        Its usual EEG channels, the first choice first.
     """
 
     pair: Callable[[Sequence[Path]], Found]
     named_like: str
+    channels: tuple[str, ...] = ()
 
 
 COHORTS: Final[dict[str, Cohort]] = {
-    "sleep-edf": Cohort(sleep_edf.pair, sleep_edf.NAMED_LIKE),
-    "nsrr": Cohort(nsrr.pair, nsrr.NAMED_LIKE),
-    "isruc": Cohort(isruc.pair, isruc.NAMED_LIKE),
+    **{
+        name: Cohort(partial(pair_named, cohort=name), line.like, line.channels)
+        for name, line in NAMED.items()
+    },
+    "isruc": Cohort(isruc.pair, isruc.NAMED_LIKE, ("C4-A1", "C3-A2")),
     "generic": Cohort(generic.pair, generic.NAMED_LIKE),
 }
 
@@ -179,6 +185,7 @@ def find_recordings(paths: Sequence[Path]) -> tuple[Night, ...]:
         for name, cohort in COHORTS.items()
         if name != "generic"
         for night in cohort.pair(files).nights
+        if is_marked(night)
     }
     nights = [known.get(path) or _nameless(path) for path in chosen.values()]
     nights = [replace(night, hypnogram_path=None, problem="") for night in nights]
@@ -219,12 +226,13 @@ def _told_apart(nights: Sequence[Night]) -> tuple[Night, ...]:
 
 
 def _joined(of_night: ReadAs, of_all: ReadAs | None) -> ReadAs:
-    """Return what is said of one scoring, or else of all."""
+    """Return what is said of one scoring, or else of all; the length of epochs the other way round."""
     of_all = of_all or ReadAs()
     return ReadAs(
         of_night.codes or of_all.codes,
         of_night.column or of_all.column,
         of_night.scorer or of_all.scorer,
+        of_all.epoch_s or of_night.epoch_s,
     )
 
 
@@ -326,7 +334,7 @@ def _find(
         if subject_pattern or any(path.name.casefold() == PAIRS for path in files):
             return _find(files, named, "generic", subject_pattern, read_as)
         known = [_find(files, named, name, "", read_as) for name in COHORTS if name != "generic"]
-        fitting = [found for found in known if found.nights]
+        fitting = [found for found in known if any(map(is_marked, found.nights))]
         if len(fitting) > 1:
             examples = ", ".join(f"{f.nights[0].signal_path} ({f.cohort})" for f in fitting)
             raise EegToolError(

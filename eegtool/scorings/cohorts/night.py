@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -109,59 +109,6 @@ def dangling(path: Path) -> str:
     if not path.is_symlink() or path.exists():
         return ""
     return f"{path} is a link to {path.readlink()}, which is not here"
-
-
-def pair_by_key(
-    files: Sequence[Path],
-    cohort: str,
-    pattern: re.Pattern[str],
-    recording: str,
-    scorings: Sequence[str],
-    named: Callable[[re.Match[str]], tuple[str, str, int]],
-) -> Found:
-    """Pair files by a key in their names, wherever they lie.
-
-    Parameters
-    ----------
-    files : sequence of Path
-        All files there are.
-    cohort : str
-        Its name.
-    pattern : re.Pattern
-        Of names in lower case, with the groups ``key`` and ``kind``.
-    recording : str
-        Kind of the recordings.
-    scorings : sequence of str
-        Kinds of scorings, the first choice first.
-    named : callable
-        ``match -> (recording, subject, night)``.
-
-    Returns
-    -------
-    Found
-        Of several scorings of one kind the one beside the recording is taken, or else none, and the
-        problem of the night says so.
-    """
-    matches = [(path, m) for path in files if (m := pattern.fullmatch(path.name.lower()))]
-    found: dict[tuple[str, str], list[Path]] = {}
-    for path, match in matches:
-        found.setdefault((match["key"], match["kind"]), []).append(path)
-    nights = []
-    for path, match in matches:
-        if match["kind"] != recording:
-            continue
-        kinds = (found[match["key"], kind] for kind in scorings if (match["key"], kind) in found)
-        of_kind = next(kinds, [])
-        chosen = [p for p in of_kind if p.parent == path.parent] or of_kind
-        name, subject, number = named(match)
-        night = Night(cohort, name, subject, number, path, chosen[0] if chosen else None)
-        if len(chosen) > 1:
-            problem = several_hypnograms(path, chosen)
-            night = replace(night, hypnogram_path=None, problem=problem, rivals=tuple(chosen))
-        nights.append(night)
-    keys = {match["key"] for _, match in matches if match["kind"] == recording}
-    orphans = [p for (key, _), paths in found.items() if key not in keys for p in paths]
-    return Found(tuple(nights), tuple(sorted(orphans)), cohort)
 
 
 def several_hypnograms(recording: Path, hypnograms: Sequence[Path]) -> str:
