@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -46,6 +46,9 @@ class Picture(Protocol):
 
     def rgb(self) -> Image.Image:
         """Return it as RGB of 8 bits."""
+
+    def array(self) -> np.ndarray:
+        """Return it as RGB, uint8 [height, width, 3]; yours to write in."""
 
     def file(self) -> bytes:
         """Return what is in its file, or would be."""
@@ -100,6 +103,10 @@ class FilePicture:
         with open_picture(self.data, self.called, self.fix) as image:
             return as_rgb(image)
 
+    def array(self) -> np.ndarray:
+        """See `Picture`."""
+        return np.array(self.rgb())
+
     def file(self) -> bytes:
         """See `Picture`."""
         return self.data
@@ -126,8 +133,16 @@ class DrawnPicture:
     def rgb(self) -> Image.Image:
         """See `Picture`."""
         image = Image.frombuffer("P", self.size, self.pixels, "raw", "P", 0, 1)
-        image.putpalette(_palette(self.style))
+        image.putpalette(_colours(self.style).tobytes())
         return image.convert("RGB")
+
+    def array(self) -> np.ndarray:
+        """See `Picture`."""
+        height, width = self.pixels.shape
+        if width % 2:
+            return _colours(self.style).take(self.pixels, axis=0)
+        pairs = np.ascontiguousarray(self.pixels).view(np.uint16)
+        return _pairs(self.style).take(pairs).view(np.uint8).reshape(height, width, 3)
 
     def file(self) -> bytes:
         """See `Picture`."""
@@ -138,9 +153,17 @@ class DrawnPicture:
 
 
 @cache
-def _palette(style: str) -> bytes:
-    """Return red, green and blue of each colour of a style."""
-    return bytes(value for colour in STYLES[style].palette for value in colour)
+def _colours(style: str) -> np.ndarray:
+    """Return red, green and blue of each place in the palette of a style, uint8 [n, 3]."""
+    return np.array(STYLES[style].palette, np.uint8)
+
+
+@cache
+def _pairs(style: str) -> np.ndarray:
+    """Return the colours of each pair of pixels side by side, six bytes by their two as one number."""
+    colours = np.resize(_colours(style), (256, 3))
+    left_right = np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2)
+    return colours[left_right].reshape(-1, 6).view("V6")[:, 0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +261,14 @@ class Signals:
             check_signals(self._path(recording), recording)
 
     def _path(self, recording: str) -> Path:
-        return self.workspace.signals / f"{recording}.npy"
+        return _signals_path(self.workspace.signals, recording)
+
+
+@lru_cache(maxsize=1 << 14)
+def _signals_path(folder: Path, recording: str) -> Path:
+    return (
+        folder / f"{recording}.npy"
+    )  # for every picture: putting paths together takes longer than a look
 
 
 def open_source(folder: Path, fix: str = _CHECK) -> PictureSource:
