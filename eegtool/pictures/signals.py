@@ -9,6 +9,7 @@ at most a 16,384th of the largest amplitude (1/64 µV up to 512 µV), far below 
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -227,11 +228,13 @@ def read_signals(path: Path, recording: str) -> StoredNight:
     EegToolError
         If it is missing, cut short, of another version or recording, or not what its sidecar describes.
     """
-    both = (path, sidecar_path(path))
+    both = _with_sidecar(path)
     try:
-        stats = [file.stat() for file in both]
+        stats = [os.stat(file) for file in both]  # noqa: PTH116 (a path would be put together again)
     except OSError as error:
-        fault = next((f"{file} {found}" for file in both if (found := fault_of(file))), str(path))
+        fault = next(
+            (f"{file} {found}" for file in both if (found := fault_of(Path(file)))), str(path)
+        )
         raise EegToolError(f"The signals of {recording}: {fault}.", _AGAIN) from error
     night = _mapped(path, *((s.st_mtime_ns, s.st_size) for s in stats))
     if night.recording != recording:
@@ -259,6 +262,11 @@ def check_signals(path: Path, recording: str) -> str:
             _AGAIN,
         )
     return sha256
+
+
+@lru_cache(maxsize=1 << 14)
+def _with_sidecar(path: Path) -> tuple[str, str]:
+    return str(path), str(sidecar_path(path))
 
 
 @lru_cache(maxsize=_OPEN_AT_ONCE)
