@@ -341,12 +341,13 @@ def _signals_of(workspace: Workspace) -> Signals:
             {"renderer": RENDERER},
             f"{workspace.root} and this eegvlm",
         )
-        if protocol["style"] not in STYLES:
+        spec = PictureSpec.from_protocol(protocol)
+        if not {protocol["style"], *(strip.style for strip in spec.strips)} <= STYLES.keys():
             raise ValueError
         return Signals(
             workspace,
             protocol["style"],
-            PictureSpec.from_protocol(protocol),
+            spec,
             {name: str(row["signals_sha256"]) for name, row in recordings.items()},
         )
     except (KeyError, TypeError, ValueError) as error:

@@ -13,12 +13,19 @@ from rich.text import Text
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
-from eegtool.core.settings import InspectSettings, PrepareSettings
+from eegtool.core.settings import EEG_CHANNEL, InspectSettings, PrepareSettings
 from eegtool.core.stages import DROPPED, EPOCH_S, SLEEP_STAGES, STAGES
 from eegtool.core.workspace import jsonable
 from eegtool.prepare.nights import outline
 from eegtool.prepare.step import read_as_of, recipe_of
-from eegtool.recordings.reading import Header, is_recording, read_header, read_recording
+from eegtool.recordings.montages import MONTAGES, montage_of, spec_of
+from eegtool.recordings.reading import (
+    Header,
+    find_signals,
+    is_recording,
+    read_header,
+    read_recording,
+)
 from eegtool.scorings.cohorts import Night, find_nights
 from eegtool.scorings.hypnograms import is_hypnogram, read_hypnogram
 from eegtool.scorings.scoring import ReadAs
@@ -80,6 +87,7 @@ def _look(
             return fact | _scoring(path, read_as_of(settings))
         header = read_header(path, strict=settings.strict)
         fact |= _header(header)
+        fact["montages"] = _montages(header, settings.channel)
         fact["prepare"] = _outlook(night, header, unpaired, settings)
     except EegToolError as error:
         fact["error"] = str(error)
@@ -97,6 +105,24 @@ def _header(header: Header) -> dict[str, Any]:
         ],
         "notes": list(header.notes),
     }
+
+
+def _montages(header: Header, channels: Sequence[str]) -> dict[str, dict[str, str | None]]:
+    """Say of each montage which channel of the recording each of its strips would show; None where none would."""
+    found: dict[str, dict[str, str | None]] = {}
+    for montage in MONTAGES:
+        named = [EEG_CHANNEL] if montage == "aasm" else channels
+        _, specs = montage_of(montage, named, [EEG_CHANNEL], {})
+        wanted = specs or [spec_of(channel) for channel in named]
+        try:
+            strips = find_signals(header, wanted)
+        except EegToolError:
+            found[montage] = {spec.typed: None for spec in wanted}
+        else:
+            found[montage] = {
+                s.spec.typed: s.derivation.name if s.derivation else None for s in strips
+            }
+    return found
 
 
 def _scoring(path: Path, read_as: ReadAs) -> dict[str, Any]:
@@ -167,6 +193,16 @@ def _print(fact: dict[str, Any]) -> None:
     for channel in fact.get("channels", ()):
         unit = channel["unit"] or "unit not given"
         rows.append(("channel", f"{channel['name']}  {channel['sfreq_hz']:g} Hz  {unit}"))
+    for montage, strips in fact.get("montages", {}).items():
+        there = [f"{typed} ← {name}" for typed, name in strips.items() if name]
+        lacking = [typed for typed, name in strips.items() if not name]
+        text = (
+            "cannot be served"
+            if not there
+            else f"{len(there)} of {len(strips)}: {', '.join(there)}"
+        )
+        text += f"; no {', '.join(lacking)}" if lacking else ""
+        rows.append((f"montage {montage}", text if there else Text(text, "dim")))
     if "stages" in fact:
         rows.append(("epochs", _counts(fact["stages"])))
         rows.append(("first sleep", f"after {clock(fact['first_sleep_s'])}"))

@@ -86,6 +86,22 @@ def normalise(name: str) -> str:
     return _SUFFIX.sub("", _PREFIX.sub("", _fold(name))) or _fold(name)
 
 
+def kind_of(name: str) -> str:
+    """Return what kind of channel a name speaks of, ``"eog"`` or ``"emg"``; empty where it does not say.
+
+    Examples
+    --------
+    >>> kind_of("EOG horizontal"), kind_of("LOC-A2"), kind_of("EMG submental"), kind_of("EEG C4-M1")
+    ('eog', 'eog', 'emg', '')
+    """
+    labelled = re.match(r"eog|emg", _fold(name))
+    electrode = _canonical(name).split("-")[0]
+    return labelled[0] if labelled else _KIND_OF.get(electrode, "")
+
+
+_KIND_OF: Final = {"e1": "eog", "e2": "eog", "chin": "emg"}
+
+
 def resolve(wanted: str, present: Sequence[str]) -> Derivation:
     """Find what a user means among the channels of a file.
 

@@ -53,6 +53,19 @@ def test_a_recording(recordings: Path, capsys: pytest.CaptureFixture[str]) -> No
             {"name": "EEG Pz-Oz", "sfreq_hz": 100.0, "unit": "uV"},
         ],
         "notes": [],
+        "montages": {
+            "eeg": {"eeg:EEG Fpz-Cz": "EEG Fpz-Cz"},
+            "psg": {
+                "eeg:EEG Fpz-Cz": "EEG Fpz-Cz",
+                **dict.fromkeys(("eog:E1-M2", "eog:E2-M2", "emg:chin")),
+            },
+            "aasm": {
+                "eeg:F4-M1": "EEG Fpz-Cz",
+                "eeg:C4-M1": None,
+                "eeg:O2-M1": "EEG Pz-Oz",
+                **dict.fromkeys(("eog:E1-M2", "eog:E2-M2", "emg:chin")),
+            },
+        },
         "prepare": {
             "cohort": "sleep-edf",
             "recording": "SC4001E0",
@@ -103,6 +116,10 @@ def test_what_is_said(recordings: Path, printed: io.StringIO) -> None:
         "duration 0:05:00",
         "channel EEG Fpz-Cz 100 Hz uV",
         "channel EEG Pz-Oz 100 Hz uV",
+        "montage eeg 1 of 1: eeg:EEG Fpz-Cz ← EEG Fpz-Cz",
+        "montage psg 1 of 4: eeg:EEG Fpz-Cz ← EEG Fpz-Cz; no eog:E1-M2, eog:E2-M2, emg:chin",
+        "montage aasm 2 of 6: eeg:F4-M1 ← EEG Fpz-Cz, eeg:O2-M1 ← EEG Pz-Oz; no eeg:C4-M1, eog:E1-M2,",
+        "eog:E2-M2, emg:chin",
         *re.findall("hypnogram .*", "\n".join(lines)),
         "subject SC400, night 1 (sleep-edf)",
         "epochs W 2 N1 2 N2 2 N3 2 REM 2",
