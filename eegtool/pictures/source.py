@@ -143,6 +143,12 @@ class DrawnPicture:
         """See `Picture`."""
 
 
+def drawn_at(night: StoredNight, onset_s: float, style: str, spec: PictureSpec) -> DrawnPicture:
+    """Draw the epoch of a night that begins at `onset_s`, with as many neighbours as the spec says."""
+    around = night.around(onset_s, spec.context_epochs)
+    return DrawnPicture(draw(style, night.cut_uv(onset_s), spec, around), palette_of(style, spec))
+
+
 @cache
 def _as_bytes(palette: tuple[png.Colour, ...]) -> bytes:
     """Return red, green and blue of each colour."""
@@ -225,8 +231,7 @@ class Signals:
 
     def load(self, name: str, whose: str = "") -> DrawnPicture:
         """See `PictureSource`."""
-        night, onset_s = self._named(name, whose)
-        return self.drawn(night.cut_uv(onset_s), night.around(onset_s, self.spec.context_epochs))
+        return drawn_at(*self._named(name, whose), self.style, self.spec)
 
     def drawn(self, signals: EpochSignals, around: Neighbours) -> DrawnPicture:
         """Draw the signals of an epoch and its neighbours as the pictures of the workspace are drawn."""
