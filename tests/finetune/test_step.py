@@ -904,6 +904,6 @@ def test_training_continues_only_from_an_adapter_of_the_same_kind(
     assert found.fingerprint != replace(found, continue_from_sha256="").fingerprint
     with pytest.raises(EegToolError, match=r"then and now: --lora-r \(\d+ and 3\)"):
         step.make_plan(replace(again, lora_r=3), output_dir)
-    write_json(adapter / "eegvlm.json", card | fits | {"features_weights_sha256": "ab" * 32})
+    write_json(adapter / "eegvlm.json", card | fits | {"features_weights_sha256": "cd" * 32})
     with pytest.raises(EegToolError, match="weights behind the features"):
         step.make_plan(again, output_dir)
