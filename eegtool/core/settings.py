@@ -640,6 +640,15 @@ class FinetuneSettings:
             rich_help_panel=FILES,
         ),
     ] = None
+    continue_from: Annotated[
+        Path | None,
+        Option(
+            help="Folder of an adapter of the same base, pictures and LoRA, which is trained further on these "
+            "samples: corrected nights, for instance.",
+            show_default="from the beginning",
+            rich_help_panel=FILES,
+        ),
+    ] = None
     config: Annotated[
         Path | None,
         Option(
