@@ -54,7 +54,8 @@ DOORS = {
     ),
     "inference": ("core", "model"),
     # What an answer claims is checked against what was measured, and shown beside the picture.
-    "report": ("core", "reasons", "pictures.source"),
+    # Further scorings of the answered nights are of any kind that the scorings know; lights go off in annotations.
+    "report": ("core", "reasons", "pictures.source", "scorings", "recordings"),
     # stage drives the rooms: what it asks of them goes through these doors.
     "stage": (
         "core",
@@ -91,6 +92,10 @@ def eegtool_imports(tree: ast.AST) -> Iterator[str]:
             else:
                 names = [node.module or ""]
         yield from (n.removeprefix("eegtool.") for n in names if n.startswith("eegtool."))
+
+
+def _tree(path: Path) -> ast.AST:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def wrong_imports(room: str, source: str) -> list[str]:
@@ -142,6 +147,23 @@ def test_imports_point_downward(path: Path) -> None:
         assert wrong_imports(room_of(path), path.read_text(encoding="utf-8")) == []
 
 
+WINGS = ("reading", "measures", "showing")
+"""Of report, each of which knows those before it: answers in, figures, tables and pages."""
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if room_of(p) == "report"], ids=lambda p: str(p.relative_to(PACKAGE))
+)
+def test_the_wings_of_the_report_import_one_way(path: Path) -> None:
+    parts = path.relative_to(PACKAGE / "report").parts
+    if len(parts) == 1:  # the step knows all of them
+        assert path.name in ("__init__.py", "step.py")
+        return
+    imported = [n.split(".")[1] for n in eegtool_imports(_tree(path)) if n.startswith("report.")]
+    assert set(imported) <= set(WINGS[: WINGS.index(parts[0]) + 1])
+    assert "core.settings" not in set(eegtool_imports(_tree(path)))
+
+
 SETTINGS_END_AT = ("step.py", "inspection.py")
 
 
@@ -151,8 +173,7 @@ SETTINGS_END_AT = ("step.py", "inspection.py")
     ids=lambda p: str(p.relative_to(PACKAGE)),
 )
 def test_below_a_step_nobody_knows_the_settings(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    assert "core.settings" not in eegtool_imports(tree)
+    assert "core.settings" not in eegtool_imports(_tree(path))
 
 
 # Where JSON is read that is none of a file: by the one reader, what a process of our own printed, what was

@@ -343,6 +343,15 @@ class PrepareSettings:
         bool,
         Option("--marks", help="Draw scale marks (s, µV, Hz).", rich_help_panel=PICTURE),
     ] = False
+    context_epochs: Annotated[
+        int,
+        Option(
+            min=0,
+            max=3,
+            help="Also draw so many epochs before and after each one, in dimmed colours.",
+            rich_help_panel=PICTURE,
+        ),
+    ] = 0
     pictures: Annotated[
         Literal["png", "none"],
         Option(
@@ -763,6 +772,15 @@ class FinetuneSettings:
             rich_help_panel=VALIDATION,
         ),
     ] = 0
+    calibrate: Annotated[
+        bool,
+        Option(
+            "--calibrate",
+            help="In the end, calibrate the adapter on all epochs of the held-out subjects, as "
+            "`evaluate --calibrate` does.",
+            rich_help_panel=VALIDATION,
+        ),
+    ] = False
     deepspeed: Annotated[
         str,
         Option(
@@ -1075,6 +1093,37 @@ class AskSettings:
     json: Json = False
 
 
+LightsOff = Annotated[
+    str,
+    Option(
+        help="When the lights went off: seconds from the start, or a time of day (22:45:00). Time in bed begins there.",
+        show_default="annotations, else the start",
+        rich_help_panel=FIGURES,
+    ),
+]
+LightsOn = Annotated[
+    str,
+    Option(
+        help="When they went on again.",
+        show_default="annotations, else the end",
+        rich_help_panel=FIGURES,
+    ),
+]
+LightsFiles = Annotated[
+    list[Path],
+    Option(
+        help="Where it stands for each recording: a table (recording, lights_off, lights_on), or recordings with "
+        "annotations. Once for each file.",
+        show_default="no",
+        rich_help_panel=FIGURES,
+    ),
+]
+Full = Annotated[
+    bool,
+    Option("--full", help="Print all tables, not the summary alone.", rich_help_panel=FIGURES),
+]
+
+
 @dataclass(frozen=True, slots=True)
 class ReportSettings:
     """Read the stages out of the answers and write figures, tables, hypnograms and one page."""
@@ -1103,6 +1152,18 @@ class ReportSettings:
             help="Folder of the report.", show_default="WORKSPACE/report", rich_help_panel=FILES
         ),
     ] = None
+    scored_by: Annotated[
+        list[Path],
+        Option(
+            help="Further scorings of the answered nights: what review.html saved, or any scoring named after "
+            "recording and scorer (SC4001E0_anna.csv). Once for each file.",
+            show_default="no",
+            rich_help_panel=FILES,
+        ),
+    ] = field(default_factory=list)
+    lights_off: LightsOff = ""
+    lights_on: LightsOn = ""
+    lights: LightsFiles = field(default_factory=list)
     how_read: Annotated[
         Path | None,
         Option(
@@ -1134,10 +1195,11 @@ class ReportSettings:
             rich_help_panel=FIGURES,
         ),
     ] = 20
+    full: Full = False
     pictures: Annotated[
         Literal["embed", "link", "none"],
         Option(
-            help="Pictures of the epochs on the page: inside it (as many as 24 MB hold, the mistakes first; "
+            help="Pictures of the epochs in review.html: inside it (as many as 24 MB hold, the mistakes first; "
             "the rest linked), only linked, or none.",
             rich_help_panel=FIGURES,
         ),
@@ -1241,6 +1303,10 @@ class StageSettings:
         ),
     ] = False
     no_calibration: NoCalibration = False
+    lights_off: LightsOff = ""
+    lights_on: LightsOn = ""
+    lights: LightsFiles = field(default_factory=list)
+    full: Full = False
     jobs: Annotated[
         int, Option(min=1, help="Recordings drawn at the same time.", rich_help_panel=RUNNING)
     ] = 1

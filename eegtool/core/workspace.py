@@ -48,9 +48,12 @@ _WRITTEN_BY: Final = {
 
 _DRAWN_BY: Final = (
     *("channel", "low_hz", "high_hz", "notch_hz", "resample_hz"),
-    *("style", "size", "amplitude_uv", "marks", "renderer"),
+    *("style", "size", "amplitude_uv", "marks", "context_epochs", "renderer"),
 )
 """What of the protocol decides how the picture of an epoch looks."""
+
+_UNSAID: Final = {"context_epochs": 0}
+"""What of it earlier versions did not say, because there was no choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +300,7 @@ def check_same_pictures(one: Mapping[str, Any], other: Mapping[str, Any], what: 
     EegToolError
         Naming every difference.
     """
+    one, other = ({**_UNSAID, **p} if "style" in p else p for p in (one, other))
     both = [k for k in _DRAWN_BY if k in one and k in other]
     differing = [f"{k} {one[k]} and {other[k]}" for k in both if one[k] != other[k]]
     if differing:

@@ -36,7 +36,7 @@ from eegtool.inference.calibration import (
     write_calibration,
 )
 from eegtool.inference.loaded import LoadedModel, merge_note
-from eegtool.inference.smoothing import chain_of, knows_sequences, smoothed_stages
+from eegtool.inference.smoothing import MUCH, chain_of, knows_sequences, smoothed_stages
 from eegtool.model.adapters import is_untrained
 
 _CONSTANT: Final = 0.95
@@ -197,11 +197,27 @@ def _with_sequence(task: Task, rows: Callable[[], Iterator[Answer]]) -> Iterator
     stages: dict[str, str] = {}
     if task.settings.mode != "generate" and knows_sequences(contract.sequence):
         chain = chain_of(contract.sequence, task.settings.model_path)
-        stages = smoothed_stages(rows(), chain.calibrated(task.calibration))
+        if task.calibration:
+            chain = task.calibration.of_chain(chain)
+        stages, changed = smoothed_stages(rows(), chain)
+        _warn_if_much_changed(changed)
     for row in rows():
         if row.question_id in stages:
             row.metadata["stage_smoothed"] = stages[row.question_id]
         yield row
+
+
+def _warn_if_much_changed(changed: Mapping[str, float]) -> None:
+    """Say in which recordings smoothing changes more than single epochs."""
+    much = sorted(
+        (name for name, share in changed.items() if share > MUCH), key=changed.__getitem__
+    )
+    if much:
+        shown = ", ".join(f"{name} {changed[name]:.0%}" for name in reversed(much[-3:]))
+        warn(
+            f"smoothing changes more than {MUCH:.0%} of the epochs of {len(much):,} of {len(changed):,} "
+            f"recordings ({shown}): the nights that it was learnt from may not be like these."
+        )
 
 
 def _all_there(task: Task, lines: Mapping[str, bytes]) -> bool:
@@ -234,6 +250,8 @@ def _calibrate(task: Task, lines: Mapping[str, bytes]) -> tuple[Task, dict[str, 
     asked = [q.sample_id for q in task.asked if q.category in STAGES]
     chosen = [read_row(lines[sample_id], str(task.answers_file)) for sample_id in asked]
     folder, wanted = task.settings.model_path, task.settings.decide_for
+    sequence = task.job.contract.sequence
+    known = knows_sequences(sequence) and all(row.metadata.get("recording") for row in chosen)
     fitted, found = calibrate(
         np.array([scores_of(row) for row in chosen]).reshape(-1, len(STAGES)),
         [row.label for row in chosen],
@@ -241,6 +259,10 @@ def _calibrate(task: Task, lines: Mapping[str, bytes]) -> tuple[Task, dict[str, 
         subjects=[row.metadata.get("subject", "") for row in chosen],
         adapter_sha256=task.job.adapter_sha256,
         decide_for=wanted,
+        places=[(r.metadata["recording"], r.metadata["epoch_index"]) for r in chosen]
+        if known
+        else (),
+        chain=chain_of(sequence, folder) if known else None,
     )
     write_calibration(folder, fitted)
     for sentence in sentences(fitted, found, wanted):

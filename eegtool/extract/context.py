@@ -157,13 +157,14 @@ def in_context(
     device : torch.device
         Where it computes, in float32.
     """
-    there = torch.from_numpy(track.there)
+    reach = encoder.reach
+    there = torch.from_numpy(np.pad(track.there, reach))  # before and behind it, all is missing
     whole = torch.zeros(len(there), FEATURE_DIM)
     whole[there] = torch.from_numpy(np.ascontiguousarray(rows, np.float32))
     features: list[Tensor] = []
     logits: list[Tensor] = []
     for start in range(0, len(there), _PIECE):
-        begin, end = max(0, start - encoder.reach), start + _PIECE + encoder.reach
+        begin, end = max(0, start - reach), start + _PIECE + reach
         piece = (part[begin:end][None].to(device) for part in (whole, there))
         own = slice(start - begin, start - begin + _PIECE)
         for found, parts in zip(encoder(*piece), (features, logits), strict=True):
@@ -201,10 +202,39 @@ class ContextPlan:
     seed: int = 42
 
 
+class Rows:
+    """Representations of a side's epochs, and behind them those of epochs that are neighbours only.
+
+    Parameters
+    ----------
+    own : float32 [N, 1, 1024]
+        Which a feature may take the place of; a memory map will do.
+    others : float32 [M, 1, 1024], optional
+        Of neighbours.
+    """
+
+    def __init__(self, own: np.ndarray, others: np.ndarray | None = None) -> None:
+        self.own = own
+        self.others = own[:0] if others is None else others
+
+    def read(self, index: np.ndarray) -> np.ndarray:
+        """Return rows by their numbers, float32 ``[K, 1024]``."""
+        index, n = np.asarray(index), len(self.own)
+        found = np.empty((len(index), self.own.shape[-1]), np.float32)
+        found[index < n] = self.own[index[index < n], 0]
+        found[index >= n] = self.others[index[index >= n] - n, 0]
+        return found
+
+    def write(self, index: np.ndarray, features: np.ndarray) -> None:
+        """Put features in the place of the side's own rows; those of neighbours go nowhere."""
+        staged = index < len(self.own)
+        self.own[index[staged], 0] = features[staged]
+
+
 def train_context(
     plan: ContextPlan,
     epochs: Sequence[Epoch],
-    rows: np.ndarray,
+    rows: Rows,
     validating: Sequence[str],
     device: torch.device,
 ) -> tuple[ContextEncoder, dict[str, Any]]:
@@ -215,9 +245,9 @@ def train_context(
     plan : ContextPlan
         How.
     epochs : sequence of Epoch
-        The fine-tune side.
-    rows : float32 [N, 1, 1024]
-        Their representations; a memory map will do.
+        The fine-tune side, and behind it neighbours without a stage.
+    rows : Rows
+        Their representations.
     validating : sequence of str
         Subjects to validate on; empty: the last state is kept.
 
@@ -281,7 +311,7 @@ def train_context(
 def _drawn(
     plan: ContextPlan,
     nights: Sequence[Track],
-    rows: np.ndarray,
+    rows: Rows,
     stages: np.ndarray,
     rng: np.random.Generator,
     device: torch.device,
@@ -300,7 +330,7 @@ def _drawn(
             row[at : at + width] = -1
     there = index >= 0
     drawn = np.zeros((*index.shape, FEATURE_DIM), np.float32)
-    drawn[there] = rows[index[there], 0]
+    drawn[there] = rows.read(index[there])
     targets = np.where(there, stages[index], _UNSCORED)
     found = (torch.from_numpy(part).to(device) for part in (drawn, there, targets))
     return tuple(found)  # type: ignore[return-value]
@@ -309,7 +339,7 @@ def _drawn(
 def _kappa(
     encoder: ContextEncoder,
     nights: Sequence[Track],
-    rows: np.ndarray,
+    rows: Rows,
     stages: np.ndarray,
     device: torch.device,
 ) -> float:
@@ -317,7 +347,7 @@ def _kappa(
     said, true = [], []
     for night in nights:
         own = night.index[night.there]
-        said.append(in_context(encoder, night, rows[own, 0], device)[1].argmax(axis=1))
+        said.append(in_context(encoder, night, rows.read(own), device)[1].argmax(axis=1))
         true.append(stages[own])
     both = np.concatenate(true), np.concatenate(said)
     scored = both[0] != _UNSCORED
@@ -326,18 +356,23 @@ def _kappa(
 
 
 def add_context(
-    encoder: ContextEncoder, epochs: Sequence[Epoch], rows: np.ndarray, device: torch.device
+    encoder: ContextEncoder, epochs: Sequence[Epoch], rows: Rows, device: torch.device
 ) -> np.ndarray:
-    """Put features in the place of representations, recording by recording; return probabilities, float32 ``[N, 5]``.
+    """Put features in the place of representations, recording by recording.
 
     Parameters
     ----------
     encoder : ContextEncoder
         Trained.
     epochs : sequence of Epoch
-        One for each row.
-    rows : float32 [N, 1, 1024]
-        Representations, which are overwritten; a writable memory map will do.
+        One for each row, neighbours included.
+    rows : Rows
+        Representations, of which the side's own are overwritten.
+
+    Returns
+    -------
+    float32 [N, 5]
+        Probabilities of the side's own epochs.
     """
     probabilities = np.empty((len(epochs), len(STAGES)), np.float32)
     encoder.to(device).eval()
@@ -345,10 +380,10 @@ def add_context(
         [epoch.recording for epoch in epochs], [epoch.onset_s for epoch in epochs], encoder.reach
     ):
         own = night.index[night.there]
-        features, logits = in_context(encoder, night, rows[own, 0], device)
-        rows[own, 0] = features
+        features, logits = in_context(encoder, night, rows.read(own), device)
+        rows.write(own, features)
         probabilities[own] = torch.from_numpy(logits).softmax(1).numpy()
-    return probabilities
+    return probabilities[: len(rows.own)]
 
 
 def epochs_of(minutes: float) -> int:

@@ -81,8 +81,8 @@ class Pictures(Dataset[tuple[torch.Tensor, int]]):
         epoch = self.epochs[index]
         if self.signals and self.augmentation:
             night, onset_s = self.signals.epoch(epoch.recording, epoch.epoch_index)
-            varied = vary(night, onset_s, self.augmentation, np.random.default_rng(seed))
-            picture: Picture = self.signals.drawn(varied)
+            rng, n = np.random.default_rng(seed), self.signals.spec.context_epochs
+            picture: Picture = self.signals.drawn(*vary(night, onset_s, self.augmentation, rng, n))
         else:
             picture = load_picture(epoch, self.source)
         pixels = picture.array()

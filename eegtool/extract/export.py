@@ -40,7 +40,7 @@ class Exported:
 def export(
     module: nn.Module,
     epochs: Sequence[Epoch],
-    folder: Path,
+    pictures: Path | PictureSource,
     out: Path,
     *,
     size: int | None = None,
@@ -62,8 +62,8 @@ def export(
         It is left in evaluation mode.
     epochs : sequence of Epoch
         One row each, in this order.
-    folder : Path
-        Their image folder.
+    pictures : Path or PictureSource
+        Their image folder, or where else they come from.
     out : Path
         The ``.npy`` file. It takes this name only when it is whole; a sidecar of the rows that were
         there before goes (`eegtool.extract.features.write_sidecar` writes the new one).
@@ -85,13 +85,14 @@ def export(
         finite; the epoch is named.
     """
     module.eval()
+    source = open_source(pictures, _AGAIN) if isinstance(pictures, Path) else pictures
     probabilities = np.empty((len(epochs), len(STAGES)), np.float32)
     manifest, done = hashlib.sha256(), 0
     with atomic_path(out) as tmp:
         with RowWriter(tmp, len(epochs)) as writer:
-            for pictures, digests in _batches(epochs, folder, size, batch_size, max(workers, 1)):
+            for batch, digests in _batches(epochs, source, size, batch_size, max(workers, 1)):
                 some = epochs[done : done + len(digests)]
-                rows, logits = look(module, pictures, device)
+                rows, logits = look(module, batch, device)
                 writer.write(rows.float().cpu().numpy(), [epoch.sample_id for epoch in some])
                 probabilities[done : done + len(some)] = logits.float().softmax(1).cpu().numpy()
                 for epoch, digest in zip(some, digests, strict=True):
@@ -119,7 +120,11 @@ def look(
 
 
 def _batches(
-    epochs: Sequence[Epoch], folder: Path, size: int | None, batch_size: int, threads: int
+    epochs: Sequence[Epoch],
+    source: PictureSource,
+    size: int | None,
+    batch_size: int,
+    threads: int,
 ) -> Iterator[tuple[np.ndarray, list[str]]]:
     """Yield uint8 ``[B, H, W, 3]`` and the SHA-256 of each file, batch by batch in order.
 
@@ -129,7 +134,6 @@ def _batches(
     """
     if not epochs:
         return
-    source = open_source(folder, _AGAIN)
     shape = load_picture(epochs[0], source).size
     check_side(epochs[0], shape, size)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")

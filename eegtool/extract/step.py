@@ -49,6 +49,7 @@ from eegtool.extract.calibrated import fit_module, stages_and_probabilities
 from eegtool.extract.context import (
     ContextEncoder,
     ContextPlan,
+    Rows,
     add_context,
     epochs_of,
     train_context,
@@ -65,6 +66,7 @@ from eegtool.extract.features import (
 )
 from eegtool.extract.folds import Fold, export_out_of_fold
 from eegtool.extract.module import VisionModule
+from eegtool.extract.neighbours import neighbours
 from eegtool.extract.plan import IMBALANCE, LOGS
 from eegtool.extract.stored import CARD
 from eegtool.extract.trained import (
@@ -77,7 +79,7 @@ from eegtool.extract.trained import (
 )
 from eegtool.extract.trainer import score
 from eegtool.extract.weights import load_module, save_module
-from eegtool.pictures.source import open_source
+from eegtool.pictures.source import open_signals, open_source
 
 _PREDICTIONS: Final = "eval_stages.csv"
 _STAMP: Final = "run.json"
@@ -315,8 +317,22 @@ def _export(
             own = rows_of("ft", made["ft"])
         probabilities = rows_of("eval", made["eval"])
         if settings.context or module.context is not None:
+            reach = module.context.reach if module.context else epochs_of(settings.context)
+            others = {
+                split: staging_dir / f"{split}_neighbours.npy" for split in SPLITS if not folds
+            }
+            around = {
+                split: _look_around(
+                    module, sides[split], workspace.images(split), reach, out, common
+                )
+                for split, out in others.items()
+            }
+            whole = {split: [*sides[split], *around.get(split, ())] for split in SPLITS}
+            rows = {split: _rows(made[split], others.get(split)) for split in SPLITS}
             if module.context is None:
-                module.context, card = _learn_context(module, card, side, made["ft"], device)
+                module.context, card = _learn_context(
+                    module, card, side, whole["ft"], rows["ft"], device
+                )
                 for split in SPLITS:
                     sidecars[split] = replace(
                         sidecars[split],
@@ -324,13 +340,7 @@ def _export(
                         context=module.context.reach,
                     )
             own, probabilities = (
-                add_context(
-                    module.context,
-                    sides[split],
-                    np.lib.format.open_memmap(made[split], mode="r+"),
-                    device,
-                )
-                for split in SPLITS
+                add_context(module.context, whole[split], rows[split], device) for split in SPLITS
             )
         calibration = fit_module(card, sides["ft"], own, settings.decide_for)
         said, probabilities = stages_and_probabilities(calibration, probabilities)
@@ -386,15 +396,42 @@ def _saved(module: VisionModule, card: Card, side: FineTuneSide) -> Card:
     return read_json(side.workspace.vision_module / CARD)
 
 
+def _look_around(
+    module: VisionModule,
+    epochs: Sequence[Epoch],
+    folder: Path,
+    reach: int,
+    out: Path,
+    common: dict[str, Any],
+) -> list[Epoch]:
+    """Export the representations of a side's neighbours, drawn from stored signals; return which these are."""
+    signals = open_signals(folder)
+    found = neighbours(epochs, signals, reach) if signals else []
+    if found and signals:
+        export(module, found, signals, out, **common | {"advance": lambda _: None})
+    return found
+
+
+def _rows(path: Path, others: Path | None) -> Rows:
+    """Map the representations of a side, to be written to, and those of its neighbours, if there are any."""
+    own = np.lib.format.open_memmap(path, mode="r+")
+    if others is None or not others.exists():
+        return Rows(own)
+    return Rows(own, np.lib.format.open_memmap(others, mode="r"))
+
+
 def _learn_context(
-    module: VisionModule, card: Card, side: FineTuneSide, rows: Path, device: torch.device
+    module: VisionModule,
+    card: Card,
+    side: FineTuneSide,
+    epochs: Sequence[Epoch],
+    rows: Rows,
+    device: torch.device,
 ) -> tuple[ContextEncoder, Card]:
     """Train the context encoder on the representations of the fine-tune side, and keep it with the module."""
     plan = _context_plan(side.settings)
     validating = sorted({*card.get("val_subjects", ())} & {epoch.subject for epoch in side.epochs})
-    encoder, known = train_context(
-        plan, side.epochs, np.lib.format.open_memmap(rows, mode="r"), validating, device
-    )
+    encoder, known = train_context(plan, epochs, rows, validating, device)
     console.print(
         f"Context of {plan.reach} epochs on either side, of step {known['step']}"
         + (f": κ {known['kappa']:.3f} on {', '.join(validating)}." if validating else "."),

@@ -7,7 +7,7 @@ the plan's subjects, seed and limit, joined by sample id.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -56,7 +56,12 @@ class Sides:
 
 
 def draw(
-    rows: Sequence[Conversation], epochs_file: Path, share: float, limit: int, seed: int
+    rows: Sequence[Conversation],
+    epochs_file: Path,
+    share: float,
+    limit: int,
+    seed: int,
+    first: Set[str] = frozenset(),
 ) -> Sides:
     """Draw the subjects that are held out.
 
@@ -72,6 +77,8 @@ def draw(
         Epochs that are scored at most; 0 for all of them.
     seed : int
         Seed of the draw.
+    first : set of str
+        Subjects that are drawn before all others.
 
     Raises
     ------
@@ -91,8 +98,9 @@ def draw(
             if len(known) < 2
             else "Give a share above 0 that leaves some subjects, such as 0.1.",
         )
-    drawn = np.random.default_rng(seed).permutation(len(known))[:count]
-    sides = _parted(rows, epochs, {known[i] for i in drawn}, limit, seed)
+    order = [known[i] for i in np.random.default_rng(seed).permutation(len(known))]
+    order.sort(key=lambda subject: subject not in first)
+    sides = _parted(rows, epochs, set(order[:count]), limit, seed)
     stages = sorted({question.category for question in sides.scored})
     if len(stages) < 2:
         raise EegToolError(

@@ -42,9 +42,10 @@ from eegtool.extract.features import (
     read_sidecar,
     warn_if_by_order,
 )
-from eegtool.extract.stored import store_module
+from eegtool.extract.stored import CARD, is_module, store_module
 from eegtool.finetune import estimate, held_out, launcher
 from eegtool.finetune.arguments import training_arguments
+from eegtool.finetune.calibrating import calibrate_adapter
 from eegtool.finetune.data import encode, trained_share
 from eegtool.finetune.hardware import Hardware
 from eegtool.finetune.held_out import Sides, draw, everybody
@@ -110,6 +111,8 @@ def run(settings: FinetuneSettings) -> None:
     _train(settings, plan, ranks, hosts)
     if FUSIONS[plan.fusion].needs_features:
         _store_module(Workspace(settings.workspace).vision_module, output_dir)
+    if settings.calibrate:
+        calibrate_adapter(output_dir, plan)
     log = read_json(output_dir / "training_log.json")
     stamp = run_stamp(
         "finetune",
@@ -413,14 +416,15 @@ def make_plan(
     if FUSIONS[settings.fusion].needs_features:
         _check_features(features_file, data_path, rows, workspace, protocol)
         features_sha256 = sha256_of(features_file)
-    sides = _sides(settings, rows, workspace.epochs)
+    unseen = _unseen(workspace, features_file) if features_sha256 else frozenset()
+    sides = _sides(settings, rows, workspace.epochs, unseen)
     if sequence and sides.subjects:  # its transitions are those of the whole fine-tune side
         sequence["stages"] = list(sides.stages)
     share = trained_share(sides.training, processor, settings.model_max_length)
     form = form_of(sides.training, processor.count_tokens)
     if sides.subjects:
         check_scorable(form, stage, ranks)
-        notes += _validation_notes(settings, sides, features_file)
+        notes += _validation_notes(settings, sides, unseen, features_file)
     if deepspeed:
         text = base.config.get_text_config()
         widest = max(text.hidden_size, text.intermediate_size)
@@ -485,16 +489,32 @@ def _chooses(settings: FinetuneSettings) -> bool:
     return settings.load_best_model_at_end or settings.early_stopping_patience > 0
 
 
-def _sides(settings: FinetuneSettings, rows: list[Conversation], epochs_file: Path) -> Sides:
-    """Hold subjects out, where there is validation."""
+def _unseen(workspace: Workspace, features_file: Path) -> frozenset[str]:
+    """Return the subjects that validated the vision module and were not trained on, if it is the features' module."""
+    sidecar, folder = read_sidecar(features_file), workspace.vision_module
+    if sidecar is None or not is_module(folder, sidecar.weights_sha256):
+        return frozenset()
+    return frozenset(read_json(folder / CARD).get("val_subjects", ()))
+
+
+def _sides(
+    settings: FinetuneSettings,
+    rows: list[Conversation],
+    epochs_file: Path,
+    unseen: frozenset[str],
+) -> Sides:
+    """Hold subjects out, where there is validation; first those that the vision module has not seen."""
     if settings.eval_strategy == "no":
         return everybody(rows)
     for row in rows:
         picture_of(row.sample_id, row.images)
-    return draw(rows, epochs_file, settings.eval_subjects_share, settings.eval_limit, settings.seed)
+    share, limit = settings.eval_subjects_share, settings.eval_limit
+    return draw(rows, epochs_file, share, limit, settings.seed, first=unseen)
 
 
-def _validation_notes(settings: FinetuneSettings, sides: Sides, features_file: Path) -> list[str]:
+def _validation_notes(
+    settings: FinetuneSettings, sides: Sides, unseen: frozenset[str], features_file: Path
+) -> list[str]:
     """Say why the κ of a validation may differ from what `evaluate` finds on new subjects."""
     notes = []
     if settings.eval_limit and len(sides.scored) < sides.n_held_out:
@@ -504,10 +524,12 @@ def _validation_notes(settings: FinetuneSettings, sides: Sides, features_file: P
     if settings.bits == 4:
         notes.append("--bits 4: validations ask the packed base, `evaluate` asks one of 16 bits")
     sidecar = read_sidecar(features_file) if FUSIONS[settings.fusion].needs_features else None
-    if sidecar is not None and sidecar.fold is None:
+    seen = [subject for subject in sides.subjects if subject not in unseen]
+    if seen and sidecar is not None and sidecar.fold is None:
         notes.append(
-            "--eval-strategy: the vision module was trained on this side, held-out subjects included, so κ may "
-            "be higher than on new ones; `eegvlm extract --folds` makes features without them"
+            f"--eval-strategy: the vision module was trained on this side, {len(seen)} of the held-out subjects "
+            f"included ({', '.join(seen[:3])}), so κ may be higher than on new ones; `eegvlm extract --folds` "
+            "makes features without them"
         )
     return notes
 
@@ -526,12 +548,10 @@ def _check_validation(settings: FinetuneSettings) -> None:
     """Check what is asked of the validation; without one, nothing may be asked of it."""
     check_name("--eval-strategy", settings.eval_strategy, _EVAL_STRATEGIES)
     check_name("--metric-for-best-model", settings.metric_for_best_model, METRICS)
-    if settings.eval_strategy == "no" and _chooses(settings):
-        flag = (
-            "--load-best-model-at-end"
-            if settings.load_best_model_at_end
-            else "--early-stopping-patience"
-        )
+    needing = ("load_best_model_at_end", "early_stopping_patience", "calibrate")
+    given = [name for name in needing if getattr(settings, name)]
+    if settings.eval_strategy == "no" and given:
+        flag = f"--{given[0].replace('_', '-')}"
         raise EegToolError(f"{flag} needs validation.", "Add --eval-strategy steps, or epoch.")
 
 

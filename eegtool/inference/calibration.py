@@ -29,6 +29,7 @@ from eegtool.core.records import Answer
 from eegtool.core.settings import DecideFor
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import read_json, write_json
+from eegtool.inference.smoothing import Chain, Place, fitted_weight
 
 _FILE: Final = "calibration.json"
 _NONE: Final = Scaling()
@@ -65,11 +66,20 @@ class Calibration:
     decision_offsets: tuple[float, ...] = _NONE.decision_offsets
     stages: tuple[float, ...] = ()
     """Epochs of each stage, in the order of `STAGES`: how common stages are, as the probabilities have it."""
+    sequence_weight: float | None = None
+    """How much the sequence of stages counts when they are smoothed; None where it was not fitted."""
 
     @property
     def scaling(self) -> Scaling:
         """How scores become probabilities and a stage."""
         return Scaling(self.temperature, self.offsets, self.decide_for, self.decision_offsets)
+
+    def of_chain(self, chain: Chain) -> Chain:
+        """Return what is known of sequences for the probabilities that this calibration makes."""
+        known = chain.of_probabilities(self.stages) if self.stages else chain
+        return (
+            known if self.sequence_weight is None else replace(known, weight=self.sequence_weight)
+        )
 
 
 def calibrate(
@@ -80,6 +90,8 @@ def calibrate(
     subjects: Sequence[str],
     adapter_sha256: str,
     decide_for: DecideFor = "likelihood",
+    places: Sequence[Place] = (),
+    chain: Chain | None = None,
 ) -> tuple[Calibration, Fit]:
     """Fit the scaling and say what it changes.
 
@@ -89,6 +101,9 @@ def calibrate(
         See `eegtool.core.probabilities.fit`.
     mode, adapter_sha256 : str
         How the answers were asked for, and of which weights.
+    places, chain
+        Recording and index of each epoch and what the model knows of sequences, if it does: how much the
+        sequence counts is then fitted as well (see `eegtool.inference.smoothing.fitted_weight`).
 
     Raises
     ------
@@ -109,6 +124,10 @@ def calibrate(
         adapter_sha256=adapter_sha256,
         stages=tuple(list(stages).count(stage) for stage in STAGES),
     )
+    if chain:
+        probabilities = scaling.probabilities(log_likelihood)
+        weight = fitted_weight(places, probabilities, stages, calibration.of_chain(chain))
+        calibration = replace(calibration, sequence_weight=weight)
     return calibration, found
 
 
@@ -121,6 +140,8 @@ def sentences(calibration: Calibration, found: Fit, wanted: DecideFor) -> tuple[
         f"{n_subjects} subject{'s' * (n_subjects != 1)}; ECE {c.ece_before:.3f} → {c.ece_after:.3f}, "
         f"NLL {c.nll_before:.3f} → {c.nll_after:.3f}"
     )
+    if c.sequence_weight is not None:
+        fitted += f"; the sequence of stages counts {c.sequence_weight:g} when they are smoothed"
     if found.likeliest is None or found.decided is None:
         return (fitted,)
     tried = (
@@ -252,6 +273,9 @@ def read_calibration(folder: Path, adapter_sha256: str = "") -> Calibration | No
         stages = of_stages(raw["stages"]) if "stages" in raw else ()
         if stages is None:
             raise ValueError("it does not have one number for each stage")
+        weight = raw.get("sequence_weight")
+        if not (weight is None or (isinstance(weight, int | float) and 0 <= weight <= 1)):
+            raise ValueError(f"it has the weight {weight} of sequences")
         known = {"subjects": tuple(raw["subjects"]), "stages": stages}
         calibration = Calibration(**raw | asdict(read_scaling(raw)) | known)
     except (KeyError, TypeError, ValueError) as error:

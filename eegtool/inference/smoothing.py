@@ -2,7 +2,9 @@
 
 A hidden Markov model (Rabiner 1989, Proceedings of the IEEE 77, 257-286) whose transitions are those of
 the training subjects' nights. A model's probabilities hold how common the stages were in its training,
-and so do the transitions: the former are divided out, so that it counts once.
+and so do the transitions: the former are divided out, so that it counts once. How much the sequence counts
+beside the probabilities is a weight, fitted on validation subjects: features that know their neighbours leave
+less to be learnt from them, and the nights that it was learnt from are whole and mostly healthy ones.
 """
 
 from __future__ import annotations
@@ -14,17 +16,22 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn.metrics import cohen_kappa_score
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.probabilities import of_stages
 from eegtool.core.records import Answer
 from eegtool.core.stages import STAGES
-from eegtool.inference.calibration import Calibration
+
+MUCH: Final = 0.2
+"""Share of a recording's epochs; where smoothing changes more of them, that must be said."""
 
 _ADDED: Final = 1.0
 """To each count of a transition (Laplace's rule): what no training night showed is rare, not impossible."""
 _LEAST: Final = 1e-12
 """Of a probability: rounded to nothing, it would forbid a stage whatever its neighbours say."""
+_WEIGHTS: Final = tuple(i / 10 for i in range(11))
+"""That are tried on validation subjects."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,16 +46,17 @@ class Chain:
         Probability of each stage where a stretch begins: how common it is in the training nights.
     trained : float64 [5]
         How common each stage was among the epochs the model was trained on.
+    weight : float
+        Of the sequence, from 0 (the likeliest stage of each epoch) to 1 (the whole hidden Markov model).
+    short : int
+        Epochs of a recording in which the sequence counts half of that; by default 30 min.
     """
 
     transitions: np.ndarray
     start: np.ndarray
     trained: np.ndarray
-
-    def calibrated(self, calibration: Calibration | None) -> Chain:
-        """Return the chain for probabilities that a calibration has brought to other frequencies."""
-        counts = calibration.stages if calibration else ()
-        return self.of_probabilities(counts) if counts else self
+    weight: float = 1.0
+    short: int = 60
 
     def of_probabilities(self, counts: Sequence[float]) -> Chain:
         """Return the chain for probabilities that were brought to other frequencies, by a calibration."""
@@ -88,10 +96,11 @@ def _shares(counts: ArrayLike) -> np.ndarray:
 def smoothed(
     epoch_indices: Sequence[int], probabilities: np.ndarray, chain: Chain
 ) -> tuple[str, ...]:
-    """Return the stage of each epoch in the likeliest sequence.
+    """Return the stage of each epoch of a recording in the likeliest sequence.
 
     Stretches are decoded by themselves: behind epochs that are missing (a gap, an electrode that was
-    off) the sequence starts again, whatever stood before.
+    off) the sequence starts again, whatever stood before. The shorter the recording, the less the sequence
+    counts.
 
     Parameters
     ----------
@@ -100,19 +109,82 @@ def smoothed(
     probabilities : float [n_epochs, 5]
         Of each stage, as the model gives them.
     """
-    if not len(epoch_indices):
+    n = len(epoch_indices)
+    if not n:
         return ()
-    log_likelihood = np.log(np.maximum(probabilities, _LEAST)) - np.log(chain.trained)
+    weight = chain.weight * n / (n + chain.short)
+    prior, moves, start = (
+        weight * np.log(part) for part in (chain.trained, chain.transitions, chain.start)
+    )
+    log_likelihood = np.log(np.maximum(probabilities, _LEAST)) - prior
     cuts = [k for k, (i, j) in enumerate(pairwise(epoch_indices), start=1) if j != i + 1]
-    paths = [
-        viterbi(part, np.log(chain.transitions), np.log(chain.start))
-        for part in np.split(log_likelihood, cuts)
-    ]
+    paths = [viterbi(part, moves, start) for part in np.split(log_likelihood, cuts)]
     return tuple(STAGES[state] for state in np.concatenate(paths).tolist())
 
 
-def smoothed_stages(rows: Iterable[Answer], chain: Chain) -> dict[str, str]:
-    """Return the stage of each epoch in the likeliest sequence of its recording, by sample id.
+Place = tuple[str, int]
+"""Recording and epoch index."""
+
+
+def smoothed_nights(places: Sequence[Place], probabilities: np.ndarray, chain: Chain) -> list[str]:
+    """Return the stage of epochs of several recordings, in any order, each recording by itself (see `smoothed`)."""
+    stages = [""] * len(places)
+    for rows in _by_recording(places).values():
+        found = smoothed([places[row][1] for row in rows], probabilities[rows], chain)
+        for row, stage in zip(rows, found, strict=True):
+            stages[row] = stage
+    return stages
+
+
+def _by_recording(places: Sequence[Place]) -> dict[str, list[int]]:
+    """Return the rows of each recording in order of time."""
+    found: dict[str, list[int]] = {}
+    for row in sorted(range(len(places)), key=places.__getitem__):
+        found.setdefault(places[row][0], []).append(row)
+    return found
+
+
+def fitted_weight(
+    places: Sequence[Place], probabilities: np.ndarray, stages: Sequence[str], chain: Chain
+) -> float:
+    """Return the weight of the sequence by which Cohen's κ is highest on validation subjects; of equals the lowest.
+
+    Parameters
+    ----------
+    places : sequence of (str, int)
+        Recording and epoch index of each epoch.
+    probabilities : float [n_epochs, 5]
+        As the chain takes them.
+    stages : sequence of str
+        True ones.
+    chain : Chain
+        Its own weight is the answer where these epochs are all of one stage.
+    """
+    if len({*stages}) < 2:
+        return chain.weight
+
+    def kappa(weight: float) -> float:
+        said = smoothed_nights(places, probabilities, replace(chain, weight=weight))
+        return round(float(cohen_kappa_score(list(stages), said)), 4)
+
+    return max(_WEIGHTS, key=kappa)
+
+
+def changed(
+    places: Sequence[Place], probabilities: np.ndarray, stages: Sequence[str]
+) -> dict[str, float]:
+    """Return of each recording the share of its epochs in which `stages` are not the likeliest ones."""
+    said = [STAGES[i] for i in np.argmax(probabilities, axis=1)]
+    return {
+        recording: float(np.mean([said[row] != stages[row] for row in rows]))
+        for recording, rows in _by_recording(places).items()
+    }
+
+
+def smoothed_stages(
+    rows: Iterable[Answer], chain: Chain
+) -> tuple[dict[str, str], dict[str, float]]:
+    """Return the stage of each epoch in the likeliest sequence of its recording.
 
     Parameters
     ----------
@@ -120,19 +192,28 @@ def smoothed_stages(rows: Iterable[Answer], chain: Chain) -> dict[str, str]:
         Those without probabilities, or without a place in a recording, get no stage.
     chain : Chain
         For the frequencies of stages that the probabilities hold.
+
+    Returns
+    -------
+    stages : dict of str to str
+        By sample id.
+    shares : dict of str to float
+        Of the epochs that were changed, by recording (see `changed`).
     """
-    found: dict[str, dict[int, tuple[str, tuple[float, ...]]]] = {}
+    ids: list[str] = []
+    places: list[Place] = []
+    known: list[tuple[float, ...]] = []
     for row in rows:
-        shares = of_stages(row.metadata.get("stage_probabilities"))
-        place, recording = (row.metadata.get(name) for name in ("epoch_index", "recording"))
-        if shares and recording and isinstance(place, int):
-            found.setdefault(recording, {})[place] = (row.question_id, shares)
-    stages: dict[str, str] = {}
-    for epochs in found.values():
-        places = sorted(epochs)
-        sequence = smoothed(places, np.array([epochs[i][1] for i in places]), chain)
-        stages |= {epochs[i][0]: stage for i, stage in zip(places, sequence, strict=True)}
-    return stages
+        probabilities = of_stages(row.metadata.get("stage_probabilities"))
+        index, recording = (row.metadata.get(name) for name in ("epoch_index", "recording"))
+        if probabilities and recording and isinstance(index, int):
+            ids.append(row.question_id)
+            places.append((recording, index))
+            known.append(probabilities)
+    if not ids:
+        return {}, {}
+    stages = smoothed_nights(places, np.array(known), chain)
+    return dict(zip(ids, stages, strict=True)), changed(places, np.array(known), stages)
 
 
 def viterbi(log_likelihood: np.ndarray, log_transitions: np.ndarray, log_start: np.ndarray) -> Any:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from eegtool.core.stages import EPOCH_S
-from eegtool.pictures.signals import EpochSignals, StoredNight
+from eegtool.pictures.signals import EpochSignals, Neighbours, StoredNight
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,13 @@ class Augmentation:
 
 
 def vary(
-    night: StoredNight, onset_s: float, how: Augmentation, rng: np.random.Generator
-) -> EpochSignals:
-    """Return the signals of an epoch as they could have been.
+    night: StoredNight,
+    onset_s: float,
+    how: Augmentation,
+    rng: np.random.Generator,
+    context_epochs: int = 0,
+) -> tuple[EpochSignals, Neighbours]:
+    """Return the signals of an epoch and its neighbours as they could have been.
 
     Parameters
     ----------
@@ -58,23 +62,40 @@ def vary(
         What may be done.
     rng : numpy.random.Generator
         Draws it.
+    context_epochs : int
+        How many neighbours on either side. What is changed in the epoch is changed in them.
 
     Returns
     -------
-    list of (float [n_samples], float)
+    signals : list of (float [n_samples], float)
         Signal in µV and sampling rate in Hz of each channel.
+    around : list of (signals or None)
+        See `StoredNight.around`.
     """
-    last_s = night.duration_s - EPOCH_S
-    onset_s = min(max(onset_s + rng.uniform(-how.shift_s, how.shift_s), 0.0), max(last_s, 0.0))
     n = len(night.channels)
     lost = int(rng.integers(n)) if n > 1 and rng.random() < how.lost else None
+    gains = [0.0 if i == lost else _gain(how, rng) for i in range(n)]
     backwards = how.flip and rng.random() < 0.5
-    varied: EpochSignals = []
-    for i, (epoch_uv, sfreq_hz) in enumerate(night.cut_uv(onset_s)):
-        gain = 10 ** (rng.uniform(-how.gain_db, how.gain_db) / 20)
-        if how.flip and rng.random() < 0.5:
-            gain = -gain
-        noise_uv = rng.standard_normal(len(epoch_uv), np.float32) * rng.uniform(0, how.noise_uv)
-        changed = np.zeros_like(epoch_uv) if i == lost else epoch_uv * gain + noise_uv
-        varied.append((changed[::-1] if backwards else changed, sfreq_hz))
-    return varied
+    shift_s = rng.uniform(-how.shift_s, how.shift_s)
+    last_s = max(night.duration_s - EPOCH_S, 0.0)
+
+    def changed(at_s: float) -> EpochSignals:
+        epoch: EpochSignals = []
+        cut = night.cut_uv(min(max(at_s + shift_s, 0.0), last_s))
+        for i, ((epoch_uv, sfreq_hz), gain) in enumerate(zip(cut, gains, strict=True)):
+            noise_uv = rng.standard_normal(len(epoch_uv), np.float32) * rng.uniform(0, how.noise_uv)
+            varied_uv = epoch_uv * gain + (noise_uv if i != lost else 0.0)
+            epoch.append((varied_uv[::-1] if backwards else varied_uv, sfreq_hz))
+        return epoch
+
+    signals = changed(onset_s)
+    around = [
+        None if at is None else changed(at) for at in night.onsets_around(onset_s, context_epochs)
+    ]
+    return signals, around[::-1] if backwards else around
+
+
+def _gain(how: Augmentation, rng: np.random.Generator) -> float:
+    """Draw by how much a channel is stronger; negative where it is turned upside down."""
+    gain = float(10 ** (rng.uniform(-how.gain_db, how.gain_db) / 20))
+    return -gain if how.flip and rng.random() < 0.5 else gain

@@ -30,11 +30,15 @@ VERSION: Final = 1
 
 _MAX: Final = 32767  # of int16
 _AGAIN: Final = "Run `eegvlm prepare` again."
+_ROUNDING_S: Final = 1e-3  # as `whole_epochs` counts
 _OPEN_AT_ONCE: Final = 64  # nights; their pages are the system's to take back
 _HEX: Final = re.compile("[0-9a-f]{64}")
 
 EpochSignals = list[tuple[np.ndarray, float]]
 """Of each channel: float [n_samples] in µV and sampling rate in Hz."""
+
+Neighbours = list[EpochSignals | None]
+"""Of the epochs before and after one, in the order of time; None where nothing was recorded."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +86,8 @@ class StoredNight:
         Where the grid of epochs begins, in seconds from the first sample.
     channels : tuple of StoredChannel
         From the top of a picture to its bottom.
+    pauses : tuple of (float, float)
+        Onset and duration of the time in which nothing was recorded, in seconds.
     sha256 : str
         Of the file that it was read from, as its sidecar says.
     """
@@ -90,6 +96,7 @@ class StoredNight:
     start: str
     first_onset_s: float
     channels: tuple[StoredChannel, ...]
+    pauses: tuple[tuple[float, float], ...] = ()
     sha256: str = ""
 
     @property
@@ -106,7 +113,7 @@ class StoredNight:
             If the night does not reach as far.
         """
         onset_s = self.first_onset_s + epoch_index * EPOCH_S
-        if onset_s + EPOCH_S > self.duration_s + 1e-3:  # as `whole_epochs` counts
+        if onset_s + EPOCH_S > self.duration_s + _ROUNDING_S:
             raise EegToolError(
                 f"The signals of {self.recording} last {self.duration_s:g} s: they have no epoch "
                 f"{epoch_index}.",
@@ -118,18 +125,39 @@ class StoredNight:
         """Return all channels from `onset_s` on."""
         return [(c.cut_uv(onset_s), c.sfreq_hz) for c in self.channels]
 
+    def is_recorded(self, onset_s: float) -> bool:
+        """Say whether all of the 30 s from `onset_s` on was recorded."""
+        stop_s = onset_s + EPOCH_S
+        inside = onset_s > -_ROUNDING_S and stop_s < self.duration_s + _ROUNDING_S
+        return inside and not any(
+            onset_s < start_s + lasts_s and start_s < stop_s for start_s, lasts_s in self.pauses
+        )
+
+    def onsets_around(self, onset_s: float, n: int) -> list[float | None]:
+        """Return where the `n` epochs before that at `onset_s` and the `n` after it begin.
+
+        None where an epoch was not recorded throughout; one that nobody scored is like the others.
+        """
+        onsets_s = [onset_s + i * EPOCH_S for i in range(-n, n + 1) if i]
+        return [max(at, 0.0) if self.is_recorded(at) else None for at in onsets_s]
+
+    def around(self, onset_s: float, n: int) -> Neighbours:
+        """Return the signals of the epochs that `onsets_around` finds."""
+        return [None if at is None else self.cut_uv(at) for at in self.onsets_around(onset_s, n)]
+
 
 def quantise(
     recording: str,
     start: str,
     first_onset_s: float,
     signals: Iterable[tuple[str, np.ndarray, float]],
+    pauses: Iterable[tuple[float, float]] = (),
 ) -> StoredNight:
     """Bring filtered channels into the form in which they are stored.
 
     Parameters
     ----------
-    recording, start, first_onset_s
+    recording, start, first_onset_s, pauses
         See `StoredNight`.
     signals : iterable of (str, float [n_samples], float)
         Name, signal in µV and sampling rate in Hz of each channel.
@@ -139,7 +167,7 @@ def quantise(
         scale_uv = _scale_uv(float(np.max(np.abs(data_uv), initial=0.0)))
         samples = np.rint(data_uv / scale_uv).astype(np.int16)
         channels.append(StoredChannel(name, sfreq_hz, scale_uv, samples))
-    return StoredNight(recording, start, first_onset_s, tuple(channels))
+    return StoredNight(recording, start, first_onset_s, tuple(channels), tuple(pauses))
 
 
 def _scale_uv(peak_uv: float) -> float:
@@ -185,6 +213,7 @@ def write_signals(path: Path, night: StoredNight) -> str:
         "start": night.start,
         "first_onset_s": night.first_onset_s,
         "channels": channels,
+        **({"pauses": night.pauses} if night.pauses else {}),
         "sha256": sha256,
     }
     write_json(sidecar_path(path), card)
@@ -253,6 +282,7 @@ def _mapped(path: Path, *_as_of: tuple[int, int]) -> StoredNight:
     try:
         rows = [_row(row) for row in card["channels"]]
         about = (str(card["recording"]), str(card["start"]), float(card["first_onset_s"]))
+        pauses = tuple((float(at), float(lasts)) for at, lasts in card.get("pauses", ()))
         if not rows or not math.isfinite(about[2]) or not _HEX.fullmatch(card["sha256"]):
             raise ValueError
     except (KeyError, TypeError, ValueError) as error:
@@ -264,7 +294,7 @@ def _mapped(path: Path, *_as_of: tuple[int, int]) -> StoredNight:
     for name, sfreq_hz, scale_uv, n in rows:
         channels.append(StoredChannel(name, sfreq_hz, scale_uv, samples[first : first + n]))
         first += n
-    return StoredNight(*about, tuple(channels), card["sha256"])
+    return StoredNight(*about, tuple(channels), pauses, card["sha256"])
 
 
 def _row(row: Any) -> tuple[str, float, float, int]:

@@ -27,8 +27,14 @@ from eegtool.core.workspace import (
     inside,
     read_json,
 )
-from eegtool.pictures import RENDERER, STYLES, draw, png
-from eegtool.pictures.signals import EpochSignals, StoredNight, check_signals, read_signals
+from eegtool.pictures import RENDERER, STYLES, draw, palette_of, png
+from eegtool.pictures.signals import (
+    EpochSignals,
+    Neighbours,
+    StoredNight,
+    check_signals,
+    read_signals,
+)
 from eegtool.pictures.spec import PictureSpec
 
 _AGAIN: Final = "Run `eegvlm prepare` again."
@@ -119,10 +125,10 @@ class FilePicture:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DrawnPicture:
-    """What was drawn: uint8 [height, width] of places in the palette of a style."""
+    """What was drawn: uint8 [height, width] of places in a palette."""
 
     pixels: np.ndarray
-    style: str
+    palette: tuple[png.Colour, ...]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -133,35 +139,35 @@ class DrawnPicture:
     def rgb(self) -> Image.Image:
         """See `Picture`."""
         image = Image.frombuffer("P", self.size, self.pixels, "raw", "P", 0, 1)
-        image.putpalette(_colours(self.style).tobytes())
+        image.putpalette(_colours(self.palette).tobytes())
         return image.convert("RGB")
 
     def array(self) -> np.ndarray:
         """See `Picture`."""
         height, width = self.pixels.shape
         if width % 2:
-            return _colours(self.style).take(self.pixels, axis=0)
+            return _colours(self.palette).take(self.pixels, axis=0)
         pairs = np.ascontiguousarray(self.pixels).view(np.uint16)
-        return _pairs(self.style).take(pairs).view(np.uint8).reshape(height, width, 3)
+        return _pairs(self.palette).take(pairs).view(np.uint8).reshape(height, width, 3)
 
     def file(self) -> bytes:
         """See `Picture`."""
-        return png.encode(self.pixels, STYLES[self.style].palette)
+        return png.encode(self.pixels, self.palette)
 
     def check(self) -> None:
         """See `Picture`."""
 
 
 @cache
-def _colours(style: str) -> np.ndarray:
-    """Return red, green and blue of each place in the palette of a style, uint8 [n, 3]."""
-    return np.array(STYLES[style].palette, np.uint8)
+def _colours(palette: tuple[png.Colour, ...]) -> np.ndarray:
+    """Return red, green and blue of each colour, uint8 [n, 3]."""
+    return np.array(palette, np.uint8)
 
 
 @cache
-def _pairs(style: str) -> np.ndarray:
+def _pairs(palette: tuple[png.Colour, ...]) -> np.ndarray:
     """Return the colours of each pair of pixels side by side, six bytes by their two as one number."""
-    colours = np.resize(_colours(style), (256, 3))
+    colours = np.resize(_colours(palette), (256, 3))
     left_right = np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2)
     return colours[left_right].reshape(-1, 6).view("V6")[:, 0]
 
@@ -212,8 +218,8 @@ class Signals:
     spec: PictureSpec
     sha256: Mapping[str, str]
 
-    def epoch(self, recording: str, epoch_index: int) -> tuple[StoredNight, float]:
-        """Return the signals of a recording, and where in them an epoch begins, in seconds.
+    def night(self, recording: str) -> StoredNight:
+        """Return the signals of a recording.
 
         Raises
         ------
@@ -229,6 +235,11 @@ class Signals:
                 f"signals are {night.sha256[:12]}, those of the workspace {self.sha256[recording][:12]}.",
                 f"They were copied from elsewhere, or filtered otherwise. {_AGAIN}",
             )
+        return night
+
+    def epoch(self, recording: str, epoch_index: int) -> tuple[StoredNight, float]:
+        """Return the signals of a recording, and where in them an epoch begins, in seconds; see `night`."""
+        night = self.night(recording)
         return night, night.onset_s(epoch_index)
 
     def find(self, name: str, whose: str) -> None:
@@ -238,11 +249,12 @@ class Signals:
     def load(self, name: str, whose: str = "") -> DrawnPicture:
         """See `PictureSource`."""
         night, onset_s = self._named(name, whose)
-        return self.drawn(night.cut_uv(onset_s))
+        return self.drawn(night.cut_uv(onset_s), night.around(onset_s, self.spec.context_epochs))
 
-    def drawn(self, signals: EpochSignals) -> DrawnPicture:
-        """Draw the signals of an epoch as the pictures of the workspace are drawn."""
-        return DrawnPicture(draw(self.style, signals, self.spec), self.style)
+    def drawn(self, signals: EpochSignals, around: Neighbours) -> DrawnPicture:
+        """Draw the signals of an epoch and its neighbours as the pictures of the workspace are drawn."""
+        pixels = draw(self.style, signals, self.spec, around)
+        return DrawnPicture(pixels, palette_of(self.style, self.spec))
 
     def _named(self, name: str, whose: str) -> tuple[StoredNight, float]:
         """Return what a picture shows, by its name."""
@@ -329,9 +341,7 @@ def _signals_of(workspace: Workspace) -> Signals:
         return Signals(
             workspace,
             protocol["style"],
-            PictureSpec(
-                int(protocol["size"]), float(protocol["amplitude_uv"]), bool(protocol["marks"])
-            ),
+            PictureSpec.from_protocol(protocol),
             {name: str(row["signals_sha256"]) for name, row in recordings.items()},
         )
     except (KeyError, TypeError, ValueError) as error:

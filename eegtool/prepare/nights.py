@@ -255,6 +255,7 @@ def outline(night: Night, recipe: Recipe) -> Outline:
             )
         ),
         notes=header.notes + hypnogram.notes,
+        pauses=header.pauses,
     )
 
 
@@ -504,7 +505,8 @@ def cannot_write(workspace: Path, error: OSError) -> EegToolError:
 def draw_epochs(epochs: Sequence[Epoch], stored: StoredNight, recipe: Recipe) -> Iterator[bytes]:
     """Give the PNG of each epoch."""
     for epoch in epochs:
-        yield draw_png(recipe.style, stored.cut_uv(epoch.onset_s), recipe.spec)
+        around = stored.around(epoch.onset_s, recipe.context_epochs)
+        yield draw_png(recipe.style, stored.cut_uv(epoch.onset_s), recipe.spec, around)
 
 
 def estimate(night: Night, recipe: Recipe, n_pictures: int = 20) -> tuple[float, ...]:
@@ -667,7 +669,8 @@ def _filtered(recording: Recording, plan: Outline, recipe: Recipe) -> StoredNigh
     """Return the whole recording as it is stored and drawn."""
     start = recording.start.isoformat() if recording.start else ""
     filtered = [_cleaned(signal, recipe) for signal in recording.signals]
-    return quantise(plan.night.recording, start, plan.first_onset_s, filtered)
+    pauses = [(pause.onset_s, pause.duration_s) for pause in plan.pauses]
+    return quantise(plan.night.recording, start, plan.first_onset_s, filtered, pauses)
 
 
 def _cleaned(signal: Signal, recipe: Recipe) -> tuple[str, np.ndarray, float]:

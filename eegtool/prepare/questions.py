@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from eegtool.core.errors import EegToolError
@@ -13,6 +13,7 @@ from eegtool.reasons.facts import Facts
 from eegtool.reasons.words import conclusion, define, reason
 
 _ASK: Final = "Which sleep stage does this 30-second EEG epoch show?"
+_ASK_MIDDLE: Final = "Which sleep stage does the 30-second EEG epoch in the middle show? The dimmed ones are its neighbours."
 _CHOICE: Final = f"{', '.join(STAGES[:-1])} or {STAGES[-1]}"
 
 
@@ -45,6 +46,13 @@ QUESTION_TEMPLATES: Final[dict[str, QuestionTemplate]] = {
         reasons=True,
     ),
 }
+
+
+def asking_about(template: QuestionTemplate, context_epochs: int) -> QuestionTemplate:
+    """Return the template for pictures in which so many neighbours are drawn on either side."""
+    asked = template.question.replace(_ASK, _ASK_MIDDLE) if context_epochs else template.question
+    return replace(template, question=asked)
+
 
 RATIONALES: Final[dict[str, Callable[[str, Facts | None], str]]] = {
     "none": lambda stage, facts: "",

@@ -8,7 +8,7 @@ from typing import Any, Final
 from eegtool.pictures import RENDERER
 from eegtool.pictures.spec import PictureSpec
 
-_DRAWING: Final = ("style", "size", "amplitude_uv", "marks")
+_DRAWING: Final = ("style", "size", "amplitude_uv", "marks", "context_epochs")
 """Fields that decide how a stored signal is drawn."""
 
 _ASIDE: Final = ("strict", "measured", "pictures")
@@ -29,7 +29,7 @@ class Recipe:
         Frequency to take out, new sampling rate; 0 for none.
     style : str
         One of `eegtool.pictures.STYLES`.
-    size, amplitude_uv, marks
+    size, amplitude_uv, marks, context_epochs
         See `eegtool.pictures.spec.PictureSpec`.
     wake_margin : float
         Minutes of wake that are kept on both sides of sleep.
@@ -50,6 +50,7 @@ class Recipe:
     size: int
     amplitude_uv: float
     marks: bool
+    context_epochs: int = 0
     wake_margin: float = 30.0
     strict: bool = False
     measured: bool = False
@@ -58,7 +59,7 @@ class Recipe:
     @property
     def spec(self) -> PictureSpec:
         """What the style is told."""
-        return PictureSpec(self.size, self.amplitude_uv, self.marks)
+        return PictureSpec(self.size, self.amplitude_uv, self.marks, self.context_epochs)
 
     def decides(self) -> dict[str, Any]:
         """Return all that changes which epochs there are and what their signals are."""

@@ -31,7 +31,7 @@ from eegtool.core.registry import check_name
 from eegtool.core.settings import InspectSettings, PrepareSettings
 from eegtool.core.stages import DROPPED, STAGES
 from eegtool.core.workspace import Workspace, jsonable, read_json, run_stamp, write_json
-from eegtool.pictures import RENDERER, STYLES, check_bands
+from eegtool.pictures import RENDERER, STYLES, check_bands, visible_hz
 from eegtool.pictures.signals import sidecar_path
 from eegtool.prepare.download import download
 from eegtool.prepare.nights import (
@@ -47,6 +47,7 @@ from eegtool.prepare.protocols import PROTOCOLS
 from eegtool.prepare.questions import (
     QUESTION_TEMPLATES,
     RATIONALES,
+    asking_about,
     check_rationale,
     conversation,
     question,
@@ -85,11 +86,11 @@ def run(settings: PrepareSettings) -> None:
     cohort = PROTOCOLS[settings.protocol].cohort if settings.protocol else settings.cohort
     found = find_nights(paths, cohort, settings.subject_pattern, read_as_of(settings))
     nights = _chosen(found, settings)
-    visible_hz = STYLES[settings.style].visible_hz(recipe_of(settings).spec, len(settings.channel))
-    visible_hz = min(visible_hz, settings.high_hz)
+    shown_hz = visible_hz(settings.style, recipe_of(settings).spec, len(settings.channel))
+    shown_hz = min(shown_hz, settings.high_hz)
     console.print(
         f"Drawing [bold]{settings.style}[/] pictures of {settings.size} × {settings.size} pixels; "
-        f"rhythms show up to {visible_hz:.3g} Hz."
+        f"rhythms show up to {shown_hz:.3g} Hz."
     )
     if settings.dry_run:
         _print_json(settings, _dry_run(nights, settings))
@@ -146,7 +147,7 @@ def _check(settings: PrepareSettings) -> None:
             "--dry-run writes nothing, so it fetches nothing either.", "Leave out --download."
         )
     check_band(settings.low_hz, settings.high_hz)
-    check_bands(recipe_of(settings).spec, len(settings.channel))
+    check_bands(recipe_of(settings).spec, len(settings.channel), settings.style)
 
 
 def _check_protocol(settings: PrepareSettings) -> None:
@@ -185,6 +186,7 @@ def recipe_of(settings: PrepareSettings) -> Recipe:
         size=settings.size,
         amplitude_uv=settings.amplitude_uv,
         marks=settings.marks,
+        context_epochs=settings.context_epochs,
         wake_margin=settings.wake_margin,
         strict=settings.strict,
         measured=settings.rationale == "measured",
@@ -432,7 +434,8 @@ def _publish(
     facts = {i: f for p in used if p.facts is not None for i, f in p.facts_of().items()}
     reasons = RATIONALES[settings.rationale]
 
-    workspace, template = Workspace(settings.workspace), QUESTION_TEMPLATES[settings.template]
+    workspace = Workspace(settings.workspace)
+    template = asking_about(QUESTION_TEMPLATES[settings.template], settings.context_epochs)
     workspace.prepare_stamp.unlink(missing_ok=True)
     publish_nights(workspace, [(p, _side(p.night, split)) for p in used])
     write_split(workspace.split, split)
@@ -605,6 +608,7 @@ def _stamp(
         "size": settings.size,
         "amplitude_uv": settings.amplitude_uv,
         "marks": settings.marks,
+        "context_epochs": settings.context_epochs,
         "renderer": RENDERER,
         "template": settings.template,
         "rationale": settings.rationale,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from rich.panel import Panel
@@ -12,24 +13,44 @@ from rich.text import Text
 from eegtool.core.console import console, progress
 from eegtool.core.errors import EegToolError
 from eegtool.core.settings import ReportSettings
-from eegtool.core.workspace import Workspace, atomic_path, check_folder, run_stamp, write_json
-from eegtool.report import exports
-from eegtool.report.compare import Comparison, as_answers, compare
-from eegtool.report.data import ReportData
-from eegtool.report.faithfulness import faithfulness
-from eegtool.report.finding_tables import all_tables
-from eegtool.report.findings import Findings
-from eegtool.report.forms import markdown, to_csv, to_latex, to_markdown, to_rich
-from eegtool.report.how_read import write_how_read
-from eegtool.report.hypnogram import picture
-from eegtool.report.intervals import Sampling
-from eegtool.report.joins import Known, look_up
-from eegtool.report.metrics import Metrics, measure
-from eegtool.report.nights import Absence, Drawing, Night, lay_out, scored_epochs
-from eegtool.report.page import render_page
-from eegtool.report.sleep import deviations, night_statistics
-from eegtool.report.sources import AnswerSet, named_apart, read_answer_sets
-from eegtool.report.words import counting_sentences, notices, protocol_facts, protocol_sentences
+from eegtool.core.stages import EPOCH_S
+from eegtool.core.workspace import (
+    Workspace,
+    atomic_path,
+    check_folder,
+    read_json,
+    run_stamp,
+    write_json,
+)
+from eegtool.report.measures.compare import Comparison, as_answers, compare
+from eegtool.report.measures.faithfulness import faithfulness
+from eegtool.report.measures.findings import Findings
+from eegtool.report.measures.intervals import Sampling
+from eegtool.report.measures.metrics import Metrics, measure
+from eegtool.report.measures.scorers import compare_scorers, measure_review
+from eegtool.report.measures.sleep import NightStatistics, deviations, night_statistics
+from eegtool.report.reading.joins import Known, look_up
+from eegtool.report.reading.lights import Lights, Span, read_lights
+from eegtool.report.reading.nights import Absence, Night, lay_out
+from eegtool.report.reading.reviews import read_scorings
+from eegtool.report.reading.sources import AnswerSet, named_apart, read_answer_sets
+from eegtool.report.showing import exports
+from eegtool.report.showing.data import Drawing, ReportData
+from eegtool.report.showing.figures import summary_figure
+from eegtool.report.showing.finding_tables import all_tables
+from eegtool.report.showing.forms import markdown, to_csv, to_latex, to_markdown, to_rich
+from eegtool.report.showing.how_read import write_how_read
+from eegtool.report.showing.hypnogram import picture
+from eegtool.report.showing.page import render_page
+from eegtool.report.showing.review import render_review
+from eegtool.report.showing.summary import summary
+from eegtool.report.showing.words import (
+    Notice,
+    counting_sentences,
+    notices,
+    protocol_facts,
+    protocol_sentences,
+)
 
 _MODULE = "vision module alone"
 _SMOOTHED = "after smoothing"
@@ -37,13 +58,26 @@ _IN_THE_TERMINAL = 30
 """Rows of a table that are printed; files and page have all of them."""
 
 
-def run(settings: ReportSettings) -> None:
-    """Write the report on an answers file and print its tables.
+def run(
+    settings: ReportSettings,
+    words: Mapping[str, str] | None = None,
+    lights: Mapping[str, Lights] | None = None,
+) -> tuple[Notice, ...]:
+    """Write the report on an answers file and print its summary.
 
     Parameters
     ----------
     settings : ReportSettings
         Where the answers are and where the report goes.
+    words : mapping of str to str, optional
+        What the model wrote about epochs beside its answers, by sample id.
+    lights : mapping of str to Lights, optional
+        When the lights went off and on, by recording, where that is known; else the settings say it.
+
+    Returns
+    -------
+    tuple of Notice
+        What must stand above the figures.
 
     Raises
     ------
@@ -67,22 +101,46 @@ def run(settings: ReportSettings) -> None:
     known = look_up(workspace, first.epochs, first.run.protocol)
     nights, absences = lay_out(first.epochs)
     metrics = measure(first.epochs, first.run, sampling)
-    findings = _find(sets, known, nights, sampling)
+    if lights is None:
+        spans = {night.recording: _span(night, workspace) for night in nights}
+        lights = read_lights(spans, settings.lights_off, settings.lights_on, settings.lights)
+    findings = _find(sets, known, night_statistics(nights, lights), sampling)
+    scorings = read_scorings(settings.scored_by, nights)
+    findings = replace(
+        findings,
+        scorers=compare_scorers(first.epochs, scorings, sampling) if scorings else None,
+        reviews=tuple(
+            measure_review(
+                [e for e in first.epochs if e.recording == scoring.recording], scoring, sampling
+            )
+            for scoring in scorings
+            if scoring.decisions
+        ),
+    )
     drawn = nights if settings.hypnograms < 0 else nights[: settings.hypnograms]
     findings = replace(findings, not_drawn=len(nights) - len(drawn))
 
     _make_folder(out)
-    drawings = _export_nights(nights, len(drawn), out / "hypnograms")
+    drawings = _export_nights(nights, len(drawn), out / "hypnograms", lights)
     data = _gather(metrics, findings, known, first, (nights, absences, drawings), workspace)
-    data = replace(data, stamp=_stamp(settings, paths, metrics))
-    _print_report(data)
+    data = replace(data, stamp=_stamp(settings, paths, metrics), words=words or {})
+    if settings.full:
+        _print_report(data)
+    else:
+        for part in summary(data, str(out)):
+            console.print(part, soft_wrap=isinstance(part, Text) and str(out) in part.plain)
     write_json(out / "metrics.json", {**metrics.to_row(), **findings.to_row()})
     _write_text(out / "tables.md", tables_markdown(data))
     _write_text(out / "tables.csv", to_csv(data.tables))
     _write_text(out / "tables.tex", to_latex(data.tables))
-    _write_text(out / "report.html", render_page(data, out, settings.pictures))
+    if data.figure:
+        _write_text(out / "figure.svg", data.figure.svg)
+        _write_bytes(out / "figure.png", data.figure.png)
+    _write_text(out / "report.html", render_page(data))
+    _write_text(out / "review.html", render_review(data, out, settings.pictures))
     write_json(out / "report.json", dict(data.stamp))
     console.print(Text.assemble("Report  ", (str(out / "report.html"), "bold")), soft_wrap=True)
+    return data.notices
 
 
 def tables_markdown(data: ReportData) -> str:
@@ -102,10 +160,12 @@ def _paths(settings: ReportSettings, workspace: Workspace) -> list[Path]:
 
 
 def _find(
-    sets: Sequence[AnswerSet], known: Known, nights: Sequence[Night], sampling: Sampling
+    sets: Sequence[AnswerSet],
+    known: Known,
+    statistics: Sequence[NightStatistics],
+    sampling: Sampling,
 ) -> Findings:
     first = sets[0]
-    statistics = night_statistics(nights)
     return Findings(
         name=first.name,
         comparisons=tuple(_comparisons(sets, known, sampling)),
@@ -121,6 +181,15 @@ def _find(
         label_notes=first.label_notes,
         module_calibration=known.module_calibration,
     )
+
+
+def _span(night: Night, workspace: Workspace) -> Span:
+    """Return what is known of a recording's clock, and which part of it was answered."""
+    card = workspace.signals / f"{night.recording}.json"
+    began = read_json(card).get("start") if card.exists() else None
+    start = datetime.fromisoformat(began) if isinstance(began, str) and began else None
+    first_s = night.first_epoch * EPOCH_S
+    return Span(start, float(first_s), float(first_s + len(night.true) * EPOCH_S))
 
 
 def _comparisons(sets: Sequence[AnswerSet], known: Known, sampling: Sampling) -> list[Comparison]:
@@ -156,6 +225,7 @@ def _gather(
     nights, absences, drawings = laid_out
     return ReportData(
         metrics=metrics,
+        figure=summary_figure(metrics),
         tables=all_tables(metrics, findings),
         notices=notices(metrics, findings),
         protocol=protocol_sentences(metrics, findings),
@@ -169,6 +239,7 @@ def _gather(
         image_folder=workspace.images("eval") if known.images else None,
         images=known.images,
         module_stages=known.module_stages,
+        measured=known.facts,
     )
 
 
@@ -209,7 +280,9 @@ def _print_report(data: ReportData) -> None:
     console.print()
 
 
-def _export_nights(nights: Sequence[Night], n_drawn: int, folder: Path) -> list[Drawing]:
+def _export_nights(
+    nights: Sequence[Night], n_drawn: int, folder: Path, lights: Mapping[str, Lights]
+) -> list[Drawing]:
     """Write every recording for other programs, and draw the first ones."""
     names = exports.file_names([night.recording for night in nights])
     drawings = []
@@ -218,15 +291,16 @@ def _export_nights(nights: Sequence[Night], n_drawn: int, folder: Path) -> list[
     with progress("recordings") as bar:
         task = bar.add_task("Hypnograms", total=len(nights), note="")
         for i, (night, name) in enumerate(zip(nights, names, strict=True)):
-            epochs = scored_epochs(night)
+            epochs = exports.scored_epochs(night)
             exports.write_table(folder / f"{name}.csv", epochs)
             exports.write_events(folder / f"{name}_events.tsv", epochs)
+            of = lights.get(night.recording)
+            exports.write_hypnogram(folder / f"{name}_hypnogram.tsv", epochs, of)
             exports.write_annotations(folder / f"{name}_hypnogram.edf", epochs)
             if i < n_drawn:
                 drawn = picture(night, png=True)
                 _write_text(folder / f"{name}.svg", drawn.svg)
-                with atomic_path(folder / f"{name}.png") as tmp:
-                    tmp.write_bytes(drawn.png)
+                _write_bytes(folder / f"{name}.png", drawn.png)
                 drawings.append(Drawing(night, drawn.inline))
             bar.advance(task)
     return drawings
@@ -242,5 +316,9 @@ def _make_folder(path: Path) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
+    _write_bytes(path, text.encode())
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
     with atomic_path(path) as tmp:
-        tmp.write_text(text, encoding="utf-8")
+        tmp.write_bytes(content)

@@ -74,6 +74,7 @@ def read_table(
     read_as = read_as or ReadAs()
     epoch_s = read_as.epoch_s or float(EPOCH_S)
     table = find_table(path, text)
+    _check_whole(table)
     column, note = _chosen(table, read_as)
     of_events = column is None
     column = table.columns["event"] if column is None else column
@@ -100,6 +101,26 @@ def read_table(
         start=datetime.fromisoformat(origin[1]) if origin and not scoring.start else scoring.start,
         notes=(*filter(None, (note, missing)), *notes),
     )
+
+
+def _check_whole(table: Table) -> None:
+    """Refuse what review.html saved, if rows are missing or it is of another night than its name says."""
+    names = [fold_name(name) for name in table.names]
+    if not {"recording", "epochs", "reviewedby"} <= {*names}:
+        return
+    said = {row[names.index("epochs")] for row in table.rows}
+    if said != {str(len(table.rows))}:
+        raise EegToolError(
+            f"The hypnogram {table.path} is not whole: it has {len(table.rows)} of "
+            f"{' or '.join(sorted(said))} epochs.",
+            "Open review.html and save the night again.",
+        )
+    of = {re.sub(r"[^\w.-]", "_", row[names.index("recording")]) for row in table.rows}
+    if not any(table.path.stem.startswith(name) for name in of) or len(of) > 1:
+        raise EegToolError(
+            f"The hypnogram {table.path} is a review of {' and '.join(sorted(of))}, by what stands in it.",
+            "Lay it beside that recording, under the name by which review.html saved it.",
+        )
 
 
 def _lengths_s(entries: Sequence[Entry]) -> list[float]:

@@ -18,9 +18,9 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.records import Answer
 from eegtool.core.stages import EPOCH_S, STAGES
 from eegtool.core.workspace import write_json
-from eegtool.inference.smoothing import Chain, smoothed
+from eegtool.inference.smoothing import MUCH, Chain, smoothed
 from eegtool.prepare.unscored import DrawnNight
-from eegtool.report.exports import ScoredEpoch
+from eegtool.report.showing.exports import ScoredEpoch
 from eegtool.stage.results import own_folder, stamp_of, write_night
 
 if TYPE_CHECKING:
@@ -63,6 +63,21 @@ class StagedNight:
     def smoothed_stages(self) -> list[str | None]:
         """The likeliest sequence of stages; all None if it was not sought (``smooth``)."""
         return [epoch.smoothed for epoch in self.epochs]
+
+    @property
+    def notes(self) -> list[str]:
+        """What must be said of this night: of its recording, and of its smoothing."""
+        notes = list(self.drawn.prepared.notes)
+        rows = [
+            (e.probabilities, e.smoothed) for e in self.epochs if e.probabilities and e.smoothed
+        ]
+        share = np.mean([STAGES[int(np.argmax(p))] != s for p, s in rows]) if rows else 0.0
+        if share > MUCH:
+            notes.append(
+                f"smoothing changes {share:.0%} of the epochs: the nights that it was learnt from may not be "
+                "like this one"
+            )
+        return notes
 
     @property
     def probabilities(self) -> pd.DataFrame:

@@ -23,6 +23,9 @@ _DRAWING: Final = (
 )
 """What of the protocol `eegvlm prepare` draws by, beside the channel; settings have the same names."""
 
+_UNSAID: Final = {"context_epochs": 0}
+"""What of it earlier versions did not say, because there was no choice."""
+
 _CHANNELS: Final = ", "  # between those of a picture in which several are stacked
 
 
@@ -50,7 +53,8 @@ class Requirements:
     @property
     def drawing(self) -> dict[str, Any]:
         """Settings of prepare that decide how pictures look, by name."""
-        return {name: self.contract.protocol[name] for name in _DRAWING}
+        protocol = _UNSAID | self.contract.protocol
+        return {name: protocol[name] for name in (*_DRAWING, *_UNSAID)}
 
     @property
     def protocol(self) -> dict[str, Any]:

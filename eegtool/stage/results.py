@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
 from eegtool.core.launching import take_lock
 from eegtool.core.records import write_answers
@@ -20,8 +21,14 @@ from eegtool.evaluate.shards import remove_parts
 from eegtool.prepare.nights import Prepared
 from eegtool.prepare.unscored import store_drawn
 from eegtool.report import step as report
-from eegtool.report.exports import write_annotations, write_events, write_table
-from eegtool.report.sleep import statistics
+from eegtool.report.measures.sleep import in_bed, statistics
+from eegtool.report.reading.lights import Lights
+from eegtool.report.showing.exports import (
+    write_annotations,
+    write_events,
+    write_hypnogram,
+    write_table,
+)
 
 if TYPE_CHECKING:
     from eegtool.stage.night import StagedNight
@@ -99,6 +106,9 @@ def write_night(
     out: Path,
     words: Mapping[str, str] | None = None,
     made_from: Mapping[str, Any] | None = None,
+    lights: Lights | None = None,
+    *,
+    full: bool = False,
 ) -> dict[str, Any]:
     """Write the results of a night into its folder in `out`.
 
@@ -110,6 +120,10 @@ def write_night(
         Texts that are to stand in the table, by sample id.
     made_from : mapping, optional
         What decides the results, for `finished`.
+    lights : Lights, optional
+        When the lights went off and on; by default the whole recording is time in bed.
+    full : bool
+        Print the report's tables, too.
 
     Returns
     -------
@@ -121,13 +135,22 @@ def write_night(
     requirements = night.stager.requirements
     store_drawn(night.drawn, workspace, requirements.answers.question, requirements.protocol)
     write_answers(workspace.answers, night.answers)
-    report.run(ReportSettings(workspace=workspace.root, out=folder / "report"))
+    before, console.quiet = console.quiet, console.quiet or not full
+    try:
+        notices = report.run(
+            ReportSettings(workspace=workspace.root, out=folder / "report", full=full),
+            words,
+            {name: lights} if lights else {},
+        )
+    finally:
+        console.quiet = before
     text_of = {
         a.metadata["epoch_index"]: (words or {}).get(a.question_id, "") for a in night.answers
     }
     epochs = [replace(e, words=text_of.get(e.epoch_index, "")) for e in night.epochs]
     write_table(folder / files["hypnogram"], epochs)
     write_events(folder / files["events"], epochs)
+    write_hypnogram(folder / files["bids_hypnogram"], epochs, lights)
     write_annotations(folder / files["annotations"], epochs, night.drawn.start)
     certainties = [max(epoch.probabilities) for epoch in epochs if epoch.probabilities]
     smoothed = night.smoothed_stages
@@ -140,9 +163,11 @@ def write_night(
         "flagged": dict(Counter(epoch.why for epoch in epochs if epoch.why)),
         "stages": dict(Counter(epoch.stage or _UNSTAGED for epoch in epochs)),
         "certainty": round(float(np.mean(certainties)), 4) if certainties else None,
-        "statistics": statistics(night.stages),
-        "statistics_smoothed": statistics(smoothed) if any(smoothed) else None,
-        "notes": list(prepared.notes),
+        "lights": {"off_s": lights.off_s, "on_s": lights.on_s} if lights else None,
+        "statistics": statistics(in_bed(night.stages, lights)),
+        "statistics_smoothed": statistics(in_bed(smoothed, lights)) if any(smoothed) else None,
+        "notes": night.notes,
+        "warnings": [notice.text for notice in notices if notice.level == "warning"],
         "files": {kind: f"{name}/{file}" for kind, file in files.items()},
         "made_from": dict(made_from or {}),
     }
@@ -156,8 +181,10 @@ def _files(name: str) -> dict[str, str]:
     return {
         "hypnogram": f"{name}_hypnogram.csv",
         "events": f"{name}_events.tsv",
+        "bids_hypnogram": f"{name}_hypnogram.tsv",
         "annotations": f"{name}_hypnogram.edf",
         "report": "report/report.html",
+        "review": "report/review.html",
         "metrics": "report/metrics.json",
     }
 

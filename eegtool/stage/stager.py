@@ -182,7 +182,9 @@ class Stager:
         calibration = self.calibration if calibrate else None
         texts = self.requirements.answers.texts
         finished = [calibrated(row, calibration, texts) for row in answers.values()]
-        return StagedNight(self, drawn, finished, chain and chain.calibrated(calibration))
+        if chain and calibration:
+            chain = calibration.of_chain(chain)
+        return StagedNight(self, drawn, finished, chain)
 
     def answers_about(
         self,

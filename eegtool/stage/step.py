@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,7 +27,8 @@ from eegtool.core.errors import CannotWriteError, EegToolError
 from eegtool.core.launching import count_ranks
 from eegtool.core.registry import check_name
 from eegtool.core.settings import AnswerMode, StageSettings, settings_from
-from eegtool.core.workspace import jsonable, read_json, run_stamp, write_json
+from eegtool.core.stages import EPOCH_S
+from eegtool.core.workspace import jsonable, read_json, run_stamp, sha256_of, write_json
 from eegtool.evaluate.ranks import call_on_ranks
 from eegtool.evaluate.task import read_batch_size
 from eegtool.inference.loaded import merge_note
@@ -35,6 +37,7 @@ from eegtool.prepare.nights import Prepared
 from eegtool.prepare.recipe import Recipe
 from eegtool.prepare.step import in_parallel, say_left_out
 from eegtool.prepare.unscored import DrawnNight, prepare_unscored, read_drawn, shown
+from eegtool.report.reading.lights import Lights, Span, annotated_lights, read_lights
 from eegtool.scorings.cohorts import Night, find_recordings
 from eegtool.stage.results import (
     finished,
@@ -45,6 +48,9 @@ from eegtool.stage.results import (
     write_night,
 )
 from eegtool.stage.stager import Stager
+
+_SHOWN = 20
+_LOUDEST = 2
 
 
 def run(settings: StageSettings) -> None:
@@ -211,6 +217,7 @@ def _made_from(prepared: Prepared, settings: StageSettings, stager: Stager) -> d
             "smooth": settings.smooth and stager.requirements.contract.sequence,
             "version": __version__,
             "explain": [settings.explain, settings.explain_count],
+            "lights": [settings.lights_off, settings.lights_on, *map(sha256_of, settings.lights)],
         }
     )
 
@@ -229,13 +236,26 @@ def _stage_one(
         batch_size=size,
         answers_file=workspace.answers,
     )
+    for note in night.notes[len(prepared.notes) :]:
+        warn(note)
     wanted = {
         "none": [],
         "uncertain": night.least_certain(settings.explain_count),
         "all": [answer.question_id for answer in night.answers],
     }[settings.explain]
     words = night.words(wanted, batch_size=size, answers_file=words_file(workspace))
-    return write_night(night, settings.out, words, made_from)
+    lights = _lights(prepared, night.drawn.start, settings)
+    return write_night(night, settings.out, words, made_from, lights, full=settings.full)
+
+
+def _lights(prepared: Prepared, start: datetime | None, settings: StageSettings) -> Lights | None:
+    """Return when the lights went off and on, by the settings, else by the recording's annotations."""
+    name = prepared.night.recording
+    n_epochs = len(prepared.staged) + len(prepared.flagged)
+    span = {name: Span(start, 0.0, float(n_epochs * EPOCH_S))}
+    off, on = annotated_lights(prepared.night.signal_path)
+    off, on = settings.lights_off or off, settings.lights_on or on
+    return read_lights(span, off, on, settings.lights).get(name)
 
 
 def _drawn(prepared: Prepared, settings: StageSettings, stager: Stager) -> DrawnNight:
@@ -291,7 +311,7 @@ def _print_table(
     table.add_column("recording")
     for name in ("epochs", "staged", "no EEG", "sleep", "efficiency", "certainty"):
         table.add_column(name, justify="right")
-    for found in done:
+    for found in done if settings.full else done[:_SHOWN]:
         shown = found["statistics"]
         table.add_row(
             escape(found["recording"]),
@@ -304,6 +324,14 @@ def _print_table(
         )
     console.print()
     console.print(table)
+    if len(done) > _SHOWN and not settings.full:
+        console.print(f"{len(done) - _SHOWN} further nights: --full")
+    loud = list(dict.fromkeys(text for found in done for text in found.get("warnings", ())))
+    for text in loud[:_LOUDEST]:
+        console.print(f"[bold red]warning:[/] {escape(text)}")
+    console.print(
+        "Figures, and a page to correct epochs: report.html and review.html in NIGHT/report."
+    )
     console.print(f"Results: [bold]{escape(str(settings.out))}[/]", soft_wrap=True)
     if problems:
         names = escape(", ".join([*problems][:5])) + ", …" * (len(problems) > 5)

@@ -34,9 +34,9 @@ from eegtool.core.answers import Reading
 from eegtool.core.records import Answer, json_line
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import atomic_path
-from eegtool.report.epochs import AnsweredEpoch
-from eegtool.report.intervals import Bootstrap, Sampling
-from eegtool.report.scores import BOUNDS, FIGURES
+from eegtool.report.measures.intervals import Bootstrap, Sampling
+from eegtool.report.measures.scores import BOUNDS, FIGURES
+from eegtool.report.reading.epochs import AnsweredEpoch
 
 # Rows: from stage, columns: to stage (W, N1, N2, N3, REM); about as in Sleep-EDF.
 STEPS = np.array(

@@ -14,6 +14,7 @@ from eegtool.core.stages import STAGES
 from eegtool.extract.context import (
     ContextEncoder,
     ContextPlan,
+    Rows,
     Track,
     add_context,
     in_context,
@@ -135,7 +136,7 @@ def learnt() -> tuple[ContextEncoder, dict[str, object]]:
     torch.set_num_threads(1)
     epochs, rows = nights(9)
     plan = ContextPlan(reach=10, steps=80, length=40, seed=1)
-    return train_context(plan, epochs, rows, ["S8"], CPU)
+    return train_context(plan, epochs, Rows(rows), ["S8"], CPU)
 
 
 def test_neighbours_in_their_order_tell_the_stage(
@@ -147,12 +148,12 @@ def test_neighbours_in_their_order_tell_the_stage(
     assert known["kappa"] > 0.8
     epochs, rows = nights(10)  # the last one is a new subject
     epochs, rows = epochs[-160:], rows[-160:]
-    ordered = kappa_of(epochs, add_context(encoder, epochs, rows.copy(), CPU))
+    ordered = kappa_of(epochs, add_context(encoder, epochs, Rows(rows.copy()), CPU))
     places = np.random.default_rng(0).permutation(160)
     shuffled = [replace(e, onset_s=30.0 * int(p)) for e, p in zip(epochs, places, strict=True)]
-    mixed = kappa_of(epochs, add_context(encoder, shuffled, rows.copy(), CPU))
+    mixed = kappa_of(epochs, add_context(encoder, shuffled, Rows(rows.copy()), CPU))
     alone = [replace(e, onset_s=3000.0 * i) for i, e in enumerate(epochs)]
-    own = kappa_of(epochs, add_context(encoder, alone, rows.copy(), CPU))
+    own = kappa_of(epochs, add_context(encoder, alone, Rows(rows.copy()), CPU))
     assert ordered > 0.85
     assert mixed < ordered - 0.2
     assert mixed < own + 0.1
@@ -161,7 +162,9 @@ def test_neighbours_in_their_order_tell_the_stage(
 def test_training_is_the_same_again() -> None:
     epochs, rows = nights(2, 60)
     plan = ContextPlan(reach=4, steps=3, length=20)
-    one, other = (train_context(plan, epochs, rows, [], CPU)[0].state_dict() for _ in range(2))
+    one, other = (
+        train_context(plan, epochs, Rows(rows), [], CPU)[0].state_dict() for _ in range(2)
+    )
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 

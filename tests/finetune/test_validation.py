@@ -31,7 +31,7 @@ from eegtool.core.settings import EvaluateSettings, FinetuneSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, read_json, sha256_of
 from eegtool.evaluate import step as evaluate
-from eegtool.finetune import estimate, held_out, saving, step, train
+from eegtool.finetune import calibrating, estimate, held_out, saving, step, train
 from eegtool.finetune.launcher import has_cpp_compiler
 from eegtool.finetune.plan import Plan, differences
 from eegtool.finetune.trainer import EegTrainer
@@ -79,7 +79,9 @@ def same(one: Path, other: Path) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def evaluated(workspace: Workspace, plan: Plan, *, labels: bool = True) -> dict[str, float]:
+def evaluated(
+    workspace: Workspace, plan: Plan, *, labels: bool = True, calibrate: bool = False
+) -> dict[str, float]:
     """Return what `evaluate` finds with the adapter on the held-out epochs; perhaps its answers are bare labels."""
     epochs = {e.sample_id: e for e in read_epochs(workspace.epochs)}
     rows = read_conversations(workspace.conversations)
@@ -96,6 +98,7 @@ def evaluated(workspace: Workspace, plan: Plan, *, labels: bool = True) -> dict[
         mode="score",
         dtype="float32",
         overwrite=True,
+        calibrate=calibrate,
     )
     evaluate.run(settings)
     answers = read_answers(workspace.root / "held_out_answers.jsonl")
@@ -155,6 +158,18 @@ def test_whole_subjects_are_held_out(tmp_path: Path, share: float, n: int) -> No
     assert sides == drawn(tmp_path, sizes, share=share)
     others = {drawn(tmp_path, sizes, share=share, seed=seed).subjects for seed in range(9)}
     assert len(others) > 3
+
+
+def test_who_is_to_be_held_out_first_is(tmp_path: Path) -> None:
+    """Those that the vision module was not trained on; others only where more are asked for."""
+    sizes = {f"S{i:02d}": 10 for i in range(10)}
+    first = {"S03", "S08", "S99"}
+    for seed in range(5):
+        assert set(drawn(tmp_path, sizes, first=first, seed=seed).subjects) < first
+        assert first - {"S99"} < {
+            *drawn(tmp_path, sizes, share=0.4, first=first, seed=seed).subjects
+        }
+    assert drawn(tmp_path, sizes, first={"S99"}) == drawn(tmp_path, sizes)
 
 
 def test_a_limit_is_drawn_evenly_over_subjects_and_stages(tmp_path: Path) -> None:
@@ -269,6 +284,7 @@ def test_nothing_changes_where_nothing_is_validated(
         ({"metric_for_best_model": "f1"}, "--metric-for-best-model 'f1'"),
         ({"eval_strategy": "no", "load_best_model_at_end": True}, "--load-best-model-at-end needs"),
         ({"eval_strategy": "no", "early_stopping_patience": 2}, "--early-stopping-patience needs"),
+        ({"eval_strategy": "no", "calibrate": True}, "--calibrate needs"),
         ({"eval_subjects_share": 0.0}, "leaves no subject to validate on"),
         ({"eval_limit": 1}, "have only the stage"),
     ],
@@ -407,6 +423,37 @@ def test_what_is_logged_is_what_evaluate_finds(
     said = capsys.readouterr().out
     assert f"Step 6: κ {expected['eval_kappa']:.3f}, macro-F1" in said
     assert "validating" not in said.splitlines()[-1]
+
+
+def test_the_finished_adapter_is_calibrated_as_evaluate_does_it(
+    validated: Planner, workspace: Workspace
+) -> None:
+    """On all held-out epochs, whatever the limit of the validations was."""
+    plan = validated(eval_limit=5, sequence={"transitions": [[9] * 5] * 5, "stages": [9] * 5})
+    train.run(plan)
+    out = Path(plan.output_dir)
+    calibrating.calibrate_adapter(out, plan)
+    own = read_json(out / "calibration.json")
+    assert (own["n"], own["subjects"]) == (10, ["S02"])
+    assert own["sequence_weight"] is not None
+    (out / "calibration.json").unlink()
+    evaluated(workspace, plan, calibrate=True)
+    for name, value in read_json(out / "calibration.json").items():
+        assert own[name] == (pytest.approx(value, abs=1e-4) if name != "subjects" else value), name
+
+
+def test_an_adapter_that_cannot_be_calibrated_stays_as_it_is(
+    validated: Planner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scores that are all alike."""
+    alike = np.zeros((10, len(STAGES)))
+    monkeypatch.setattr(calibrating, "_scores", lambda *_: alike)
+    plan = validated(max_steps=1)
+    train.run(plan)
+    calibrating.calibrate_adapter(Path(plan.output_dir), plan)
+    assert not (Path(plan.output_dir) / "calibration.json").exists()
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the adapter is not calibrated: No temperature is the best" in said
 
 
 def test_reasons_are_written_before_the_stage_is_scored(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise, product
 from typing import Any
 
@@ -8,10 +9,19 @@ import pytest
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.stages import STAGES
-from eegtool.inference.smoothing import Chain, chain_of, smoothed, viterbi
+from eegtool.inference.smoothing import (
+    Chain,
+    chain_of,
+    changed,
+    fitted_weight,
+    smoothed,
+    smoothed_nights,
+    viterbi,
+)
 from tests.stage.conftest import SEQUENCE
 
-STICKY = Chain(np.full((5, 5), 0.02) + 0.9 * np.eye(5), np.full(5, 0.2), np.full(5, 0.2))
+EVEN = np.full(5, 0.2)
+STICKY = Chain(np.full((5, 5), 0.02) + 0.9 * np.eye(5), EVEN, EVEN, short=0)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -51,16 +61,51 @@ def test_a_gap_begins_again() -> None:
 
 def test_how_common_a_stage_was_in_training_is_divided_out() -> None:
     """Probabilities that say no more than the training's shares leave it to the sequence."""
-    flat = Chain(np.full((5, 5), 0.2), np.full(5, 0.2), np.array([0.6, 0.1, 0.1, 0.1, 0.1]))
+    flat = Chain(np.full((5, 5), 0.2), EVEN, np.array([0.6, 0.1, 0.1, 0.1, 0.1]), short=0)
     shares = np.array([[0.5, 0.2, 0.1, 0.1, 0.1]])
     assert smoothed([0], shares, flat) == ("N1",)
 
 
 def test_what_a_calibration_made_common_is_divided_out_instead() -> None:
-    flat = Chain(np.full((5, 5), 0.2), np.full(5, 0.2), np.array([0.6, 0.1, 0.1, 0.1, 0.1]))
+    flat = Chain(np.full((5, 5), 0.2), EVEN, np.array([0.6, 0.1, 0.1, 0.1, 0.1]), short=0)
     calibrated = flat.of_probabilities([9, 59, 9, 9, 9])
     assert calibrated.trained == pytest.approx([0.1, 0.6, 0.1, 0.1, 0.1])
     assert smoothed([0], np.array([[0.2, 0.5, 0.1, 0.1, 0.1]]), calibrated) == ("W",)
+
+
+def test_a_sequence_without_weight_leaves_each_epoch_to_itself() -> None:
+    stages = ["N2"] * 4 + ["REM"] + ["N2"] * 4
+    skewed = replace(STICKY, trained=np.array([0.6, 0.1, 0.1, 0.1, 0.1]), weight=0.0)
+    assert smoothed(range(9), one_hot(stages, 0.3), skewed) == tuple(stages)
+
+
+def test_a_short_recording_trusts_the_sequence_less() -> None:
+    stages = ["N2"] * 4 + ["REM"] + ["N2"] * 4
+    nap = replace(STICKY, short=60)
+    assert smoothed(range(9), one_hot(stages, 0.6), nap) == tuple(stages)
+    whole = [*stages, *["N2"] * 800]
+    assert smoothed(range(809), one_hot(whole, 0.6), nap) == ("N2",) * 809
+
+
+def test_the_weight_is_the_best_on_validation_nights() -> None:
+    rng = np.random.default_rng(3)
+    calm = ["N2"] * 40 + ["REM"] * 40
+    restless = [str(s) for s in rng.choice(STAGES, 80)]
+    for true, sure, right in ((calm, 0.4, (0.3, 1.0)), (restless, 0.5, (0.0, 0.2))):
+        said = [s if rng.random() < 0.8 else "N1" for s in true]
+        places = [("night", i) for i in range(80)]
+        weight = fitted_weight(places, one_hot(said, sure), true, STICKY)
+        assert right[0] <= weight <= right[1]
+    assert fitted_weight([("night", 0)], one_hot(["W"], 0.9), ["W"], STICKY) == STICKY.weight
+
+
+def test_recordings_are_smoothed_each_by_itself_and_in_time() -> None:
+    """In whatever order their epochs come, and however many of them change."""
+    stages = ["N2", "REM", "N2", "N2", "N2", "REM"]
+    places = [("a", 0), ("a", 1), ("a", 2), ("b", 2), ("b", 1), ("b", 0)]
+    found = smoothed_nights(places, one_hot(stages, 0.4), STICKY)
+    assert found == ["N2"] * 6
+    assert changed(places, one_hot(stages, 0.4), found) == pytest.approx({"a": 1 / 3, "b": 1 / 3})
 
 
 def test_no_epoch_and_probabilities_of_zero() -> None:

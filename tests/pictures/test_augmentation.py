@@ -16,7 +16,7 @@ def night_of(*names: str) -> StoredNight:
 
 
 def varied(how: Augmentation, onset_s: float, seed: int = 0, n: int = 1) -> list[np.ndarray]:
-    signals = vary(night_of(*"abc"[:n]), onset_s, how, np.random.default_rng(seed))
+    signals, _ = vary(night_of(*"abc"[:n]), onset_s, how, np.random.default_rng(seed))
     assert [sfreq_hz for _, sfreq_hz in signals] == [100.0] * n
     return [epoch_uv for epoch_uv, _ in signals]
 

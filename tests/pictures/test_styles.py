@@ -18,9 +18,11 @@ from eegtool.pictures import (
     draw_png,
     png,
     spectrogram,
+    visible_hz,
     wrapped,
 )
-from eegtool.pictures.spec import PictureSpec, band_heights
+from eegtool.pictures.layout import fields
+from eegtool.pictures.spec import PictureSpec
 
 SFREQ_HZ = 100.0
 SPEC = PictureSpec(336)
@@ -148,7 +150,7 @@ def test_marks_are_unobtrusive(style: str) -> None:
 def test_channels_are_bands_from_top_to_bottom(style: str) -> None:
     signals = [(noise_uv(seed=i), SFREQ_HZ) for i in range(3)]
     spec = PictureSpec(100)
-    heights = band_heights(spec, 3)
+    heights = [field.height for field in fields(style, spec, 3)]
     assert (sum(heights), min(heights), max(heights)) == (100, 33, 34)
     shown = opened(draw_png(style, signals, spec))
     top = 0
@@ -188,7 +190,7 @@ def test_too_many_channels_are_refused() -> None:
     ],
 )
 def test_visible_frequency(style: str, size: int, n_channels: int, hz: float) -> None:
-    assert STYLES[style].visible_hz(PictureSpec(size), n_channels) == pytest.approx(hz)
+    assert visible_hz(style, PictureSpec(size), n_channels) == pytest.approx(hz)
 
 
 # --- PNG --------------------------------------------------------------------------------------------
@@ -332,7 +334,7 @@ def test_a_spindle_can_be_counted_when_wrapped() -> None:
     half_way = row[24, round(2.0 * 67.2) : round(3.0 * 67.2)] > 0.3
     assert 9 <= np.count_nonzero(np.diff(half_way.astype(int)) == 1) <= 13
     # The paper's look has 5.6 px for the same second: nothing to count.
-    assert STYLES["waveform"].visible_hz(SPEC) < 13
+    assert visible_hz("waveform", SPEC) < 13
 
 
 def test_bar_is_75_uv_high() -> None:

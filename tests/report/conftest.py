@@ -11,9 +11,9 @@ import pytest
 
 from eegtool.core.answers import Reading
 from eegtool.core.records import Answer
-from eegtool.report.epochs import AnsweredEpoch
-from eegtool.report.metrics import Metrics, measure
-from eegtool.report.protocol import Run
+from eegtool.report.measures.metrics import Metrics, measure
+from eegtool.report.reading.epochs import AnsweredEpoch
+from eegtool.report.reading.protocol import Run
 
 PROTOCOL = {
     "channel": "EEG Fpz-Cz",

@@ -10,10 +10,10 @@ from sklearn.metrics import cohen_kappa_score
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.stages import STAGES
-from eegtool.report.compare import as_answers, compare
-from eegtool.report.epochs import AnsweredEpoch
-from eegtool.report.intervals import Sampling
-from eegtool.report.protocol import Run
+from eegtool.report.measures.compare import as_answers, compare
+from eegtool.report.measures.intervals import Sampling
+from eegtool.report.reading.epochs import AnsweredEpoch
+from eegtool.report.reading.protocol import Run
 
 EpochOf = Callable[..., AnsweredEpoch]
 

@@ -10,11 +10,11 @@ import pytest
 
 from eegtool.core.answers import read_stage
 from eegtool.core.stages import STAGES
-from eegtool.report import exports
-from eegtool.report.epochs import AnsweredEpoch
-from eegtool.report.exports import ScoredEpoch
-from eegtool.report.hypnogram import picture
-from eegtool.report.nights import lay_out, scored_epochs
+from eegtool.report.reading.epochs import AnsweredEpoch
+from eegtool.report.reading.nights import lay_out
+from eegtool.report.showing import exports
+from eegtool.report.showing.exports import ScoredEpoch, scored_epochs
+from eegtool.report.showing.hypnogram import picture
 from eegtool.scorings.hypnograms import read_hypnogram, stage_per_epoch
 
 STAGES_OF = ("W", "W", "N1", "N2", None, "N3", "REM", "REM")

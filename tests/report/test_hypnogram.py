@@ -7,9 +7,9 @@ from xml.etree import ElementTree
 import pytest
 
 from eegtool.core.stages import STAGES
-from eegtool.report.epochs import AnsweredEpoch
-from eegtool.report.hypnogram import draw
-from eegtool.report.nights import Night, lay_out
+from eegtool.report.reading.epochs import AnsweredEpoch
+from eegtool.report.reading.nights import Night, lay_out
+from eegtool.report.showing.hypnogram import draw
 
 NightOf = Callable[..., Night]
 SVG = "{http://www.w3.org/2000/svg}"

@@ -8,10 +8,10 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from eegtool.core.stages import STAGES
-from eegtool.report import scores
-from eegtool.report.epochs import AnsweredEpoch
-from eegtool.report.intervals import FEWEST, Bootstrap, Sampling
-from eegtool.report.metrics import ANSWERS
+from eegtool.report.measures import scores
+from eegtool.report.measures.intervals import FEWEST, Bootstrap, Sampling
+from eegtool.report.measures.metrics import ANSWERS
+from eegtool.report.reading.epochs import AnsweredEpoch
 
 EpochOf = Callable[..., AnsweredEpoch]
 

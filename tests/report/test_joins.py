@@ -12,14 +12,14 @@ from eegtool.core.records import Epoch
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, write_json
 from eegtool.reasons.facts import Facts
-from eegtool.report.epochs import AnsweredEpoch
-from eegtool.report.faithfulness import faithfulness
-from eegtool.report.findings import Findings
-from eegtool.report.intervals import Sampling
-from eegtool.report.joins import look_up
-from eegtool.report.metrics import measure
-from eegtool.report.protocol import Run
-from eegtool.report.words import protocol_sentences
+from eegtool.report.measures.faithfulness import faithfulness
+from eegtool.report.measures.findings import Findings
+from eegtool.report.measures.intervals import Sampling
+from eegtool.report.measures.metrics import measure
+from eegtool.report.reading.epochs import AnsweredEpoch
+from eegtool.report.reading.joins import look_up
+from eegtool.report.reading.protocol import Run
+from eegtool.report.showing.words import protocol_sentences
 
 EpochOf = Callable[..., AnsweredEpoch]
 FACTS = Facts(

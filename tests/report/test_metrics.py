@@ -8,9 +8,9 @@ import pytest
 from sklearn import metrics as sk
 
 from eegtool.core.stages import STAGES
-from eegtool.report.epochs import AnsweredEpoch
-from eegtool.report.metrics import ANSWERS, UNREADABLE, Metrics, measure
-from eegtool.report.protocol import Run
+from eegtool.report.measures.metrics import ANSWERS, UNREADABLE, Metrics, measure
+from eegtool.report.reading.epochs import AnsweredEpoch
+from eegtool.report.reading.protocol import Run
 
 MetricsOf = Callable[..., Metrics]
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from eegtool.report.epochs import AnsweredEpoch
-from eegtool.report.nights import lay_out
+from eegtool.report.reading.epochs import AnsweredEpoch
+from eegtool.report.reading.nights import lay_out
 
 EpochOf = Callable[..., AnsweredEpoch]
 

@@ -13,15 +13,21 @@ from typing import Any
 import pytest
 
 from eegtool.core.stages import STAGES
-from eegtool.report.contents import agreement_tables
-from eegtool.report.data import ReportData
-from eegtool.report.epochs import AnsweredEpoch
-from eegtool.report.hypnogram import draw
-from eegtool.report.metrics import Metrics, measure
-from eegtool.report.nights import Absence, Drawing, lay_out
-from eegtool.report.page import render_page
-from eegtool.report.protocol import Run
-from eegtool.report.words import counting_sentences, notices, protocol_facts, protocol_sentences
+from eegtool.report.measures.metrics import Metrics, measure
+from eegtool.report.reading.epochs import AnsweredEpoch
+from eegtool.report.reading.nights import Absence, lay_out
+from eegtool.report.reading.protocol import Run
+from eegtool.report.showing.contents import agreement_tables
+from eegtool.report.showing.data import Drawing, ReportData
+from eegtool.report.showing.hypnogram import draw
+from eegtool.report.showing.page import render_page
+from eegtool.report.showing.review import render_review
+from eegtool.report.showing.words import (
+    counting_sentences,
+    notices,
+    protocol_facts,
+    protocol_sentences,
+)
 
 EVIL = "<script>alert('N2')</script>"
 STAMP = {
@@ -73,7 +79,15 @@ class Outline(HTMLParser):
             self.words += data
 
 
+def review_of(metrics: Metrics, folder: Path, epochs: Sequence[AnsweredEpoch] = ()) -> str:
+    return render_review(data_of(metrics, epochs), folder)
+
+
 def page_of(metrics: Metrics, epochs: Sequence[AnsweredEpoch] = (), **other: Any) -> str:
+    return render_page(data_of(metrics, epochs, **other))
+
+
+def data_of(metrics: Metrics, epochs: Sequence[AnsweredEpoch] = (), **other: Any) -> ReportData:
     nights, absences = lay_out(epochs)
     fields: dict[str, Any] = {
         "metrics": metrics,
@@ -88,7 +102,7 @@ def page_of(metrics: Metrics, epochs: Sequence[AnsweredEpoch] = (), **other: Any
         "absences": tuple(absences),
         "stamp": STAMP,
     }
-    return render_page(ReportData(**fields | other), Path("report"))
+    return ReportData(**fields | other)
 
 
 @pytest.fixture
@@ -103,7 +117,7 @@ def test_page_is_well_formed_and_asks_for_nothing(
     outline = Outline(page)
     assert not {"link", "iframe", "object", "base"} & set(outline.tags)
     addresses = [v for n, v in outline.attributes if n in ("src", "href", "xlink:href", "action")]
-    assert all(address.startswith("#") for address in addresses)
+    assert all(a.startswith(("#", "review.html", "data:image/")) for a in addresses)
     assert not any(name.startswith("on") for name, _ in outline.attributes)
     assert "@import" not in page
     assert re.findall(r"url\((?!#)", page) == []
@@ -111,18 +125,24 @@ def test_page_is_well_formed_and_asks_for_nothing(
     assert "@media print" in page
 
 
-def test_only_the_script_of_the_page_may_run(metrics: Metrics) -> None:
-    outline = Outline(page_of(metrics))
-    assert set(outline.scripts) == {"", "epoch-data", "epoch-pictures"}
-    types = [value for name, value in outline.attributes if name == "type"]
-    assert {"application/json", "text/plain"} <= set(types)
-    assert "</" not in outline.scripts[""]
-    digest = base64.b64encode(hashlib.sha256(outline.scripts[""].encode()).digest()).decode()
-    (policy,) = (v for n, v in outline.attributes if n == "content" and "default-src" in v)
-    assert policy == (
-        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
-    )
+def test_the_page_has_no_script_and_that_of_the_review_alone_may_run(
+    metrics: Metrics, tmp_path: Path
+) -> None:
+    rules = "base-uri 'none'; form-action 'none'"
+    for page, script_src in ((page_of(metrics), ""), (review_of(metrics, tmp_path), "{digest}")):
+        outline = Outline(page)
+        digest = ""
+        if script_src:
+            assert set(outline.scripts) == {"", "epoch-data", "epoch-pictures"}
+            assert "</" not in outline.scripts[""]
+            hashed = hashlib.sha256(outline.scripts[""].encode()).digest()
+            digest = f" script-src 'sha256-{base64.b64encode(hashed).decode()}';"
+        else:
+            assert not outline.scripts
+        (policy,) = (v for n, v in outline.attributes if n == "content" and "default-src" in v)
+        assert policy == (
+            f"default-src 'none'; style-src 'unsafe-inline';{digest} img-src data:; {rules}"
+        )
 
 
 def test_headline_stands_beside_chance(metrics: Metrics) -> None:
@@ -157,7 +177,7 @@ def test_every_table_cell_is_on_the_page(metrics: Metrics) -> None:
 
 
 def test_texts_of_models_and_files_are_escaped(
-    metrics_of: Callable[..., Metrics], epoch: Callable[..., AnsweredEpoch]
+    metrics_of: Callable[..., Metrics], epoch: Callable[..., AnsweredEpoch], tmp_path: Path
 ) -> None:
     run = Run(EVIL, EVIL, {"channel": EVIL, EVIL: [EVIL], "simulated": True})
     epochs = [
@@ -168,17 +188,20 @@ def test_texts_of_models_and_files_are_escaped(
     stamp = {**STAMP, "inputs": {EVIL: EVIL}, "git_commit": EVIL, "versions": {EVIL: EVIL}}
     page = page_of(metrics, epochs, stamp=stamp, absences=[Absence(EVIL, EVIL)])
     outline = Outline(page)
-    assert len(re.findall("<script", page, re.IGNORECASE)) == len(outline.scripts) == 3
+    assert not re.findall("<script", page, re.IGNORECASE)
     assert EVIL in outline.words
+    review = review_of(metrics, tmp_path, epochs)
+    outline = Outline(review)
+    assert len(re.findall("<script", review, re.IGNORECASE)) == len(outline.scripts) == 3
     data = json.loads(outline.scripts["epoch-data"])
     assert data["id"] == [EVIL] * 3
     assert data["texts"] == [[EVIL]]
 
 
 def test_cells_of_the_confusion_matrix_lead_to_their_epochs(metrics: Metrics) -> None:
-    links = {v for n, v in Outline(page_of(metrics)).attributes if n == "href" and "=" in v}
-    own = {f"#true={stage}&answer={stage}" for stage in STAGES}
-    assert links == own | {"#true=N2&answer=N3", "#true=N2&answer=unreadable"}
+    links = {v for n, v in Outline(page_of(metrics)).attributes if n == "href" and "#true" in v}
+    own = {f"review.html#true={stage}&answer={stage}" for stage in STAGES}
+    assert links == own | {f"review.html#true=N2&answer={other}" for other in ("N3", "unreadable")}
 
 
 def test_protocol_is_told_in_plain_words(metrics: Metrics) -> None:

@@ -9,10 +9,10 @@ import pytest
 from sklearn.metrics import brier_score_loss, cohen_kappa_score, log_loss
 
 from eegtool.core.stages import STAGES
-from eegtool.report.epochs import AnsweredEpoch, probabilities_of
-from eegtool.report.metrics import Metrics, measure
-from eegtool.report.protocol import Run
-from eegtool.report.surroundings import surroundings
+from eegtool.report.measures.metrics import Metrics, measure
+from eegtool.report.measures.surroundings import surroundings
+from eegtool.report.reading.epochs import AnsweredEpoch, probabilities_of
+from eegtool.report.reading.protocol import Run
 
 EpochOf = Callable[..., AnsweredEpoch]
 RUN = Run("m", None, {})

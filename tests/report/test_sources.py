@@ -12,7 +12,7 @@ import pytest
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Answer
 from eegtool.core.stages import STAGES
-from eegtool.report.sources import named_apart, read_answer_sets
+from eegtool.report.reading.sources import named_apart, read_answer_sets
 
 AnswerOf = Callable[..., Answer]
 WriteAnswers = Callable[[Sequence[Answer]], Path]

@@ -58,12 +58,24 @@ def test_writes_the_whole_report(
         "tables.csv",
         "tables.tex",
         "report.html",
+        "review.html",
+        "figure.svg",
+        "figure.png",
         "report.json",
         "hypnograms",
     }
     assert {p.name for p in (out / "hypnograms").iterdir()} == {
         f"SC4031E0{end}"
-        for end in (".csv", ".svg", ".png", "_events.tsv", "_events.json", "_hypnogram.edf")
+        for end in (
+            ".csv",
+            ".svg",
+            ".png",
+            "_events.tsv",
+            "_events.json",
+            "_hypnogram.tsv",
+            "_hypnogram.json",
+            "_hypnogram.edf",
+        )
     }
     metrics = strict_json(out / "metrics.json")
     assert (metrics["n"], metrics["accuracy"]) == (4, 0.5)
@@ -74,7 +86,7 @@ def test_writes_the_whole_report(
     assert (stamp["step"], stamp["results"]["n"]) == ("report", 4)
     assert len(stamp["inputs"]["answers"]) == 64
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 1
+    assert page.count("<svg") == 2  # the first figure, and the hypnogram
     assert "no idea" in page
     tables = (out / "tables.md").read_text(encoding="utf-8")
     assert "1 epoch without a true stage is left out" in tables
@@ -131,7 +143,7 @@ def test_two_files_are_compared_and_other_protocols_not_ranked(
         path = first.with_name(f"{name}.jsonl")
         path.write_text("".join(json.dumps(a.to_row()) + "\n" for a in rows), encoding="utf-8")
         paths.append(path)
-    step.run(ReportSettings(tmp_path, answers=paths, hypnograms=0))
+    step.run(ReportSettings(tmp_path, answers=paths, hypnograms=0, full=True))
     metrics = strict_json(tmp_path / "report" / "metrics.json")
     one, two = metrics["comparisons"]
     assert one["differences"]["accuracy"]["value"] == -1.0
@@ -165,7 +177,7 @@ def test_it_is_said_by_what_answers_were_calibrated_and_decided(
     other = first.with_name("plain.jsonl")
     rows = [answer(i, "N2", "N2", **plain, adapter_sha256="ab" * 32) for i in range(4)]
     other.write_text("".join(json.dumps(a.to_row()) + "\n" for a in rows), encoding="utf-8")
-    step.run(ReportSettings(tmp_path, answers=[first, other], hypnograms=0))
+    step.run(ReportSettings(tmp_path, answers=[first, other], hypnograms=0, full=True))
     said = " ".join(terminal.getvalue().replace("│", " ").split())
     assert (
         "Stages: calibrated on SC400, SC403 (temperature 0.58, offsets W -0.34, N1 +0.50, N2 +0.00, "
@@ -178,7 +190,7 @@ def test_it_is_said_by_what_answers_were_calibrated_and_decided(
     assert metrics["how"]["decide_for"] == "macro_f1"
     assert metrics["comparisons"][0]["differences"]["accuracy"]["value"] == 0
     assert "macro-F1" in (tmp_path / "report" / "tables.md").read_text()
-    step.run(ReportSettings(tmp_path, answers=[other], hypnograms=0))
+    step.run(ReportSettings(tmp_path, answers=[other], hypnograms=0, full=True))
     assert "Stages: not calibrated; decided for the likeliest stage." in terminal.getvalue()
 
 
@@ -188,7 +200,7 @@ def test_figures_of_those_it_was_calibrated_on_are_warned_of(
     seen = [answer(0, "N2", "N2", **CALIBRATED, calibrated_on=True)]
     new = [answer(i, "N2", "N2", **CALIBRATED, subject="SC409") for i in range(1, 4)]
     write_answers(seen + new)
-    step.run(ReportSettings(tmp_path, hypnograms=0))
+    step.run(ReportSettings(tmp_path, hypnograms=0, full=True))
     said = " ".join(terminal.getvalue().replace("│", " ").split())
     assert "The calibration was fitted on SC403: figures that count them look better" in said
 
@@ -197,7 +209,7 @@ def test_answers_without_labels_have_hypnograms_and_statistics_only(
     tmp_path: Path, answer: AnswerOf, write_answers: WriteAnswers, terminal: io.StringIO
 ) -> None:
     write_answers([answer(i, "", "N2" if i else "?") for i in range(8)])
-    step.run(ReportSettings(workspace=tmp_path))
+    step.run(ReportSettings(workspace=tmp_path, full=True))
     metrics = strict_json(tmp_path / "report" / "metrics.json")
     assert (metrics["n"], metrics["answered"], metrics["kappa"]) == (0, 8, None)
     assert metrics["sleep_statistics"][0]["predicted"]["tst_min"] == 3.5
@@ -215,7 +227,7 @@ def test_what_is_wrong_with_the_file_is_loud(
     path = write_answers([*rows, replace(rows[0], model_id="other")])
     with path.open("a") as file:
         file.write('{"question_id": "SC4')
-    step.run(ReportSettings(workspace=tmp_path))
+    step.run(ReportSettings(workspace=tmp_path, full=True))
     said = " ".join(terminal.getvalue().replace("│", " ").split())
     assert "2 models have answered in this file" in said
     assert "The last line of the answers file is broken and left out (line 5" in said
@@ -228,10 +240,10 @@ def test_a_stricter_reader_reads_less(
     tmp_path: Path, answer: AnswerOf, write_answers: WriteAnswers, terminal: io.StringIO
 ) -> None:
     write_answers([answer(0, "N2", "N2"), answer(1, "N2", "This is N2.")])
-    step.run(ReportSettings(workspace=tmp_path, reader="label", draws=0))
+    step.run(ReportSettings(workspace=tmp_path, reader="label", draws=0, full=True))
     metrics = strict_json(tmp_path / "report" / "metrics.json")
     assert (metrics["unreadable"], metrics["accuracy"]) == (1, 0.5)
-    assert "No intervals: --draws 0." in terminal.getvalue()
+    assert "No intervals: --draws 0" in terminal.getvalue()
 
 
 def test_how_each_answer_was_read(
@@ -330,8 +342,70 @@ def test_the_likeliest_sequence_has_a_row_of_its_own(
             for i, (stage, reply) in enumerate(zip(true, said, strict=True))
         ]
     )
-    step.run(ReportSettings(workspace=tmp_path))
+    step.run(ReportSettings(workspace=tmp_path, full=True))
     metrics = strict_json(tmp_path / "report" / "metrics.json")
     (found,) = [c for c in metrics["comparisons"] if c["other"] == "after smoothing"]
     assert found["n"] == 6
     assert "after smoothing" in terminal.getvalue()
+
+
+def test_the_first_screen_has_forty_lines_at_most(
+    tmp_path: Path, answer: AnswerOf, write_answers: WriteAnswers, terminal: io.StringIO
+) -> None:
+    """With everything that is wrong and compared: figures, the two strongest warnings, where the rest is."""
+    model = {"calibrated_on": "eval", "calibration_subjects": ["SC403"], "features": "zero"}
+    rows = [
+        answer(
+            i, "N2" if i % 9 else "N3", "N2", recording=f"R{i % 40}", stage_smoothed="N2", **model
+        )
+        for i in range(400)
+    ]
+    first = write_answers(rows)
+    first.write_text(first.read_text() + "{", encoding="utf-8")
+    others = []
+    for k in range(4):
+        other = tmp_path / f"other{k}.jsonl"
+        other.write_text("".join(json.dumps(r.to_row()) + "\n" for r in rows), encoding="utf-8")
+        others.append(other)
+    step.run(ReportSettings(tmp_path, answers=[first, *others], hypnograms=0))
+    said = terminal.getvalue()
+    lines = said.split("taken\n")[1].splitlines()
+    assert len(lines) <= 40
+    shown = " ".join(said.split())
+    assert shown.count("warning: ") == 2
+    assert "100 % of the answers are 'N2'." in shown
+    assert "The calibration was fitted on SC403" in shown
+    assert "more to beware of: see the report, or --full." in shown
+    for text in (
+        "Accuracy",
+        "Cohen's κ",
+        "95 % interval",
+        "Stage",
+        "Confusion matrix",
+        "blocks of 30 min",
+    ):
+        assert text in shown
+    assert "after smoothing beside eeg_answers: κ" in shown
+    assert f"Review {tmp_path / 'report' / 'review.html'}" in shown
+
+
+def test_lights_and_the_hypnogram_of_bids(
+    tmp_path: Path, answer: AnswerOf, write_answers: WriteAnswers, terminal: io.StringIO
+) -> None:
+    write_answers([answer(i, s, s) for i, s in enumerate(["W"] * 6 + ["N2"] * 10 + ["REM"] * 4)])
+    step.run(ReportSettings(tmp_path, draws=0, hypnograms=0, lights_off="60", lights_on="540"))
+    (night,) = strict_json(tmp_path / "report" / "metrics.json")["sleep_statistics"]
+    assert night["lights"] == {"off_s": 60.0, "on_s": 540.0}
+    assert (night["true"]["tib_min"], night["true"]["sol_min"]) == (8, 2)
+    assert night["predicted"]["tst_min"] == 6
+    table = tmp_path / "report" / "hypnograms" / "SC4031E0_hypnogram.tsv"
+    rows = list(csv.DictReader(io.StringIO(table.read_text()), delimiter="\t"))
+    assert [row["stage"] for row in rows[5:7]] == ["W", "N2"]
+    assert rows[-1] == {"onset": "570.000", "duration": "30", "stage": "R", "human": "R"}
+    about = strict_json(table.with_suffix(".json"))
+    assert about["stage"]["Levels"].keys() == {"W", "N1", "N2", "N3", "R"}
+    assert (about["EpochLength"], about["LightsOff"], about["LightsOn"]) == (30, 60.0, 540.0)
+    with pytest.raises(EegToolError, match="it was staged from 0 to 600 s"):
+        step.run(ReportSettings(tmp_path, lights_off="700", lights_on="800"))
+    with pytest.raises(EegToolError, match="when the recording began is not known"):
+        step.run(ReportSettings(tmp_path, lights_off="22:30:00"))

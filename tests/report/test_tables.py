@@ -9,12 +9,12 @@ import pytest
 from rich.console import Console
 
 from eegtool.core.stages import STAGES
-from eegtool.report.contents import agreement_tables
-from eegtool.report.finding_tables import all_tables, literature_table
-from eegtool.report.findings import Findings
-from eegtool.report.forms import latex, markdown, to_csv, to_latex, to_markdown, to_rich
-from eegtool.report.metrics import Metrics
-from eegtool.report.tables import Cell, Table, figure, percent, signed, span
+from eegtool.report.measures.findings import Findings
+from eegtool.report.measures.metrics import Metrics
+from eegtool.report.showing.contents import agreement_tables
+from eegtool.report.showing.finding_tables import all_tables, literature_table
+from eegtool.report.showing.forms import latex, markdown, to_csv, to_latex, to_markdown, to_rich
+from eegtool.report.showing.tables import Cell, Table, figure, percent, signed, span
 
 PAIRS = [(s, s) for s in STAGES] * 2000 + [("N1", "REM"), ("N2", None), ("W", "N1")] * 700
 

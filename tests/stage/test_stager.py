@@ -21,10 +21,11 @@ from eegtool.core.workspace import read_json
 from eegtool.inference.calibration import Calibration
 from eegtool.model import adapters
 from eegtool.model.checkpoints import load_base
+from eegtool.pictures.layout import EMPTY
 from eegtool.stage import step
 from eegtool.stage.night import StagedNight
 from eegtool.stage.stager import Stager
-from tests.stage.conftest import noise
+from tests.stage.conftest import PROTOCOL, describe, noise
 from tests.stage.test_step import files_of
 
 Write = Callable[..., Path]
@@ -169,7 +170,7 @@ def test_it_saves_what_the_command_writes(
     differing = [name for name, data in by_command.items() if by_hand[name] != data]
     assert differing == ["SC4001E0/night.json"]  # which says what a run was made from
     pages = [
-        out / "SC4001E0" / "report" / "report.html" for out in (settings.out, tmp_path / "saved")
+        out / "SC4001E0" / "report" / "review.html" for out in (settings.out, tmp_path / "saved")
     ]
     pictures = [page.read_text(encoding="utf-8").count("iVBOR") for page in pages]  # PNG in base64
     assert pictures[0] == pictures[1] >= 10
@@ -317,3 +318,18 @@ def test_what_is_not_a_model(tmp_path: Path, stage_model: Path) -> None:
         eegtool.Stager.load(tmp_path)
     with pytest.raises(EegToolError, match="is neither a folder nor a known name"):
         eegtool.Stager.load(stage_model, base=str(tmp_path / "gone"))
+
+
+def test_a_model_is_shown_the_neighbours_that_it_was_trained_with(
+    model: Path, recording: Path
+) -> None:
+    describe(model, protocol=PROTOCOL | {"context_epochs": 1})
+    stager = Stager.load(model, lazily=True)
+    drawn = stager.stage(recording).drawn
+    left, right = [], []
+    for image in drawn.pictures.values():
+        picture = np.asarray(image)[8:-8]
+        left.append(bool((picture[:, :15] == EMPTY).all()))
+        right.append(bool((picture[:, 49:] == EMPTY).all()))
+    assert left == [True] + [False] * 9
+    assert right == [False] * 9 + [True]

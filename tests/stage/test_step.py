@@ -207,11 +207,11 @@ def test_a_killed_run_is_resumed(
     killed = replace(whole, out=tmp_path / "killed")
     seen: list[str] = []
 
-    def until(*arguments: Any) -> Any:
+    def until(*arguments: Any, **options: Any) -> Any:
         if seen:
             raise KeyboardInterrupt
         seen.append("one")
-        return write_night(*arguments)
+        return write_night(*arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(step, "write_night", until)

@@ -1,0 +1,1 @@
+"""Figures of the answers that were read. Pure: epochs in, numbers out."""

@@ -1,0 +1,197 @@
+"""Two runs on the same epochs: what is the difference, and how sure is it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from eegtool.core.errors import EegToolError
+from eegtool.core.stages import STAGES
+from eegtool.report.measures.intervals import Basis, Bootstrap, Interval, Sampling
+from eegtool.report.measures.metrics import ANSWERS, Agreement, agreement, cells_of, counts_of
+from eegtool.report.measures.scores import FIGURES
+from eegtool.report.reading.epochs import AnsweredEpoch
+
+_SHAPE = (len(STAGES), len(ANSWERS))
+_CELLS = _SHAPE[0] * _SHAPE[1]
+
+FEWEST_SUBJECTS = 6
+"""With fewer, the smallest p that Wilcoxon's test can give is above 0.05 (2 / 2⁵ = 0.06)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A figure of the other run less that of the first, with its 95 % interval."""
+
+    value: float | None
+    interval: Interval | None
+
+
+@dataclass(frozen=True, slots=True)
+class McNemar:
+    """Exact McNemar test (a binomial test of the epochs on which one run alone is right).
+
+    It takes epochs for independent, which those of one night are not: its p is too small.
+    """
+
+    only_first_right: int
+    only_other_right: int
+    p: float
+
+
+@dataclass(frozen=True, slots=True)
+class Wilcoxon:
+    """Wilcoxon's signed-rank test over subjects, of their accuracies."""
+
+    subjects: int
+    median_difference: float
+    p: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Another run (or the vision module alone) beside the first one, on the epochs of both.
+
+    Attributes
+    ----------
+    first, other : str
+        Their names.
+    n : int
+        Labelled epochs that both have answered; all figures are about these.
+    only_first, only_other : int
+        Labelled epochs that only one of them has answered.
+    differs_in : tuple of str
+        Parts of the protocol in which they differ. If there are any, the runs are not ranked, and there
+        are neither differences nor tests.
+    first_agreement, other_agreement : Agreement or None
+        Figures on the common epochs; None where there are none.
+    differences : dict of str to Difference
+        By name of the figure.
+    basis : Basis
+        What the intervals rest on.
+    decided_otherwise : tuple of str
+        In what their stages were calibrated or decided otherwise (see `Run.decided_otherwise`).
+    mcnemar : McNemar or None
+    wilcoxon : Wilcoxon or None
+        None with fewer than `FEWEST_SUBJECTS` subjects, or where all are equal.
+    """
+
+    first: str
+    other: str
+    n: int
+    only_first: int
+    only_other: int
+    differs_in: tuple[str, ...]
+    first_agreement: Agreement | None
+    other_agreement: Agreement | None
+    differences: dict[str, Difference]
+    basis: Basis
+    mcnemar: McNemar | None
+    wilcoxon: Wilcoxon | None
+    decided_otherwise: tuple[str, ...] = ()
+
+
+def compare(
+    first: tuple[str, Sequence[AnsweredEpoch]],
+    other: tuple[str, Sequence[AnsweredEpoch]],
+    sampling: Sampling,
+    differs_in: tuple[str, ...] = (),
+) -> Comparison:
+    """Compare two runs, joined by sample id.
+
+    Parameters
+    ----------
+    first, other : (str, sequence of AnsweredEpoch)
+        Name and answers of each.
+    sampling : Sampling
+        How intervals are made: whole subjects are drawn, the same ones for both runs.
+    differs_in : tuple of str
+        What forbids to rank them (see `Run.differs_in`).
+
+    Raises
+    ------
+    EegToolError
+        If they have different true stages for one epoch.
+    """
+    theirs = {e.sample_id: e for e in other[1] if e.true is not None}
+    ours = [e for e in first[1] if e.true is not None]
+    common = [e for e in ours if e.sample_id in theirs]
+    matched = [theirs[e.sample_id] for e in common]
+    for mine, yours in zip(common, matched, strict=True):
+        if mine.true != yours.true:
+            raise EegToolError(
+                f"The true stage of '{mine.sample_id}' is {mine.true} in {first[0]} and {yours.true} "
+                f"in {other[0]}.",
+                "Compare runs over the same scoring; ask one of them again.",
+            )
+    bootstrap = Bootstrap(common, sampling)
+    cells = (cells_of(common), cells_of(matched))
+    ranked = bool(common) and not differs_in
+    return Comparison(
+        first=first[0],
+        other=other[0],
+        n=len(common),
+        only_first=len(ours) - len(common),
+        only_other=len(theirs) - len(common),
+        differs_in=differs_in,
+        first_agreement=agreement(counts_of(cells[0])) if common else None,
+        other_agreement=agreement(counts_of(cells[1])) if common else None,
+        differences=_differences(cells, bootstrap) if ranked else {},
+        basis=bootstrap.basis,
+        mcnemar=_mcnemar(cells) if ranked else None,
+        wilcoxon=_wilcoxon(cells, [e.subject for e in common]) if ranked else None,
+    )
+
+
+def as_answers(epochs: Sequence[AnsweredEpoch], stages: Mapping[str, str]) -> list[AnsweredEpoch]:
+    """Return the epochs as if `stages` (by sample id) had been answered; those without one are left out."""
+    return [
+        replace(e, reading=replace(e.reading, stage=stages[e.sample_id], span=None))
+        for e in epochs
+        if e.sample_id in stages
+    ]
+
+
+def _differences(
+    cells: tuple[NDArray[np.intp], NDArray[np.intp]], bootstrap: Bootstrap
+) -> dict[str, Difference]:
+    # One array for both: the bootstrap then draws the same subjects for the one and the other.
+    per_unit = np.stack([bootstrap.counts(c, _CELLS).reshape(-1, *_SHAPE) for c in cells], axis=1)
+    draws = bootstrap.draw(per_unit)
+    found = {}
+    for name, figure in FIGURES.items():
+        mine, yours = figure(per_unit.sum(0))
+        value = float(yours - mine) if np.isfinite(yours - mine) else None
+        drawn = None if draws is None else np.subtract(*figure(draws).T[::-1])
+        found[name] = Difference(value, bootstrap.interval(drawn, value, (-2.0, 2.0)))
+    return found
+
+
+def _mcnemar(cells: tuple[NDArray[np.intp], NDArray[np.intp]]) -> McNemar:
+    first, other = _right(cells[0]), _right(cells[1])
+    b, c = int((first & ~other).sum()), int((other & ~first).sum())
+    p = stats.binomtest(b, b + c, 0.5).pvalue if b + c else 1.0
+    return McNemar(b, c, float(p))
+
+
+def _wilcoxon(
+    cells: tuple[NDArray[np.intp], NDArray[np.intp]], subjects: Sequence[str]
+) -> Wilcoxon | None:
+    names, index = np.unique(np.array(subjects, str), return_inverse=True)
+    named = names != ""
+    if named.sum() < FEWEST_SUBJECTS:
+        return None
+    gained = _right(cells[1]).astype(float) - _right(cells[0])
+    change = (np.bincount(index, gained) / np.bincount(index))[named]
+    if not change.any():
+        return None
+    p = float(stats.wilcoxon(change).pvalue)
+    return Wilcoxon(int(named.sum()), float(np.median(change)), p)
+
+
+def _right(cells: NDArray[np.intp]) -> NDArray[np.bool_]:
+    return cells // _SHAPE[1] == cells % _SHAPE[1]

@@ -1,0 +1,99 @@
+"""Whether what the answers say of the signal is true of what prepare measured in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from eegtool.reasons.claims import Claim, claims_in, holds
+from eegtool.reasons.facts import Facts
+from eegtool.report.measures.intervals import Bootstrap, Interval, Sampling
+from eegtool.report.reading.epochs import AnsweredEpoch
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimScore:
+    """How many claims of a kind the answers make, and how many of them are true."""
+
+    claims: int
+    true: int
+
+
+@dataclass(frozen=True, slots=True)
+class Faithfulness:
+    """Claims of the answers, checked against what was measured in their epochs.
+
+    Attributes
+    ----------
+    epochs : int
+        Epochs in which something was measured.
+    with_claims : int
+        Those of them whose answer claims anything.
+    share : float
+        Part of all claims that are true.
+    interval : tuple of float, or None
+        95 % interval of `share`, over subjects.
+    kinds : dict of str to ClaimScore
+        By kind of claim (see `eegtool.reasons.claims.CLAIM_KINDS`), the commonest first.
+    """
+
+    epochs: int
+    with_claims: int
+    share: float
+    interval: Interval | None
+    kinds: dict[str, ClaimScore]
+
+
+def faithfulness(
+    epochs: Sequence[AnsweredEpoch], facts: Mapping[str, Facts], sampling: Sampling
+) -> Faithfulness | None:
+    """Check all claims of the answers.
+
+    Parameters
+    ----------
+    epochs : sequence of AnsweredEpoch
+        The answers.
+    facts : mapping of str to Facts
+        What was measured, by sample id.
+    sampling : Sampling
+        How the interval is made.
+
+    Returns
+    -------
+    Faithfulness or None
+        None where nothing was measured or nothing is claimed.
+    """
+    measured = [e for e in epochs if e.sample_id in facts]
+    read: dict[str, tuple[Claim, ...]] = {}
+    said, right = Counter[str](), Counter[str]()
+    made, kept = np.zeros(len(measured)), np.zeros(len(measured))
+    for i, epoch in enumerate(measured):
+        if epoch.text not in read:
+            read[epoch.text] = claims_in(epoch.text)
+        for claim in read[epoch.text]:
+            true = holds(claim, facts[epoch.sample_id])
+            said[claim.kind] += 1
+            right[claim.kind] += true
+            made[i] += 1
+            kept[i] += true
+    if not said:
+        return None
+    bootstrap = Bootstrap(measured, sampling)
+    everywhere = np.zeros(len(measured), np.intp)
+    per_unit = np.concatenate(
+        [bootstrap.sums(everywhere, 1, kept), bootstrap.sums(everywhere, 1, made)], axis=1
+    )
+    draws = bootstrap.draw(per_unit)
+    share = float(kept.sum() / made.sum())
+    with np.errstate(invalid="ignore"):
+        drawn = None if draws is None else draws[:, 0] / draws[:, 1]
+    return Faithfulness(
+        epochs=len(measured),
+        with_claims=int((made > 0).sum()),
+        share=share,
+        interval=bootstrap.interval(drawn, share),
+        kinds={kind: ClaimScore(n, right[kind]) for kind, n in said.most_common()},
+    )

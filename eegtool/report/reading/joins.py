@@ -1,0 +1,230 @@
+"""What the workspace knows of the answered epochs, joined by sample id."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eegtool.core.errors import EegToolError
+from eegtool.core.records import Epoch, read_epochs, read_questions
+from eegtool.core.stages import STAGES
+from eegtool.core.workspace import Workspace, check_same_pictures, read_json
+from eegtool.reasons.facts import Facts
+from eegtool.report.reading.epochs import AnsweredEpoch
+from eegtool.report.reading.plain import plain_value
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What prepare kept and dropped of the answered recordings.
+
+    Attributes
+    ----------
+    recordings, kept, trimmed : int
+        Recordings, epochs with a picture, epochs cut off as wake far from sleep.
+    dropped : dict of str to int
+        Epochs without a stage, by kind.
+    """
+
+    recordings: int
+    kept: int
+    trimmed: int
+    dropped: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """All that was found.
+
+    Attributes
+    ----------
+    images : dict of str to str
+        Path of the picture by sample id, relative to the folder of the evaluation pictures.
+    missing : tuple of str or None
+        Ids of the questions that nobody answered; None where there are no such questions to compare
+        with.
+    module_stages : dict of str to str
+        What the vision module alone says; empty where that is not known.
+    module_calibration : dict
+        How it came to say that, from its card; empty where it was not calibrated.
+    facts : dict of str to Facts
+        What was measured; empty where nothing was.
+    kept : Kept or None
+    problems : tuple of str
+        Files that could not be used, and why.
+    """
+
+    images: dict[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] | None = None
+    module_stages: dict[str, str] = field(default_factory=dict)
+    module_calibration: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Facts] = field(default_factory=dict)
+    kept: Kept | None = None
+    problems: tuple[str, ...] = ()
+
+
+def look_up(
+    workspace: Workspace,
+    epochs: Sequence[AnsweredEpoch],
+    protocol: Mapping[str, Any] | None = None,
+) -> Known:
+    """Gather what the workspace knows of the epochs.
+
+    Nothing of it is needed for a report: a file that cannot be used is told as a problem. A workspace
+    that knows none of the epochs has nothing to say.
+
+    Parameters
+    ----------
+    workspace : Workspace
+        Where to look.
+    epochs : sequence of AnsweredEpoch
+        What was answered.
+    protocol : mapping, optional
+        How the answered pictures were made, as the answers say. Where the workspace's were drawn
+        otherwise, these are not what the model saw, and are left out with all that was made of them.
+    """
+    ids = {epoch.sample_id for epoch in epochs}
+    problems: list[str] = []
+    try:
+        check_same_pictures(
+            protocol or {}, workspace.protocol(), f"The answers and {workspace.root}"
+        )
+    except EegToolError as error:
+        return Known(problems=(error.what,))
+    table: list[Epoch] = []
+    if workspace.epochs.exists():
+        try:
+            table = [e for e in read_epochs(workspace.epochs) if e.sample_id in ids]
+        except EegToolError as error:
+            problems.append(error.what)
+    module: dict[str, str] = {}
+    missing: tuple[str, ...] | None = None
+    calibration: dict[str, Any] = {}
+    facts: dict[str, Facts] = {}
+    kept: Kept | None = None
+    try:
+        missing = _missing(workspace, ids)
+    except EegToolError as error:
+        problems.append(error.what)
+    try:
+        module = _module_stages(workspace.vision_module / "eval_stages.csv", epochs)
+        calibration = _module_calibration(workspace.vision_module / "card.json") if module else {}
+    except EegToolError as error:
+        problems.append(error.what)
+    recordings = sorted({e.recording for e in table})
+    try:
+        facts = _facts(workspace, recordings, table)
+        kept = _kept(workspace, recordings)
+    except EegToolError as error:
+        problems.append(error.what)
+    images = {e.sample_id: e.image for e in table if e.split == "eval"}
+    return Known(images, missing, module, calibration, facts, kept, tuple(problems))
+
+
+def _missing(workspace: Workspace, ids: set[str]) -> tuple[str, ...] | None:
+    if not workspace.questions.exists():
+        return None
+    asked = [question.sample_id for question in read_questions(workspace.questions)]
+    if ids.isdisjoint(asked):
+        return None
+    return tuple(sample_id for sample_id in asked if sample_id not in ids)
+
+
+def _module_stages(path: Path, epochs: Sequence[AnsweredEpoch]) -> dict[str, str]:
+    """Read the vision module's own stages of the answered epochs.
+
+    Raises
+    ------
+    EegToolError
+        If the file is not what extract writes, or was made from another scoring.
+    """
+    if not path.exists():
+        return {}
+    labels = {e.sample_id: e.true for e in epochs}
+    found = {}
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                sample_id, stage = row["sample_id"], row["predicted"]
+                if sample_id not in labels:
+                    continue
+                if stage not in STAGES:
+                    raise ValueError(f"'{stage}' is no stage")
+                if labels[sample_id] not in (None, row["stage"]):
+                    raise ValueError(
+                        f"the true stage of '{sample_id}' is {row['stage']} there and "
+                        f"{labels[sample_id]} in the answers"
+                    )
+                found[sample_id] = stage
+    except (OSError, KeyError, ValueError, csv.Error) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise EegToolError(
+            f"The vision module alone is left out, {path.name}: {reason}."
+        ) from error
+    return found
+
+
+def _module_calibration(path: Path) -> dict[str, Any]:
+    """Read from the vision module's card how its own stages were calibrated.
+
+    Raises
+    ------
+    EegToolError
+        If the card cannot be read.
+    """
+    found = read_json(path).get("calibration") if path.exists() else None
+    return plain_value(found) if isinstance(found, dict) else {}
+
+
+def _facts(
+    workspace: Workspace, recordings: Sequence[str], table: Sequence[Epoch]
+) -> dict[str, Facts]:
+    """Return what prepare measured, as far as it did.
+
+    Raises
+    ------
+    EegToolError
+        If a card of a recording cannot be read, or tells facts of another version.
+    """
+    ids = {(e.recording, e.epoch_index): e.sample_id for e in table}
+    found = {}
+    for recording in recordings:
+        path = workspace.night(recording)
+        if not path.exists():
+            continue
+        card = read_json(path)
+        try:
+            if not card.get("facts"):
+                continue
+            for (index, _), row in zip(card["staged"], card["facts"], strict=True):
+                if sample_id := ids.get((recording, index)):
+                    found[sample_id] = Facts.from_row(row)
+        except (KeyError, TypeError, ValueError) as error:
+            raise EegToolError(
+                f"What was measured in {recording} is left out, {path.name}: {error}."
+            ) from error
+    return found
+
+
+def _kept(workspace: Workspace, recordings: Sequence[str]) -> Kept | None:
+    if not workspace.prepare_stamp.exists():
+        return None
+    results: Mapping[str, Any] = read_json(workspace.prepare_stamp).get("results", {})
+    cards = [results.get("recordings", {}).get(name) for name in recordings]
+    told = [card for card in cards if isinstance(card, dict)]
+    if not told:
+        return None
+    try:
+        dropped = Counter[str]()
+        for card in told:
+            dropped.update(card["dropped"])
+        kept, trimmed = (sum(int(card[key]) for card in told) for key in ("kept", "trimmed"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise EegToolError(
+            f"{workspace.prepare_stamp} does not tell its epochs: {error}."
+        ) from error
+    return Kept(len(told), kept, trimmed, dict(dropped))

@@ -1,0 +1,224 @@
+"""Further scorings of the answered nights: what ``review.html`` saved, and scorings of any other kind."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Final, NoReturn
+
+from eegtool.core.errors import EegToolError
+from eegtool.core.stages import EPOCH_S, STAGES
+from eegtool.report.reading.nights import Night
+from eegtool.report.reading.plain import plain_text
+from eegtool.scorings.hypnograms import read_hypnogram, stage_per_epoch
+
+COLUMNS: Final = (
+    *("recording", "epoch_index", "onset_s", "duration_s", "stage", "model", "certainty"),
+    *("reviewed_by", "reviewed_at", "note", "epochs"),
+)
+"""Of ``NIGHT_reviewed.csv``: the final stage, what the model had answered, who decided it when, and how many
+rows the file has. Prepare reads onset, duration and stage, as of any table."""
+
+_UNSTAGED: Final = "?"
+_AGAIN: Final = "Open review.html and save the night again; corrections are made there."
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a reviewer did: the time, the stage of the model before and their own."""
+
+    at: datetime
+    before: str | None
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """A scorer's stages of one recording.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    scorer, recording : str
+        Whose, and of which recording.
+    stages : dict of int to str
+        By index of the epoch; those without a stage are not in it.
+    decisions : dict of int to Decision
+        By index of the epoch, where the file is a review.
+    model : dict of int to (str or None)
+        What the model had said, where the file is a review.
+    """
+
+    path: Path
+    scorer: str
+    recording: str
+    stages: dict[int, str]
+    decisions: dict[int, Decision] = field(default_factory=dict)
+    model: dict[int, str | None] = field(default_factory=dict)
+
+
+def read_scorings(paths: Sequence[Path], nights: Sequence[Night]) -> list[Scoring]:
+    """Read scorings of the answered nights.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Reviews, which say whose they are; other scorings are named after recording and scorer, such as
+        ``SC4001E0_anna.csv``.
+    nights : sequence of Night
+        What was answered.
+
+    Raises
+    ------
+    EegToolError
+        If a file cannot be read, is of another night, was cut off or changed by hand, or one scorer scored a
+        night twice.
+    """
+    of = {night.recording: night for night in nights}
+    found = []
+    for path in paths:
+        scoring = _review(path) if is_review(path) else _other(path, of)
+        night = of.get(scoring.recording)
+        if night is None:
+            raise EegToolError(
+                f"{path} is a scoring of '{scoring.recording}', which these answers are not about; they "
+                f"are about {', '.join(sorted(of)[:5]) or 'no recording by name'}.",
+                "Give the file of one of these nights, or the answers to that one.",
+            )
+        _check_model(scoring, night)
+        found.append(scoring)
+    pairs = [(s.scorer, s.recording) for s in found]
+    twice = next((pair for pair in pairs if pairs.count(pair) > 1), None)
+    if twice:
+        raise EegToolError(
+            f"Two of the scorings of {twice[1]} are by '{twice[0]}'.",
+            "Give one, or name the files after their scorers.",
+        )
+    return found
+
+
+def is_review(path: Path) -> bool:
+    """Say whether a file was saved by ``review.html``, whole or not."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(200)
+    except OSError as error:
+        raise EegToolError(
+            f"{path} cannot be read: {error.strerror}.", "Check the path."
+        ) from error
+    return head.removeprefix(b"\xef\xbb\xbf").startswith(b"recording,epoch_index,onset_s,")
+
+
+def _review(path: Path) -> Scoring:
+    """Read what ``review.html`` saved."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise EegToolError(f"{path} is not UTF-8 text.", _AGAIN) from error
+    rows = list(csv.reader(text.splitlines()))
+    if tuple(rows[0]) != COLUMNS:
+        raise EegToolError(
+            f"{path} has other columns than review.html saves: {', '.join(COLUMNS)}.", _AGAIN
+        )
+    stages: dict[int, str] = {}
+    model: dict[int, str | None] = {}
+    decisions: dict[int, Decision] = {}
+    reviewers: dict[str, None] = {}
+    for line, cells in enumerate(rows[1:], start=2):
+        if len(cells) != len(COLUMNS):
+            _refuse(path, line, f"it has {len(cells)} of {len(COLUMNS)} columns")
+        row = dict(zip(COLUMNS, map(plain_text, cells), strict=True))
+        if row["recording"] != rows[1][0]:
+            _refuse(path, line, f"it is about '{row['recording']}', the first about '{rows[1][0]}'")
+        index = _index(path, line, row["epoch_index"], model)
+        after, before = (_stage(path, line, row[name]) for name in ("stage", "model"))
+        model[index] = before
+        if after:
+            stages[index] = after
+        if row["reviewed_at"] and row["reviewed_by"] and after:
+            decisions[index] = Decision(_time(path, line, row["reviewed_at"]), before, after)
+            reviewers[row["reviewed_by"]] = None
+        elif after != before or row["reviewed_at"] or row["reviewed_by"]:
+            _refuse(path, line, "it was changed without saying by whom and when")
+    if {cells[-1] for cells in rows[1:]} != {str(len(rows) - 1)}:
+        told = rows[1][-1] if len(rows) > 1 else "some"
+        raise EegToolError(
+            f"{path} is not whole: it has {len(rows) - 1} of {told} epochs.",
+            _AGAIN,
+        )
+    scorer = " and ".join(reviewers) or "nobody yet"
+    return Scoring(path, scorer, plain_text(rows[1][0]), stages, decisions, model)
+
+
+def _other(path: Path, of: dict[str, Night]) -> Scoring:
+    """Read any scoring; its name begins with that of its recording."""
+    named = [name for name in of if path.stem.casefold().startswith(name.casefold()) and name]
+    if not named:
+        raise EegToolError(
+            f"{path} does not begin with the name of an answered recording, such as "
+            f"{next(iter(of), 'there is none')}.",
+            "Name it after recording and scorer, such as SC4001E0_anna.csv.",
+        )
+    recording = max(named, key=len)
+    hypnogram = read_hypnogram(path, None)
+    end_s = hypnogram.runs[-1].onset_s + hypnogram.runs[-1].duration_s
+    n_epochs = math.floor((end_s - hypnogram.first_onset_s) / EPOCH_S + 1e-6)
+    night = of[recording]
+    needed = night.first_epoch + len(night.true)
+    if n_epochs < needed:
+        raise EegToolError(
+            f"{path} has {n_epochs:,} epochs, but {recording} was answered up to epoch {needed:,}.",
+            "Give a scoring of the whole night; epochs that were not scored are '?' in it.",
+        )
+    stages = enumerate(stage_per_epoch(hypnogram, n_epochs))
+    scorer = path.stem[len(recording) :].strip("_-. ") or "scorer"
+    return Scoring(path, scorer, recording, {i: s for i, s in stages if s in STAGES})
+
+
+def _check_model(scoring: Scoring, night: Night) -> None:
+    """Refuse a review of other answers than these."""
+    answered = {
+        index: stage
+        for index, (stage, epoch) in enumerate(
+            zip(night.predicted, night.epochs, strict=True), start=night.first_epoch
+        )
+        if epoch is not None
+    }
+    if scoring.model and scoring.model != answered:
+        differing = [i for i in {*answered, *scoring.model} if answered.get(i, 0) != scoring.model.get(i, 0)]  # fmt: skip
+        raise EegToolError(
+            f"{scoring.path} is a review of other answers to {scoring.recording}: {len(differing)} epochs "
+            f"differ, such as epoch {min(differing)}.",
+            "Give the answers that were reviewed, or review these.",
+        )
+
+
+def _index(path: Path, line: int, text: str, taken: dict[int, str | None]) -> int:
+    if not text.isascii() or not text.isdigit():
+        _refuse(path, line, f"'{text}' is not the index of an epoch")
+    if int(text) in taken:
+        _refuse(path, line, f"epoch {text} is there twice")
+    return int(text)
+
+
+def _stage(path: Path, line: int, text: str) -> str | None:
+    if text not in (*STAGES, _UNSTAGED):
+        _refuse(path, line, f"'{text}' is not a stage ({', '.join(STAGES)} or {_UNSTAGED})")
+    return None if text == _UNSTAGED else text
+
+
+def _time(path: Path, line: int, text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        _refuse(path, line, f"'{text}' is not a time")
+    return time if time.tzinfo else _refuse(path, line, f"'{text}' does not say its time zone")
+
+
+def _refuse(path: Path, line: int, why: str) -> NoReturn:
+    raise EegToolError(f"{path}, line {line}: {why}.", _AGAIN)

@@ -1,0 +1,295 @@
+"""Answers files, read line by line: however long they are, only what the report needs stays in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+
+from eegtool.core.answers import Reader, Reading, read_stage
+from eegtool.core.errors import EegToolError
+from eegtool.core.labels import Labels, read_labels
+from eegtool.core.parsing import finite, parse_json
+from eegtool.core.records import Answer, check_unique
+from eegtool.core.stages import STAGES
+from eegtool.core.workspace import missing
+from eegtool.report.reading.epochs import AnsweredEpoch, probabilities_of
+from eegtool.report.reading.plain import plain_text
+from eegtool.report.reading.protocol import Run, RunGatherer
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerSet:
+    """The answers of one model in one file.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    name : str
+        What it goes by in tables; no two sets of a report share it.
+    run : Run
+        What made the answers.
+    epochs : tuple of AnsweredEpoch
+        In the order of the file.
+    broken_line : str
+        What is wrong with the last line of the file, if anything.
+    odd_probabilities : tuple of str
+        Ids of the rows whose probabilities are none, and why; such rows have none.
+    siblings : int
+        Number of models in the file.
+    label_notes : tuple of str
+        What must be said of the true stages.
+    """
+
+    path: Path
+    name: str
+    run: Run
+    epochs: tuple[AnsweredEpoch, ...]
+    broken_line: str = ""
+    odd_probabilities: tuple[str, ...] = ()
+    siblings: int = 1
+    label_notes: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Gathering:
+    """One model's answers while they are read."""
+
+    run: RunGatherer = field(default_factory=RunGatherer)
+    epochs: list[AnsweredEpoch] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    odd: list[str] = field(default_factory=list)
+
+    def labelled(self, path: Path, coding: str) -> tuple[tuple[AnsweredEpoch, ...], Labels]:
+        """Return the epochs with their true stages, and what was found of these."""
+        ids = [epoch.sample_id for epoch in self.epochs]
+        found = read_labels(str(path), ids, self.labels, coding)
+        epochs = (
+            replace(epoch, true=stage or None)
+            for epoch, stage in zip(self.epochs, found.stages, strict=True)
+        )
+        return tuple(epochs), found
+
+
+def read_answer_sets(path: Path, reader: Reader = "free", coding: str = "") -> list[AnswerSet]:
+    """Read an answers file.
+
+    A file in which several models (or one model with other features) have answered is taken apart:
+    their answers never meet in one figure.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    reader : str
+        How stages are read; see `eegtool.core.answers.read_stage`.
+
+    coding : str
+        What numbers mean as true stages; see `eegtool.core.labels.read_labels`.
+
+    Returns
+    -------
+    list of AnswerSet
+        One per model, in the order of their first rows.
+
+    Raises
+    ------
+    EegToolError
+        If the file cannot be read or holds no answer; a line other than the last is none; an id
+        occurs twice under one model; or a label is no stage.
+    """
+    found: dict[tuple[str, ...], _Gathering] = {}
+    read = _CachedReader(path, reader)
+    broken = ""
+    for answer in _answers(path):
+        if isinstance(answer, EegToolError):
+            broken = answer.what.removeprefix(f"{path}, ").removesuffix(".")
+            continue
+        gathering = found.setdefault(_key(answer), _Gathering())
+        gathering.run.add(answer)
+        epoch, odd = read.epoch(answer)
+        gathering.epochs.append(epoch)
+        gathering.labels.append(plain_text(answer.label).strip())
+        if odd:
+            gathering.odd.append(f"'{epoch.sample_id}': {odd}")
+    if not found:
+        but = f" but a broken one, {broken}" if broken else ""
+        raise EegToolError(
+            f"{path} holds no answers{but}.",
+            "Run `eegvlm evaluate` first, or give another file.",
+        )
+    sets = []
+    for gathering in found.values():
+        epochs, labels = gathering.labelled(path, coding)
+        sets.append(
+            AnswerSet(
+                path=path,
+                name=path.stem,
+                run=gathering.run.run(),
+                epochs=epochs,
+                broken_line=broken,
+                odd_probabilities=tuple(gathering.odd),
+                siblings=len(found),
+                label_notes=labels.notes,
+            )
+        )
+    for one in sets:
+        check_unique(path, [epoch.sample_id for epoch in one.epochs])
+    return sets
+
+
+def _answer(path: Path, place: str, row: object) -> Answer:
+    try:
+        if not isinstance(row, dict):
+            raise ValueError("not a JSON object")
+        return Answer.from_row(row)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else str(error)
+        raise EegToolError(
+            f"{path}, {place}: {reason}.", "Fix that row or write the file again."
+        ) from error
+
+
+def _answers(path: Path) -> Iterator[Answer | EegToolError]:
+    """Yield the answers of a file with one on each line, or of a JSON list.
+
+    A broken last line, which a killed writer leaves, comes as its error; any other one is raised.
+    """
+    lines = _lines(path)
+    head = next(lines, None)
+    if head is not None and head[1].lstrip()[:1] == "[":
+        rows = parse_json(path.read_bytes(), path, half_characters=True)
+        yield from (_answer(path, f"row {number}", row) for number, row in enumerate(rows, start=1))
+        return
+    for number, line, last in chain([head] if head else [], lines):
+        try:  # `plain_text` replaces halves of characters
+            row = parse_json(line, path, number, half_characters=True)
+            yield _answer(path, f"line {number}", row)
+        except EegToolError as error:
+            if not last:
+                raise
+            yield error
+
+
+class _CachedReader:
+    """Makes epochs of answers; equal texts are read once and kept once."""
+
+    def __init__(self, path: Path, reader: Reader) -> None:
+        self._path = path
+        self._reader = reader
+        self._texts: dict[str, tuple[str, Reading]] = {}
+        self._words: dict[str, str] = {}
+
+    def epoch(self, answer: Answer) -> tuple[AnsweredEpoch, str]:
+        """Return the epoch, and what is wrong with its probabilities."""
+        metadata = answer.metadata
+        sample_id = plain_text(answer.question_id)
+        text, reading = self._read(answer.text)
+        odd, probabilities = "", None
+        try:
+            probabilities = probabilities_of(metadata.get("stage_probabilities"))
+        except ValueError as error:
+            odd = str(error)
+        epoch = AnsweredEpoch(
+            sample_id=sample_id,
+            recording=self._word(metadata.get("recording")),
+            subject=self._word(metadata.get("subject")),
+            epoch_index=_whole(metadata.get("epoch_index"), 0),
+            true=None,  # of all labels together: `_Gathering.labelled`
+            text=text,
+            reading=reading,
+            onset_s=_onset(metadata.get("onset_s")),
+            night=_whole(metadata.get("night"), 1),
+            question=self._word(answer.prompt),
+            probabilities=probabilities,
+            smoothed=_stage(metadata.get("stage_smoothed")),
+        )
+        return epoch, odd
+
+    def _read(self, raw: str) -> tuple[str, Reading]:
+        if raw not in self._texts:
+            text = plain_text(raw)
+            self._texts[raw] = (text, read_stage(text, self._reader))
+        return self._texts[raw]
+
+    def _word(self, value: object) -> str:
+        word = plain_text(value)
+        return self._words.setdefault(word, word)
+
+
+def _stage(value: object) -> str | None:
+    return value if isinstance(value, str) and value in STAGES else None
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str, bool]]:
+    """Yield number and text of each line that is not blank, and whether it is the last one."""
+    try:
+        with path.open("rb") as file:
+            held: tuple[int, bytes] | None = None
+            for number, raw in enumerate(file, start=1):
+                line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+                if not line.strip():
+                    continue
+                if held:
+                    yield held[0], _decoded(path, *held), False
+                held = number, line
+            if held:
+                try:
+                    text = held[1].decode()
+                except UnicodeDecodeError:  # cut in the middle of a character
+                    text = held[1].decode(errors="replace")
+                yield held[0], text, True
+    except FileNotFoundError:
+        raise missing(path) from None
+    except OSError as error:
+        raise EegToolError(
+            f"{path} cannot be read: {error.strerror}.", "Check the path."
+        ) from error
+
+
+def _decoded(path: Path, number: int, line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        raise EegToolError(
+            f"{path} is not UTF-8 text: {error.reason} in line {number}.",
+            "Give the right file, or save it as UTF-8.",
+        ) from error
+
+
+def _key(answer: Answer) -> tuple[str, ...]:
+    """Return what tells models apart: name, weights, features."""
+    told = answer.metadata
+    return (answer.model_id, str(told.get("adapter_sha256", "")), str(told.get("features", "")))
+
+
+def _whole(value: object, least: int) -> int | None:
+    """Return a whole number from `least` on, of 64 bits at most; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
+        return None
+    return value
+
+
+def _onset(value: object) -> float | None:
+    onset_s = finite(value)
+    return None if onset_s is None or onset_s < 0 else onset_s
+
+
+def named_apart(sets: Sequence[AnswerSet]) -> list[AnswerSet]:
+    """Give each set a name of its own: the stem of its file, with model or folder where that is not enough."""
+
+    def told_apart(names: list[str]) -> bool:
+        return len(set(names)) == len(names)
+
+    candidates: list[list[str]] = [
+        [s.path.stem for s in sets],
+        [s.run.model_id or s.path.stem for s in sets],
+        [f"{s.path.stem}: {s.run.model_id}" for s in sets],
+        [f"{s.path.parent.name}/{s.path.stem}" for s in sets],
+        [f"{s.run.model_id}, {s.run.features}" for s in sets],
+    ]
+    names = next((c for c in candidates if told_apart(c)), None)
+    names = names or [f"{i}: {s.path.stem}" for i, s in enumerate(sets, start=1)]
+    return [replace(s, name=plain_text(name)) for s, name in zip(sets, names, strict=True)]

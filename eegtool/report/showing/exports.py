@@ -1,0 +1,277 @@
+"""One recording's hypnogram for other programs: a table, BIDS events, EDF+ annotations.
+
+Files are written of plain records, which know nothing of answers or metrics.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import chain, count, groupby
+from pathlib import Path
+from typing import Any, Final
+
+import edfio
+
+from eegtool.core.sheets import safe_cell
+from eegtool.core.stages import EPOCH_S, STAGES
+from eegtool.core.workspace import atomic_path, write_json
+from eegtool.report.reading.lights import Lights
+from eegtool.report.reading.nights import Night
+
+_MISSING: Final = "n/a"
+"""What BIDS writes for a value that is not there."""
+
+_MAX_BYTES: Final = 180
+"""Of the name of a file, which may have 255, before its endings."""
+
+_AASM_NAMES: Final = {stage: stage for stage in STAGES} | {"REM": "R"}
+
+_EDF_NAMES: Final = {stage: f"Sleep stage {name}" for stage, name in _AASM_NAMES.items()}
+_EDF_UNKNOWN: Final = "Sleep stage ?"
+"""The texts that EDF+ (Kemp & Olivan 2003, and its list of standard texts) has for AASM stages."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredEpoch:
+    """One epoch of a hypnogram.
+
+    Attributes
+    ----------
+    epoch_index : int
+        Index of the epoch in the whole recording, from 0.
+    onset_s : float
+        Seconds from the first sample of the recording.
+    stage : str or None
+        Stage that is exported; None where there is none.
+    true : str or None
+        Stage of a human scorer, where it is known.
+    probabilities : tuple of float, shape (5,), or None
+        Of the stages, in the order of `eegtool.core.stages.STAGES`.
+    read : str
+        Words that the stage was read from, where it was read.
+    missing : bool
+        Whether nobody has looked at the epoch: it is written only so that there is no gap.
+    why : str
+        Why the epoch was not staged, where that was found out before anybody looked.
+    smoothed : str or None
+        Its stage in the likeliest sequence of stages, where that was sought.
+    words : str
+        What the model wrote about it, where that is wanted.
+    """
+
+    epoch_index: int
+    onset_s: float
+    stage: str | None
+    true: str | None = None
+    probabilities: tuple[float, ...] | None = None
+    read: str = ""
+    missing: bool = False
+    why: str = ""
+    smoothed: str | None = None
+    words: str = ""
+
+
+def scored_epochs(night: Night) -> list[ScoredEpoch]:
+    """Return a night as its exports have it: every epoch from the first to the last, gaps without a stage."""
+    known = next(e for e in night.epochs if e is not None)
+    shift_s = 0.0  # recordings whose grid does not begin with the first sample
+    if known.onset_s is not None and known.epoch_index is not None:
+        shift_s = known.onset_s - known.epoch_index * EPOCH_S
+    found = []
+    for index, epoch in enumerate(night.epochs, start=night.first_epoch):
+        onset_s = index * EPOCH_S + shift_s
+        if epoch is None:
+            found.append(ScoredEpoch(index, onset_s, None, missing=True))
+            continue
+        span = epoch.reading.span
+        found.append(
+            ScoredEpoch(
+                epoch_index=index,
+                onset_s=onset_s if epoch.onset_s is None else epoch.onset_s,
+                stage=epoch.predicted,
+                true=epoch.true,
+                probabilities=epoch.probabilities,
+                read=epoch.text[slice(*span)] if span else "",
+            )
+        )
+    return found
+
+
+def file_names(names: Sequence[str]) -> list[str]:
+    """Return a file name for each recording: it stays in its folder, and no two are the same.
+
+    Those that become equal when made safe, on disks that do not tell case either, are numbered.
+
+    Examples
+    --------
+    >>> file_names(["a b", "a/b", "A_B", "a_b-2"])
+    ['a_b', 'a_b-2', 'A_B-3', 'a_b-2-2']
+    """
+    taken: set[str] = set()
+    found = []
+    for name in names:
+        safe = re.sub(r"[^\w.-]", "_", unicodedata.normalize("NFC", name)).lstrip(".")
+        safe = safe.encode()[:_MAX_BYTES].decode(errors="ignore") or "recording"
+        numbered = (f"{safe}-{i}" for i in count(2))
+        free = next(n for n in chain([safe], numbered) if n.casefold() not in taken)
+        taken.add(free.casefold())
+        found.append(free)
+    return found
+
+
+def write_table(path: Path, epochs: Sequence[ScoredEpoch]) -> None:
+    """Write a table with one row per epoch: stage, certainty, probabilities.
+
+    Smoothed stages, reasons for what is not staged and the model's words have a column where there
+    are any.
+    """
+    further = {
+        "stage_smoothed": [epoch.smoothed or "" for epoch in epochs],
+        "unstaged_because": [epoch.why for epoch in epochs],
+        "words": [epoch.words for epoch in epochs],
+    }
+    further = {name: column for name, column in further.items() if any(column)}
+    with atomic_path(path) as tmp, tmp.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(
+            ["epoch_index", "onset_s", "stage", "true", "certainty"]
+            + [f"prob_{stage}" for stage in STAGES]
+            + ["read", *further]
+        )
+        for epoch, *cells in zip(epochs, *further.values(), strict=True):
+            shares = _shares(epoch, "")
+            writer.writerow(
+                [
+                    epoch.epoch_index,
+                    f"{epoch.onset_s:g}" if epoch.onset_s < 1e5 else f"{epoch.onset_s:.3f}",
+                    epoch.stage or "",
+                    epoch.true or "",
+                    max(shares),
+                    *shares,
+                    *map(safe_cell, [_reading(epoch), *cells]),
+                ]
+            )
+
+
+def write_events(path: Path, epochs: Sequence[ScoredEpoch]) -> None:
+    """Write ``events.tsv`` of BIDS, and the ``.json`` beside it that says what its columns are.
+
+    Stages are named as the AASM does, with ``R`` for REM; an epoch without one has ``n/a``.
+    """
+    columns = {"trial_type": _stage_column("Sleep stage, by eegvlm", [e.stage for e in epochs])}
+    if any(epoch.probabilities for epoch in epochs):
+        shares = zip(*(_shares(epoch, _MISSING) for epoch in epochs), strict=True)
+        for stage, column in zip(STAGES, shares, strict=True):
+            columns[f"prob_{stage}"] = {"Description": f"Probability of stage {stage}"}, column
+    if any(epoch.smoothed for epoch in epochs):
+        what = "Sleep stage in the likeliest sequence of stages (Viterbi)"
+        columns["trial_type_smoothed"] = _stage_column(what, [e.smoothed for e in epochs])
+    _write_bids(path, epochs, columns)
+
+
+def write_hypnogram(
+    path: Path, epochs: Sequence[ScoredEpoch], lights: Lights | None = None
+) -> None:
+    """Write ``hypnogram.tsv`` and its ``.json`` beside the events: stage, certainty and the human's stage.
+
+    The ``.json`` also has the length of an epoch and, where known, lights off and on in seconds from the
+    first sample.
+    """
+    columns = {"stage": _stage_column("Sleep stage, by eegvlm", [e.stage for e in epochs])}
+    if any(epoch.probabilities for epoch in epochs):
+        sure = [f"{max(e.probabilities):.6f}" if e.probabilities else _MISSING for e in epochs]
+        columns["certainty"] = {"Description": "Probability of the likeliest stage"}, sure
+    if any(epoch.true for epoch in epochs):
+        columns["human"] = _stage_column("Sleep stage of the scoring", [e.true for e in epochs])
+    about: dict[str, Any] = {"EpochLength": EPOCH_S, "ScoringRules": "AASM", "Software": "eegvlm"}
+    if lights:
+        about |= {"LightsOff": lights.off_s, "LightsOn": lights.on_s}
+    _write_bids(path, epochs, columns, about)
+
+
+_Column = tuple[dict[str, Any], Sequence[str]]
+"""What the ``.json`` says of a column, and its cells."""
+
+
+def _stage_column(what: str, stages: Sequence[str | None]) -> _Column:
+    levels = {name: f"AASM stage {name}" for name in _AASM_NAMES.values()}
+    cells = [_AASM_NAMES.get(stage or "", _MISSING) for stage in stages]
+    return {"Description": what, "Levels": levels}, cells
+
+
+def _write_bids(
+    path: Path,
+    epochs: Sequence[ScoredEpoch],
+    columns: Mapping[str, _Column],
+    about: Mapping[str, Any] | None = None,
+) -> None:
+    with atomic_path(path) as tmp, tmp.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerow(["onset", "duration", *columns])
+        cells = (column for _, column in columns.values())
+        for epoch, *row in zip(epochs, *cells, strict=True):
+            writer.writerow([f"{epoch.onset_s:.3f}", EPOCH_S, *row])
+    write_json(
+        path.with_suffix(".json"), {**{k: d for k, (d, _) in columns.items()}, **(about or {})}
+    )
+
+
+def write_annotations(
+    path: Path, epochs: Sequence[ScoredEpoch], start: datetime | None = None
+) -> None:
+    """Write EDF+ with nothing but annotations, one per run of a stage.
+
+    Time that has no stage, between two epochs too, is ``Sleep stage ?``.
+
+    Parameters
+    ----------
+    path : Path
+        The ``.edf`` file.
+    epochs : sequence of ScoredEpoch
+        Of one recording.
+    start : datetime or None
+        Local time of the recording's first sample, by which a viewer lays the two side by side.
+    """
+    header: dict[str, Any] = {}
+    if start is not None:
+        header["starttime"] = start.time().replace(microsecond=0)
+        header["recording"] = edfio.Recording(startdate=start.date(), equipment_code="eegvlm")
+    annotations = [
+        edfio.EdfAnnotation(onset_s, duration_s, _EDF_NAMES.get(stage or "", _EDF_UNKNOWN))
+        for stage, onset_s, duration_s in _runs(epochs)
+    ]
+    with atomic_path(path) as tmp:
+        edfio.Edf([], annotations=annotations, **header).write(tmp)
+
+
+def _shares(epoch: ScoredEpoch, missing: str) -> list[str]:
+    if epoch.probabilities is None:
+        return [missing] * len(STAGES)
+    return [f"{p:.6f}" for p in epoch.probabilities]
+
+
+def _reading(epoch: ScoredEpoch) -> str:
+    """Say what the stage was read from, or why there is none."""
+    if epoch.why:
+        return ""
+    if epoch.missing:
+        return "missing"
+    return " ".join(epoch.read.split()) if epoch.stage else "unreadable"
+
+
+def _runs(epochs: Sequence[ScoredEpoch]) -> Iterator[tuple[str | None, float, float]]:
+    """Yield stage, onset and duration of each run of equal epochs, gaps among them."""
+    pieces: list[tuple[str | None, float, float]] = []
+    for epoch in sorted(epochs, key=lambda e: e.onset_s):
+        end = pieces[-1][2] if pieces else epoch.onset_s
+        if epoch.onset_s > end + 1e-6:
+            pieces.append((None, end, epoch.onset_s))
+        pieces.append((epoch.stage, epoch.onset_s, epoch.onset_s + EPOCH_S))
+    for stage, run in groupby(pieces, key=lambda piece: piece[0]):
+        members = list(run)
+        yield stage, members[0][1], members[-1][2] - members[0][1]

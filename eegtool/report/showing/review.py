@@ -1,0 +1,185 @@
+"""The review: one HTML file with every epoch and a pencil, fed with one compact JSON object."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from markupsafe import Markup
+
+from eegtool.core.answers import Reading
+from eegtool.core.stages import EPOCH_S, STAGE_COLOURS, STAGE_INDEX, STAGES
+from eegtool.reasons.facts import BANDS_HZ, Facts
+from eegtool.report.reading.epochs import AnsweredEpoch
+from eegtool.report.reading.reviews import COLUMNS
+from eegtool.report.showing.data import ReportData
+from eegtool.report.showing.page import HERE, page_template
+from eegtool.report.showing.pictures import PictureMode, Pictures, gather
+
+_NONE: Final = "-"
+_PER_MILLE: Final = 1000
+# Inside an element of the page none of these can end it or begin another one; the last two end a
+# line in JavaScript, though not in JSON.
+_ESCAPED: Final = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
+
+
+@dataclass(slots=True)
+class _Names:
+    """Texts that repeat: each is kept once, and a column holds its number."""
+
+    numbers: dict[Any, int] = field(default_factory=dict)
+
+    def number(self, name: Any) -> int:
+        return self.numbers.setdefault(name, len(self.numbers))
+
+
+def render_review(data: ReportData, out: Path, pictures: PictureMode = "embed") -> str:
+    """Return ``review.html``; see `eegtool.report.showing.page.render_page` for the parameters."""
+    shown = gather(data.image_folder, data.images, data.epochs, out, pictures)
+    island, base64_text = review_data(
+        data.epochs, shown, data.module_stages, facts=data.measured, words=data.words
+    )
+    script = (HERE / "review.js").read_text(encoding="utf-8")
+    digest = hashlib.sha256(script.encode()).digest()
+    recordings = sorted({epoch.recording for epoch in data.epochs})
+    # What is marked as safe below is our own, or has been made inert.
+    return page_template("review.html.j2").render(
+        title=recordings[0] if len(recordings) == 1 else f"{len(recordings)} recordings",
+        colours=STAGE_COLOURS,
+        picture_notes=shown.notes,
+        linked=bool(shown.linked),
+        island=Markup(island),  # noqa: S704
+        base64=Markup(base64_text),  # noqa: S704
+        script=Markup(script),  # noqa: S704
+        # What a Content-Security-Policy calls a script by, so that no other one may run.
+        script_hash=f"sha256-{base64.b64encode(digest).decode()}",
+    )
+
+
+def review_data(
+    epochs: Sequence[AnsweredEpoch],
+    pictures: Pictures,
+    alone: Mapping[str, str],
+    facts: Mapping[str, Facts] | None = None,
+    words: Mapping[str, str] | None = None,
+) -> tuple[str, str]:
+    """Return what the page reads: JSON, and the Base64 of the embedded pictures end to end.
+
+    Parameters
+    ----------
+    epochs : sequence of AnsweredEpoch
+        In any order; the page shows them recording by recording, in time.
+    pictures : Pictures
+        Their pictures.
+    alone : mapping of str to str
+        Stage that the vision module alone sees in an epoch, by sample id.
+
+    facts : mapping of str to Facts, optional
+        What was measured, by sample id.
+    words : mapping of str to str, optional
+        What the model wrote beside its answer, by sample id.
+
+    Returns
+    -------
+    data : str
+        A JSON object without any character that could end the element it stands in. Stages are
+        digits (index into `STAGES`) or ``-``, probabilities are in per mille, and the spans of
+        readings count UTF-16 units, as JavaScript does.
+    base64 : str
+        Pictures in the order of the epochs; ``data`` holds their lengths.
+    """
+    ordered = sorted(epochs, key=_place)
+    subjects, recordings, questions, texts = _Names(), _Names(), _Names(), _Names()
+    kinds = _Names()
+    embedded = [pictures.embedded.get(e.sample_id) for e in ordered]
+    linked = pictures.linked
+    way = os.path.commonprefix(list(linked.values()))  # noqa: RUF071  of texts, whatever they say
+    certain = any(e.probabilities for e in ordered)
+    data = {
+        "key": _key(ordered),
+        "columns": COLUMNS,
+        "stages": STAGES,
+        "epoch_s": EPOCH_S,
+        "id": [e.sample_id for e in ordered],
+        "subject": [subjects.number(e.subject) for e in ordered],
+        "recording": [recordings.number(e.recording) for e in ordered],
+        "index": [e.epoch_index for e in ordered],
+        "onset": [_short(e.onset_s) for e in ordered],
+        "question": [questions.number(e.question) for e in ordered],
+        "text": [texts.number((e.text, e.reading)) for e in ordered],
+        "true": "".join(_digit(e.true) for e in ordered),
+        "answer": "".join(_digit(e.predicted) for e in ordered),
+        "alone": "".join(_digit(alone.get(e.sample_id)) for e in ordered),
+        "probabilities": [_per_mille(e) for e in ordered] if certain else [],
+        "size": [len(picture[1]) if picture else 0 for picture in embedded],
+        "kind": [kinds.number(picture[0]) if picture else 0 for picture in embedded],
+        "way": way,
+        "link": [
+            linked[e.sample_id].removeprefix(way) if e.sample_id in linked else 0 for e in ordered
+        ],
+        "subjects": list(subjects.numbers),
+        "recordings": list(recordings.numbers),
+        "questions": list(questions.numbers),
+        "kinds": list(kinds.numbers),
+        "facts": {
+            e.sample_id: _measured(f) for e in ordered if (f := (facts or {}).get(e.sample_id))
+        },
+        "words": {e.sample_id: w for e in ordered if (w := (words or {}).get(e.sample_id))},
+        "texts": [[text, *_span(text, reading)] for text, reading in texts.numbers],
+    }
+    return inert_json(data), "".join(picture[1] for picture in embedded if picture)
+
+
+def inert_json(value: Any) -> str:
+    """Return `value` as JSON that is safe inside a ``<script>`` element, whatever its texts say."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).translate(_ESCAPED)
+
+
+def _place(epoch: AnsweredEpoch) -> tuple[bool, str, int]:
+    """Order by recording, then time; what does not know its place comes last, as the file has it."""
+    adrift = epoch.epoch_index is None or not epoch.recording
+    return (True, "", 0) if adrift else (False, epoch.recording, epoch.epoch_index or 0)
+
+
+def _digit(stage: str | None) -> str:
+    return _NONE if stage is None else str(STAGE_INDEX[stage])
+
+
+def _short(onset_s: float | None) -> float | None:
+    return None if onset_s is None else int(onset_s) if onset_s.is_integer() else round(onset_s, 3)
+
+
+def _per_mille(epoch: AnsweredEpoch) -> list[int] | int:
+    return [round(p * _PER_MILLE) for p in epoch.probabilities] if epoch.probabilities else 0
+
+
+def _span(text: str, reading: Reading) -> tuple[int, ...]:
+    """Return where the words that name the stage begin and end, in UTF-16 units."""
+    if reading.span is None:
+        return ()
+    return tuple(len(text[:end].encode("utf-16-le")) // 2 for end in reading.span)
+
+
+def _key(epochs: Sequence[AnsweredEpoch]) -> str:
+    """Return what these answers are kept by in a browser: others must not find their corrections."""
+    digest = hashlib.sha256()
+    for epoch in epochs:
+        digest.update(f"{epoch.sample_id}\0{epoch.text}\0".encode(errors="replace"))
+    return digest.hexdigest()[:16]
+
+
+def _measured(facts: Facts) -> str:
+    shares = ((name, getattr(facts, name)) for name in BANDS_HZ)
+    rhythms = ", ".join(f"{band} {hz:g} Hz" for band, hz in facts.rhythms.items()) or "none"
+    return (
+        f"Power: {', '.join(f'{name} {share:.0%}' for name, share in shares)}. Rhythm: {rhythms}. "
+        f"Amplitude: {facts.amplitude_uv} µV. Slow waves: {facts.n_slow_waves} "
+        f"({facts.slow_wave_share:.0%} of the epoch). K-complexes: {facts.n_k_complexes}. "
+        f"Spindles: {facts.n_spindles}."
+    )

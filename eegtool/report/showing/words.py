@@ -1,0 +1,277 @@
+"""The report's plain sentences: how it was measured, what was counted, what to beware of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from eegtool.core.probabilities import AIMS
+from eegtool.report.measures.findings import Findings
+from eegtool.report.measures.intervals import FEWEST, Basis, block_minutes
+from eegtool.report.measures.metrics import UNREADABLE, Metrics
+from eegtool.report.showing.tables import counted, percent
+
+_NOT_RECORDED: Final = "not recorded"
+_SHOWN_IDS: Final = 5
+_FITTED: Final = ("temperature", "offsets", "subjects")
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something a reader must know before the figures."""
+
+    level: Literal["warning", "note"]
+    text: str
+
+
+def protocol_sentences(metrics: Metrics, findings: Findings | None = None) -> tuple[str, ...]:
+    """Say in plain language what was measured on what, and what the answers do not record."""
+    p = metrics.protocol
+    low, high = _shown(p.get("low_hz")), _shown(p.get("high_hz"))
+    margin = _shown(p.get("wake_margin_min"))
+    band = _NOT_RECORDED if _NOT_RECORDED in (low, high) else f"{low}–{high} Hz"
+    wake = (
+        f"wake rule {_NOT_RECORDED}"
+        if margin == _NOT_RECORDED
+        else f"wake kept to {margin} min before and after sleep"
+    )
+    subjects = len(metrics.per_subject)
+    nameless = metrics.n - sum(score.n for score in metrics.per_subject.values())
+    of_subjects = f" of {_plural(subjects, 'subject')}" if subjects else ""
+    if nameless:
+        of_subjects += f" ({nameless:,} of them name no subject)"
+    return (
+        f"Signal: channel {_shown(p.get('channel'))}, band-pass {band}, {wake}; "
+        f"split {_shown(p.get('split'))}.",
+        f"Question: picture style {_shown(p.get('style'))}, template {_shown(p.get('template'))}.",
+        f"Model: {metrics.model_id or 'unnamed'}; base model {_shown(p.get('base'))}, "
+        f"fusion {_shown(p.get('fusion'))}, high-level features {_shown(metrics.features)}.",
+        f"Figures are pooled over {_plural(metrics.n, 'epoch')}{of_subjects}, not averaged over nights."
+        if metrics.n
+        else f"{_plural(metrics.answered, 'epoch')} answered, none with a true stage.",
+        *_calibration_sentences(metrics, findings),
+        *_kept_sentences(findings),
+    )
+
+
+def _calibration_sentences(metrics: Metrics, findings: Findings | None) -> tuple[str, ...]:
+    """Say on whom probabilities were calibrated, and what stages were decided for."""
+    said = (
+        [f"Stages: {_decision(metrics.how)}."] if "calibration_temperature" in metrics.how else []
+    )
+    module = findings.module_calibration if findings else {}
+    if module:
+        renamed = {f"calibration_{name}": module.get(name) for name in _FITTED}
+        said.append(f"The vision module alone: {_decision({**module, **renamed})}.")
+    return tuple(said)
+
+
+def _decision(how: Mapping[str, Any]) -> str:
+    """Return how scores became probabilities and stages."""
+    temperature, offsets, subjects = (how.get(f"calibration_{name}") for name in _FITTED)
+    calibrated = subjects or offsets or temperature != 1
+    of_offsets = f", offsets {_shown(offsets)}" if offsets else ""
+    found = (
+        f"calibrated on {_shown(subjects)} (temperature {_shown(temperature)}{of_offsets})"
+        if calibrated
+        else "not calibrated"
+    )
+    aim = how.get("decide_for")
+    if aim is None:
+        return found
+    aims = [AIMS.get(_shown(a), _shown(a)) for a in (aim if isinstance(aim, list) else [aim])]
+    moved = how.get("decision_offsets")
+    return (
+        f"{found}; decided for {' or '.join(aims)}{f', offsets {_shown(moved)}' if moved else ''}"
+    )
+
+
+def _kept_sentences(findings: Findings | None) -> tuple[str, ...]:
+    if findings is None or findings.kept is None:
+        return ()
+    kept = findings.kept
+    dropped = ", ".join(f"{n:,} {kind}" for kind, n in sorted(kept.dropped.items()) if n) or "none"
+    return (
+        f"Epochs of {_plural(kept.recordings, 'recording')}: {kept.kept:,} kept; dropped: {dropped}; "
+        f"{kept.trimmed:,} cut off as wake far from sleep.",
+    )
+
+
+def protocol_facts(
+    metrics: Metrics, findings: Findings | None = None
+) -> tuple[tuple[str, str], ...]:
+    """Return the protocol as it was recorded, name by name."""
+    told = {**metrics.protocol, **metrics.how, "features": metrics.features}
+    facts = [(name, _shown(value)) for name, value in told.items()]
+    facts.append(("unit", "pooled over epochs" if metrics.n else "none scored"))
+    if findings and findings.kept:
+        facts.append(("epochs kept", f"{findings.kept.kept:,}"))
+        facts.append(("epochs trimmed as wake", f"{findings.kept.trimmed:,}"))
+        facts += [(f"epochs dropped: {k}", f"{n:,}") for k, n in findings.kept.dropped.items()]
+    return tuple(facts)
+
+
+def counting_sentences(metrics: Metrics) -> tuple[str, ...]:
+    """Say how unreadable answers and epochs without a label were counted."""
+    unreadable = (
+        f"{counted(metrics.unreadable, metrics.n or metrics.answered)} of the answers name no stage, or several without "
+        "a conclusion. They count as wrong in every figure and form an answer of their own in κ and "
+        "in the confusion matrix; none is dropped."
+        if metrics.unreadable
+        else "Every answer could be read. One that cannot counts as wrong in every figure."
+    )
+    unlabelled = (
+        f"{_plural(metrics.unlabelled, 'epoch')} without a true stage "
+        f"{'is' if metrics.unlabelled == 1 else 'are'} left out of the figures."
+    )
+    intervals = (interval_sentence(metrics.intervals.basis),) if metrics.n else ()
+    if not metrics.n:
+        unreadable = (
+            f"{counted(metrics.unreadable, metrics.answered)} of the answers name no stage."
+            if metrics.unreadable
+            else "Every answer could be read."
+        )
+        unlabelled = "No epoch has a true stage: there are sleep statistics and hypnograms only."
+    return (unreadable, *((unlabelled,) if metrics.unlabelled else ()), *intervals)
+
+
+def interval_sentence(basis: Basis) -> str:
+    """Say what the intervals rest on, or why there are none."""
+    if basis.unit == "subjects":
+        return (
+            f"Intervals: 95 %, bootstrap over {basis.units} subjects ({basis.draws:,} draws, seed "
+            f"{basis.seed}), its standard error times Student's t."
+        )
+    if basis.unit == "blocks":
+        return (
+            f"Intervals: 95 %, bootstrap over {basis.units} blocks of {block_minutes()} min, since there "
+            f"are fewer than {FEWEST} subjects: they hold for these subjects, and say nothing about the next."
+        )
+    if not basis.draws:
+        return "No intervals: --draws 0."
+    return f"No intervals: fewer than {FEWEST} subjects, and fewer than {FEWEST} blocks of {block_minutes()} min."
+
+
+def notices(metrics: Metrics, findings: Findings | None = None) -> tuple[Notice, ...]:
+    """Return what must stand above the figures."""
+    found = []
+    if metrics.one_sided:
+        same = metrics.most_common_answer
+        answers = same if same == UNREADABLE else f"'{same}'"
+        found.append(
+            Notice(
+                "warning",
+                f"{percent(metrics.most_common_answer_share)} of the answers are {answers}. "
+                "Such a model has most likely not looked at the pictures: check the template, and "
+                "what it was trained on.",
+            )
+        )
+    if metrics.how.get("calibrated_on"):
+        fitted = _names(metrics.how.get("calibration_subjects")) & set(metrics.per_subject)
+        whose = ", ".join(sorted(fitted)) or "some of these subjects"
+        found.append(
+            Notice(
+                "warning",
+                f"The calibration was fitted on {whose}: figures that count them look better than the "
+                "model is.",
+            )
+        )
+    if metrics.features not in (None, "real"):
+        found.append(
+            Notice("warning", f"Sanity run: the high-level features are {metrics.features}.")
+        )
+    found += _of_the_file(findings) if findings else []
+    if _any_true(metrics.protocol.get("simulated")):
+        some = "Some of these are" if _is_mixed(metrics.protocol["simulated"]) else "These are"
+        found.append(
+            Notice("note", f"{some} simulated recordings: no figure here is about a real night.")
+        )
+    return tuple(found)
+
+
+def _of_the_file(findings: Findings) -> list[Notice]:
+    """Return what was wrong with the answers file, the workspace or the comparison."""
+    texts = []
+    if findings.models_in_file > 1:
+        texts.append(
+            f"{findings.models_in_file} models have answered in this file. They are kept apart: the figures "
+            f"are those of {findings.name}, the others are compared with it."
+        )
+    if findings.broken_line:
+        texts.append(
+            f"The last line of the answers file is broken and left out ({findings.broken_line}). All "
+            "others are used."
+        )
+    texts += [f"{note}." for note in findings.label_notes]
+    if findings.missing:
+        shown = ", ".join(findings.missing[:_SHOWN_IDS])
+        more = ", ... (all in metrics.json)" if len(findings.missing) > _SHOWN_IDS else ""
+        texts.append(
+            f"{_plural(len(findings.missing), 'question')} of the workspace "
+            f"{'has' if len(findings.missing) == 1 else 'have'} no answer here: {shown}{more}. "
+            "They are in no figure."
+        )
+    if findings.odd_probabilities:
+        n = len(findings.odd_probabilities)
+        texts.append(
+            f"The probabilities of {_plural(n, 'answer')} are left out; the first: "
+            f"{findings.odd_probabilities[0]}."
+        )
+    for comparison in findings.comparisons:
+        if comparison.differs_in:
+            texts.append(
+                f"{comparison.other} was made under another protocol than {comparison.first} "
+                f"({', '.join(comparison.differs_in)}): shown, not ranked."
+            )
+        elif comparison.decided_otherwise:
+            texts.append(
+                f"{comparison.other} was calibrated or decided otherwise than {comparison.first} "
+                f"({', '.join(comparison.decided_otherwise)}): a difference may come from that alone."
+            )
+        elif not comparison.n:
+            texts.append(
+                f"{comparison.other} and {comparison.first} have no labelled epoch in common."
+            )
+    texts += findings.problems
+    found = [Notice("warning", text) for text in texts]
+    if findings.not_drawn:
+        found.append(
+            Notice(
+                "note",
+                f"{_plural(findings.not_drawn, 'further recording')} not drawn; --hypnograms -1 draws all. "
+                "Tables and exports have every one.",
+            )
+        )
+    return found
+
+
+def _shown(value: Any) -> str:
+    if value is None or value in ("", []):
+        return _NOT_RECORDED
+    if isinstance(value, list):
+        return ", ".join(_shown(v) for v in value)
+    if isinstance(value, dict):
+        return ", ".join(
+            f"{k} {v:+.2f}" if isinstance(v, float) else f"{k} {_shown(v)}"
+            for k, v in value.items()
+        )
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _names(value: Any) -> set[str]:
+    """Return the names in a list, or in lists of several runs."""
+    parts = value if isinstance(value, list) else []
+    return {str(n) for part in parts for n in (part if isinstance(part, list) else [part])}
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def _any_true(value: Any) -> bool:
+    return any(value) if isinstance(value, list) else bool(value)
+
+
+def _is_mixed(value: Any) -> bool:
+    return isinstance(value, list) and not all(value)
