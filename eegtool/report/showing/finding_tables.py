@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from eegtool.report.measures.compare import Comparison
 from eegtool.report.measures.findings import Findings
@@ -41,7 +41,9 @@ def all_tables(metrics: Metrics, findings: Findings) -> tuple[Table, ...]:
         night_sleep_table,
     )
     tables += [build(findings) for build in builders]
-    return tuple(table for table in (*tables, *later, literature_table()) if table.rows)
+    return tuple(
+        table for table in (*tables, *later, literature_table(metrics.protocol)) if table.rows
+    )
 
 
 def _comparison_tables(findings: Findings) -> list[Table]:
@@ -260,10 +262,11 @@ def night_sleep_table(findings: Findings) -> Table:
     )
 
 
-def literature_table() -> Table:
-    """Return published figures with their protocols, none of them measured here."""
+def literature_table(protocol: Mapping[str, Any]) -> Table:
+    """Return published figures of the very protocol of a run; no rows if it has none, or differs from it."""
+    name = "" if protocol.get("protocol_differs") else protocol.get("protocol")
     rows = []
-    for p in published():
+    for p in published(name) if name and isinstance(name, str) else ():
         second = "" if p.source != "second-hand" else " †"
         rows.append(
             (
@@ -274,11 +277,11 @@ def literature_table() -> Table:
         )
     return Table(
         "literature",
-        "Published elsewhere, not measured here",
+        f"Published under the same protocol ({name}), not measured here",
         ("Work", "Data", "Acc.", "MF1", "κ"),
         tuple(rows),
-        "Not comparable unless data, channel, wake rule, split and unit are the same. † second-hand: "
-        "taken from lists, not from the authors.",
+        f"Over all folds, where there are folds; this run: {protocol.get('split')}. Channel and unit must be the "
+        "same, too. † second-hand: taken from lists, not from the authors.",
     )
 
 

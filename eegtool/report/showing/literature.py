@@ -22,6 +22,8 @@ class Published:
         As published, as parts of 1; empty where they are not.
     source : str
         Where the figures were read: the authors' own pages, or second-hand.
+    same_as : str
+        The protocol by its name in ``prepare --protocol``; empty where it is none of these.
     """
 
     work: str
@@ -33,9 +35,10 @@ class Published:
     macro_f1: str
     kappa: str
     source: str
+    same_as: str
 
 
-def published() -> list[Published]:
-    """Read the table that comes with the package."""
+def published(protocol: str) -> list[Published]:
+    """Return the published results under a protocol of this name, of the table that comes with the package."""
     with _FILE.open(encoding="utf-8", newline="") as file:
-        return [Published(**row) for row in csv.DictReader(file)]
+        return [p for row in csv.DictReader(file) if (p := Published(**row)).same_as == protocol]
