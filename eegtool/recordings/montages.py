@@ -136,10 +136,14 @@ ALSO: Final[dict[str, tuple[str, ...]]] = {
     "F4-M1": ("F3-M2", "F4", "F3", "Fz-Cz", "Fz-M1", "Fz", "Fpz-Cz"),
     "C4-M1": ("C3-M2", "C4", "C3", "C4-Cz", "Cz-M1", "Cz"),
     "O2-M1": ("O1-M2", "O2", "O1", "Cz-Oz", "Oz-M1", "Oz", "Pz-Oz"),
-    # Sleep-EDF has one, across both eyes.
-    "E1-M2": ("E1-M1", "E1-Fpz", "E1", "EOG horizontal", "EOG"),
-    "E2-M2": ("E2-M1", "E2-Fpz", "E2", "EOG vertical"),
-    "chin": ("EMG chin", "Chin1-Chin2", "Chin 1-Chin 2", "EMG1-EMG2", "EMG submental", "EMG"),
+    # MASS; Sleep-EDF has one, across both eyes.
+    "E1-M2": ("E1-M1", "E1-Fpz", "E1", "EOG Left Horiz", "EOG horizontal", "EOG"),
+    "E2-M2": ("E2-M1", "E2-Fpz", "E2", "EOG Right Horiz", "EOG vertical"),
+    # MrOS and SOF, CHAT, CFS and CAP; MASS.
+    "chin": (
+        *("Chin1-Chin2", "L Chin-R Chin", "Lchin-Rchin", "EMG1-EMG2"),
+        *("EMG Chin1-EMG Chin2", "EMG Chin1", "EMG"),
+    ),
 }
 """What stands for a channel of a montage in a recording that does not have it, in the order in which it is
 tried. Spellings and equivalent references need no entry: see `channels.resolve`."""

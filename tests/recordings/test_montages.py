@@ -194,6 +194,16 @@ def test_names_that_speak_of_a_kind(name: str, kind: str) -> None:
             [None, "C4-M1", None, "E1-M2", "E2-M2", "EMG"],
         ),
         (
+            ["C3", "C4", "A1", "A2", "LOC", "ROC", "L Chin", "R Chin", "ECG L"],  # MrOS
+            "aasm",
+            [None, "C4-M1", None, "E1-M2", "E2-M2", "L Chin-R Chin"],
+        ),
+        (
+            ["EEG C4-CLE", "EEG O2-CLE", "EOG Left Horiz", "EOG Right Horiz", "EMG Chin"],  # MASS
+            "aasm",
+            [None, "EEG C4-CLE", "EEG O2-CLE", "EOG Left Horiz", "EOG Right Horiz", "EMG Chin"],
+        ),
+        (
             ["EEG(sec)", "EEG", "EOG(L)", "EOG(R)", "EMG", "ECG", "SaO2"],  # SHHS
             "aasm",
             [None, "EEG", None, "EOG(L)", "EOG(R)", "EMG"],
