@@ -39,7 +39,6 @@ from eegtool.report.showing.data import Drawing, ReportData
 from eegtool.report.showing.figures import summary_figure
 from eegtool.report.showing.finding_tables import all_tables
 from eegtool.report.showing.forms import markdown, to_csv, to_latex, to_markdown, to_rich
-from eegtool.report.showing.how_read import write_how_read
 from eegtool.report.showing.hypnogram import picture
 from eegtool.report.showing.page import render_page
 from eegtool.report.showing.review import render_review
@@ -96,7 +95,7 @@ def run(
         ]
     )
     if settings.how_read:
-        write_how_read(settings.how_read, sets)
+        exports.write_how_read(settings.how_read, sets)
     first, sampling = sets[0], Sampling(settings.draws, settings.seed)
     known = look_up(workspace, first.epochs, first.run.protocol)
     nights, absences = lay_out(first.epochs)

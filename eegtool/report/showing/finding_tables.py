@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from eegtool.report.measures.compare import Comparison
@@ -10,7 +12,6 @@ from eegtool.report.measures.findings import Findings
 from eegtool.report.measures.metrics import Metrics
 from eegtool.report.measures.sleep import STATISTICS
 from eegtool.report.showing.contents import FIGURE_NAMES, agreement_tables
-from eegtool.report.showing.literature import published
 from eegtool.report.showing.tables import (
     NOTHING,
     Cell,
@@ -263,15 +264,12 @@ def night_sleep_table(findings: Findings) -> Table:
 def literature_table() -> Table:
     """Return published figures with their protocols, none of them measured here."""
     rows = []
-    for p in published():
-        second = "" if p.source != "second-hand" else " †"
-        rows.append(
-            (
-                Cell(p.work + second, f"{p.input}; {p.protocol}; {p.unit}"),
-                Cell(p.data),
-                *text_row([p.accuracy or NOTHING, p.macro_f1 or NOTHING, p.kappa or NOTHING]),
-            )
-        )
+    with Path(__file__).with_name("literature.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            second = " †" if row["source"] == "second-hand" else ""
+            how = f"{row['input']}; {row['protocol']}; {row['unit']}"
+            figures = [row[name] or NOTHING for name in ("accuracy", "macro_f1", "kappa")]
+            rows.append((Cell(row["work"] + second, how), *text_row([row["data"], *figures])))
     return Table(
         "literature",
         "Published elsewhere, not measured here",
