@@ -98,7 +98,7 @@ def look_up(
     except EegToolError as error:
         return Known(problems=(error.what,))
 
-    def tried(read: Callable[[], _T], otherwise: _T) -> _T:
+    def tried(read: Callable[[], _T], otherwise: Any) -> _T:
         try:
             return read()
         except EegToolError as error:

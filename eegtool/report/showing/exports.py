@@ -169,7 +169,7 @@ def write_how_read(path: Path, sets: Sequence[AnswerSet]) -> None:
     both = [(epoch, one.name) for one in sets for epoch in one.epochs]
     readings = [epoch.reading for epoch, _ in both]
     spans = [reading.span or ("", "") for reading in readings]
-    columns = {
+    columns: dict[str, Sequence[Any]] = {
         "question_id": [safe_cell(epoch.sample_id) for epoch, _ in both],
         "text": [safe_cell(epoch.text) for epoch, _ in both],
         "stage": [reading.stage or "" for reading in readings],
