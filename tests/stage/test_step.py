@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -340,6 +341,10 @@ def test_the_least_certain_epochs_are_explained(settings: StageSettings, staged:
     staged(everything)
     words = {row["epoch_index"]: row["words"] for row in table(everything, "SC4001E0")}
     assert [row["words"] for row in rows if row["words"]] == [words[str(i)] for i in sorted(least)]
+    page = (settings.out / "SC4001E0" / "report" / "review.html").read_text(encoding="utf-8")
+    island = page.split('id="epoch-data">')[1].split("</script>")[0]
+    told = json.loads(island)["words"]
+    assert told == {f"SC4001E0-{i:04d}": words[str(i)] for i in least}
     work = settings.out / "SC4001E0" / "work" / "answers"
     assert [path.name for path in work.iterdir()] == ["eeg_answers.jsonl"]
 
