@@ -17,6 +17,7 @@ from eegtool.report.showing.tables import (
     Cell,
     Table,
     cell,
+    cells_of,
     counted,
     figure,
     signed,
@@ -151,10 +152,7 @@ def scorers_table(findings: Findings) -> Table:
         tuple(
             (
                 Cell(name),
-                *(
-                    cell(getattr(one.agreement, key), one.intervals[key])
-                    for key in ("kappa", "accuracy", "macro_f1")
-                ),
+                *cells_of(one.agreement, ("kappa", "accuracy", "macro_f1"), one.intervals),
                 Cell(f"{one.agreement.n:,}"),
             )
             for name, one in (s.model.items() if s else ())
