@@ -617,13 +617,7 @@ def _entry(name: str, content: bytes) -> bytes:
 
 
 def _flagged(signals: Sequence[Signal], plan: Outline) -> dict[int, str]:
-    """Find the epochs in which any of the channels holds no EEG.
-
-    Raises
-    ------
-    EegToolError
-        If none is left.
-    """
+    """Find the epochs in which any of the channels holds no EEG; refuse a recording that has no others."""
     paused = paused_epochs(plan.pauses, len(plan.stages), plan.first_onset_s)
     reasons = dict.fromkeys(sorted(paused), "not recorded")
     for signal in signals:
