@@ -77,15 +77,15 @@ def commands(settings: DemoSettings, recordings: Path, use_deepspeed: bool) -> l
     adapter = str(Workspace(settings.out).checkpoints / Path(settings.model).name)
     # The tiny model starts untrained: a higher learning rate and a smaller rank than for 13B.
     lora = ["--lora-r", "16", "--lora-alpha", "32", "--learning-rate", "2e-3"]
-    lora += ["--max-steps", "150"]
-    lora += ["--deepspeed", "zero2" if use_deepspeed else "none"]
+    lora += ["--max-steps", "120", "--deepspeed", "zero2" if use_deepspeed else "none"]
+    held_out = ["--eval-strategy", "steps", "--eval-steps", "120", "--eval-limit", "200"]
     base = ["--model-name-or-path", settings.model, "--output-dir", adapter]
     features = ["--features", settings.features] if settings.features != "real" else []
     return [
         ["prepare", str(recordings), *workspace, *picture, *split, *jobs, *seed],
         ["extract", *workspace, "--train-epochs", "4", "--context", "10", *seed],
-        ["finetune", *workspace, *base, *lora, *features, *seed],
-        ["evaluate", *workspace, "--model-path", adapter, *features, *seed],
+        ["finetune", *workspace, *base, *lora, *held_out, "--calibrate", *features, *seed],
+        ["evaluate", *workspace, "--model-path", adapter, "--mode", "score", *features, *seed],
         ["report", *workspace],
     ]
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -376,6 +377,6 @@ def test_every_command_has_a_body(name: str) -> None:
     }
     room = elsewhere.get(name, f"eegtool/{name}/step.py")
     source = Path(__file__).parents[1] / room
-    assert "\ndef run(settings: " in source.read_text(encoding="utf-8")
+    assert re.search(r"^def run\(\s*settings: ", source.read_text(encoding="utf-8"), re.M)
     dotted = room.removesuffix(".py").replace("/", ".")
     assert f'"{dotted}:run"' in Path(cli.__file__).read_text(encoding="utf-8")

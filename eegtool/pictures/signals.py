@@ -54,7 +54,7 @@ class StoredChannel:
     scale_uv : float
         µV per unit of `samples`; a power of two.
     samples : int16 [n_samples]
-        In memory, or mapped.
+        In memory, or mapped; none of a channel of the montage that the recording lacks.
     """
 
     name: str
@@ -101,8 +101,8 @@ class StoredNight:
 
     @property
     def duration_s(self) -> float:
-        """Length of the shortest channel."""
-        return min(len(c.samples) / c.sfreq_hz for c in self.channels)
+        """Length of the shortest channel, of those that are there."""
+        return min(len(c.samples) / c.sfreq_hz for c in self.channels if len(c.samples))
 
     def onset_s(self, epoch_index: int) -> float:
         """Return where an epoch begins, in seconds from the first sample.
@@ -283,7 +283,11 @@ def _mapped(path: Path, *_as_of: tuple[int, int]) -> StoredNight:
         rows = [_row(row) for row in card["channels"]]
         about = (str(card["recording"]), str(card["start"]), float(card["first_onset_s"]))
         pauses = tuple((float(at), float(lasts)) for at, lasts in card.get("pauses", ()))
-        if not rows or not math.isfinite(about[2]) or not _HEX.fullmatch(card["sha256"]):
+        if (
+            not any(n for *_, n in rows)
+            or not math.isfinite(about[2])
+            or not _HEX.fullmatch(card["sha256"])
+        ):
             raise ValueError
     except (KeyError, TypeError, ValueError) as error:
         raise EegToolError(
@@ -300,7 +304,7 @@ def _mapped(path: Path, *_as_of: tuple[int, int]) -> StoredNight:
 def _row(row: Any) -> tuple[str, float, float, int]:
     """Return name, rate, scale and length of a channel."""
     sfreq_hz, scale_uv, n = float(row["sfreq_hz"]), float(row["scale_uv"]), int(row["n_samples"])
-    if not (0 < sfreq_hz < math.inf and 0 < scale_uv < math.inf and n > 0):
+    if not (0 < sfreq_hz < math.inf and 0 < scale_uv < math.inf and n >= 0):
         raise ValueError
     return str(row["name"]), sfreq_hz, scale_uv, n
 

@@ -158,9 +158,15 @@ class DrawnPicture:
         """See `Picture`."""
 
 
+def drawn_at(night: StoredNight, onset_s: float, style: str, spec: PictureSpec) -> DrawnPicture:
+    """Draw the epoch of a night that begins at `onset_s`, with as many neighbours as the spec says."""
+    around = night.around(onset_s, spec.context_epochs)
+    return DrawnPicture(draw(style, night.cut_uv(onset_s), spec, around), palette_of(style, spec))
+
+
 @cache
 def _colours(palette: tuple[png.Colour, ...]) -> np.ndarray:
-    """Return red, green and blue of each colour, uint8 [n, 3]."""
+    """Return red, green and blue of each place in a palette, uint8 [n, 3]."""
     return np.array(palette, np.uint8)
 
 
@@ -248,8 +254,7 @@ class Signals:
 
     def load(self, name: str, whose: str = "") -> DrawnPicture:
         """See `PictureSource`."""
-        night, onset_s = self._named(name, whose)
-        return self.drawn(night.cut_uv(onset_s), night.around(onset_s, self.spec.context_epochs))
+        return drawn_at(*self._named(name, whose), self.style, self.spec)
 
     def drawn(self, signals: EpochSignals, around: Neighbours) -> DrawnPicture:
         """Draw the signals of an epoch and its neighbours as the pictures of the workspace are drawn."""
@@ -336,12 +341,13 @@ def _signals_of(workspace: Workspace) -> Signals:
             {"renderer": RENDERER},
             f"{workspace.root} and this eegvlm",
         )
-        if protocol["style"] not in STYLES:
+        spec = PictureSpec.from_protocol(protocol)
+        if not {protocol["style"], *(strip.style for strip in spec.strips)} <= STYLES.keys():
             raise ValueError
         return Signals(
             workspace,
             protocol["style"],
-            PictureSpec.from_protocol(protocol),
+            spec,
             {name: str(row["signals_sha256"]) for name, row in recordings.items()},
         )
     except (KeyError, TypeError, ValueError) as error:

@@ -14,9 +14,8 @@ from PIL import Image
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Question, write_epochs, write_questions
 from eegtool.core.workspace import Workspace, read_json, run_stamp, sha256_of, write_json
-from eegtool.pictures import draw, palette_of
 from eegtool.pictures.signals import StoredNight, read_signals
-from eegtool.pictures.source import DrawnPicture
+from eegtool.pictures.source import drawn_at
 from eegtool.prepare.nights import (
     Prepared,
     cannot_write,
@@ -50,10 +49,8 @@ class Pictures(Mapping[str, Image.Image]):
     onsets_s: dict[str, float]
 
     def __getitem__(self, sample_id: str) -> Image.Image:
-        style, spec, onset_s = self.recipe.style, self.recipe.spec, self.onsets_s[sample_id]
-        around = self.signals.around(onset_s, spec.context_epochs)
-        pixels = draw(style, self.signals.cut_uv(onset_s), spec, around)
-        return DrawnPicture(pixels, palette_of(style, spec)).rgb()
+        onset_s = self.onsets_s[sample_id]
+        return drawn_at(self.signals, onset_s, self.recipe.style, self.recipe.spec).rgb()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.onsets_s)

@@ -213,7 +213,10 @@ def _facts(
 def _kept(workspace: Workspace, recordings: Sequence[str]) -> Kept | None:
     if not workspace.prepare_stamp.exists():
         return None
-    results: Mapping[str, Any] = read_json(workspace.prepare_stamp).get("results", {})
+    stamp = read_json(workspace.prepare_stamp)
+    if stamp.get("step") == "stage":  # which drops nothing for want of a scoring
+        return None
+    results: Mapping[str, Any] = stamp.get("results", {})
     cards = [results.get("recordings", {}).get(name) for name in recordings]
     told = [card for card in cards if isinstance(card, dict)]
     if not told:
