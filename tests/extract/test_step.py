@@ -170,7 +170,9 @@ def test_strips_are_left_empty_as_often_as_asked(stored: Workspace, augment: boo
     folder = with_montage(stored).images("ft")
     settings = replace(settings_of(stored), channel_dropout=0.3, augment=augment)
     how = augmentation_of(settings, folder)
-    others = {} if augment else {"gain_db": 0.0, "shift_s": 0.0, "noise_uv": 0.0, "lost": 0.0}
+    others: dict[str, Any] = (
+        {} if augment else {"gain_db": 0.0, "shift_s": 0.0, "noise_uv": 0.0, "lost": 0.0}
+    )
     assert how == asdict(Augmentation(channel_dropout=0.3, **others))
 
 
@@ -797,7 +799,7 @@ def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Learn context in a few small steps."""
     usual = step._context_plan
     few = {"steps": 8, "batch": 2, "length": 20}
-    monkeypatch.setattr(step, "_context_plan", lambda settings: replace(usual(settings), **few))
+    monkeypatch.setattr(step, "_context_plan", lambda side: replace(usual(side), **few))
 
 
 @pytest.mark.usefixtures("_quickly")
