@@ -1341,9 +1341,6 @@ class StageSettings:
     jobs: Annotated[
         int, Option(min=1, help="Recordings drawn at the same time.", rich_help_panel=RUNNING)
     ] = 1
-    workers: Annotated[
-        int, Option(min=1, help="Threads that decode pictures.", rich_help_panel=RUNNING)
-    ] = 2
     batch_size: Annotated[
         str,
         Option(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from eegtool.report.measures.compare import Comparison
@@ -10,12 +12,12 @@ from eegtool.report.measures.findings import Findings
 from eegtool.report.measures.metrics import Metrics
 from eegtool.report.measures.sleep import STATISTICS
 from eegtool.report.showing.contents import FIGURE_NAMES, agreement_tables
-from eegtool.report.showing.literature import published
 from eegtool.report.showing.tables import (
     NOTHING,
     Cell,
     Table,
     cell,
+    cells_of,
     counted,
     figure,
     signed,
@@ -152,10 +154,7 @@ def scorers_table(findings: Findings) -> Table:
         tuple(
             (
                 Cell(name),
-                *(
-                    cell(getattr(one.agreement, key), one.intervals[key])
-                    for key in ("kappa", "accuracy", "macro_f1")
-                ),
+                *cells_of(one.agreement, ("kappa", "accuracy", "macro_f1"), one.intervals),
                 Cell(f"{one.agreement.n:,}"),
             )
             for name, one in (s.model.items() if s else ())
@@ -266,15 +265,14 @@ def literature_table(protocol: Mapping[str, Any]) -> Table:
     """Return published figures of the very protocol of a run; no rows if it has none, or differs from it."""
     name = "" if protocol.get("protocol_differs") else protocol.get("protocol")
     rows = []
-    for p in published(name) if name and isinstance(name, str) else ():
-        second = "" if p.source != "second-hand" else " †"
-        rows.append(
-            (
-                Cell(p.work + second, f"{p.input}; {p.protocol}; {p.unit}"),
-                Cell(p.data),
-                *text_row([p.accuracy or NOTHING, p.macro_f1 or NOTHING, p.kappa or NOTHING]),
-            )
-        )
+    with Path(__file__).with_name("literature.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if not name or row["same_as"] != name:
+                continue
+            second = " †" if row["source"] == "second-hand" else ""
+            how = f"{row['input']}; {row['protocol']}; {row['unit']}"
+            figures = [row[key] or NOTHING for key in ("accuracy", "macro_f1", "kappa")]
+            rows.append((Cell(row["work"] + second, how), *text_row([row["data"], *figures])))
     return Table(
         "literature",
         f"Published under the same protocol ({name}), not measured here",
