@@ -79,7 +79,8 @@ class Job:
     @property
     def protocol(self) -> dict[str, Any]:
         """What a row says of the pictures and of the model."""
-        model = {name: getattr(self.contract, name) for name in ("base", "fusion", "version")}
+        named = ("base", "fusion", "version", *(("context",) if self.contract.context else ()))
+        model = {name: getattr(self.contract, name) for name in named}
         return {**self.pictures, **model}
 
     def answered(

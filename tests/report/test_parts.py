@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,7 +32,32 @@ def test_transition_is_a_neighbour_of_another_stage(epoch: EpochOf) -> None:
     assert found["transition"] == [False, True, True, True, False, False, False, False]
     assert found["stable"] == [True, False, False, False, True, True, False, False]
     m = measured(epochs)
-    assert {k: p.agreement.n for k, p in m.surroundings.items()} == {"transition": 3, "stable": 3}
+    found = {name: part.agreement.n for name, part in m.surroundings.items()}
+    assert found == {"transition": 3, "stable": 3, "near": 3}
+
+
+def test_how_far_the_next_change_is(epoch: EpochOf) -> None:
+    """Ten epochs of N2 behind one of W: four are near the change, a pause is as long as it was."""
+    places = [0, *range(1, 11), *range(20, 24)]
+    epochs = [epoch(i, "W" if i == 0 else "N2", "N2") for i in places]
+    found = {name: inside.tolist() for name, inside in surroundings(epochs).items()}
+    assert [i for i, near in zip(places, found["near"], strict=True) if near] == [2, 3, 4, 5]
+    assert [i for i, far in zip(places, found["far"], strict=True) if far] == [
+        *range(6, 11),
+        *range(20, 24),
+    ]
+    assert "sparse" not in found
+
+
+def test_how_much_of_the_context_there_is(epoch: EpochOf) -> None:
+    """Two epochs on either side: at the ends of a stretch one or two of four are missing."""
+    places = [0, 1, 2, 3, 4, 10, 11]
+    epochs = [epoch(i, "N2", "N2") for i in places]
+    found = {name: inside.tolist() for name, inside in surroundings(epochs, context=2).items()}
+    assert [i for i, s in zip(places, found["sparse"], strict=True) if s] == [0, 4, 10, 11]
+    assert [i for i, f in zip(places, found["full"], strict=True) if f] == [1, 2, 3]
+    run = replace(RUN, protocol={"context": 2})
+    assert {"full", "sparse"} <= measure(epochs, run).surroundings.keys()
 
 
 def test_without_places_there_are_no_surroundings(epoch: EpochOf) -> None:

@@ -37,6 +37,10 @@ ANSWERS: Final = (*STAGES, UNREADABLE)
 ONE_SIDED: Final = 0.95
 """Above this share of equal answers the model has most likely not looked at the pictures."""
 
+NEAR: Final = 5
+"""Epochs (2.5 min) within which a change is near."""
+SPARSE: Final = 0.75
+"""Of the epochs in the context of one: what has fewer is sparse, as at the ends of a night or beside a pause."""
 _CELLS: Final = len(STAGES) * len(ANSWERS)
 
 Counts = NDArray[np.int64]
@@ -252,7 +256,7 @@ def measure(epochs: Sequence[AnsweredEpoch], run: Run, sampling: Sampling | None
         per_night=_per_group(cells, [e.recording for e in labelled]),
         surroundings={
             name: part(bootstrap, np.where(inside, cells, -1))
-            for name, inside in surroundings(labelled).items()
+            for name, inside in surroundings(labelled, _context(run)).items()
             if inside.any()
         },
         calibration=calibration(labelled, bootstrap),
@@ -264,38 +268,70 @@ def measure(epochs: Sequence[AnsweredEpoch], run: Run, sampling: Sampling | None
     )
 
 
-def surroundings(labelled: Sequence[AnsweredEpoch]) -> dict[str, NDArray[np.bool_]]:
-    """Tell transition epochs from stable ones; the former are hard for humans, too.
+def surroundings(
+    labelled: Sequence[AnsweredEpoch], context: int = 0
+) -> dict[str, NDArray[np.bool_]]:
+    """Sort epochs by what is around them: changes of stage, which are hard for humans, too, and missing epochs.
 
     An epoch is in transition where the true stage of the epoch before it or after it, in the same
-    recording, is another one. It is stable where that is not so. A neighbour that has no label says
-    nothing; an epoch without any labelled neighbour is neither.
+    recording, is another one. It is stable where that is not so: near a change, or further away. A neighbour
+    that has no label says nothing; an epoch without any labelled neighbour is neither.
 
     Parameters
     ----------
     labelled : sequence of AnsweredEpoch, length n
         Epochs with a true stage.
+    context : int
+        Epochs on either side that the features know of.
 
     Returns
     -------
     dict of str to bool array, shape (n,)
-        ``"transition"`` and ``"stable"``.
+        ``"transition"`` and ``"stable"``; of the stable ones ``"near"`` (a change within `NEAR` epochs) and
+        ``"far"``; with a context ``"full"`` and ``"sparse"`` (less than `SPARSE` of the epochs in it are among
+        these).
     """
     placed = [
         (e.recording, min(e.epoch_index, 2**60), e.true, i)
         for i, e in enumerate(labelled)
         if e.recording and e.epoch_index is not None
     ]
+    groups = ("transition", "stable", "near", "far", *(("full", "sparse") if context else ()))
+    found = {name: np.zeros(len(labelled), bool) for name in groups}
     table = pd.DataFrame(sorted(placed), columns=["recording", "index", "true", "row"])
-    before = table.shift(1)
-    beside = (table["recording"] == before["recording"]) & (table["index"] == before["index"] + 1)
-    differ = table["true"] != before["true"]
-    found = {}
-    for name, border in (("transition", beside & differ), ("stable", beside & ~differ)):
-        found[name] = np.zeros(len(labelled), bool)
-        found[name][table["row"][border | border.shift(-1, fill_value=False)]] = True
-    found["stable"] &= ~found["transition"]
+    for _, night in table.groupby("recording"):
+        index, row = night["index"].to_numpy(np.int64), night["row"].to_numpy()
+        beside = np.diff(index) == 1
+        differ = night["true"].to_numpy()[1:] != night["true"].to_numpy()[:-1]
+        borders = index[1:][beside & differ]  # each lies before this epoch
+        apart = np.abs(
+            _nearest(borders, index + 0.5) - index - 0.5
+        )  # half an epoch: right beside it
+        transition = apart < 1
+        stable = ~transition & (np.append(beside, False) | np.insert(beside, 0, False))
+        near = stable & (apart < NEAR)
+        parts = {"transition": transition, "stable": stable, "near": near, "far": stable & ~near}
+        if context:
+            low, high = (np.searchsorted(index, index + k) for k in (-context, context + 1))
+            sparse = high - low - 1 < SPARSE * 2 * context
+            parts |= {"full": ~sparse, "sparse": sparse}
+        for name, inside in parts.items():
+            found[name][row[inside]] = True
     return found
+
+
+def _context(run: Run) -> int:
+    """Return how many epochs on either side the features know of, as the rows say."""
+    reach = run.protocol.get("context")
+    return reach if isinstance(reach, int) and 0 < reach < 10**6 else 0
+
+
+def _nearest(borders: NDArray[np.int64], places: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return of each place the nearest border; infinity where there is none. Borders rise."""
+    ends = np.concatenate([[-np.inf], borders, [np.inf]])
+    after = np.searchsorted(ends, places)
+    before, behind = ends[after - 1], ends[after]
+    return np.where(places - before < behind - places, before, behind)
 
 
 def cells_of(labelled: Sequence[AnsweredEpoch]) -> NDArray[np.intp]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from eegtool.core.stages import STAGES
-from eegtool.report.measures.metrics import Agreement, Metrics
+from eegtool.core.stages import EPOCH_S, STAGES
+from eegtool.report.measures.metrics import NEAR, SPARSE, Agreement, Metrics
 from eegtool.report.showing.tables import (
     NOTHING,
     Cell,
@@ -146,8 +146,16 @@ def confusion_table(metrics: Metrics) -> Table:
 
 
 def surroundings_table(metrics: Metrics) -> Table:
-    """Return the figures at changes of stage and in between."""
-    names = {"transition": "At a change", "stable": "In between"}
+    """Return the figures at changes of stage and in between, and by how much of the context there is."""
+    near = f"a change within {NEAR * EPOCH_S / 60:g} min"
+    names = {
+        "transition": "At a change",
+        "stable": "In between",
+        "near": f"… {near}",
+        "far": "… further away",
+        "full": "Context is there",
+        "sparse": "Context is sparse",
+    }
     return Table(
         "surroundings",
         "Transitions and stable sleep",
@@ -160,7 +168,8 @@ def surroundings_table(metrics: Metrics) -> Table:
             )
             for name, part in metrics.surroundings.items()
         ),
-        "At a change: the true stage of the epoch before or after, in the same recording, is another one.",
+        "At a change: the true stage of the epoch before or after, in the same recording, is another one. "
+        f"Sparse: less than {SPARSE:.0%} of the epochs that features know of are among these.",
     )
 
 
