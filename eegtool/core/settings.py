@@ -46,11 +46,15 @@ Workspace = Annotated[
         rich_help_panel=FILES,
     ),
 ]
+EEG_CHANNEL: Final = "EEG Fpz-Cz"
+"""That of the recipe, in Sleep-EDF."""
+
 Seed = Annotated[int, Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 Channels = Annotated[
     list[str],
     Option(
-        help="EEG channel to draw, or a derivation such as 'C4 - (M1+M2)/2'; more than one are stacked.",
+        help="EEG channel to draw, or a derivation such as 'C4 - (M1+M2)/2'; more than one are stacked. "
+        "Others with their kind: 'eog:E1-M2', 'emg:chin'.",
         rich_help_panel=SIGNAL,
     ),
 ]
@@ -232,7 +236,15 @@ class PrepareSettings:
         str,
         Option(help="Subjects to fetch, such as 0-4,7.", rich_help_panel=COHORT),
     ] = "0-4"
-    channel: Channels = field(default_factory=lambda: ["EEG Fpz-Cz"])
+    channel: Channels = field(default_factory=lambda: [EEG_CHANNEL])
+    montage: Annotated[
+        str,
+        Option(
+            help="Channels by kind: 'eeg' (those named), 'psg' (also eyes and chin, where they are there), "
+            "'aasm' (F4, C4, O2, eyes, chin), or a YAML file.",
+            rich_help_panel=SIGNAL,
+        ),
+    ] = "eeg"
     low_hz: Annotated[
         float,
         Option(
@@ -419,7 +431,7 @@ class InspectSettings:
     scoring_column: ScoringColumn = ""
     scorer: Scorer = ""
     scoring_epoch: ScoringEpoch = 0.0
-    channel: Channels = field(default_factory=lambda: ["EEG Fpz-Cz"])
+    channel: Channels = field(default_factory=lambda: [EEG_CHANNEL])
     wake_margin: WakeMargin = 30.0
     strict: Strict = False
     json: Json = False
@@ -542,6 +554,16 @@ class ExtractSettings:
         bool,
         Option("--flip", help="Also mirror in time and amplitude.", rich_help_panel=TRAINING),
     ] = False
+    channel_dropout: Annotated[
+        float,
+        Option(
+            min=0.0,
+            max=0.9,
+            help="How often each channel of a montage is missing in training, so that the model can do "
+            "without it.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = 0.0
     val_fraction: Annotated[
         float,
         Option(
@@ -1319,9 +1341,6 @@ class StageSettings:
     jobs: Annotated[
         int, Option(min=1, help="Recordings drawn at the same time.", rich_help_panel=RUNNING)
     ] = 1
-    workers: Annotated[
-        int, Option(min=1, help="Threads that decode pictures.", rich_help_panel=RUNNING)
-    ] = 2
     batch_size: Annotated[
         str,
         Option(

@@ -49,10 +49,11 @@ _WRITTEN_BY: Final = {
 _DRAWN_BY: Final = (
     *("channel", "low_hz", "high_hz", "notch_hz", "resample_hz"),
     *("style", "size", "amplitude_uv", "marks", "context_epochs", "renderer"),
+    *("montage", "strips"),
 )
 """What of the protocol decides how the picture of an epoch looks."""
 
-_UNSAID: Final = {"context_epochs": 0}
+_UNSAID: Final[dict[str, Any]] = {"context_epochs": 0, "montage": "eeg", "strips": []}
 """What of it earlier versions did not say, because there was no choice."""
 
 
@@ -302,12 +303,20 @@ def check_same_pictures(one: Mapping[str, Any], other: Mapping[str, Any], what: 
     """
     one, other = ({**_UNSAID, **p} if "style" in p else p for p in (one, other))
     both = [k for k in _DRAWN_BY if k in one and k in other]
-    differing = [f"{k} {one[k]} and {other[k]}" for k in both if one[k] != other[k]]
+    differing = [f"{k} {_shown(one[k])} and {_shown(other[k])}" for k in both if one[k] != other[k]]
     if differing:
         raise EegToolError(
             f"{what} come from differently drawn pictures: {', '.join(differing)}.",
             "Run `eegvlm prepare` with the same settings, or the later steps again.",
         )
+
+
+def _shown(value: Any) -> str:
+    """Return a value of a protocol for a message: of the strips of a montage what they are."""
+    if isinstance(value, list):
+        rows = [row.values() if isinstance(row, Mapping) else [row] for row in value]
+        return f"({'; '.join(' '.join(map(str, row)) for row in rows)})"
+    return str(value)
 
 
 def sha256_of(path: Path) -> str:

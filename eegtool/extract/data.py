@@ -85,9 +85,9 @@ class Pictures(Dataset[tuple[torch.Tensor, int]]):
             picture: Picture = self.signals.drawn(*vary(night, onset_s, self.augmentation, rng, n))
         else:
             picture = load_picture(epoch, self.source)
-        rgb = picture.rgb()
-        check_side(epoch, rgb.size, self.size)
-        return torch.from_numpy(np.array(rgb)).permute(2, 0, 1), STAGE_INDEX[epoch.stage]
+        pixels = picture.array()
+        check_side(epoch, (pixels.shape[1], pixels.shape[0]), self.size)
+        return torch.from_numpy(pixels).permute(2, 0, 1), STAGE_INDEX[epoch.stage]
 
 
 def load_picture(epoch: Epoch, source: PictureSource) -> Picture:

@@ -62,17 +62,28 @@ def augmentation_of(settings: ExtractSettings, folder: Path) -> dict[str, Any] |
     Raises
     ------
     EegToolError
-        If pictures are drawn otherwise today than those of the workspace were.
+        If pictures are drawn otherwise today than those of the workspace were, or `--channel-dropout`
+        finds no channels that could be missing.
     """
-    if not settings.augment or (settings.weights and not settings.folds):
+    dropout = settings.channel_dropout
+    if not (settings.augment or dropout) or (settings.weights and not settings.folds):
         return None
-    if open_signals(folder) is None:
+    signals = open_signals(folder)
+    if dropout and not (signals and signals.spec.strips):
+        raise EegToolError(
+            f"--channel-dropout: {folder.parent} "
+            f"{'has no montage' if signals else 'stores no signals'}, so no strip can be left empty.",
+            "Prepare it with --montage psg or aasm, or leave out --channel-dropout.",
+        )
+    if signals is None:
         _say(
             f"[yellow]{escape(str(folder.parent))} stores no signals that could be varied: the module is "
             "trained without augmentation.[/] `eegvlm prepare` stores them."
         )
         return None
-    return asdict(Augmentation(flip=settings.flip))
+    if not settings.augment:
+        return asdict(Augmentation(0.0, 0.0, 0.0, 0.0, dropout))
+    return asdict(Augmentation(channel_dropout=dropout, flip=settings.flip))
 
 
 def reference_module(
@@ -172,7 +183,9 @@ def trained(side: FineTuneSide, subjects: Sequence[str], where: str) -> tuple[Vi
     """
     settings, wanted = side.settings, set(subjects)
     own = [epoch for epoch in side.epochs if epoch.subject in wanted]
-    train, val, val_subjects = split_validation(own, settings.val_fraction, settings.seed)
+    split = side.workspace.split
+    named = read_json(split).get("validation_subjects", ()) if split.is_file() else ()
+    train, val, val_subjects = split_validation(own, settings.val_fraction, settings.seed, named)
     out = side.workspace.vision_module / where
     plan = TrainPlan(
         epochs=str(side.workspace.epochs.resolve()),

@@ -8,11 +8,14 @@ backwards or upside down, K-complexes and slow waves are none any more, and freq
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from eegtool.core.stages import EPOCH_S
 from eegtool.pictures.signals import EpochSignals, Neighbours, StoredNight
+
+_NOISE_SHARE: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +30,14 @@ class Augmentation:
         The epoch begins up to so many seconds earlier or later, within its recording: what comes in
         at the edge is what was recorded there.
     noise_uv : float
-        White noise of up to this standard deviation is added to each channel. 1 µV at 100 Hz is
-        -17 dB re 1 µV²/Hz, about where the beta band of deep sleep lies.
+        White noise of up to this standard deviation, and of up to a tenth of the channel's own (the chin
+        at rest has a microvolt), is added to each channel. 1 µV at 100 Hz is -17 dB re 1 µV²/Hz, about
+        where the beta band of deep sleep lies.
     lost : float
         How often one of several channels is flat.
+    channel_dropout : float
+        How often each channel of a montage is missing, as in a recording that does not have it; one
+        always stays.
     flip : bool
         Also turn every second epoch round in time, and every second channel upside down. No sleeper
         does that; for those who want to know what it costs.
@@ -40,6 +47,7 @@ class Augmentation:
     shift_s: float = 1.0
     noise_uv: float = 1.0
     lost: float = 0.05
+    channel_dropout: float = 0.0
     flip: bool = False
 
 
@@ -75,6 +83,7 @@ def vary(
     n = len(night.channels)
     lost = int(rng.integers(n)) if n > 1 and rng.random() < how.lost else None
     gains = [0.0 if i == lost else _gain(how, rng) for i in range(n)]
+    dropped = _dropped(night, how.channel_dropout, rng)
     backwards = how.flip and rng.random() < 0.5
     shift_s = rng.uniform(-how.shift_s, how.shift_s)
     last_s = max(night.duration_s - EPOCH_S, 0.0)
@@ -83,7 +92,11 @@ def vary(
         epoch: EpochSignals = []
         cut = night.cut_uv(min(max(at_s + shift_s, 0.0), last_s))
         for i, ((epoch_uv, sfreq_hz), gain) in enumerate(zip(cut, gains, strict=True)):
-            noise_uv = rng.standard_normal(len(epoch_uv), np.float32) * rng.uniform(0, how.noise_uv)
+            if i in dropped or not len(epoch_uv):
+                epoch.append((epoch_uv[:0], sfreq_hz))
+                continue
+            most_uv = min(how.noise_uv, _NOISE_SHARE * float(epoch_uv.std()))
+            noise_uv = rng.standard_normal(len(epoch_uv), np.float32) * rng.uniform(0, most_uv)
             varied_uv = epoch_uv * gain + (noise_uv if i != lost else 0.0)
             epoch.append((varied_uv[::-1] if backwards else varied_uv, sfreq_hz))
         return epoch
@@ -93,6 +106,13 @@ def vary(
         None if at is None else changed(at) for at in night.onsets_around(onset_s, context_epochs)
     ]
     return signals, around[::-1] if backwards else around
+
+
+def _dropped(night: StoredNight, share: float, rng: np.random.Generator) -> set[int]:
+    """Draw which channels are missing, of those that are there."""
+    present = [i for i, channel in enumerate(night.channels) if len(channel.samples)]
+    dropped = {i for i in present if share and rng.random() < share}
+    return dropped - {int(rng.choice(present))} if len(dropped) == len(present) else dropped
 
 
 def _gain(how: Augmentation, rng: np.random.Generator) -> float:

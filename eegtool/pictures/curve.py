@@ -24,7 +24,8 @@ PALETTE: Final = (*gradient((PAPER, INK), N_INKS), (160, 172, 194), (222, 120, 9
 BAR_UV: Final = 75.0
 """Least height of the slow waves of N3 from trough to crest (AASM Manual)."""
 
-_UNIT: Final = 16  # heights are counted in sixteenths of a pixel
+_UNIT_BITS: Final = 4
+_UNIT: Final = 1 << _UNIT_BITS  # heights are counted in sixteenths of a pixel
 _PARTS: Final = 4  # a pixel's width has four parts
 _PEN: Final = (9, 8, 4)  # half height of a round pen of 1.1 px at 0, 1 and 2 parts from its middle
 _FULL: Final = 1 << 8  # all of a pixel
@@ -41,44 +42,24 @@ class _Scratch(threading.local):
         self.borders = np.empty((2, n_borders), np.int32)
         self.curve = np.empty((2, n_parts), np.int16)  # heights fit 16 bits up to 4,000 px
         self.edges = np.empty((2, 2, n_parts - 2 * (len(_PEN) - 1)), np.int16)
-        self.column = np.empty(n_pixels, np.intp)
+        self.place = np.empty(n_pixels, np.intp)
         self.pixels = np.empty((4, n_pixels), np.int32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Grid:
-    """What depends on sizes alone.
+    """What depends on sizes alone; the columns of all rows follow each other."""
 
-    Attributes
-    ----------
-    before, after, share : int [n_parts + 1]
-        Borders of the parts: the samples before and after each, and how far it is on its way from
-        one to the other, in 256ths.
-    inner : int [n_inner, n_parts]
-        Samples within the parts.
-    middle : int32 [n_rows * width]
-        Height of the middle of the row of each column; the columns of all rows follow each other.
-    x : int32 [n_rows * width]
-        Where in the picture each column is.
-    shares : int32 [n_spans]
-        ``_FULL ** 2`` divided by 0, 1, 2 ... sixteenths of a pixel.
-    numbers : int32 [n_pixels]
-        0, 1, 2 ... for as many pixels as there can be.
-    reach : int
-        From the middle of a row as far as the middle of the pen can go.
-    scratch : _Scratch
-        What each thread computes in.
-    """
-
-    before: np.ndarray
+    before: np.ndarray  # int [n_parts + 1]: the sample before each border of the parts
     after: np.ndarray
-    share: np.ndarray
-    inner: np.ndarray
-    middle: np.ndarray
-    x: np.ndarray
-    shares: np.ndarray
-    numbers: np.ndarray
-    reach: int
+    share: np.ndarray  # how far the border is on its way from the one to the other, in 256ths
+    inner: np.ndarray  # int [n_inner, n_parts]: samples within the parts
+    middle: np.ndarray  # int32 [n_rows * width]: height of the middle of the row of each column
+    x: np.ndarray  # int32 [n_rows * width]: where in the picture each column is
+    columns: np.ndarray  # int [n_rows * width]: 0, 1, 2 ...
+    shares: np.ndarray  # int32 [n_spans]: _FULL ** 2 divided by 0, 1, 2 ... sixteenths of a pixel
+    numbers: np.ndarray  # int32: 0, 1, 2 ... for as many pixels as there can be
+    reach: int  # from the middle of a row as far as the middle of the pen can go
     scratch: _Scratch
 
 
@@ -103,6 +84,7 @@ def _grid(n_samples: int, height: int, width: int, n_rows: int) -> _Grid:
         inner=np.clip(inner, 0, n_samples - 1),
         middle=np.repeat(rows, width).astype(np.int32),
         x=np.tile(np.arange(width, dtype=np.int32), n_rows),
+        columns=np.arange(n_rows * width),
         shares=((_FULL * _FULL + spans // 2) // spans).astype(np.int32),
         numbers=np.arange(n_pixels, dtype=np.int32),
         reach=max(height * _UNIT // (2 * n_rows) - _PEN[0], 1),
@@ -143,30 +125,26 @@ def draw_rows(
     top, bottom = _extent(_track(y.astype(np.int32), grid))
     top = top + grid.middle
     bottom = bottom + grid.middle
+    share = grid.shares.take(bottom - top + _UNIT)
 
-    # All pixels that the track touches, column by column.
-    first = top[0] // _UNIT
-    count = (bottom[1] - 1) // _UNIT - first + 1
-    ends = np.cumsum(count)
-    n = int(ends[-1])
-    column = grid.scratch.column[:n]
-    column[:] = 0
-    column[ends[:-1]] = 1
-    np.cumsum(column, out=column)
+    # All pixels that the track touches, column by column, and how far below the first of its column each is.
+    first = top[0] >> _UNIT_BITS
+    count = (bottom[1] - 1 >> _UNIT_BITS) - first + 1
+    column = grid.columns.repeat(count)
+    n = len(column)
     row, above, below, spare = grid.scratch.pixels[:, :n]
-    (ends - count - first).astype(np.int32).take(column, out=row, mode="clip")
+    (count.cumsum(dtype=np.int32) - count).take(column, out=row, mode="clip")
     np.subtract(grid.numbers[:n], row, out=row)
 
     # How much of each is above the one and the other edge. An edge is taken to be at all heights
     # from its top to its bottom for equally long.
-    span = bottom - top + _UNIT
-    share = grid.shares.take(span)
+    heights = (bottom - (first << _UNIT_BITS)) * share
+    share <<= _UNIT_BITS
     for i, part in enumerate((above, below)):
-        bottom[i].take(column, out=part, mode="clip")
-        np.multiply(row, _UNIT, out=spare)
-        part -= spare
+        heights[i].take(column, out=part, mode="clip")
         share[i].take(column, out=spare, mode="clip")
-        part *= spare
+        spare *= row
+        part -= spare
         part >>= 8
         np.maximum(part, 0, out=part)
         np.minimum(part, _FULL, out=part)
@@ -176,26 +154,14 @@ def draw_rows(
     below >>= 8
 
     picture = _paper(width, height, n_rows, spec).copy()
-    grid.x.take(column, out=spare, mode="clip")
-    place = np.multiply(row, width, out=column)
-    place += spare
+    place = np.multiply(row, width, out=grid.scratch.place[:n])
+    place += (grid.x + first * width).take(column, out=spare, mode="clip")
     picture.reshape(-1)[place] = below.astype(np.uint8)
     return picture
 
 
 def _track(y: np.ndarray, grid: _Grid) -> np.ndarray:
-    """Return where the edges of what the pen draws are in each part, the lower one upside down.
-
-    Parameters
-    ----------
-    y : int32 [n_samples]
-        Heights of the samples below the middle of their row.
-
-    Returns
-    -------
-    int16 [2, n_parts]
-        Height of the upper edge, and of the lower edge above the middle.
-    """
+    """Return where the upper edge of what the pen draws is in each part, and the lower one, upside down."""
     scratch = grid.scratch
     border, after = scratch.borders
     y.take(grid.before, out=border, mode="clip")

@@ -164,15 +164,16 @@ class _Colours:
     ----------
     palette : tuple of (r, g, b)
         All of them.
-    own, dimmed : dict of str to uint8 [n_colours]
-        Place in it of each colour of a style, in the epoch itself and in its neighbours.
+    own, dimmed : dict of str to bytes
+        Place in it of each colour of a style, in the epoch itself and in its neighbours: tables for
+        `bytes.translate`; empty where all places are the same.
     empty, border, line : int
         Places of `EMPTY`, `BORDER` and `LINE`.
     """
 
     palette: tuple[Colour, ...]
-    own: dict[str, np.ndarray]
-    dimmed: dict[str, np.ndarray]
+    own: dict[str, bytes]
+    dimmed: dict[str, bytes]
     empty: int
     border: int
     line: int
@@ -188,13 +189,17 @@ def _colours(style: str, spec: PictureSpec) -> _Colours:
     styles = dict.fromkeys(strip.style for strip in spec.strips) or {style: None}
     place: dict[Colour, int] = {}
 
-    def places(colours: Sequence[Colour]) -> np.ndarray:
-        return np.array([place.setdefault(c, len(place)) for c in colours], np.uint8)
+    def places(colours: Sequence[Colour]) -> bytes:
+        return bytes(place.setdefault(c, len(place)) for c in colours)
 
-    own = {name: places(STYLES[name].palette) for name in styles}
+    def table(colours: Sequence[Colour]) -> bytes:
+        found = places(colours)
+        return b"" if found == bytes(range(len(found))) else found.ljust(256, b"\0")
+
+    own = {name: table(STYLES[name].palette) for name in styles}
     shown = [*styles] if spec.context_epochs else []
-    dimmed = {name: places([_dim(c) for c in STYLES[name].palette]) for name in shown}
-    empty, border, line = map(int, places([EMPTY, BORDER, LINE]))
+    dimmed = {name: table([_dim(c) for c in STYLES[name].palette]) for name in shown}
+    empty, border, line = places([EMPTY, BORDER, LINE])
     return _Colours(tuple(place), own, dimmed, empty, border, line)
 
 
@@ -249,12 +254,14 @@ def draw(
     for field in fields(style, spec, len(signals)):
         epoch = epochs[field.place + n]
         if epoch is not None and len(epoch[field.channel][0]):
-            shades = colours.dimmed if field.place else colours.own
             drawn = _field(field, *epoch[field.channel])
-            picture[field.where] = shades[field.style].take(drawn)
+            if table := (colours.dimmed if field.place else colours.own)[field.style]:
+                shades = np.frombuffer(drawn.tobytes().translate(table), np.uint8)
+                drawn = shades.reshape(drawn.shape)
+            picture[field.where] = drawn
     lines, ticks = _marks(style, spec, len(signals))
     picture[lines] = colours.line
-    picture[ticks] = colours.border
+    picture.reshape(-1)[ticks] = colours.border
     return picture
 
 
@@ -264,7 +271,7 @@ def _field(field: Field, epoch_uv: np.ndarray, sfreq_hz: float) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _marks(style: str, spec: PictureSpec, n_channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first rows of all strips but one, and which pixels are ticks between epochs."""
+    """Return the first rows of all strips but one, and the numbers of the pixels of ticks between epochs."""
     lines = np.array([top for _, top, _ in _strips(style, spec, n_channels)[1:]], np.intp)
     ticks = np.zeros((spec.size, spec.size), bool)
     long = 2 * spec.tick_px
@@ -276,4 +283,4 @@ def _marks(style: str, spec: PictureSpec, n_channels: int) -> tuple[np.ndarray, 
             ticks[rows.start, :long] = ticks[rows.start, -long:] = True
         else:
             ticks[rows, columns.start][:long] = ticks[rows, columns.start][-long:] = True
-    return lines, ticks
+    return lines, np.flatnonzero(ticks)

@@ -9,6 +9,7 @@ at most a 16,384th of the largest amplitude (1/64 µV up to 512 µV), far below 
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ class StoredChannel:
     scale_uv : float
         µV per unit of `samples`; a power of two.
     samples : int16 [n_samples]
-        In memory, or mapped.
+        In memory, or mapped; none of a channel of the montage that the recording lacks.
     """
 
     name: str
@@ -100,8 +101,8 @@ class StoredNight:
 
     @property
     def duration_s(self) -> float:
-        """Length of the shortest channel."""
-        return min(len(c.samples) / c.sfreq_hz for c in self.channels)
+        """Length of the shortest channel, of those that are there."""
+        return min(len(c.samples) / c.sfreq_hz for c in self.channels if len(c.samples))
 
     def onset_s(self, epoch_index: int) -> float:
         """Return where an epoch begins, in seconds from the first sample.
@@ -227,11 +228,13 @@ def read_signals(path: Path, recording: str) -> StoredNight:
     EegToolError
         If it is missing, cut short, of another version or recording, or not what its sidecar describes.
     """
-    both = (path, sidecar_path(path))
+    both = _with_sidecar(path)
     try:
-        stats = [file.stat() for file in both]
+        stats = [os.stat(file) for file in both]  # noqa: PTH116 (a path would be put together again)
     except OSError as error:
-        fault = next((f"{file} {found}" for file in both if (found := fault_of(file))), str(path))
+        fault = next(
+            (f"{file} {found}" for file in both if (found := fault_of(Path(file)))), str(path)
+        )
         raise EegToolError(f"The signals of {recording}: {fault}.", _AGAIN) from error
     night = _mapped(path, *((s.st_mtime_ns, s.st_size) for s in stats))
     if night.recording != recording:
@@ -261,6 +264,11 @@ def check_signals(path: Path, recording: str) -> str:
     return sha256
 
 
+@lru_cache(maxsize=1 << 14)
+def _with_sidecar(path: Path) -> tuple[str, str]:
+    return str(path), str(sidecar_path(path))
+
+
 @lru_cache(maxsize=_OPEN_AT_ONCE)
 def _mapped(path: Path, *_as_of: tuple[int, int]) -> StoredNight:
     """Map a night whose files are of this time and size."""
@@ -275,7 +283,11 @@ def _mapped(path: Path, *_as_of: tuple[int, int]) -> StoredNight:
         rows = [_row(row) for row in card["channels"]]
         about = (str(card["recording"]), str(card["start"]), float(card["first_onset_s"]))
         pauses = tuple((float(at), float(lasts)) for at, lasts in card.get("pauses", ()))
-        if not rows or not math.isfinite(about[2]) or not _HEX.fullmatch(card["sha256"]):
+        if (
+            not any(n for *_, n in rows)
+            or not math.isfinite(about[2])
+            or not _HEX.fullmatch(card["sha256"])
+        ):
             raise ValueError
     except (KeyError, TypeError, ValueError) as error:
         raise EegToolError(
@@ -292,7 +304,7 @@ def _mapped(path: Path, *_as_of: tuple[int, int]) -> StoredNight:
 def _row(row: Any) -> tuple[str, float, float, int]:
     """Return name, rate, scale and length of a channel."""
     sfreq_hz, scale_uv, n = float(row["sfreq_hz"]), float(row["scale_uv"]), int(row["n_samples"])
-    if not (0 < sfreq_hz < math.inf and 0 < scale_uv < math.inf and n > 0):
+    if not (0 < sfreq_hz < math.inf and 0 < scale_uv < math.inf and n >= 0):
         raise ValueError
     return str(row["name"]), sfreq_hz, scale_uv, n
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -52,6 +52,9 @@ class Picture(Protocol):
 
     def rgb(self) -> Image.Image:
         """Return it as RGB of 8 bits."""
+
+    def array(self) -> np.ndarray:
+        """Return it as RGB, uint8 [height, width, 3]; yours to write in."""
 
     def file(self) -> bytes:
         """Return what is in its file, or would be."""
@@ -106,6 +109,10 @@ class FilePicture:
         with open_picture(self.data, self.called, self.fix) as image:
             return as_rgb(image)
 
+    def array(self) -> np.ndarray:
+        """See `Picture`."""
+        return np.array(self.rgb())
+
     def file(self) -> bytes:
         """See `Picture`."""
         return self.data
@@ -132,8 +139,16 @@ class DrawnPicture:
     def rgb(self) -> Image.Image:
         """See `Picture`."""
         image = Image.frombuffer("P", self.size, self.pixels, "raw", "P", 0, 1)
-        image.putpalette(_as_bytes(self.palette))
+        image.putpalette(_colours(self.palette).tobytes())
         return image.convert("RGB")
+
+    def array(self) -> np.ndarray:
+        """See `Picture`."""
+        height, width = self.pixels.shape
+        if width % 2:
+            return _colours(self.palette).take(self.pixels, axis=0)
+        pairs = np.ascontiguousarray(self.pixels).view(np.uint16)
+        return _pairs(self.palette).take(pairs).view(np.uint8).reshape(height, width, 3)
 
     def file(self) -> bytes:
         """See `Picture`."""
@@ -150,9 +165,17 @@ def drawn_at(night: StoredNight, onset_s: float, style: str, spec: PictureSpec) 
 
 
 @cache
-def _as_bytes(palette: tuple[png.Colour, ...]) -> bytes:
-    """Return red, green and blue of each colour."""
-    return bytes(value for colour in palette for value in colour)
+def _colours(palette: tuple[png.Colour, ...]) -> np.ndarray:
+    """Return red, green and blue of each place in a palette, uint8 [n, 3]."""
+    return np.array(palette, np.uint8)
+
+
+@cache
+def _pairs(palette: tuple[png.Colour, ...]) -> np.ndarray:
+    """Return the colours of each pair of pixels side by side, six bytes by their two as one number."""
+    colours = np.resize(_colours(palette), (256, 3))
+    left_right = np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2)
+    return colours[left_right].reshape(-1, 6).view("V6")[:, 0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +278,14 @@ class Signals:
             check_signals(self._path(recording), recording)
 
     def _path(self, recording: str) -> Path:
-        return self.workspace.signals / f"{recording}.npy"
+        return _signals_path(self.workspace.signals, recording)
+
+
+@lru_cache(maxsize=1 << 14)
+def _signals_path(folder: Path, recording: str) -> Path:
+    return (
+        folder / f"{recording}.npy"
+    )  # for every picture: putting paths together takes longer than a look
 
 
 def open_source(folder: Path, fix: str = _CHECK) -> PictureSource:
@@ -311,12 +341,13 @@ def _signals_of(workspace: Workspace) -> Signals:
             {"renderer": RENDERER},
             f"{workspace.root} and this eegvlm",
         )
-        if protocol["style"] not in STYLES:
+        spec = PictureSpec.from_protocol(protocol)
+        if not {protocol["style"], *(strip.style for strip in spec.strips)} <= STYLES.keys():
             raise ValueError
         return Signals(
             workspace,
             protocol["style"],
-            PictureSpec.from_protocol(protocol),
+            spec,
             {name: str(row["signals_sha256"]) for name, row in recordings.items()},
         )
     except (KeyError, TypeError, ValueError) as error:

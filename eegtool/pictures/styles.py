@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from eegtool.pictures import hybrid, png, spectrogram, waveform, wrapped
+from eegtool.pictures import hybrid, level, png, spectrogram, waveform, wrapped
 from eegtool.pictures.spec import PictureSpec
 
 
@@ -40,6 +40,7 @@ class Style:
 
 STYLES: Final[dict[str, Style]] = {
     "hybrid": Style(hybrid.draw, hybrid.PALETTE, hybrid.visible_hz),
+    "level": Style(level.draw, level.PALETTE, level.visible_hz, min_px=16),
     "spectrogram": Style(spectrogram.draw, spectrogram.PALETTE, spectrogram.visible_hz),
     "waveform": Style(waveform.draw, waveform.PALETTE, waveform.visible_hz, min_px=24),
     "wrapped": Style(wrapped.draw, wrapped.PALETTE, wrapped.visible_hz, in_rows=True),

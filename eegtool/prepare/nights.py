@@ -29,6 +29,7 @@ from eegtool.core.stages import DROPPED, EPOCH_S
 from eegtool.core.workspace import Workspace, read_json, sha256_of, write_json
 from eegtool.pictures import draw_png
 from eegtool.pictures.signals import (
+    StoredChannel,
     StoredNight,
     check_signals,
     quantise,
@@ -218,9 +219,10 @@ def outline(night: Night, recipe: Recipe) -> Outline:
     """
     header = read_header(night.signal_path, strict=recipe.strict)
     with _naming_usual_channels(night):
-        found = find_signals(header, recipe.channel)
-    for _, sfreq_hz in found:
-        check_band(recipe.low_hz, recipe.high_hz, sfreq_hz)
+        wanted = find_signals(header, recipe.channels)
+    for found in wanted:
+        if found.derivation and (band_hz := found.spec.fitting_band_hz(found.sfreq_hz)):
+            check_band(*band_hz, found.sfreq_hz)
     if night.problem and not night.scorings:
         raise EegToolError(night.problem, PAIRING_FIX)
     if not night.scorings:
@@ -277,12 +279,13 @@ def outline_unscored(night: Night, recipe: Recipe, source: Source | None = None)
         If it cannot be used, lacks a channel, is sampled too slowly or shorter than one epoch.
     """
     header = read_header(source or night.signal_path, strict=recipe.strict)
-    for _, sfreq_hz in find_signals(header, recipe.channel):
-        if not sfreq_hz > 2 * recipe.high_hz:
+    for found in find_signals(header, recipe.channels):
+        high_hz = (found.spec.fitting_band_hz(found.sfreq_hz) or (0.0, 0.0))[1]
+        if found.derivation and not found.sfreq_hz > 2 * high_hz:
             raise EegToolError(
-                f"{header.path} is sampled at {sfreq_hz:g} Hz; the model was trained on signals "
-                f"with rhythms up to {recipe.high_hz:g} Hz.",
-                f"It takes recordings of more than {2 * recipe.high_hz:g} Hz.",
+                f"{header.path} is sampled at {found.sfreq_hz:g} Hz; the model was trained on signals "
+                f"with rhythms up to {high_hz:g} Hz.",
+                f"It takes recordings of more than {2 * high_hz:g} Hz.",
             )
     n_epochs = whole_epochs(header.duration_s, 1.0)
     if not n_epochs:
@@ -362,13 +365,14 @@ def prepare_night(
             if done and done.signals:
                 stored = read_signals(done.signals, night.recording)
             else:
-                recording = read_recording(night.signal_path, recipe.channel, strict=recipe.strict)
+                recording = read_recording(night.signal_path, recipe.channels, strict=recipe.strict)
                 stored = _filtered(recording, plan, recipe)
             if done is None:
                 done = _described(plan, recording, unscored=unscored)
                 done = replace(done, key=key, inputs=inputs)
             if recipe.measured:
-                first, onsets_s = stored.channels[0], [e.onset_s for e in done.epochs("")]
+                first = _first_eeg(stored, recipe)
+                onsets_s = [e.onset_s for e in done.epochs("")]
                 facts = measure(first.data_uv, first.sfreq_hz, onsets_s)
                 done = replace(done, facts=tuple(f.to_row() for f in facts))
     except EegToolError as problem:
@@ -428,7 +432,7 @@ def filter_in_memory(
     with _naming_defects(night):
         plan = outline_unscored(night, recipe, source)
         recording = read_recording(
-            source or night.signal_path, recipe.channel, strict=recipe.strict
+            source or night.signal_path, recipe.channels, strict=recipe.strict
         )
         stored = _filtered(recording, plan, recipe)
         inputs = _hashes(plan.files) or {night.recording: _samples_sha256(recording)}
@@ -452,6 +456,23 @@ def _naming_usual_channels(night: Night) -> Iterator[None]:
             raise
         fix = f"{error.fix} Usual in {night.cohort}: {usual}."
         raise EegToolError(error.what, fix) from error
+
+
+def _first_eeg(stored: StoredNight, recipe: Recipe) -> StoredChannel:
+    """Return the EEG channel that is measured.
+
+    Raises
+    ------
+    EegToolError
+        If there is none.
+    """
+    for channel, spec in zip(stored.channels, recipe.channels, strict=True):
+        if spec.kind == "eeg" and len(channel.samples):
+            return channel
+    raise EegToolError(
+        f"{stored.recording} has no EEG in this montage that could be measured.",
+        "Leave out --rationale measured, or choose a montage with EEG.",
+    )
 
 
 @contextmanager
@@ -519,7 +540,7 @@ def estimate(night: Night, recipe: Recipe, n_pictures: int = 20) -> tuple[float,
     """
     began = time.perf_counter()
     plan = outline(night, recipe)
-    recording = read_recording(night.signal_path, recipe.channel, strict=recipe.strict)
+    recording = read_recording(night.signal_path, recipe.channels, strict=recipe.strict)
     stored = _filtered(recording, plan, recipe)
     read_s = time.perf_counter() - began
     spread = plan.staged[:: max(len(plan.staged) // n_pictures, 1)]
@@ -617,21 +638,16 @@ def _entry(name: str, content: bytes) -> bytes:
 
 
 def _flagged(signals: Sequence[Signal], plan: Outline) -> dict[int, str]:
-    """Find the epochs in which any of the channels holds no EEG.
-
-    Raises
-    ------
-    EegToolError
-        If none is left.
-    """
+    """Find the epochs in which any EEG channel holds none; refuse a recording that has no others."""
     paused = paused_epochs(plan.pauses, len(plan.stages), plan.first_onset_s)
     reasons = dict.fromkeys(sorted(paused), "not recorded")
-    for signal in signals:
+    eeg = [s for s in signals if s.spec.kind == "eeg" and not s.is_missing]
+    for signal in eeg:
         limits_uv = float(signal.data_uv.min()), float(signal.data_uv.max())
         for i in plan.kept:
             epoch_uv = cut_epoch(signal.data_uv, signal.sfreq_hz, plan.first_onset_s + i * EPOCH_S)
             if why := why_no_eeg(epoch_uv, signal.sfreq_hz, limits_uv):
-                reasons.setdefault(i, f"{signal.name}: {why}" if len(signals) > 1 else why)
+                reasons.setdefault(i, f"{signal.name}: {why}" if len(eeg) > 1 else why)
     if len(reasons) == len(plan.kept):
         counts = ", ".join(f"{n} {why}" for why, n in Counter(reasons.values()).items())
         raise EegToolError(
@@ -674,13 +690,21 @@ def _filtered(recording: Recording, plan: Outline, recipe: Recipe) -> StoredNigh
 
 
 def _cleaned(signal: Signal, recipe: Recipe) -> tuple[str, np.ndarray, float]:
-    """Filter a whole channel once, and resample it if asked; return its name, µV and rate."""
+    """Filter a whole channel once, and resample it if asked; return its name, µV and rate.
+
+    A channel that is missing stays without samples, and a level as it is.
+    """
     data_uv, sfreq_hz = signal.data_uv, signal.sfreq_hz
-    if recipe.notch_hz:
+    band_hz = signal.spec.fitting_band_hz(sfreq_hz)
+    if signal.is_missing or not band_hz:
+        return signal.name, data_uv, sfreq_hz
+    if recipe.notch_hz and (signal.spec.kind == "eeg" or recipe.notch_hz < sfreq_hz / 2):
         data_uv = notch(data_uv, sfreq_hz, recipe.notch_hz)
-    data_uv = band_pass(data_uv, sfreq_hz, recipe.low_hz, recipe.high_hz)
+    if recipe.resample_hz and (fits := signal.spec.fitting_band_hz(recipe.resample_hz)):
+        band_hz = (band_hz[0], min(band_hz[1], fits[1]))
+    data_uv = band_pass(data_uv, sfreq_hz, *band_hz)
     if recipe.resample_hz and recipe.resample_hz != sfreq_hz:
-        check_band(recipe.low_hz, recipe.high_hz, recipe.resample_hz)
+        check_band(*band_hz, recipe.resample_hz)
         data_uv = resample(data_uv, sfreq_hz, recipe.resample_hz)
         sfreq_hz = recipe.resample_hz
     return signal.name, data_uv, sfreq_hz

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -13,7 +13,6 @@ from eegtool.reasons.facts import Facts
 from eegtool.reasons.words import conclusion, define, reason
 
 _ASK: Final = "Which sleep stage does this 30-second EEG epoch show?"
-_ASK_MIDDLE: Final = "Which sleep stage does the 30-second EEG epoch in the middle show? The dimmed ones are its neighbours."
 _CHOICE: Final = f"{', '.join(STAGES[:-1])} or {STAGES[-1]}"
 
 
@@ -48,10 +47,20 @@ QUESTION_TEMPLATES: Final[dict[str, QuestionTemplate]] = {
 }
 
 
-def asking_about(template: QuestionTemplate, context_epochs: int) -> QuestionTemplate:
-    """Return the template for pictures in which so many neighbours are drawn on either side."""
-    asked = template.question.replace(_ASK, _ASK_MIDDLE) if context_epochs else template.question
-    return replace(template, question=asked)
+def asking_about(
+    template: QuestionTemplate, context_epochs: int, kinds: Sequence[str]
+) -> QuestionTemplate:
+    """Return the template for pictures of channels of these kinds and so many neighbours on either side."""
+    *others, last = dict.fromkeys(kind.upper() for kind in kinds)
+    shown = (
+        f"30-second epoch of {', '.join(others)} and {last}"
+        if others
+        else f"30-second {last} epoch"
+    )
+    asked = f"Which sleep stage does this {shown} show?"
+    if context_epochs:
+        asked = f"Which sleep stage does the {shown} in the middle show? The dimmed ones are its neighbours."
+    return replace(template, question=template.question.replace(_ASK, asked))
 
 
 RATIONALES: Final[dict[str, Callable[[str, Facts | None], str]]] = {

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from eegtool.pictures import RENDERER
-from eegtool.pictures.spec import PictureSpec
+from eegtool.pictures.spec import PictureSpec, Strip
+from eegtool.recordings.montages import ChannelSpec, spec_of
 
 _DRAWING: Final = ("style", "size", "amplitude_uv", "marks", "context_epochs")
 """Fields that decide how a stored signal is drawn."""
@@ -22,7 +23,8 @@ class Recipe:
     Attributes
     ----------
     channel : tuple of str
-        Names or derivations, see `eegtool.recordings.channels.resolve`.
+        EEG channels, names or derivations (see `eegtool.recordings.channels.resolve`); of a montage, all
+        its channels with their kinds.
     low_hz, high_hz : float
         Edges of the band-pass.
     notch_hz, resample_hz : float
@@ -39,6 +41,8 @@ class Recipe:
         Measure in every epoch what reasons are made of.
     pictures : bool
         Draw pictures to files; else they are drawn from the stored signals when they are loaded.
+    montage : tuple of ChannelSpec
+        How each channel is filtered and drawn; empty: all are EEG and drawn alike.
     """
 
     channel: tuple[str, ...]
@@ -55,17 +59,31 @@ class Recipe:
     strict: bool = False
     measured: bool = False
     pictures: bool = True
+    montage: tuple[ChannelSpec, ...] = ()
+
+    @property
+    def channels(self) -> tuple[ChannelSpec, ...]:
+        """The channels, from the top of a picture to its bottom."""
+        band_hz = (self.low_hz, self.high_hz)
+        return self.montage or tuple(spec_of(name, band_hz=band_hz) for name in self.channel)
 
     @property
     def spec(self) -> PictureSpec:
         """What the style is told."""
-        return PictureSpec(self.size, self.amplitude_uv, self.marks, self.context_epochs)
+        strips = tuple(Strip(c.style, c.amplitude_uv, c.height) for c in self.montage)
+        return PictureSpec(self.size, self.amplitude_uv, self.marks, self.context_epochs, strips)
 
     def decides(self) -> dict[str, Any]:
         """Return all that changes which epochs there are and what their signals are."""
         aside = (*_ASIDE, *_DRAWING)
-        return {name: value for name, value in asdict(self).items() if name not in aside}
+        own = {name: value for name, value in asdict(self).items() if name not in aside}
+        return own | {"montage": [channel.signal() for channel in self.montage]}
 
     def drawing(self) -> dict[str, Any]:
         """Return all that changes how these signals are drawn."""
-        return {name: getattr(self, name) for name in _DRAWING} | {"renderer": RENDERER}
+        own = {name: getattr(self, name) for name in _DRAWING}
+        return own | {"renderer": RENDERER, "strips": self.strips()}
+
+    def strips(self) -> list[dict[str, Any]]:
+        """Return the montage in its JSON form."""
+        return [channel.to_row() for channel in self.montage]

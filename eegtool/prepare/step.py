@@ -28,7 +28,7 @@ from eegtool.core.console import console, progress
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.records import SPLITS, Epoch, write_conversations, write_epochs, write_questions
 from eegtool.core.registry import check_name
-from eegtool.core.settings import InspectSettings, PrepareSettings
+from eegtool.core.settings import EEG_CHANNEL, InspectSettings, PrepareSettings
 from eegtool.core.stages import DROPPED, STAGES
 from eegtool.core.workspace import Workspace, jsonable, read_json, run_stamp, write_json
 from eegtool.pictures import RENDERER, STYLES, check_bands, visible_hz
@@ -54,6 +54,7 @@ from eegtool.prepare.questions import (
 )
 from eegtool.prepare.recipe import Recipe
 from eegtool.prepare.splits import BALANCES, Split, balance, check_no_leak, make_split, write_split
+from eegtool.recordings.montages import ChannelSpec, kind_and_name, montage_of
 from eegtool.recordings.signals import check_band
 from eegtool.scorings.codings import parse_codes
 from eegtool.scorings.cohorts import AUTO, Found, Night, find_nights
@@ -86,12 +87,7 @@ def run(settings: PrepareSettings) -> None:
     cohort = PROTOCOLS[settings.protocol].cohort if settings.protocol else settings.cohort
     found = find_nights(paths, cohort, settings.subject_pattern, read_as_of(settings))
     nights = _chosen(found, settings)
-    shown_hz = visible_hz(settings.style, recipe_of(settings).spec, len(settings.channel))
-    shown_hz = min(shown_hz, settings.high_hz)
-    console.print(
-        f"Drawing [bold]{settings.style}[/] pictures of {settings.size} × {settings.size} pixels; "
-        f"rhythms show up to {shown_hz:.3g} Hz."
-    )
+    console.print(_how_drawn(settings))
     if settings.dry_run:
         _print_json(settings, _dry_run(nights, settings))
         return
@@ -133,6 +129,18 @@ def summary(prepared: Sequence[Prepared], split: Split) -> Table:
     return table
 
 
+def _how_drawn(settings: PrepareSettings) -> str:
+    recipe = recipe_of(settings)
+    strips = ", ".join(f"{c.typed} ({c.style})" for c in recipe.montage)
+    shown = f"[bold]{settings.style}[/]" if not strips else f"[bold]{settings.montage}[/]"
+    style = next((c.style for c in recipe.montage if c.kind == "eeg"), settings.style)
+    text = f"Drawing {shown} pictures of {settings.size} × {settings.size} pixels"
+    if not strips or any(c.kind == "eeg" for c in recipe.montage):
+        shown_hz = min(visible_hz(style, recipe.spec, len(recipe.channels)), settings.high_hz)
+        text += f"; rhythms show up to {shown_hz:.3g} Hz"
+    return f"{text}. {escape(strips)}".rstrip()
+
+
 def _check(settings: PrepareSettings) -> None:
     check_name("style", settings.style, STYLES)
     check_name("question template", settings.template, QUESTION_TEMPLATES)
@@ -147,7 +155,10 @@ def _check(settings: PrepareSettings) -> None:
             "--dry-run writes nothing, so it fetches nothing either.", "Leave out --download."
         )
     check_band(settings.low_hz, settings.high_hz)
-    check_bands(recipe_of(settings).spec, len(settings.channel), settings.style)
+    recipe = recipe_of(settings)
+    for channel in recipe.montage:
+        check_name(f"style of {channel.typed}", channel.style, STYLES)
+    check_bands(recipe.spec, len(recipe.channels), settings.style)
 
 
 def _check_protocol(settings: PrepareSettings) -> None:
@@ -176,8 +187,10 @@ def read_as_of(settings: PrepareSettings | InspectSettings) -> ReadAs:
 
 def recipe_of(settings: PrepareSettings) -> Recipe:
     """Return what the settings say about single recordings; below, nobody knows them."""
+    _, montage = _montage(settings)
+    names = [channel.typed for channel in montage]
     return Recipe(
-        channel=tuple(settings.channel),
+        channel=tuple(names or [kind_and_name(c)[1] for c in settings.channel]),
         low_hz=settings.low_hz,
         high_hz=settings.high_hz,
         notch_hz=settings.notch_hz,
@@ -191,7 +204,18 @@ def recipe_of(settings: PrepareSettings) -> Recipe:
         strict=settings.strict,
         measured=settings.rationale == "measured",
         pictures=settings.pictures == "png",
+        montage=montage,
     )
+
+
+def _montage(settings: PrepareSettings) -> tuple[str, tuple[ChannelSpec, ...]]:
+    """Return name and channels of the montage; no channels where all are EEG and drawn alike."""
+    eeg = {
+        "band_hz": (settings.low_hz, settings.high_hz),
+        "amplitude_uv": settings.amplitude_uv,
+        "style": settings.style,
+    }
+    return montage_of(settings.montage, settings.channel, [EEG_CHANNEL], eeg)
 
 
 def _chosen(found: Found, settings: PrepareSettings) -> Sequence[Night]:
@@ -435,7 +459,8 @@ def _publish(
     reasons = RATIONALES[settings.rationale]
 
     workspace = Workspace(settings.workspace)
-    template = asking_about(QUESTION_TEMPLATES[settings.template], settings.context_epochs)
+    kinds = [channel.kind for channel in recipe_of(settings).channels]
+    template = asking_about(QUESTION_TEMPLATES[settings.template], settings.context_epochs, kinds)
     workspace.prepare_stamp.unlink(missing_ok=True)
     publish_nights(workspace, [(p, _side(p.night, split)) for p in used])
     write_split(workspace.split, split)
@@ -589,11 +614,15 @@ def _stamp(
     rows: dict[str, list[Epoch]],
 ) -> dict[str, Any]:
     used = [p for p in prepared if not p.problem]
-    spelt = {p.channel for p in used}
+    recipe, spelt = recipe_of(settings), {p.channel for p in used}
+    if recipe.montage or len(spelt) > 1:  # recordings may lack channels of a montage
+        spelt = {", ".join(recipe.channel)}
     protocol = {
         "cohort": found.cohort,
         "simulated": any(p.simulated for p in used),
-        "channel": spelt.pop() if len(spelt) == 1 else ", ".join(settings.channel),
+        "channel": spelt.pop(),
+        "montage": _montage(settings)[0],
+        "strips": recipe.strips(),
         "low_hz": settings.low_hz,
         "high_hz": settings.high_hz,
         "notch_hz": settings.notch_hz,

@@ -17,7 +17,7 @@ import numpy as np
 
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.stages import EPOCH_S
-from eegtool.recordings.channels import Derivation, resolve
+from eegtool.recordings.channels import Derivation, kind_of, resolve
 from eegtool.recordings.edf import (
     Annotation,
     EdfHeader,
@@ -27,6 +27,7 @@ from eegtool.recordings.edf import (
     read_edf_samples,
 )
 from eegtool.recordings.hdf5 import find_datasets, read_datasets
+from eegtool.recordings.montages import ChannelSpec, spec_of
 from eegtool.recordings.signals import (
     UV_PER_UNIT,
     amplitude,
@@ -106,11 +107,41 @@ class Signal:
         Signal in µV.
     sfreq_hz : float
         Sampling rate of this signal.
+    spec : ChannelSpec
+        What was asked for.
     """
 
     name: str
     data_uv: np.ndarray
     sfreq_hz: float
+    spec: ChannelSpec
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether the recording does not have it."""
+        return not len(self.data_uv)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A wanted channel in a header.
+
+    Attributes
+    ----------
+    spec : ChannelSpec
+        What was asked for.
+    derivation : Derivation or None
+        What it is here; None if it is missing.
+    sfreq_hz : float
+        Its sampling rate; 1 if it is missing.
+    note : str
+        Why it is missing, or what the user should know about the choice.
+    """
+
+    spec: ChannelSpec
+    derivation: Derivation | None = None
+    sfreq_hz: float = 1.0
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -225,89 +256,161 @@ def read_slow_channel(path: Path, name: str) -> tuple[np.ndarray, float]:
     return numbers, opened.header.channels[names.index(name)].sfreq_hz
 
 
-def find_signals(header: Header, channels: Sequence[str]) -> tuple[tuple[Derivation, float], ...]:
+def find_signals(header: Header, channels: Sequence[str | ChannelSpec]) -> tuple[Found, ...]:
     """Find the wanted signals from the header alone.
 
     Parameters
     ----------
     header : Header
         From `read_header`.
-    channels : sequence of str
-        Names or derivations, see `channels.resolve`.
-
-    Returns
-    -------
-    tuple of (Derivation, float)
-        Each with its sampling rate in Hz.
+    channels : sequence of str or ChannelSpec
+        Names or derivations, see `channels.resolve`; or channels of a montage, of which some may be missing.
 
     Raises
     ------
     EegToolError
-        If there is no such channel, its rate is too low for EEG, or the rates within a derivation
-        differ.
+        If there is no such channel, it is of another kind, its rate is too low for its kind, the rates
+        within a derivation differ; or no channel of a montage is there.
     """
-    found = []
-    for wanted in channels:
-        with _naming(str(header.path)):
-            derivation = resolve(wanted, [channel.name for channel in header.channels])
-        with _naming(f"Channel '{wanted}' of {header.path}"):
-            rates = {c.sfreq_hz for c in header.channels if c.name in derivation.weights}
-            if len(rates) > 1:
-                listed = " and ".join(f"{rate:g}" for rate in sorted(rates))
-                raise EegToolError(
-                    f"Its channels are sampled at different rates, {listed} Hz.",
-                    "Choose channels of one rate.",
-                )
-            check_rate(sfreq_hz := rates.pop())
-            found.append((derivation, sfreq_hz))
+    found: list[Found] = []
+    missing: list[EegToolError] = []
+    for spec in (spec_of(c) if isinstance(c, str) else c for c in channels):
+        try:
+            one = _found(header, spec)
+            taken = [f.derivation.weights for f in found if f.derivation]
+            if spec.optional and one.derivation and one.derivation.weights in taken:
+                raise EegToolError(f"'{one.derivation.name}' stands for another one already.")
+        except EegToolError as error:
+            if not spec.optional:
+                raise
+            missing.append(error)
+            one = Found(spec, note=f"{error.what} The strip of {spec.typed} stays empty.")
+        found.append(one)
+    needed = [f for f in found if f.spec.kind == "eeg"] or found
+    if missing and not any(f.derivation for f in needed):
+        first = missing[0]
+        raise EegToolError(
+            f"{header.path} has nothing of what the montage needs: {first.what.partition(': ')[2]}",
+            f"{first.fix} `eegvlm inspect` says which montage it can serve.",
+        )
     return tuple(found)
 
 
-def read_recording(source: Source, channels: Sequence[str], *, strict: bool = False) -> Recording:
+def _found(header: Header, spec: ChannelSpec) -> Found:
+    """Find one channel by the first of its names that is there."""
+    present = [channel.name for channel in header.channels]
+    problems: list[EegToolError] = []
+    for name in spec.names:
+        try:
+            derivation = resolve(name, present)
+            break
+        except EegToolError as error:
+            problems.append(error)
+    else:
+        with _naming(str(header.path)):
+            raise problems[0]
+    with _naming(f"Channel '{spec.derivation}' of {header.path}"):
+        rates = {c.sfreq_hz for c in header.channels if c.name in derivation.weights}
+        if len(rates) > 1:
+            listed = " and ".join(f"{rate:g}" for rate in sorted(rates))
+            raise EegToolError(
+                f"Its channels are sampled at different rates, {listed} Hz.",
+                "Choose channels of one rate.",
+            )
+        kinds = {kind for name in derivation.weights if (kind := kind_of(name))}
+        if kinds and spec.kind not in kinds:
+            kind = sorted(kinds)[0]
+            raise EegToolError(
+                f"It is {kind.upper()}, and was named as {spec.kind.upper()}.",
+                f"Name it '--channel {kind}:{spec.derivation}', or choose another channel.",
+            )
+        check_rate(sfreq_hz := rates.pop(), spec.kind)
+    own = f"'{derivation.name}' stands for {spec.typed}." if name != spec.derivation else ""
+    return Found(spec, derivation, sfreq_hz, derivation.note or own)
+
+
+def read_recording(
+    source: Source, channels: Sequence[str | ChannelSpec], *, strict: bool = False
+) -> Recording:
     """Read the wanted signals of a recording in µV, and nothing but their channels.
 
     Parameters
     ----------
     source : Path or mne.io.BaseRaw
         See `read_header`.
-    channels : sequence of str
-        Names or derivations, see `channels.resolve`.
+    channels : sequence of str or ChannelSpec
+        See `find_signals`.
     strict : bool
         Refuse a file of which a part is missing.
 
     Raises
     ------
     EegToolError
-        As in `read_header` and `find_signals`; also if a channel is flat, saturated or no EEG in any
-        unit.
+        As in `read_header` and `find_signals`; also if a channel that may not be missing is flat,
+        saturated or in no unit of its kind.
     """
     opened = _open(source, strict)
     header = opened.header
     wanted = find_signals(header, channels)
-    notes = [*header.notes, *(derivation.note for derivation, _ in wanted)]
+    notes = [*header.notes, *(found.note for found in wanted)]
     position = {channel.name: i for i, channel in enumerate(header.channels)}
-    data_uv: dict[str, np.ndarray] = {}
+    raw: dict[str, np.ndarray] = {}
     # Rate by rate: MNE would bring slow channels up to the fastest that it reads with them.
-    for rate in dict.fromkeys(sfreq_hz for _, sfreq_hz in wanted):
-        of_rate = (d.weights for d, sfreq_hz in wanted if sfreq_hz == rate)
+    for rate in dict.fromkeys(f.sfreq_hz for f in wanted if f.derivation):
+        of_rate = (f.derivation.weights for f in wanted if f.derivation and f.sfreq_hz == rate)
         names = list(dict.fromkeys(name for weights in of_rate for name in weights))
         with _reading(header):
             samples = opened.read([position[name] for name in names])
-        for name, row in zip(names, samples, strict=True):
-            with _naming(f"Channel '{name}' of {header.path}"):
-                factor, note = microvolts(row, header.channels[position[name]].unit, rate)
-                if header.format == _RAW and factor != UV_PER_UNIT["V"]:
-                    raise _not_in_volts(row, rate)
-            data_uv[name] = row if factor == 1 else row * factor
-            notes.append(note and f"Channel '{name}': {note}")
+        raw |= zip(names, samples, strict=True)
     signals = []
-    for derivation, sfreq_hz in wanted:
-        signal_uv = _sum(data_uv, derivation.weights)
-        if len(derivation.weights) > 1:  # two good channels can still cancel each other
-            with _naming(f"Derivation '{derivation.name}' of {header.path}"):
-                check_amplitude(signal_uv, sfreq_hz)
-        signals.append(Signal(derivation.name, signal_uv, sfreq_hz))
+    for found in wanted:
+        try:
+            signal, more = _signal(found, raw, header)
+            notes += more
+        except EegToolError as error:
+            if not found.spec.optional:
+                raise
+            notes.append(f"{error.what} The strip of {found.spec.typed} stays empty.")
+            signal = _missing(found.spec)
+        signals.append(signal)
+    if all(signal.is_missing for signal in signals):
+        raise EegToolError(
+            f"No channel of {header.path} can be used. {notes[-1]}", "Look at its channels."
+        )
     return Recording(tuple(signals), header.start, tuple(dict.fromkeys(filter(None, notes))))
+
+
+def _missing(spec: ChannelSpec) -> Signal:
+    return Signal("–", np.empty(0), 1.0, spec)
+
+
+def _signal(
+    found: Found, raw: Mapping[str, np.ndarray], header: Header
+) -> tuple[Signal, list[str]]:
+    """Return a signal in µV, and what the user should know of its channels."""
+    spec, derivation, sfreq_hz = found.spec, found.derivation, found.sfreq_hz
+    if derivation is None:
+        return _missing(spec), []
+    unit_of = {channel.name: channel.unit for channel in header.channels}
+    data_uv, notes = {}, []
+    for name in derivation.weights:
+        with _naming(f"Channel '{name}' of {header.path}"):
+            factor, note = microvolts(raw[name], unit_of[name], sfreq_hz, spec.kind)
+            if header.format == _RAW and factor != UV_PER_UNIT["V"]:
+                raise _not_in_volts(raw[name], sfreq_hz)
+        data_uv[name] = raw[name] if factor == 1 else raw[name] * factor
+        notes.append(note and f"Channel '{name}': {note}")
+    signal_uv = _sum(data_uv, derivation.weights)
+    if len(derivation.weights) > 1:  # two good channels can still cancel each other
+        with _naming(f"Derivation '{derivation.name}' of {header.path}"):
+            check_amplitude(signal_uv, sfreq_hz, spec.kind)
+    if spec.fitting_band_hz(sfreq_hz) is None:
+        low_hz, high_hz = spec.band_hz
+        notes.append(
+            f"'{derivation.name}' is sampled at {sfreq_hz:g} Hz, too slow for {low_hz:g}-{high_hz:g} Hz: "
+            "it is taken for a level."
+        )
+    return Signal(derivation.name, signal_uv, sfreq_hz, spec), notes
 
 
 def _sum(data_uv: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.ndarray:

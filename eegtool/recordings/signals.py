@@ -12,6 +12,7 @@ from scipy.signal import butter, filtfilt, iirnotch, resample_poly, sosfiltfilt
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.stages import EPOCH_S, SLEEP_STAGES
+from eegtool.recordings.montages import KINDS
 
 UV_PER_UNIT: Final = {"uV": 1.0, "mV": 1e3, "V": 1e6}
 """Units that a file without a usable one may have meant."""
@@ -25,14 +26,6 @@ _SPELLINGS: Final = {
     **dict.fromkeys(("v", "volt", "volts"), 1e6),
 }
 
-POSSIBLE_UV: Final = (0.1, 1e4)
-"""Swings that a known unit is trusted with: above the noise of amplifiers, below their range."""
-
-PLAUSIBLE_UV: Final = (2.0, 500.0)
-"""Swings of an EEG whose unit is guessed. Less than a factor of 1000 wide, so one unit fits at most."""
-
-MIN_SFREQ_HZ: Final = 32.0
-"""Sleep spindles go up to 16 Hz (AASM Manual): what is sampled slower cannot show them."""
 
 _WINDOW_S: Final = 4.0
 _MAX_WINDOWS: Final = 1000
@@ -65,18 +58,20 @@ def check_band(low_hz: float, high_hz: float, sfreq_hz: float = math.inf) -> Non
         )
 
 
-def check_rate(sfreq_hz: float) -> None:
-    """Refuse a channel that is sampled too slowly to hold the rhythms of sleep.
+def check_rate(sfreq_hz: float, kind: str = "eeg") -> None:
+    """Refuse a channel that is sampled too slowly to hold what stages are told by.
 
     Raises
     ------
     EegToolError
-        If the rate is below `MIN_SFREQ_HZ`.
+        If the rate is below that of its kind (see `montages.KINDS`).
     """
-    if not sfreq_hz >= MIN_SFREQ_HZ:
+    least_hz = KINDS[kind].min_sfreq_hz
+    if not sfreq_hz >= least_hz:
+        shown = "the rhythms of sleep" if kind == "eeg" else "eye movements"
         raise EegToolError(
-            f"The signal is sampled at {sfreq_hz:g} Hz: too slow to hold the rhythms of sleep, so no EEG.",
-            f"Choose a channel of at least {MIN_SFREQ_HZ:g} Hz with --channel.",
+            f"The signal is sampled at {sfreq_hz:g} Hz: too slow to hold {shown}, so no {kind.upper()}.",
+            f"Choose a channel of at least {least_hz:g} Hz with --channel.",
         )
 
 
@@ -93,8 +88,8 @@ def amplitude(data: np.ndarray, sfreq_hz: float) -> float:
     return float(np.median(upper - lower))
 
 
-def check_amplitude(data_uv: np.ndarray, sfreq_hz: float) -> str:
-    """Refuse a signal that is flat, saturated, or of a size that no EEG has.
+def check_amplitude(data_uv: np.ndarray, sfreq_hz: float, kind: str = "eeg") -> str:
+    """Refuse a signal that is flat, saturated, or of a size that none of its kind has.
 
     Parameters
     ----------
@@ -102,6 +97,8 @@ def check_amplitude(data_uv: np.ndarray, sfreq_hz: float) -> str:
         Signal in µV.
     sfreq_hz : float
         Sampling rate.
+    kind : str
+        One of `montages.KINDS`.
 
     Returns
     -------
@@ -112,19 +109,22 @@ def check_amplitude(data_uv: np.ndarray, sfreq_hz: float) -> str:
     ------
     EegToolError
         If samples are no numbers, the signal is flat or at its limits for most of the time, or its
-        `amplitude` is not within `POSSIBLE_UV`.
+        `amplitude` is not possible.
     """
-    amplitude_uv, clipped = _check_shape(data_uv, sfreq_hz)
-    if not POSSIBLE_UV[0] <= amplitude_uv <= POSSIBLE_UV[1]:
-        raise _no_eeg(amplitude_uv)
+    amplitude_uv, clipped = _check_shape(data_uv, sfreq_hz, kind)
+    least_uv, most_uv = KINDS[kind].possible_uv
+    if not least_uv <= amplitude_uv <= most_uv:
+        raise _not_of(kind, amplitude_uv)
     return clipped
 
 
-def microvolts(data: np.ndarray, unit: str, sfreq_hz: float) -> tuple[float, str]:
+def microvolts(
+    data: np.ndarray, unit: str, sfreq_hz: float, kind: str = "eeg"
+) -> tuple[float, str]:
     """Find out what turns the numbers of a file into µV.
 
-    A known unit counts, unless the signal would then be impossibly small or large and is an EEG in
-    another unit. Without a known unit, the one that makes it an EEG counts.
+    A known unit counts, unless the signal would then be impossibly small or large and is one of its kind
+    in another unit. Without a known unit, the one that makes it such a signal counts.
 
     Parameters
     ----------
@@ -134,6 +134,8 @@ def microvolts(data: np.ndarray, unit: str, sfreq_hz: float) -> tuple[float, str
         That unit as the file spells it; may be empty.
     sfreq_hz : float
         Sampling rate.
+    kind : str
+        One of `montages.KINDS`.
 
     Returns
     -------
@@ -143,25 +145,26 @@ def microvolts(data: np.ndarray, unit: str, sfreq_hz: float) -> tuple[float, str
     Raises
     ------
     EegToolError
-        As in `check_amplitude`; also if no unit makes it an EEG.
+        As in `check_amplitude`; also if no unit makes it such a signal.
     """
-    size, clipped = _check_shape(data, sfreq_hz)
+    size, clipped = _check_shape(data, sfreq_hz, kind)
+    (possible_uv, most_uv), (low_uv, high_uv) = KINDS[kind].possible_uv, KINDS[kind].plausible_uv
     labelled = _SPELLINGS.get(unit.strip().casefold())
-    if labelled and POSSIBLE_UV[0] <= size * labelled < PLAUSIBLE_UV[1]:
+    if labelled and possible_uv <= size * labelled < high_uv:
         return labelled, clipped
     said = f"its unit '{unit}'" if unit.strip() else "the missing unit"
     for guess, factor in UV_PER_UNIT.items():
-        if PLAUSIBLE_UV[0] <= size * factor < PLAUSIBLE_UV[1]:
+        if low_uv <= size * factor < high_uv:
             note = (
                 f"{said} was read as {guess}, which gives an amplitude of {size * factor:.3g} µV."
             )
             return factor, " ".join(filter(None, (note, clipped)))
-    if labelled and size * labelled <= POSSIBLE_UV[1] and size * labelled >= POSSIBLE_UV[0]:
+    if labelled and possible_uv <= size * labelled <= most_uv:
         return labelled, clipped
     if labelled:
-        raise _no_eeg(size * labelled)
+        raise _not_of(kind, size * labelled)
     raise EegToolError(
-        f"The unit is {repr(unit) if unit.strip() else 'missing'}, and none makes the signal an EEG: "
+        f"The unit is {repr(unit) if unit.strip() else 'missing'}, and none makes the signal an {kind.upper()}: "
         f"its amplitude is {size:.3g}.",
         "Look at the channel, and write the right unit into the header (EDFbrowser does that).",
     )
@@ -294,7 +297,8 @@ def why_no_eeg(epoch_uv: np.ndarray, sfreq_hz: float, limits_uv: tuple[float, fl
         return "flat"
     if np.mean((epoch_uv <= limits_uv[0]) | (epoch_uv >= limits_uv[1])) > _STUCK:
         return "saturated"
-    return "too large for EEG" if amplitude(epoch_uv, sfreq_hz) > PLAUSIBLE_UV[1] else ""
+    largest_uv = KINDS["eeg"].plausible_uv[1]
+    return "too large for EEG" if amplitude(epoch_uv, sfreq_hz) > largest_uv else ""
 
 
 def _exact(sfreq_hz: float) -> Fraction:
@@ -308,35 +312,40 @@ def _windows(data: np.ndarray, sfreq_hz: float) -> np.ndarray:
     return data[: n * width].reshape(n, width)[:: math.ceil(n / _MAX_WINDOWS)]
 
 
-def _check_shape(data: np.ndarray, sfreq_hz: float) -> tuple[float, str]:
-    """Refuse what is no signal in whatever unit; return its amplitude, and a note if a part is clipped or flat."""
+def _check_shape(data: np.ndarray, sfreq_hz: float, kind: str) -> tuple[float, str]:
+    """Refuse what is no signal in whatever unit; return its amplitude, and a note if a part is clipped or flat.
+
+    What is sampled too slowly for its band is a level: its amplitude is its size.
+    """
     if not math.isfinite(float(np.sum(data))):
         raise EegToolError(
             "Some samples are no numbers.", "Export the recording again, without gaps."
         )
     windows = _windows(data, sfreq_hz)
     low, high = windows.min(), windows.max()
-    stuck = float(np.mean((windows == low) | (windows == high)))
+    # Any signal has a lowest and a highest value: of short ones at 1 Hz they are a share.
+    stuck = float(np.mean((windows == low) | (windows == high))) - 2 / windows.size
     if stuck > _STUCK and low < high:
         raise EegToolError(
             f"The signal is saturated: {stuck:.0%} of all samples are at the lowest or highest value.",
             "The amplifier was overdriven, or nothing connected; choose another with --channel.",
         )
-    size = amplitude(data, sfreq_hz)
-    if size == 0:
+    is_level = sfreq_hz < 2 * KINDS[kind].band_hz[0]
+    size = float(np.median(np.abs(windows))) if is_level else amplitude(data, sfreq_hz)
+    if size == 0 or low == high:
         raise EegToolError(
             "The signal is flat for most of the time.",
             "Nothing was connected; choose another with --channel.",
         )
-    flat = float(np.mean(np.ptp(windows, axis=1) == 0))
+    flat = 0.0 if is_level else float(np.mean(np.ptp(windows, axis=1) == 0))
     notes = [f"it is flat for {flat:.0%} of the time."] if flat > _CLIPPED else []
     if stuck - flat > _CLIPPED:
         notes.append(f"it is clipped for {stuck:.0%} of the time.")
     return size, " ".join(notes)
 
 
-def _no_eeg(amplitude_uv: float) -> EegToolError:
+def _not_of(kind: str, amplitude_uv: float) -> EegToolError:
     return EegToolError(
-        f"The amplitude of the signal is {amplitude_uv:.3g} µV: it is not EEG.",
+        f"The amplitude of the signal is {amplitude_uv:.3g} µV: it is not {kind.upper()}.",
         "Look at the channel and at the unit in the header of the file.",
     )

@@ -23,23 +23,14 @@ from numpy.typing import NDArray
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.registry import check_name
-from eegtool.core.stages import DROPPED, EPOCH_S, STAGES, UNSCORED, stage_of
+from eegtool.core.stages import DROPPED, EPOCH_S, UNSCORED, stage_of
 from eegtool.core.workspace import atomic_path
-from eegtool.simulate.waveforms import (
-    FRAME_SAMPLES,
-    MARGIN_S,
-    SFREQ_HZ,
-    Floats,
-    Traits,
-    simulate_frames,
-)
+from eegtool.simulate.eyes_and_chin import CHANNELS, simulate_eyes_and_chin
+from eegtool.simulate.waveforms import SFREQ_HZ, Floats, Traits, crossfaded, simulate_frames
 
 CALIBRATION: Final = Path(__file__).parent / "calibration"
 
 PHYSICAL_RANGE_UV: Final = (-800.0, 800.0)
-_EPOCH_SAMPLES: Final = EPOCH_S * SFREQ_HZ
-_FADE_SAMPLES: Final = MARGIN_S * SFREQ_HZ
-_BLOCK: Final = 128  # epochs made at a time: a block stays in the processor's cache
 _BLUR: Final = 0.5  # part of the epochs with graphic elements of the epoch before or after
 _PASSAGE: Final = ("W", "N1", "N2", "N3", "N2", "REM", "W")
 
@@ -196,24 +187,40 @@ def simulate_signal(twin: NightTwin, seed: int) -> Floats:
     rng = np.random.default_rng([seed, zlib.crc32(twin.name.encode())])
     traits = Traits.draw(rng)
     stages = _blurred(np.array(twin.stages()), rng)
-    n_channels = len(twin.channels)
-    # One epoch more than there are: every frame reaches half a fade into both its neighbours.
-    night = np.zeros((n_channels, twin.n_epochs + 1, _EPOCH_SAMPLES))
-    fade = _fade()
-    trim = (FRAME_SAMPLES - len(fade)) // 2
-    for stage in (*STAGES, *DROPPED):
-        of_stage = np.flatnonzero(stages == stage)
-        for block in np.split(of_stage, range(_BLOCK, len(of_stage), _BLOCK)):
-            frames = simulate_frames(twin.psd_uv2_per_hz[block], stage, traits, rng)
-            faded = (frames[..., trim : trim + len(fade)] * fade).swapaxes(0, 1)
-            night[:, block] += faded[..., :_EPOCH_SAMPLES]
-            night[:, block + 1, :_FADE_SAMPLES] += faded[..., _EPOCH_SAMPLES:]
-    first = _FADE_SAMPLES // 2
-    return night.reshape(n_channels, -1)[:, first : first + twin.n_epochs * _EPOCH_SAMPLES]
+    return crossfaded(
+        stages,
+        len(twin.channels),
+        lambda stage, epochs: simulate_frames(twin.psd_uv2_per_hz[epochs], stage, traits, rng),
+    )
 
 
-def write_night(twin: NightTwin, folder: Path, seed: int) -> tuple[Path, Path]:
+def simulate_psg(twin: NightTwin, seed: int) -> dict[str, Floats]:
+    """Simulate EEG, eyes and chin of a night: each channel in µV, by its name.
+
+    The EEG is that of `simulate_signal`; the eyes move by the same stages, but not in step with the
+    blinks that are in it.
+    """
+    eeg_uv = simulate_signal(twin, seed)
+    rng = np.random.default_rng([seed, zlib.crc32(twin.name.encode()), 1])
+    others_uv = simulate_eyes_and_chin(twin.stages(), eeg_uv[0], rng)
+    return dict(zip((*twin.channels, *CHANNELS), [*eeg_uv, *others_uv], strict=True))
+
+
+def write_night(
+    twin: NightTwin, folder: Path, seed: int, *, eyes_and_chin: bool = False
+) -> tuple[Path, Path]:
     """Simulate a night and write it as Sleep-EDF files are: a recording and its hypnogram.
+
+    Parameters
+    ----------
+    twin : NightTwin
+        The night.
+    folder : Path
+        Where.
+    seed : int
+        Of the signal.
+    eyes_and_chin : bool
+        Also eyes and chin (see `simulate_psg`).
 
     Returns
     -------
@@ -221,6 +228,11 @@ def write_night(twin: NightTwin, folder: Path, seed: int) -> tuple[Path, Path]:
         ``SC4ssnE0-PSG.edf`` and ``SC4ssnEC-Hypnogram.edf`` in `folder`.
     """
     low_uv, high_uv = PHYSICAL_RANGE_UV
+    signals_uv = (
+        simulate_psg(twin, seed)
+        if eyes_and_chin
+        else dict(zip(twin.channels, simulate_signal(twin, seed), strict=True))
+    )
     signals = [
         edfio.EdfSignal(
             np.clip(signal_uv, low_uv, high_uv),
@@ -230,7 +242,7 @@ def write_night(twin: NightTwin, folder: Path, seed: int) -> tuple[Path, Path]:
             physical_dimension="uV",
             physical_range=PHYSICAL_RANGE_UV,
         )
-        for channel, signal_uv in zip(twin.channels, simulate_signal(twin, seed), strict=True)
+        for channel, signal_uv in signals_uv.items()
     ]
     annotations = [
         edfio.EdfAnnotation(run.onset_s, run.duration_s, run.description) for run in twin.hypnogram
@@ -251,7 +263,12 @@ def write_night(twin: NightTwin, folder: Path, seed: int) -> tuple[Path, Path]:
 
 
 def simulate_cohort(
-    folder: Path, names: Sequence[str], seed: int, *, margin_min: float = 30.0
+    folder: Path,
+    names: Sequence[str],
+    seed: int,
+    *,
+    margin_min: float = 30.0,
+    eyes_and_chin: bool = False,
 ) -> Iterator[Path]:
     """Write several nights, each cut to `margin_min` of wake around sleep.
 
@@ -261,7 +278,8 @@ def simulate_cohort(
         The recording, as soon as it and its hypnogram are written.
     """
     for name in names:
-        yield write_night(load_twin(name).cropped_around_sleep(margin_min), folder, seed)[0]
+        twin = load_twin(name).cropped_around_sleep(margin_min)
+        yield write_night(twin, folder, seed, eyes_and_chin=eyes_and_chin)[0]
 
 
 def _blurred(stages: NDArray[np.str_], rng: np.random.Generator) -> NDArray[np.str_]:
@@ -271,9 +289,3 @@ def _blurred(stages: NDArray[np.str_], rng: np.random.Generator) -> NDArray[np.s
     kind = rng.random(len(stages))
     like_before, like_after = kind < _BLUR / 2, kind > 1 - _BLUR / 2
     return np.where(like_before, before, np.where(like_after, after, stages))
-
-
-def _fade() -> Floats:
-    """Window of a frame: rises and falls within one fade, so that powers of neighbours add up to one."""
-    rise = np.sin(np.pi / 2 * (np.arange(_FADE_SAMPLES) + 0.5) / _FADE_SAMPLES)
-    return np.concatenate([rise, np.ones(_EPOCH_SAMPLES - _FADE_SAMPLES), rise[::-1]])

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from eegtool.core.stages import EPOCH_S
+from eegtool.core.stages import DROPPED, EPOCH_S, STAGES
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -25,6 +25,9 @@ Ints = NDArray[np.int64]
 SFREQ_HZ: Final = 100
 MARGIN_S: Final = 1
 FRAME_SAMPLES: Final = (EPOCH_S + 2 * MARGIN_S) * SFREQ_HZ
+_EPOCH_SAMPLES: Final = EPOCH_S * SFREQ_HZ
+_FADE_SAMPLES: Final = MARGIN_S * SFREQ_HZ
+_BLOCK: Final = 128  # epochs made at a time: a block stays in the processor's cache
 BANDS_HZ: Final = ((0.5, 4.0), (4.0, 8.0), (8.0, 13.0), (13.0, 30.0), (30.0, 50.0))
 """Delta, theta, alpha, beta, gamma: the bands of the calibration."""
 
@@ -89,6 +92,47 @@ def simulate_frames(psd_uv2_per_hz: Floats, stage: str, traits: Traits, rng: Gen
     noise = _background(psd_uv2_per_hz, stage, traits, rng)
     spectrum = drawn + noise * _per_bin(_background_gain(psd_uv2_per_hz, drawn, noise))
     return np.fft.irfft(spectrum, FRAME_SAMPLES)
+
+
+def crossfaded(
+    stages: NDArray[np.str_], n_channels: int, frames_of: Callable[[str, NDArray[np.intp]], Floats]
+) -> Floats:
+    """Join the frames of all epochs of a night.
+
+    Parameters
+    ----------
+    stages : ndarray of str, (n_epochs,)
+        Epochs of one stage are made together, block by block.
+    n_channels : int
+        Of the signal.
+    frames_of : callable
+        Stage and indices of some epochs → (n, n_channels, FRAME_SAMPLES).
+
+    Returns
+    -------
+    ndarray, (n_channels, n_samples)
+        At `SFREQ_HZ`, from the beginning of the first to the end of the last epoch.
+    """
+    n_epochs = len(stages)
+    # One epoch more than there are: every frame reaches half a fade into both its neighbours.
+    night = np.zeros((n_channels, n_epochs + 1, _EPOCH_SAMPLES))
+    fade = _fade()
+    trim = (FRAME_SAMPLES - len(fade)) // 2
+    for stage in [s for s in (*STAGES, *DROPPED) if s in stages]:
+        of_stage = np.flatnonzero(stages == stage)
+        for block in np.split(of_stage, range(_BLOCK, len(of_stage), _BLOCK)):
+            frames = frames_of(stage, block)
+            faded = (frames[..., trim : trim + len(fade)] * fade).swapaxes(0, 1)
+            night[:, block] += faded[..., :_EPOCH_SAMPLES]
+            night[:, block + 1, :_FADE_SAMPLES] += faded[..., _EPOCH_SAMPLES:]
+    first = _FADE_SAMPLES // 2
+    return night.reshape(n_channels, -1)[:, first : first + n_epochs * _EPOCH_SAMPLES]
+
+
+def _fade() -> Floats:
+    """Window of a frame: rises and falls within one fade, so that powers of neighbours add up to one."""
+    rise = np.sin(np.pi / 2 * (np.arange(_FADE_SAMPLES) + 0.5) / _FADE_SAMPLES)
+    return np.concatenate([rise, np.ones(_EPOCH_SAMPLES - _FADE_SAMPLES), rise[::-1]])
 
 
 # --- background -------------------------------------------------------------------------------------
@@ -165,7 +209,7 @@ _RHYTHMS: Final[dict[str, Callable[[Traits], tuple[float, float, float]]]] = {
 # --- graphic elements -------------------------------------------------------------------------------
 
 
-def _times(rng: Generator, n_frames: int, per_epoch: float) -> tuple[Ints, Floats]:
+def event_times(rng: Generator, n_frames: int, per_epoch: float) -> tuple[Ints, Floats]:
     """Frames and times (s in the frame) of events, Poisson in number, apart from each other."""
     counts = np.minimum(rng.poisson(per_epoch, n_frames), 12)
     frames = np.repeat(np.arange(n_frames), counts)
@@ -174,7 +218,7 @@ def _times(rng: Generator, n_frames: int, per_epoch: float) -> tuple[Ints, Float
     return frames, MARGIN_S + slot_s * (slot + rng.uniform(0.1, 0.9, len(frames)))
 
 
-def _place(n_frames: int, frames: Ints, at_s: Floats, snippets: Floats) -> Floats:
+def place(n_frames: int, frames: Ints, at_s: Floats, snippets: Floats) -> Floats:
     """Add snippets, (n_events, n_samples), around the times `at_s`; what leaves its frame is lost."""
     length = snippets.shape[1]
     sample = np.rint(at_s * SFREQ_HZ).astype(int)[:, None] + np.arange(length) - length // 2
@@ -184,16 +228,18 @@ def _place(n_frames: int, frames: Ints, at_s: Floats, snippets: Floats) -> Float
     return summed.astype(float).reshape(n_frames, FRAME_SAMPLES)
 
 
-def _around(seconds: float) -> Floats:
+def around_s(seconds: float) -> Floats:
+    """Times from so many seconds before to as many after an event."""
     return np.arange(-seconds, seconds, 1 / SFREQ_HZ)
 
 
-def _bump(time_s: Floats, centre_s: Floats, width_s: Floats) -> Floats:
-    bump: Floats = np.exp(-0.5 * ((time_s - centre_s[:, None]) / width_s[:, None]) ** 2)
-    return bump
+def bump(time_s: Floats, centre_s: Floats, width_s: Floats) -> Floats:
+    """Gaussian curves of height 1, (n_events, n_samples)."""
+    curve: Floats = np.exp(-0.5 * ((time_s - centre_s[:, None]) / width_s[:, None]) ** 2)
+    return curve
 
 
-def _wander(rng: Generator, n_frames: int, step_s: float) -> Floats:
+def wander(rng: Generator, n_frames: int, step_s: float) -> Floats:
     """Smooth random curves of about unit variance that change over `step_s`, (n_frames, samples)."""
     knots_s = np.arange(0.0, _TIME_S[-1] + 2 * step_s, step_s)
     distance = np.clip(np.abs(_TIME_S - knots_s[:, None]) / step_s, 0.0, 1.0)
@@ -203,9 +249,9 @@ def _wander(rng: Generator, n_frames: int, step_s: float) -> Floats:
     return curves
 
 
-def _phase(rng: Generator, n_frames: int, low_hz: float, high_hz: float) -> Floats:
+def wandering_phase(rng: Generator, n_frames: int, low_hz: float, high_hz: float) -> Floats:
     """Phase of an oscillation whose frequency wanders between two limits."""
-    hz = low_hz + (high_hz - low_hz) / (1 + np.exp(-1.5 * _wander(rng, n_frames, 1.5)))
+    hz = low_hz + (high_hz - low_hz) / (1 + np.exp(-1.5 * wander(rng, n_frames, 1.5)))
     start = rng.uniform(0, 2 * np.pi, (n_frames, 1))
     phase: Floats = start + 2 * np.pi * np.cumsum(hz, axis=1) / SFREQ_HZ
     return phase
@@ -219,11 +265,11 @@ def spindles_uv(
     width_s = rng.uniform(0.16, 0.34, count)
     hz = centre_hz + rng.normal(0, 0.25, count)
     peak_uv = rng.uniform(18, 30, count)
-    time_s = _around(1.5)
+    time_s = around_s(1.5)
     phase = 2 * np.pi * (hz[:, None] * time_s - 0.25 * time_s**2)
     carrier = np.sin(phase + rng.uniform(0, 2 * np.pi, (count, 1)))
-    envelope = peak_uv[:, None] * _bump(time_s, np.zeros(count), width_s)
-    return _place(n_frames, frames, at_s, envelope * carrier)
+    envelope = peak_uv[:, None] * bump(time_s, np.zeros(count), width_s)
+    return place(n_frames, frames, at_s, envelope * carrier)
 
 
 def biphasic_uv(
@@ -231,11 +277,11 @@ def biphasic_uv(
 ) -> Floats:
     """K-complexes: a sharp negative wave, then a slower positive one. `speed` > 1: vertex waves."""
     count = len(frames)
-    time_s = _around(1.5) * speed
-    sharp = _bump(time_s, np.zeros(count), rng.uniform(0.08, 0.11, count))
-    slow = _bump(time_s, rng.uniform(0.36, 0.48, count), rng.uniform(0.16, 0.22, count))
+    time_s = around_s(1.5) * speed
+    sharp = bump(time_s, np.zeros(count), rng.uniform(0.08, 0.11, count))
+    slow = bump(time_s, rng.uniform(0.36, 0.48, count), rng.uniform(0.16, 0.22, count))
     size_uv = peak_uv * rng.uniform(0.6, 1.0, (count, 1))
-    return _place(n_frames, frames, at_s, size_uv * (0.65 * slow - sharp))
+    return place(n_frames, frames, at_s, size_uv * (0.65 * slow - sharp))
 
 
 def eye_waves_uv(
@@ -243,24 +289,24 @@ def eye_waves_uv(
 ) -> Floats:
     """Blinks and rapid eye movements as a frontal electrode sees them."""
     count = len(frames)
-    time_s = _around(1.5)
-    first = _bump(time_s, np.zeros(count), width_s * rng.uniform(0.8, 1.2, count))
-    back = _bump(time_s, np.full(count, 3.5 * width_s), np.full(count, 1.6 * width_s))
-    return _place(n_frames, frames, at_s, peak_uv * (first - 0.35 * back))
+    time_s = around_s(1.5)
+    first = bump(time_s, np.zeros(count), width_s * rng.uniform(0.8, 1.2, count))
+    back = bump(time_s, np.full(count, 3.5 * width_s), np.full(count, 1.6 * width_s))
+    return place(n_frames, frames, at_s, peak_uv * (first - 0.35 * back))
 
 
 def slow_waves_uv(rng: Generator, n_frames: int) -> Floats:
     """Slow waves of 0.5-1.4 Hz with sharp negative and broad positive halves, swelling and ebbing."""
-    wave = 1.27 - np.exp(np.cos(_phase(rng, n_frames, 0.5, 1.4)))
-    swell = np.exp(0.55 * _wander(rng, n_frames, 2.5))
+    wave = 1.27 - np.exp(np.cos(wandering_phase(rng, n_frames, 0.5, 1.4)))
+    swell = np.exp(0.55 * wander(rng, n_frames, 2.5))
     uv: Floats = 90.0 * wave * swell
     return uv
 
 
 def sawtooth_uv(rng: Generator, n_frames: int) -> Floats:
     """Runs of notched 2-4 Hz waves, a few seconds each; some frames have none."""
-    phase = _phase(rng, n_frames, 2.2, 3.6)
-    runs = np.clip(_wander(rng, n_frames, 3.0) - 0.8, 0.0, 1.0)
+    phase = wandering_phase(rng, n_frames, 2.2, 3.6)
+    runs = np.clip(wander(rng, n_frames, 3.0) - 0.8, 0.0, 1.0)
     uv: Floats = 40.0 * np.sin(phase + 0.55 * np.sin(phase)) * runs
     return uv
 
@@ -270,19 +316,21 @@ def _share(fpz_cz: tuple[float, ...], pz_oz: tuple[float, ...]) -> Floats:
 
 
 def _wake(n_frames: int, traits: Traits, rng: Generator) -> list[Element]:
-    blinks = eye_waves_uv(rng, n_frames, *_times(rng, n_frames, 3.0), peak_uv=120.0, width_s=0.09)
+    blinks = eye_waves_uv(
+        rng, n_frames, *event_times(rng, n_frames, 3.0), peak_uv=120.0, width_s=0.09
+    )
     return [Element(blinks, _share((0.6, 0.5, 0.4, 0.4, 0.4), (0.03, 0.03, 0.03, 0.03, 0.03)))]
 
 
 def _n1(n_frames: int, traits: Traits, rng: Generator) -> list[Element]:
-    vertex = biphasic_uv(rng, n_frames, *_times(rng, n_frames, 0.7), peak_uv=60.0, speed=1.8)
+    vertex = biphasic_uv(rng, n_frames, *event_times(rng, n_frames, 0.7), peak_uv=60.0, speed=1.8)
     return [Element(vertex, _share((0.4, 0.4, 0.4, 0.4, 0.4), (0.2, 0.2, 0.2, 0.2, 0.2)))]
 
 
 def _n2(n_frames: int, traits: Traits, rng: Generator) -> list[Element]:
-    k_frames, k_s = _times(rng, n_frames, 0.8)
+    k_frames, k_s = event_times(rng, n_frames, 0.8)
     k_complexes = biphasic_uv(rng, n_frames, k_frames, k_s, peak_uv=110.0)
-    frames, at_s = _times(rng, n_frames, 1.6)
+    frames, at_s = event_times(rng, n_frames, 1.6)
     followed = rng.random(len(k_s)) < 0.4  # a spindle often rides on the end of a K-complex
     frames = np.concatenate([frames, k_frames[followed]])
     at_s = np.concatenate([at_s, k_s[followed] + 0.9])
@@ -294,7 +342,7 @@ def _n2(n_frames: int, traits: Traits, rng: Generator) -> list[Element]:
 
 
 def _n3(n_frames: int, traits: Traits, rng: Generator) -> list[Element]:
-    spindles = spindles_uv(rng, n_frames, *_times(rng, n_frames, 0.5), traits.spindle_hz)
+    spindles = spindles_uv(rng, n_frames, *event_times(rng, n_frames, 0.5), traits.spindle_hz)
     return [
         Element(slow_waves_uv(rng, n_frames), np.tile((0.85, 0.7, 0.4, 0.4, 0.4), (2, 1))),
         Element(spindles, np.tile((0.05, 0.2, 0.4, 0.5, 0.4), (2, 1))),
@@ -302,7 +350,9 @@ def _n3(n_frames: int, traits: Traits, rng: Generator) -> list[Element]:
 
 
 def _rem(n_frames: int, traits: Traits, rng: Generator) -> list[Element]:
-    saccades = eye_waves_uv(rng, n_frames, *_times(rng, n_frames, 2.0), peak_uv=45.0, width_s=0.12)
+    saccades = eye_waves_uv(
+        rng, n_frames, *event_times(rng, n_frames, 2.0), peak_uv=45.0, width_s=0.12
+    )
     return [
         Element(saccades, _share((0.4, 0.3, 0.4, 0.4, 0.4), (0.02, 0.02, 0.02, 0.02, 0.02))),
         Element(sawtooth_uv(rng, n_frames), np.tile((0.35, 0.4, 0.3, 0.3, 0.3), (2, 1))),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from eegtool.model.answer_form import AnswerForm
 from eegtool.model.eegvlm import FUSIONS
 from eegtool.pictures import RENDERER, STYLES
 from eegtool.prepare.recipe import Recipe
+from eegtool.recordings.montages import ChannelSpec, kind_and_name, spec_of
 
 _DRAWING: Final = (
     *("low_hz", "high_hz", "notch_hz", "resample_hz"),
@@ -25,6 +26,11 @@ _DRAWING: Final = (
 
 _UNSAID: Final = {"context_epochs": 0}
 """What of it earlier versions did not say, because there was no choice."""
+
+_MONTAGE: Final = ("channel", "montage", "strips")
+"""What of it says which channels."""
+
+_OF_ANOTHER: Final = "Use the version of eegvlm that trained it."
 
 _CHANNELS: Final = ", "  # between those of a picture in which several are stacked
 
@@ -59,7 +65,13 @@ class Requirements:
     @property
     def protocol(self) -> dict[str, Any]:
         """The same as the protocol of a workspace."""
-        return {"channel": self.contract.protocol["channel"], **self.drawing}
+        protocol = self.contract.protocol
+        return {k: protocol[k] for k in _MONTAGE if k in protocol} | self.drawing
+
+    @property
+    def montage(self) -> tuple[ChannelSpec, ...]:
+        """Channels of different kinds that it was trained on; empty where all are EEG and drawn alike."""
+        return tuple(map(ChannelSpec.from_row, self.contract.protocol.get("strips", ())))
 
     @property
     def channels(self) -> list[str]:
@@ -76,7 +88,8 @@ class Requirements:
         Parameters
         ----------
         channels : sequence of str
-            Channels of the recording that stand for the trained ones; empty: of the same names.
+            Channels of the recording that stand for the trained ones; empty: of the same names. Of a
+            montage, all of a kind; those of other kinds are looked for by their names.
         strict : bool
             Refuse a recording of which a part is missing.
 
@@ -85,13 +98,27 @@ class Requirements:
         EegToolError
             If there are not as many channels as the model looks at.
         """
-        if channels and len(channels) != len(self.channels):
-            raise EegToolError(
-                f"{len(channels)} channels were named; the model looks at {len(self.channels)}: "
-                f"{', '.join(self.channels)}.",
-                "Name one channel of the recording for each of these, in their order.",
-            )
-        return Recipe(channel=tuple(channels or self.channels), strict=strict, **self.drawing)
+        wanted = self.montage or tuple(map(spec_of, self.channels))
+        typed = [kind_and_name(channel) for channel in channels]
+        names: dict[str, list[str]] = {}
+        for kind in dict.fromkeys([*(kind for kind, _ in typed), *(spec.kind for spec in wanted)]):
+            trained = [spec.derivation for spec in wanted if spec.kind == kind]
+            names[kind] = [name for k, name in typed if k == kind] or trained
+            if len(names[kind]) != len(trained):
+                of = f"{kind.upper()} " if self.montage or kind != "eeg" else ""
+                raise EegToolError(
+                    f"{len(names[kind])} {of}channels were named; the model looks at {len(trained)}: "
+                    f"{', '.join(self.channels)}.",
+                    "Name one channel of the recording for each of these, in their order.",
+                )
+        chosen = []
+        for spec in wanted:
+            name = names[spec.kind].pop(0)
+            optional = spec.optional and name == spec.derivation
+            chosen.append(replace(spec, derivation=name, optional=optional))
+        montage = tuple(chosen) if self.montage else ()
+        spelt = [spec.typed if montage else spec.derivation for spec in chosen]
+        return Recipe(channel=tuple(spelt), strict=strict, montage=montage, **self.drawing)
 
 
 def read_requirements(
@@ -127,6 +154,17 @@ def read_requirements(
             f"{folder} was trained on pictures of the style '{contract.protocol['style']}', which is "
             "not known here.",
             f"Known: {', '.join(STYLES)}. Use the version of eegvlm that trained it.",
+        )
+    strips = contract.protocol.get("strips", ())
+    try:
+        styles = {ChannelSpec.from_row(row).style for row in strips}
+    except (KeyError, TypeError, ValueError) as error:
+        raise EegToolError(
+            f"{folder} does not say in a known form which channels it was trained on.", _OF_ANOTHER
+        ) from error
+    if unknown := sorted(styles - STYLES.keys()):
+        raise EegToolError(
+            f"{folder} was trained on strips of the style '{unknown[0]}'.", _OF_ANOTHER
         )
     both = f"The model {folder} and this eegvlm"
     check_same_pictures(contract.protocol, {"renderer": RENDERER}, both)

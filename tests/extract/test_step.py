@@ -41,9 +41,11 @@ from eegtool.extract.features import load_features, read_sidecar
 from eegtool.extract.module import VisionModule
 from eegtool.extract.step import run
 from eegtool.extract.stored import features_of, open_module
+from eegtool.extract.trained import augmentation_of
 from eegtool.extract.weights import load_module, save_module
 from eegtool.pictures import RENDERER
 from eegtool.pictures.augmentation import Augmentation
+from eegtool.recordings.montages import spec_of
 
 
 def settings_of(workspace: Workspace) -> ExtractSettings:
@@ -152,6 +154,36 @@ def test_signals_are_varied(stored: Workspace, capsys: pytest.CaptureFixture[str
     assert "could be varied" not in capsys.readouterr().out
     card = read_json(stored.vision_module / "card.json")
     assert card["settings"]["augmentation"] == asdict(Augmentation(flip=True))
+
+
+def with_montage(workspace: Workspace) -> Workspace:
+    """Say that the one channel of the workspace is a montage."""
+    stamp = read_json(workspace.prepare_stamp)
+    spec = spec_of("eeg:EEG Fpz-Cz")
+    stamp["protocol"] |= {"montage": "own", "strips": [spec.to_row()]}
+    write_json(workspace.prepare_stamp, stamp)
+    return workspace
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_strips_are_left_empty_as_often_as_asked(stored: Workspace, augment: bool) -> None:
+    folder = with_montage(stored).images("ft")
+    settings = replace(settings_of(stored), channel_dropout=0.3, augment=augment)
+    how = augmentation_of(settings, folder)
+    others: dict[str, Any] = (
+        {} if augment else {"gain_db": 0.0, "shift_s": 0.0, "noise_uv": 0.0, "lost": 0.0}
+    )
+    assert how == asdict(Augmentation(channel_dropout=0.3, **others))
+
+
+def test_without_strips_none_can_be_left_empty(stored: Workspace) -> None:
+    settings = replace(settings_of(stored), channel_dropout=0.3)
+    with pytest.raises(EegToolError, match="has no montage, so no strip can be left empty"):
+        augmentation_of(settings, stored.images("ft"))
+    shutil.rmtree(stored.signals)
+    with pytest.raises(EegToolError, match="stores no signals, so no strip") as caught:
+        augmentation_of(settings, stored.images("ft"))
+    assert "--montage" in caught.value.fix
 
 
 def test_signals_that_would_be_drawn_otherwise_are_not_varied(stored: Workspace) -> None:
@@ -767,7 +799,7 @@ def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Learn context in a few small steps."""
     usual = step._context_plan
     few = {"steps": 8, "batch": 2, "length": 20}
-    monkeypatch.setattr(step, "_context_plan", lambda settings: replace(usual(settings), **few))
+    monkeypatch.setattr(step, "_context_plan", lambda side: replace(usual(side), **few))
 
 
 @pytest.mark.usefixtures("_quickly")

@@ -83,3 +83,45 @@ def test_a_seed_draws_the_same() -> None:
     one, same, other = (varied(Augmentation(), 30.0, seed)[0] for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other)
+
+
+def test_neighbours_are_changed_as_the_epoch_is() -> None:
+    """They follow each other in time, as strong as each other; at the edge of the recording there is none."""
+    how = Augmentation(gain_db=2, shift_s=5, noise_uv=0, lost=0)
+    for seed in range(20):
+        signals, around = vary(night_of("a"), 60.0, how, np.random.default_rng(seed), 1)
+        (epoch_uv, _), (before_uv, _) = signals[0], (around[0] or signals)[0]
+        step = np.diff(epoch_uv).mean()
+        assert step != pytest.approx(0.1, rel=1e-3)
+        assert np.diff(before_uv).mean() == pytest.approx(step, rel=1e-3)
+        assert epoch_uv[0] - before_uv[-1] == pytest.approx(step, abs=0.05)
+    _, (none, _) = vary(night_of("a"), 0.0, how, np.random.default_rng(3), context_epochs=1)
+    assert none is None
+
+
+def test_channels_are_dropped_as_often_as_asked_and_one_stays() -> None:
+    how = Augmentation(gain_db=0, shift_s=0, noise_uv=0, lost=0, channel_dropout=0.4)
+    gone = np.array([[not len(x) for x in varied(how, 30.0, seed, n=3)] for seed in range(500)])
+    assert 0.33 < gone.mean() < 0.42
+    assert gone.sum(axis=1).max() == 2
+    assert set(gone.sum(axis=1)) == {0, 1, 2}
+    assert np.ptp(gone.sum(axis=0)) < 60
+
+
+def test_a_channel_that_is_missing_stays_missing() -> None:
+    night = quantise("n", "", 0.0, [("a", np.arange(12e3), 100.0), ("-", np.empty(0), 1.0)])
+    for seed in range(20):
+        how = Augmentation(channel_dropout=0.9)
+        (there, _), (missing, _) = vary(night, 30.0, how, np.random.default_rng(seed))[0]
+        assert (len(there), len(missing)) == (3000, 0)
+
+
+def test_noise_does_not_drown_a_chin_at_rest() -> None:
+    rest = np.random.default_rng(0).normal(0, 1.0, 12_000)
+    night = quantise("n", "", 0.0, [("chin", rest, 100.0)])
+    how = Augmentation(gain_db=0, shift_s=0, noise_uv=5, lost=0)
+    noises = []
+    for seed in range(50):
+        (signal_uv, _), *_ = vary(night, 30.0, how, np.random.default_rng(seed))[0]
+        noises.append((signal_uv - night.cut_uv(30.0)[0][0]).std())
+    assert 0.05 < max(noises) < 0.11

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from eegtool.core.errors import EegToolError
-from eegtool.pictures import STYLES, check_bands, curve, draw, palette_of, png
+from eegtool.pictures import STYLES, check_bands, curve, draw, level, palette_of, png
 from eegtool.pictures.layout import BORDER, EMPTY, fields
 from eegtool.pictures.signals import EpochSignals, StoredNight, quantise
-from eegtool.pictures.spec import PictureSpec
+from eegtool.pictures.spec import PictureSpec, Strip
 
 SFREQ_HZ = 100.0
 AROUND = PictureSpec(336, context_epochs=1)
@@ -29,7 +31,7 @@ def one(seed: int, n: int = 1) -> EpochSignals:
 def shown(
     style: str,
     signals: EpochSignals,
-    around: list[EpochSignals | None],
+    around: Sequence[EpochSignals | None],
     spec: PictureSpec = AROUND,
 ) -> np.ndarray:
     """Return the colours of a picture, int [size, size, 3]."""
@@ -183,6 +185,81 @@ def test_dimmed_ink_stays_darker_than_dimmed_paper() -> None:
     assert own == curve.PALETTE
     paper, ink = sum(dimmed[0]) / 3, sum(dimmed[curve.N_INKS - 1]) / 3
     assert sum(curve.PAPER) / 3 > paper > 190 > 90 > ink > sum(curve.INK) / 3
+
+
+# --- strips -----------------------------------------------------------------------------------------
+
+STRIPS = (
+    Strip("spectrogram", 100.0, 2.0),
+    Strip("waveform", 50.0, 1.2),
+    Strip("waveform", 50.0, 1.2),
+    Strip("level", 100.0, 0.8),
+)
+PSG = PictureSpec(336, strips=STRIPS)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_each_channel_has_a_strip_of_its_own_style_and_height(n: int) -> None:
+    spec = replace(PSG, context_epochs=n)
+    found = [field for field in fields("spectrogram", spec, 4) if not field.place]
+    assert [field.style for field in found] == [strip.style for strip in STRIPS]
+    assert [field.height for field in found] == [129, 77, 78, 52]
+    assert [field.spec.amplitude_uv for field in found] == [100, 50, 50, 100]
+    picture = shown("spectrogram", one(1, 4), [one(0, 4), one(2, 4)][: 2 * n], spec)
+    for field, (epoch_uv, sfreq_hz) in zip(found, one(1, 4), strict=True):
+        style = STYLES[field.style]
+        own = style.draw(epoch_uv, sfreq_hz, field.width, field.height, field.spec)
+        expected, strip = np.array(style.palette)[own], picture[field.where]
+        same = without_ticks(strip)
+        same[0] = False  # the line between strips
+        np.testing.assert_array_equal(strip[same], expected[same])
+
+
+def test_a_missing_channel_is_an_empty_strip() -> None:
+    signals = one(1, 4)
+    signals[2] = (np.empty(0), 1.0)
+    whole = shown("spectrogram", one(1, 4), [], PSG)
+    picture = shown("spectrogram", signals, [], PSG)
+    for i, field in enumerate(fields("spectrogram", PSG, 4)):
+        strip = picture[field.where][1:]
+        if i == 2:
+            assert (strip == GREY).all()
+        else:
+            np.testing.assert_array_equal(strip, whole[field.where][1:])
+
+
+def test_channels_of_a_montage_that_do_not_fit_are_refused() -> None:
+    check_bands(replace(PSG, size=110), 4)
+    with pytest.raises(
+        EegToolError, match="style 'waveform', would be 23 pixels high and needs 24"
+    ):
+        check_bands(replace(PSG, size=96), 4)
+
+
+# --- levels -----------------------------------------------------------------------------------------
+
+
+def top_of(epoch_uv: np.ndarray, sfreq_hz: float, height: int = 100) -> np.ndarray:
+    """Return how high the level stands in each of 300 columns, in pixels."""
+    drawn = STYLES["level"].draw(epoch_uv, sfreq_hz, 300, height, PictureSpec(336, 100.0))
+    return np.asarray(height - (drawn > 0).argmax(axis=0))
+
+
+@pytest.mark.parametrize("uv", [1.0, 10.0, 100.0])
+def test_the_level_is_logarithmic_and_the_same_for_a_signal_and_its_envelope(uv: float) -> None:
+    muscle = np.random.default_rng(0).normal(0, uv, 3000)
+    expected = 100 * (1 + np.log10(uv / 100) / level.DECADES)
+    assert np.median(top_of(muscle, 100)) == pytest.approx(expected, abs=2)
+    assert np.median(top_of(np.full(30, uv), 1)) == pytest.approx(expected, abs=1)
+
+
+def test_a_twitch_stands_where_it_was_and_rest_is_low() -> None:
+    muscle = np.random.default_rng(0).normal(0, 1.0, 3000)
+    muscle[1500:1520] *= 15
+    heights = top_of(muscle, 100)
+    assert 148 <= heights.argmax() <= 155
+    assert heights.max() > np.median(heights) + 15
+    assert (top_of(np.zeros(3000), 100) == 1).all()
 
 
 # --- which neighbours there are ---------------------------------------------------------------------

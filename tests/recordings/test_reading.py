@@ -250,7 +250,7 @@ def test_upper_case_brainvision_says_what_to_do(write_brainvision: Callable[...,
 
 def test_every_channel_keeps_its_own_rate(psg: Path) -> None:
     """In the order asked for, nothing up-sampled, a channel asked for twice given twice."""
-    wanted = ["EMG", "eegpz-oz", " EEG  FPZ-CZ ", "EMG", "'Fpz-Cz' - 'Pz-Oz'"]
+    wanted = ["emg:EMG", "eegpz-oz", " EEG  FPZ-CZ ", "emg:EMG", "'Fpz-Cz' - 'Pz-Oz'"]
     recording = read_recording(psg, wanted)
     names = ["EMG", "EEG Pz-Oz", "EEG Fpz-Cz", "EMG", "'Fpz-Cz' - 'Pz-Oz'"]
     fast, two, three = sine_uv(40, 200), sine_uv(2, 100), sine_uv(3, 100)
@@ -284,8 +284,8 @@ def test_channels_are_found_in_the_header_alone(psg: Path, monkeypatch: pytest.M
         ChannelInfo("Temp rectal", 1.0, "uV"),
         ChannelInfo("EMG", 200.0, "uV"),
     )
-    found = find_signals(header, ["EMG", "'Fpz-Cz' - 'Pz-Oz'"])
-    assert [(derivation.weights, sfreq_hz) for derivation, sfreq_hz in found] == [
+    found = find_signals(header, ["emg:EMG", "'Fpz-Cz' - 'Pz-Oz'"])
+    assert [(f.derivation and f.derivation.weights, f.sfreq_hz) for f in found] == [
         ({"EMG": 1.0}, 200.0),
         ({"EEG Fpz-Cz": 1.0, "EEG Pz-Oz": -1.0}, 100.0),
     ]
@@ -327,7 +327,7 @@ def test_duplicate_names_matter_only_where_they_are_wanted(psg: Path) -> None:
         read_recording(psg, ["Fpz-Cz"]).signals[0].data_uv, sine_uv(2, 100), atol=0.01
     )
     with pytest.raises(EegToolError, match="'EMG' can mean 2 channels: 'EMG', 'EMG'"):
-        read_recording(psg, ["EMG"])
+        read_recording(psg, ["emg:EMG"])
 
 
 # Headers

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from eegtool.core.errors import EegToolError
+from eegtool.recordings.montages import KINDS
 from eegtool.recordings.signals import (
-    MIN_SFREQ_HZ,
     amplitude,
     band_pass,
     check_amplitude,
@@ -119,14 +119,14 @@ def test_resampling_to_nothing_is_refused() -> None:
         resample(sine(10.0), 100.0, -1.0)
 
 
-@pytest.mark.parametrize("sfreq_hz", [1.0, 10.0, MIN_SFREQ_HZ - 0.1, float("nan")])
+@pytest.mark.parametrize("sfreq_hz", [1.0, 10.0, KINDS["eeg"].min_sfreq_hz - 0.1, float("nan")])
 def test_rates_too_low_for_eeg(sfreq_hz: float) -> None:
     with pytest.raises(EegToolError, match="too slow to hold the rhythms of sleep"):
         check_rate(sfreq_hz)
 
 
 def test_rates_of_eeg() -> None:
-    for sfreq_hz in (MIN_SFREQ_HZ, 100.0, 199.9, 512.0):
+    for sfreq_hz in (KINDS["eeg"].min_sfreq_hz, 100.0, 199.9, 512.0):
         check_rate(sfreq_hz)
 
 

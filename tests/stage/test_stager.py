@@ -22,6 +22,7 @@ from eegtool.inference.calibration import Calibration
 from eegtool.model import adapters
 from eegtool.model.checkpoints import load_base
 from eegtool.pictures.layout import EMPTY
+from eegtool.recordings.montages import montage_of
 from eegtool.stage import step
 from eegtool.stage.night import StagedNight
 from eegtool.stage.stager import Stager
@@ -333,3 +334,37 @@ def test_a_model_is_shown_the_neighbours_that_it_was_trained_with(
         right.append(bool((picture[:, 49:] == EMPTY).all()))
     assert left == [True] + [False] * 9
     assert right == [False] * 9 + [True]
+
+
+def test_a_model_of_a_montage_stages_a_night_with_eeg_alone(
+    model: Path, simulated: Path, tmp_path: Path
+) -> None:
+    """Its other strips are empty; channels of other names are named by kind."""
+    _, specs = montage_of("psg", ["EEG Fpz-Cz"], ["EEG Fpz-Cz"], {})
+    typed = [spec.typed for spec in specs]
+    strips = {"montage": "psg", "strips": [spec.to_row() for spec in specs]}
+    describe(model, protocol=PROTOCOL | strips | {"channel": ", ".join(typed), "size": 128})
+    stager = Stager.load(model, lazily=True)
+    night = stager.stage(simulated / "SC4012E0-PSG.edf")
+    assert len(night.stages) == 10
+    assert night.drawn.prepared.channel == "EEG Fpz-Cz, –, –, –"
+    assert any("eog:E1-M2 stays empty" in note for note in night.drawn.prepared.notes)
+    picture = np.asarray(next(iter(night.drawn.pictures.values())))
+    assert (picture[52:78] == EMPTY).all()
+    assert not (picture[:48] == EMPTY).all(axis=-1).any()
+
+    named = stager.requirements.recipe(["eeg:EEG Pz-Oz", "emg:EMG2"]).montage
+    assert [spec.derivation for spec in named] == ["EEG Pz-Oz", "E1-M2", "E2-M2", "EMG2"]
+    assert [spec.optional for spec in named] == [False, True, True, False]
+    assert [*stager.requirements.recipe(typed).montage] == [*specs]
+    with pytest.raises(EegToolError, match="1 EOG channels were named; the model looks at 2"):
+        stager.requirements.recipe(["eog:E1-M2"])
+    night.save(tmp_path / "out")
+    stamp = read_json(tmp_path / "out" / "SC4012E0" / "work" / "prepare.json")
+    assert (stamp["protocol"]["montage"], stamp["protocol"]["size"]) == ("psg", 128)
+
+
+def test_a_model_of_an_unknown_montage_is_refused(model: Path) -> None:
+    describe(model, protocol=PROTOCOL | {"strips": [{"kind": "ecg"}]})
+    with pytest.raises(EegToolError, match="does not say in a known form which channels"):
+        Stager.load(model, lazily=True)
