@@ -372,8 +372,10 @@ def prepare_night(
                 done = replace(done, key=key, inputs=inputs)
             if recipe.measured:
                 first = _first_eeg(stored, recipe)
+                eyes, chins = (_of_kind(stored, recipe, kind) for kind in ("eog", "emg"))
                 onsets_s = [e.onset_s for e in done.epochs("")]
-                facts = measure(first.data_uv, first.sfreq_hz, onsets_s)
+                chin = next(iter(chins), None)
+                facts = measure(first.data_uv, first.sfreq_hz, onsets_s, eyes[:2], chin)
                 done = replace(done, facts=tuple(f.to_row() for f in facts))
     except EegToolError as problem:
         return Prepared(night, problem=problem)
@@ -456,6 +458,12 @@ def _naming_usual_channels(night: Night) -> Iterator[None]:
             raise
         fix = f"{error.fix} Usual in {night.cohort}: {usual}."
         raise EegToolError(error.what, fix) from error
+
+
+def _of_kind(stored: StoredNight, recipe: Recipe, kind: str) -> list[tuple[np.ndarray, float]]:
+    """Return signal and rate of all channels of a kind that are there."""
+    pairs = zip(stored.channels, recipe.channels, strict=True)
+    return [(c.data_uv, c.sfreq_hz) for c, s in pairs if s.kind == kind and len(c.samples)]
 
 
 def _first_eeg(stored: StoredNight, recipe: Recipe) -> StoredChannel:

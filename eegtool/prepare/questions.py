@@ -13,6 +13,10 @@ from eegtool.reasons.facts import Facts
 from eegtool.reasons.words import conclusion, define, reason
 
 _ASK: Final = "Which sleep stage does this 30-second EEG epoch show?"
+_WAVES: Final = "K-complexes and slow waves"
+_SEEN: Final = {"eog": "eye movements", "emg": "chin tone"}
+"""What else is reasoned about where these kinds of channels are drawn."""
+
 _CHOICE: Final = f"{', '.join(STAGES[:-1])} or {STAGES[-1]}"
 
 
@@ -39,8 +43,8 @@ QUESTION_TEMPLATES: Final[dict[str, QuestionTemplate]] = {
     "stage": QuestionTemplate(_ASK, str),
     "options": QuestionTemplate(f"{_ASK} Answer with one of {_CHOICE}.", str),
     "cot": QuestionTemplate(
-        f"{_ASK} Reason step by step: amplitude and frequencies, rhythm, spindles, K-complexes and "
-        f"slow waves, the AASM rule. Conclude with 'The stage is ...', one of {_CHOICE}.",
+        f"{_ASK} Reason step by step: amplitude and frequencies, rhythm, spindles, {_WAVES}, "
+        f"the AASM rule. Conclude with 'The stage is ...', one of {_CHOICE}.",
         conclusion,
         reasons=True,
     ),
@@ -60,7 +64,9 @@ def asking_about(
     asked = f"Which sleep stage does this {shown} show?"
     if context_epochs:
         asked = f"Which sleep stage does the {shown} in the middle show? The dimmed ones are its neighbours."
-    return replace(template, question=template.question.replace(_ASK, asked))
+    text = template.question.replace(_ASK, asked)
+    seen = [word for kind, word in _SEEN.items() if kind in kinds]
+    return replace(template, question=text.replace(_WAVES, ", ".join((_WAVES, *seen))))
 
 
 RATIONALES: Final[dict[str, Callable[[str, Facts | None], str]]] = {

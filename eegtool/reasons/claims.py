@@ -50,12 +50,15 @@ class ClaimKind:
         Its number, where it has one.
     tolerance : float
         By how much the number may differ: half of the last digit that rationales quote.
+    measured : callable
+        Whether it was measured in an epoch; what was not is not true, whatever is claimed.
     """
 
     pattern: re.Pattern[str]
     true: Callable[[Facts], bool]
     value: Callable[[Facts], float | None] | None = None
     tolerance: float = 0.5
+    measured: Callable[[Facts], bool] = lambda facts: True
 
 
 def claims_in(text: str) -> tuple[Claim, ...]:
@@ -89,7 +92,7 @@ def claims_in(text: str) -> tuple[Claim, ...]:
 def holds(claim: Claim, facts: Facts) -> bool:
     """Return whether a claim is true of an epoch; its number, if it has one, must be true too."""
     kind = CLAIM_KINDS[claim.kind]
-    if kind.true(facts) != claim.present:
+    if not kind.measured(facts) or kind.true(facts) != claim.present:
         return False
     if claim.value is None or kind.value is None or not claim.present:
         return True
@@ -125,8 +128,9 @@ def _kind(
     true: Callable[[Facts], bool],
     value: Callable[[Facts], float | None] | None = None,
     tolerance: float = 0.5,
+    measured: Callable[[Facts], bool] = lambda facts: True,
 ) -> ClaimKind:
-    return ClaimKind(re.compile(pattern, re.IGNORECASE), true, value, tolerance)
+    return ClaimKind(re.compile(pattern, re.IGNORECASE), true, value, tolerance, measured)
 
 
 def _rhythm_kind(band: str) -> ClaimKind:
@@ -151,6 +155,14 @@ def _height_kind(height: str) -> ClaimKind:
     return _kind(
         rf"\b{height}[\s-](?:amplitude|voltage)\b|\bamplitude\s+is\s+{height}\b",
         lambda f: f.amplitude == height,
+    )
+
+
+def _chin_kind(tone: str) -> ClaimKind:
+    return _kind(
+        rf"\b{tone}\s+(?:chin|muscle)\s+tone\b|\b(?:chin|muscle)\s+tone\s+is\s+(?:not\s+)?{tone}\b",
+        lambda f: f.chin == tone,
+        measured=lambda f: bool(f.chin),
     )
 
 
@@ -198,5 +210,31 @@ CLAIM_KINDS: Final[dict[str, ClaimKind]] = {
         lambda f: True,
         lambda f: f.amplitude_uv,
     ),
+    "arousals": _kind(
+        rf"(?:{_NUMBER}\s+)?\barousals?\b", lambda f: f.n_arousals > 0, lambda f: f.n_arousals, 0
+    ),
+    "alpha_over_half": _kind(
+        rf"\balpha\b[^;.]*?\b(?:{_MORE})\s+half\b", lambda f: f.alpha_over_half
+    ),
+    "rapid_eye_movements": _kind(
+        rf"(?:{_NUMBER}\s+)?\brapid\s+eye\s+movements?\b(?!\s+sleep)",
+        lambda f: bool(f.n_rapid),
+        lambda f: f.n_rapid,
+        0,
+        lambda f: f.n_rapid is not None,
+    ),
+    "blinks": _kind(
+        rf"(?:{_NUMBER}\s+)?\b(?:eye\s+)?blinks?\b",
+        lambda f: bool(f.n_blinks),
+        lambda f: f.n_blinks,
+        0,
+        lambda f: f.n_blinks is not None,
+    ),
+    "slow_eye_movements": _kind(
+        r"\bslow(?:ly)?\s+(?:rolling\s+)?eye\s+movements?\b",
+        lambda f: f.has_slow_eyes,
+        measured=lambda f: f.slow_eyes is not None,
+    ),
+    **{f"{tone}_chin": _chin_kind(tone) for tone in ("low", "medium", "high")},
     **{f"{height}_amplitude": _height_kind(height) for height in ("low", "medium", "high")},
 }

@@ -1,4 +1,4 @@
-"""What can be measured in an epoch: powers, rhythm, amplitude, spindles and slow waves."""
+"""What can be measured in an epoch: powers, rhythm, amplitude, graphic elements, eyes and chin."""
 
 from __future__ import annotations
 
@@ -13,6 +13,14 @@ from scipy.signal import welch
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.stages import EPOCH_S
+from eegtool.reasons.detectors import (
+    SFREQ_HZ,
+    EyeMovements,
+    alpha_and_arousals,
+    chin_db,
+    eye_movements,
+    share_of,
+)
 from eegtool.recordings.signals import cut_epoch, resample
 
 BANDS_HZ: Final = {
@@ -52,7 +60,14 @@ DOMINANT_SHARE: Final = 0.8
 """Delta dominates with 80 % of the power: its waves are then twice as high as all faster activity
 together (power goes with the square of amplitude). Below that, frequencies are mixed. Our choice."""
 
-_SFREQ_HZ: Final = 100.0  # all recordings are measured at one rate, which yasa's author recommends
+SLOW_EYES_SHARE: Final = 0.1
+"""Slow eye movements are spoken of from 3 s of an epoch on. Our choice."""
+
+CHIN_DB: Final = 4
+"""Chin tone is low or high where it differs so much from the night's own median: by a factor of 1.6. The AASM
+Manual compares it with other stages of the night and gives no number; ours is a choice."""
+
+_SFREQ_HZ: Final = SFREQ_HZ
 _MARGIN_S: Final = 10.0  # of signal before the first and after the last epoch, for the filters
 _BLOCK_SAMPLES: Final = 2 * 3600 * 100
 _WELCH_S: Final = 4.0  # yasa's default: two periods of the lowest frequency
@@ -81,6 +96,18 @@ class Facts:
         Number of those that stand out as a K-complex does (`K_COMPLEX_RATIO`).
     n_spindles : int
         Number of spindles; they count where their peak is.
+    n_before : int
+        Number of spindles and K-complexes in the last half of the epoch before.
+    n_arousals : int
+        Number of arousals that begin in the epoch.
+    alpha_cover : float
+        Part of the epoch, 0 to 1, over which there is alpha rhythm.
+    n_rapid, n_blinks : int or None
+        Number of rapid eye movements and of blinks; None where eyes were not measured.
+    slow_eyes : float or None
+        Part of the epoch, 0 to 1, with slow eye movements; None without two EOG channels.
+    chin_db : int or None
+        Tone of the chin in dB above the median of the night; None where it was not measured.
     """
 
     delta: float
@@ -94,6 +121,13 @@ class Facts:
     n_slow_waves: int
     n_k_complexes: int
     n_spindles: int
+    n_before: int = 0
+    n_arousals: int = 0
+    alpha_cover: float = 0.0
+    n_rapid: int | None = None
+    n_blinks: int | None = None
+    slow_eyes: float | None = None
+    chin_db: int | None = None
 
     @property
     def rhythms(self) -> dict[str, float]:
@@ -117,6 +151,25 @@ class Facts:
             return "low"
         return "medium" if self.amplitude_uv < HIGH_UV else "high"
 
+    @property
+    def alpha_over_half(self) -> bool:
+        """Whether alpha rhythm covers more than half of the epoch."""
+        return "alpha" in self.rhythms and self.alpha_cover > 0.5
+
+    @property
+    def has_slow_eyes(self) -> bool:
+        """Whether slow eye movements were seen."""
+        return (self.slow_eyes or 0.0) >= SLOW_EYES_SHARE
+
+    @property
+    def chin(self) -> str:
+        """``low``, ``medium`` or ``high``; empty where it was not measured."""
+        if self.chin_db is None:
+            return ""
+        return (
+            "low" if self.chin_db <= -CHIN_DB else "high" if self.chin_db >= CHIN_DB else "medium"
+        )
+
     def to_row(self) -> dict[str, Any]:
         """Return the JSON form."""
         return asdict(self)
@@ -136,7 +189,17 @@ def _band_of(hz: float) -> str:
     return "alpha" if hz < BANDS_HZ["sigma"][0] else "sigma"
 
 
-def measure(data_uv: np.ndarray, sfreq_hz: float, onsets_s: Sequence[float]) -> list[Facts]:
+Channel = tuple[np.ndarray, float]
+"""A signal of the whole recording in µV, float [n_samples], and its rate in Hz."""
+
+
+def measure(
+    data_uv: np.ndarray,
+    sfreq_hz: float,
+    onsets_s: Sequence[float],
+    eyes: Sequence[Channel] = (),
+    chin: Channel | None = None,
+) -> list[Facts]:
     """Measure epochs of a recording.
 
     The detectors run over everything from the first to the last epoch: what a spindle has to stand
@@ -151,6 +214,10 @@ def measure(data_uv: np.ndarray, sfreq_hz: float, onsets_s: Sequence[float]) -> 
         Sampling rate.
     onsets_s : sequence of float
         Where the epochs begin, in seconds from the first sample.
+    eyes : sequence of Channel
+        None, one or two EOG channels of the recording, filtered.
+    chin : Channel, optional
+        EMG of the chin, filtered, or its envelope.
 
     Raises
     ------
@@ -166,9 +233,7 @@ def measure(data_uv: np.ndarray, sfreq_hz: float, onsets_s: Sequence[float]) -> 
         )
     first = round(max(min(onsets_s) - _MARGIN_S, 0.0) * sfreq_hz)
     last = round((max(onsets_s) + EPOCH_S + _MARGIN_S) * sfreq_hz)
-    signal_uv = data_uv[first:last]
-    if sfreq_hz != _SFREQ_HZ:
-        signal_uv = resample(signal_uv, sfreq_hz, _SFREQ_HZ)
+    signal_uv = _at_one_rate(data_uv[first:last], sfreq_hz)
     starts_s = np.asarray(onsets_s) - first / sfreq_hz
     epochs_uv = np.stack([cut_epoch(signal_uv, _SFREQ_HZ, start_s) for start_s in starts_s])
 
@@ -177,14 +242,24 @@ def measure(data_uv: np.ndarray, sfreq_hz: float, onsets_s: Sequence[float]) -> 
     shares, rhythms_hz = _spectral(epochs_uv)
     with np.errstate(divide="ignore", invalid="ignore"):  # flat stretches, waves without a slope
         spindle_s, slow_waves = _spindles(signal_uv), _slow_waves(signal_uv)
+    in_alpha, arousals_s = alpha_and_arousals(signal_uv)
+    moved = _eyes(
+        [(uv[round(first / sfreq_hz * hz) : round(last / sfreq_hz * hz)], hz) for uv, hz in eyes]
+    )
+    chins_db = chin_db(*chin, np.asarray(onsets_s)) if chin else [None] * len(starts_s)
     covered = np.zeros(len(signal_uv))
     for start, _, stop, _ in slow_waves:
         covered[round(start * _SFREQ_HZ) : round(stop * _SFREQ_HZ)] = 1.0
 
+    def count(times_s: np.ndarray, start_s: float, lasts_s: float = EPOCH_S) -> int:
+        return int(((times_s >= start_s) & (times_s < start_s + lasts_s)).sum())
+
+    def k_complexes_s(above_uv: float) -> np.ndarray:
+        return np.asarray(slow_waves[slow_waves[:, 3] >= K_COMPLEX_RATIO * above_uv, 1])
+
     facts = []
     for i, start_s in enumerate(starts_s):
-        inside = (slow_waves[:, 1] >= start_s) & (slow_waves[:, 1] < start_s + EPOCH_S)
-        heights_uv = slow_waves[inside, 3]
+        before_s, half_s = start_s - EPOCH_S / 2, EPOCH_S / 2
         delta, theta, alpha, sigma, beta = (round(float(share), 2) for share in shares[i])
         facts.append(
             Facts(
@@ -196,12 +271,35 @@ def measure(data_uv: np.ndarray, sfreq_hz: float, onsets_s: Sequence[float]) -> 
                 rhythms_hz=rhythms_hz[i],
                 amplitude_uv=int(amplitude_uv[i]),
                 slow_wave_share=round(float(cut_epoch(covered, _SFREQ_HZ, start_s).mean()), 2),
-                n_slow_waves=len(heights_uv),
-                n_k_complexes=int((heights_uv >= K_COMPLEX_RATIO * amplitude_uv[i]).sum()),
-                n_spindles=int(((spindle_s >= start_s) & (spindle_s < start_s + EPOCH_S)).sum()),
+                n_slow_waves=count(slow_waves[:, 1], start_s),
+                n_k_complexes=count(k_complexes_s(amplitude_uv[i]), start_s),
+                n_spindles=count(spindle_s, start_s),
+                n_before=count(spindle_s, before_s, half_s)
+                + count(k_complexes_s(amplitude_uv[i]), before_s, half_s),
+                n_arousals=count(arousals_s, start_s),
+                alpha_cover=share_of(in_alpha, 1.0, start_s),
+                n_rapid=count(moved.rapid_s, start_s) if moved else None,
+                n_blinks=count(moved.blinks_s, start_s) if moved else None,
+                slow_eyes=None
+                if moved is None or moved.slow is None
+                else share_of(moved.slow, _SFREQ_HZ, start_s),
+                chin_db=chins_db[i],
             )
         )
     return facts
+
+
+def _at_one_rate(signal_uv: np.ndarray, sfreq_hz: float) -> np.ndarray:
+    return signal_uv if sfreq_hz == _SFREQ_HZ else resample(signal_uv, sfreq_hz, _SFREQ_HZ)
+
+
+def _eyes(eyes: Sequence[Channel]) -> EyeMovements | None:
+    """Return what one or two EOG channels show; None without any."""
+    if not eyes:
+        return None
+    left_uv, *right = (_at_one_rate(uv, hz) for uv, hz in eyes)
+    n = min(len(uv) for uv in (left_uv, *right))  # two rates may differ by a sample
+    return eye_movements(left_uv[:n], right[0][:n] if right else None)
 
 
 def _spectral(epochs_uv: np.ndarray) -> tuple[np.ndarray, list[tuple[float, ...]]]:

@@ -6,10 +6,10 @@ Nothing is said that was not measured: where the facts do not speak for the stag
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from eegtool.reasons.facts import N3_SHARE, Facts
+from eegtool.reasons.rules import verdict
 
 NUMBERS: Final = tuple("no one two three four five six seven eight nine ten eleven twelve".split())
 
@@ -23,15 +23,13 @@ def conclusion(stage: str) -> str:
 
 
 def reason(facts: Facts, stage: str) -> str:
-    """Return the reasons for a stage, step by step: background, rhythm, events, rule, conclusion.
+    """Return the reasons for a stage, step by step: background, rhythm, events, eyes and chin, rule, conclusion.
 
-    The first three sentences are the same whatever the stage. The rules are those of the AASM Manual
-    2.6 (Berry et al. 2020), chapter IV, part 1, "Scoring Stage W", "N1", "N2", "N3" and "R", as far
-    as one EEG channel and one epoch can tell.
+    All sentences before the rule are the same whatever the stage; that of eyes and chin is left out where
+    neither was measured. Which rule is said follows from the facts, see `eegtool.reasons.rules`.
     """
-    rule = next(text for holds, text in _RULES[stage] if holds(facts))
-    parts = [_background(facts), _rhythm(facts), _events(facts), rule, conclusion(stage)]
-    return " ".join(parts)
+    parts = [_background(facts), _rhythm(facts), _events(facts), _eyes_and_chin(facts)]
+    return " ".join(filter(None, [*parts, verdict(facts, stage), conclusion(stage)]))
 
 
 def define(stage: str) -> str:
@@ -60,7 +58,8 @@ def _rhythm(facts: Facts) -> str:
     ]
     stand = "stands" if len(seen) == 1 else "stand"
     missing = "" if "alpha" in facts.rhythms else ", and no alpha rhythm"
-    text = f"{' and '.join(seen)} {stand} out{missing}."
+    half = ", over more than half of the epoch" if facts.alpha_over_half else ""
+    text = f"{' and '.join(seen)} {stand} out{missing}{half if 'alpha' in facts.rhythms else ''}."
     return text[0].upper() + text[1:]
 
 
@@ -68,6 +67,8 @@ def _events(facts: Facts) -> str:
     spindles = count(facts.n_spindles, "spindle", "spindles")
     k_complexes = count(facts.n_k_complexes, "K-complex-like wave", "K-complex-like waves")
     found = f"{spindles.capitalize()}, {k_complexes}"
+    if facts.n_arousals:
+        found += f", {count(facts.n_arousals, 'arousal', 'arousals')}"
     if facts.slow_wave_share == 0:
         return f"{found}, no slow wave over 75 µV."
     than = "more than" if facts.slow_wave_share > N3_SHARE else "just"
@@ -76,113 +77,27 @@ def _events(facts: Facts) -> str:
     return f"{found}; slow waves over 75 µV cover {share} of the epoch, {than} the 20 % of N3."
 
 
+def _eyes_and_chin(facts: Facts) -> str:
+    """Return what eyes and chin do, of those that were measured."""
+    said = []
+    if facts.n_rapid is not None and facts.n_blinks is not None:
+        rapid = count(facts.n_rapid, "rapid eye movement", "rapid eye movements")
+        said.append(f"{rapid}, {count(facts.n_blinks, 'blink', 'blinks')}")
+    if facts.slow_eyes is not None:
+        said.append("slow eye movements" if facts.has_slow_eyes else "no slow eye movements")
+    text = ", ".join(said)
+    if facts.chin:
+        against = {"low": "below", "medium": "near", "high": "above"}[facts.chin]
+        chin = f"chin tone is {facts.chin}, {against} the level of the night"
+        text = f"{text}; {chin}" if text else chin
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
 def count(n: int, one: str, more: str) -> str:
     """Return such as ``no spindle``, ``one spindle``, ``two spindles``, ``13 spindles``."""
     word = NUMBERS[n] if n < len(NUMBERS) else str(n)
     return f"{word} {one if n <= 1 else more}"
 
-
-# Per stage what the rule makes of the facts; the first that holds is said. Every sentence names the
-# AASM: that is how `claims` tells a rule from a claim about the epoch.
-_RULES: Final[dict[str, tuple[tuple[Callable[[Facts], bool], str], ...]]] = {
-    "W": (
-        (
-            lambda f: f.enough_slow_waves,
-            "By the AASM rules that is N3, unless blinks make it, which look like slow waves at the "
-            "front of the head; eye movements were not measured.",
-        ),
-        (
-            lambda f: f.n_spindles > 0,
-            "By the AASM rules spindles belong to N2; they do not speak for W.",
-        ),
-        (
-            lambda f: "alpha" in f.rhythms,
-            "Alpha rhythm is what the AASM rule for W looks for first.",
-        ),
-        (
-            lambda f: True,
-            "With no alpha, the AASM rule for W rests on blinks, eye movements and muscle tone, "
-            "which were not measured.",
-        ),
-    ),
-    "N1": (
-        (
-            lambda f: f.enough_slow_waves,
-            "By the AASM rules that is N3; what was measured does not speak for N1.",
-        ),
-        (
-            lambda f: f.n_spindles + f.n_k_complexes > 0,
-            "By the AASM rules spindles and K-complexes belong to N2; what was measured does not "
-            "speak for N1.",
-        ),
-        (
-            lambda f: "alpha" in f.rhythms,
-            "The AASM rule for N1 wants alpha in less than half of the epoch; how long it lasts "
-            "was not measured.",
-        ),
-        (
-            lambda f: f.amplitude == "low" and not f.delta_dominates,
-            "Low and mixed activity without alpha or signs of N2 fits the AASM rule for N1; REM "
-            "looks the same but for rapid eye movements, which were not measured.",
-        ),
-        (
-            lambda f: True,
-            "Neither alpha nor signs of N2 are left, but the AASM rule for N1 describes low-amplitude "
-            "activity of mixed frequencies, and this is not quite that.",
-        ),
-    ),
-    "N2": (
-        (
-            lambda f: f.enough_slow_waves,
-            "By the AASM rules that is N3; what was measured does not speak for N2.",
-        ),
-        (
-            lambda f: f.n_spindles > 0,
-            "Spindles without the slow waves of N3 fit the AASM rule for N2.",
-        ),
-        (
-            lambda f: f.n_k_complexes > 0,
-            "K-complexes without the slow waves of N3 fit the AASM rule for N2, if no arousal goes "
-            "with them.",
-        ),
-        (
-            lambda f: True,
-            "With no spindle or K-complex the AASM rules let N2 go on once it has begun; whether it "
-            "had begun, this epoch alone does not show.",
-        ),
-    ),
-    "N3": (
-        (
-            lambda f: f.enough_slow_waves,
-            "That is enough for the AASM rule for N3, with or without spindles.",
-        ),
-        (
-            lambda f: True,
-            "The AASM rule for N3 wants 20 %; what was measured falls short of it.",
-        ),
-    ),
-    "REM": (
-        (
-            lambda f: f.enough_slow_waves,
-            "By the AASM rules that is N3; what was measured does not speak for REM.",
-        ),
-        (
-            lambda f: f.n_spindles + f.n_k_complexes > 0,
-            "By the AASM rules spindles and K-complexes belong to N2; what was measured does not "
-            "speak for REM.",
-        ),
-        (
-            lambda f: f.amplitude == "low" and not f.delta_dominates,
-            "Such an EEG agrees with the AASM rule for REM, but rapid eye movements and low chin "
-            "tone, which decide, were not measured.",
-        ),
-        (
-            lambda f: True,
-            "The AASM rule for REM wants low-amplitude activity of mixed frequencies, rapid eye "
-            "movements and low chin tone; the EEG is not quite that, the others were not measured.",
-        ),
-    ),
-}
 
 _DEFINITIONS: Final = {
     "W": "The AASM rule for W wants alpha rhythm over more than half of an epoch, or blinks, eye "

@@ -108,7 +108,7 @@ def _awake(n_frames: int, rng: Generator) -> Floats:
         rng, n_frames, *event_times(rng, n_frames, 4.0), peak_uv=160.0, width_s=0.09
     )
     open_eyes = rng.random((n_frames, 1)) < 0.8
-    return (blinks + _saccades_uv(rng, n_frames, 2.0, 110.0)) * open_eyes
+    return (blinks + _saccades_uv(rng, n_frames, 2.0, 180.0)) * open_eyes
 
 
 def _drowsy(n_frames: int, rng: Generator) -> Floats:
@@ -124,7 +124,7 @@ def _asleep(n_frames: int, rng: Generator) -> Floats:
 
 def _dreaming(n_frames: int, rng: Generator) -> Floats:
     """Rapid eye movements in bursts; every fifth epoch is tonic and has none."""
-    moves = _saccades_uv(rng, n_frames, 8.0, 120.0)
+    moves = _saccades_uv(rng, n_frames, 8.0, 200.0)
     frames, at_s = event_times(rng, n_frames, 2.0)
     shape = bump(around_s(4.0), np.zeros(len(frames)), np.full(len(frames), 1.5))
     bursts = np.clip(place(n_frames, frames, at_s, shape), 0.15, 1.0)

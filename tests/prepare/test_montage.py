@@ -13,9 +13,9 @@ import pytest
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
-from eegtool.core.records import Epoch, read_epochs
+from eegtool.core.records import Epoch, read_conversations, read_epochs
 from eegtool.core.settings import PrepareSettings
-from eegtool.core.workspace import Workspace, check_same_pictures
+from eegtool.core.workspace import Workspace, check_same_pictures, read_json
 from eegtool.pictures.layout import EMPTY, fields
 from eegtool.pictures.signals import read_signals
 from eegtool.pictures.source import Signals, open_source
@@ -187,3 +187,27 @@ def test_bad_input(
         step.run(replace(bad, eval_subjects=""))
     assert re.search(said, str(caught.value))
     assert caught.value.fix
+
+
+def test_eyes_and_chin_are_measured_where_they_are(
+    settings: PrepareSettings, tmp_path: Path
+) -> None:
+    workspace = Workspace(tmp_path / "ws")
+    how = replace(settings, workspace=workspace.root, template="cot", rationale="measured")
+    step.run(replace(how, pictures="none"))
+    facts = {
+        name: read_json(workspace.night(name))["facts"]
+        for name in ("SC4001E0", "SC4012E0", "SC4021E0")
+    }
+    measured = {
+        name: [rows[0][fact] is not None for fact in ("n_rapid", "slow_eyes", "chin_db")]
+        for name, rows in facts.items()
+    }
+    assert measured == {
+        "SC4001E0": [True, True, True],
+        "SC4012E0": [False, False, False],
+        "SC4021E0": [True, False, True],  # one eye
+    }
+    texts = [row.answer for row in read_conversations(workspace.conversations)]
+    assert any("blinks" in text for text in texts)
+    assert all("chin tone is" in text.lower() for text in texts)

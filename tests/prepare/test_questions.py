@@ -11,6 +11,7 @@ from eegtool.core.stages import STAGES
 from eegtool.prepare.questions import (
     QUESTION_TEMPLATES,
     RATIONALES,
+    asking_about,
     check_rationale,
     conversation,
     question,
@@ -97,3 +98,26 @@ def test_reasons_that_nobody_asks_for_are_refused(template: str, rationale: str)
 )
 def test_reasons_that_are_asked_for_are_fine(template: str, rationale: str) -> None:
     check_rationale(template, rationale)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "context", "asked"),
+    [
+        (("eeg", "eeg"), 0, "this 30-second EEG epoch show?"),
+        (("eeg", "eog", "eog"), 0, "this 30-second epoch of EEG and EOG show?"),
+        (("eeg", "eog", "emg"), 1, "the 30-second epoch of EEG, EOG and EMG in the middle show?"),
+    ],
+)
+@pytest.mark.parametrize("name", QUESTION_TEMPLATES)
+def test_the_question_says_what_is_shown(
+    name: str, kinds: tuple[str, ...], context: int, asked: str
+) -> None:
+    template = QUESTION_TEMPLATES[name]
+    found = asking_about(template, context, kinds)
+    assert asked in found.question
+    assert ("neighbours" in found.question) is bool(context)
+    if name == "cot":
+        assert ("eye movements" in found.question) is ("eog" in kinds)
+        assert ("chin tone" in found.question) is ("emg" in kinds)
+    if set(kinds) == {"eeg"}:
+        assert found == template

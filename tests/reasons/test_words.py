@@ -2,16 +2,21 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yasa
 
+import eegtool
 from eegtool.core.errors import EegToolError
 from eegtool.core.stages import EPOCH_S, STAGES
 from eegtool.reasons.claims import CLAIM_KINDS, claims_in, holds
 from eegtool.reasons.facts import BANDS_HZ, Facts, measure
+from eegtool.reasons.rules import RULES, cited, holding
 from eegtool.reasons.words import conclusion, define, reason
 from eegtool.recordings.signals import band_pass, resample
 from eegtool.simulate.twins import load_twin, simulate_signal
@@ -92,9 +97,10 @@ def test_two_rhythms_the_higher_one_first() -> None:
     (facts,) = measure(signal_uv, SFREQ_HZ, [30.0])
     assert list(facts.rhythms) == ["alpha", "theta"]
     assert facts.rhythms["theta"] == pytest.approx(5.5, abs=0.3)
-    assert "An alpha rhythm of 10.1 Hz and a theta rhythm of 5.5 Hz stand out." in reason(
-        facts, "W"
+    said = (
+        "An alpha rhythm of 10.1 Hz and a theta rhythm of 5.5 Hz stand out, over more than half of"
     )
+    assert said in reason(facts, "W")
 
 
 def test_noise_has_no_rhythm_and_no_waves(measured: list[Facts]) -> None:
@@ -213,7 +219,7 @@ def test_facts_speak_for_the_stages_of_a_night() -> None:
 
 
 def test_facts_survive_json() -> None:
-    for facts in (FACTS, replace(FACTS, rhythms_hz=())):
+    for facts in (FACTS, replace(FACTS, rhythms_hz=()), REM):
         assert Facts.from_row(json.loads(json.dumps(facts.to_row()))) == facts
     with pytest.raises(ValueError, match="n_spindles"):
         Facts.from_row({"delta": 0.5})
@@ -239,7 +245,21 @@ def drawn(rng: np.random.Generator) -> Facts:
         n_slow_waves=n_slow_waves,
         n_k_complexes=int(rng.integers(0, min(n_slow_waves, 14) + 1)),
         n_spindles=int(rng.choice([0, 1, 2, 15])),
+        n_before=int(rng.integers(0, 2)),
+        n_arousals=int(rng.choice([0, 0, 1, 2])),
+        alpha_cover=round(float(rng.uniform(0, 1)), 2),
+        **drawn_eyes_and_chin(rng),
     )
+
+
+def drawn_eyes_and_chin(rng: np.random.Generator) -> dict[str, Any]:
+    """Two eyes, one, or none; a chin or none."""
+    eyes: dict[str, Any] = {}
+    if n := int(rng.integers(0, 3)):
+        eyes = {"n_rapid": int(rng.choice([0, 1, 14])), "n_blinks": int(rng.choice([0, 3]))}
+    if n == 2:
+        eyes["slow_eyes"] = float(rng.choice([0.0, 0.05, 0.4]))
+    return eyes | ({"chin_db": int(rng.integers(-12, 12))} if rng.random() < 0.7 else {})
 
 
 def check_true(facts: Facts, stage: str) -> None:
@@ -267,8 +287,8 @@ def test_a_text_is_short_and_concludes_with_the_stage(stage: str) -> None:
     for _ in range(100):
         text = reason(drawn(rng), stage)
         assert text.endswith(f" The stage is {stage}.")
-        assert text.count(". ") == 4
-        assert len(text.split()) <= 110
+        assert text.count(". ") in (4, 5)
+        assert len(text.split()) <= 130
         # Only the last two sentences depend on the stage: reasons come before the answer.
         assert text.split(". ")[-1] == conclusion(stage)
 
@@ -292,22 +312,26 @@ DEEP = replace(NOTHING, slow_wave_share=0.5, n_slow_waves=15, delta=0.9, amplitu
 @pytest.mark.parametrize(
     ("facts", "stage", "said"),
     [
-        (replace(QUIET, rhythms_hz=(10.0,)), "W", "Alpha rhythm is what the AASM rule for W"),
-        (QUIET, "W", "With no alpha, the AASM rule for W rests on blinks"),
+        (
+            replace(QUIET, rhythms_hz=(10.0,)),
+            "W",
+            "Alpha rhythm is what the AASM rule W.1 looks for first",
+        ),
+        (QUIET, "W", "With no alpha, W rests by the AASM rule W.2 on blinks"),
         (DEEP, "W", "that is N3, unless blinks make it"),
         (FACTS, "W", "they do not speak for W"),
-        (QUIET, "N1", "fits the AASM rule for N1"),
-        (replace(QUIET, rhythms_hz=(10.0,)), "N1", "alpha in less than half of the epoch"),
+        (QUIET, "N1", "fits the AASM rule N1.1"),
+        (replace(QUIET, rhythms_hz=(10.0,)), "N1", "Alpha over less than half of the epoch"),
         (NOTHING, "N1", "this is not quite that"),
         (FACTS, "N1", "what was measured does not speak for N1"),
-        (DEEP, "N1", "By the AASM rules that is N3"),
+        (DEEP, "N1", "By the AASM rule N3.1 that is N3"),
         (FACTS, "N2", "Spindles without the slow waves of N3 fit"),
-        (replace(FACTS, n_spindles=0), "N2", "K-complexes without the slow waves of N3 fit"),
-        (NOTHING, "N2", "let N2 go on once it has begun"),
+        (replace(FACTS, n_spindles=0), "N2", "without an arousal, fit the AASM rule N2.1"),
+        (NOTHING, "N2", "lets N2 go on once it has begun"),
         (DEEP, "N2", "what was measured does not speak for N2"),
-        (DEEP, "N3", "That is enough for the AASM rule for N3"),
+        (DEEP, "N3", "That is enough for the AASM rule N3.1"),
         (FACTS, "N3", "falls short of it"),
-        (QUIET, "REM", "agrees with the AASM rule for REM, but rapid eye movements"),
+        (QUIET, "REM", "agrees with the AASM rule R.1, but rapid eye movements"),
         (NOTHING, "REM", "the EEG is not quite that"),
         (FACTS, "REM", "what was measured does not speak for REM"),
         (DEEP, "REM", "that is N3"),
@@ -315,6 +339,81 @@ DEEP = replace(NOTHING, slow_wave_share=0.5, n_slow_waves=15, delta=0.9, amplitu
 )
 def test_the_rule_that_is_cited(facts: Facts, stage: str, said: str) -> None:
     assert said in reason(facts, stage)
+
+
+# Of a night with two EOG channels and a chin.
+STILL = replace(QUIET, n_rapid=0, n_blinks=0, slow_eyes=0.0, chin_db=0)
+REM = replace(QUIET, n_rapid=3, n_blinks=0, slow_eyes=0.0, chin_db=-10)
+ALPHA = replace(QUIET, rhythms_hz=(10.0,), alpha_cover=0.7)
+
+
+@pytest.mark.parametrize(
+    ("facts", "stage", "said"),
+    [
+        (ALPHA, "W", "Alpha over more than half of the epoch is the AASM rule W.1"),
+        (replace(STILL, n_blinks=2), "W", "are the AASM rule W.2"),
+        (replace(STILL, n_rapid=2, chin_db=8), "W", "are the AASM rule W.2"),
+        (REM, "W", "what was measured is not quite that"),
+        (replace(DEEP, n_blinks=4, n_rapid=0), "W", "unless the blinks of W.2 make it"),
+        (ALPHA, "N1", "By the AASM rule W.1 alpha over more than half of the epoch is W"),
+        (REM, "N1", "By the AASM rule R.1 that is REM"),
+        (replace(STILL, slow_eyes=0.4), "N1", "fit the AASM rule N1.2"),
+        (STILL, "N1", "or what makes REM (R.1) fits the AASM rule N1.1"),
+        (replace(STILL, n_before=1), "N2", "in the last half of the epoch before counts"),
+        (replace(STILL, n_arousals=1), "N2", "an arousal ends N2"),
+        (replace(STILL, n_arousals=1, n_k_complexes=1), "N2", "does not speak for N2"),
+        (REM, "REM", "are the AASM rule R.1"),
+        (replace(REM, n_rapid=0), "REM", "the AASM rule R.2 lets REM go on"),
+        (replace(REM, chin_db=0), "REM", "want a chin that is low"),
+        (replace(REM, n_rapid=None, n_blinks=None), "REM", "but rapid eye movements, which decide, were not"),
+        (replace(REM, chin_db=None), "REM", "chin tone, which it wants low, was not measured"),
+    ],
+)  # fmt: skip
+def test_the_rule_that_eyes_and_chin_decide(facts: Facts, stage: str, said: str) -> None:
+    assert said in reason(facts, stage)
+
+
+def test_eyes_and_chin_are_spoken_of_as_far_as_they_were_measured() -> None:
+    assert (
+        "Three rapid eye movements, no blink, no slow eye movements; chin tone is low, below the level of the "
+        "night." in reason(REM, "N2")
+    )
+    one = replace(REM, slow_eyes=None, chin_db=None)
+    assert "Three rapid eye movements, no blink. " in reason(one, "N2")
+    alone = replace(QUIET, chin_db=5)
+    assert " Chin tone is high, above the level of the night. " in reason(alone, "N2")
+    assert "eye movements" not in reason(QUIET, "N2")
+
+
+def test_rules_that_hold_and_rules_that_are_cited() -> None:
+    assert holding(REM) == ("N1.1", "R.1", "R.2")
+    assert holding(ALPHA) == ("W.1",)
+    assert holding(DEEP) == ("N3.1",)
+    assert holding(FACTS) == ("N2.1",)
+    assert holding(QUIET) == ("N1.1",)  # what was not measured holds for nothing
+    assert holding(replace(STILL, n_blinks=1)) == ("W.2", "N1.1")
+    assert cited(reason(REM, "REM")) == ("R.1",)
+    assert cited("Neither W.1, N2.1 nor R.9 or W.1; 1.5 N2.") == ("W.1", "N2.1")
+    rng = np.random.default_rng(1)
+    named = Counter(
+        name for _ in range(300) for s in STAGES for name in cited(reason(drawn(rng), s))
+    )
+    assert set(named) == set(RULES)
+    assert all(cited(reason(drawn(rng), stage)) for stage in STAGES)
+
+
+def test_what_supports_a_stage_holds() -> None:
+    """A text that says a rule is met, names one that holds by the facts."""
+    rng = np.random.default_rng(2)
+    for _ in range(500):
+        facts = drawn(rng)
+        for stage in STAGES:
+            said = reason(facts, stage)
+            if any(
+                word in said for word in (" is the AASM", " are the AASM", "enough for", " fit ")
+            ):
+                names = cited(said)
+                assert any(RULES[n].stage == stage and n in holding(facts) for n in names), said
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -343,6 +442,13 @@ def test_a_definition_claims_nothing_of_the_epoch(stage: str) -> None:
         ("Slow waves occupy more than 20 % of the epoch.", [("enough_slow_waves", True, None)]),
         ("Slow waves do not fill at least 20% of it.", [("enough_slow_waves", False, None)]),
         ("This looks like slow-wave sleep.", []),
+        ("Three rapid eye movements, no blinks.", [("rapid_eye_movements", True, 3), ("blinks", False, None)]),
+        ("Slow rolling eye movements are seen.", [("slow_eye_movements", True, None)]),
+        ("The chin tone is low.", [("low_chin", True, None)]),
+        ("High muscle tone.", [("high_chin", True, None)]),
+        ("An alpha rhythm covers more than half of the epoch.", [("alpha_rhythm", True, None), ("alpha_over_half", True, None)]),
+        ("One arousal.", [("arousals", True, 1)]),
+        ("This is rapid eye movement sleep.", []),
         ("The AASM rule asks for spindles.", []),
         ("The stage is N2.", []),
         ("", []),
@@ -386,6 +492,25 @@ def test_claims_are_held_against_the_facts(text: str, true: bool) -> None:
     assert all(holds(claim, FACTS) for claim in claims) is true
 
 
+@pytest.mark.parametrize(
+    ("text", "true"),
+    [
+        ("Three rapid eye movements.", True),
+        ("Two rapid eye movements.", False),
+        ("No blinks.", True),
+        ("Slow eye movements.", False),
+        ("Chin tone is low.", True),
+        ("Chin tone is high.", False),
+    ],
+)
+def test_claims_about_eyes_and_chin_are_true_only_where_they_were_measured(
+    text: str, true: bool
+) -> None:
+    (claim,) = claims_in(text)
+    assert holds(claim, REM) is true
+    assert not holds(claim, QUIET)
+
+
 def test_every_kind_can_be_true_and_its_number_wrong() -> None:
     (claim,) = claims_in("Three spindles.")
     assert claim.text == "Three spindles"
@@ -399,3 +524,9 @@ def test_every_kind_can_be_true_and_its_number_wrong() -> None:
 def test_reasons_of_one_epoch_are_found_false_in_another() -> None:
     deep = claims_in(reason(DEEP, "N3"))
     assert sum(holds(claim, QUIET) for claim in deep) <= len(deep) / 2
+
+
+def test_the_readme_lists_the_rules() -> None:
+    readme = (Path(eegtool.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    for name, rule in RULES.items():
+        assert f"| {name} | {rule.stage} | {rule.text} |" in readme
