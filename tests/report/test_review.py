@@ -452,7 +452,9 @@ def test_a_click_on_a_hypnogram_leads_to_the_epoch(reader: Reader) -> None:
     widths = "return [...document.querySelectorAll('.chart .stages path')].length"
     assert reader.run(widths) == 7  # what was answered, five stages, what was decided
     reader.set_night("SC402E1")
-    assert reader.chosen == "SC402E1-0000"
+    assert (reader.chosen, reader.count) == ("SC402E1-0000", 30)
+    reader.set_night("SC401E2")
+    assert (reader.chosen, reader.count) == ("SC401E2-0000", 35)
     reader.open("#recording=SC401E2")  # by which a hypnogram of report.html leads here
     assert reader.chosen == "SC401E2-0000"
     assert reader.text(".progress") == "0 of 35 epochs reviewed, 0 corrected"

@@ -161,6 +161,12 @@ def test_other_scorings_are_named_after_recording_and_scorer(
     assert found.model["anna"].agreement.kappa == pytest.approx(
         cohen_kappa_score(stages["anna"], SAID), abs=1e-9
     )
+    alone = compare_scorers(
+        [*answered, replace(answered[0], sample_id="x", recording="B")], scorings, Sampling(draws=0)
+    )
+    assert alone
+    assert alone.model["label"].agreement.n == 121
+    assert alone.model[CONSENSUS].agreement.n == found.model[CONSENSUS].agreement.n
     assert found.soft_agreement
     assert 0.5 < found.soft_agreement < 1
     assert (

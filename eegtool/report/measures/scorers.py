@@ -44,7 +44,8 @@ class Scorers:
     pairs : tuple of Pair
         Every two scorers; the label is one of them.
     model : dict of str to Part
-        The model against each scorer, and against the `CONSENSUS`: what most of them say, ties left out.
+        The model against each scorer, and against the `CONSENSUS`: what most of them say where at least
+        two have staged an epoch, ties left out.
     ties : int
         Epochs without a majority.
     soft_agreement : float or None
@@ -117,7 +118,14 @@ def compare_scorers(
                 column[k] = scoring.stages.get(epoch.epoch_index, UNSCORED)
     if len(columns) < 2:
         return None
-    voted, ties = majority(columns)
+    rows = zip(*columns.values(), strict=True)
+    several = [sum(stage in STAGES for stage in row) > 1 for row in rows]
+    voted, ties = majority(
+        {
+            n: [s if two else UNSCORED for s, two in zip(c, several, strict=True)]
+            for n, c in columns.items()
+        }
+    )
     model = {
         name: found
         for name, column in {**columns, CONSENSUS: voted}.items()
@@ -198,7 +206,7 @@ def _soft(epochs: Sequence[AnsweredEpoch], columns: Mapping[str, Sequence[str]])
     """Return the averaged cosine similarity of probabilities and shares of scorers."""
     shares = np.array([[[s == stage for stage in STAGES] for s in c] for c in columns.values()])
     votes = shares.sum(0).astype(float)
-    known = np.array([e.probabilities is not None for e in epochs]) & (votes.sum(1) > 0)
+    known = np.array([e.probabilities is not None for e in epochs]) & (votes.sum(1) > 1)
     if not known.any():
         return None
     model = np.array([e.probabilities or (0.0,) * len(STAGES) for e in epochs])[known]

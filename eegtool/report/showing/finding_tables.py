@@ -20,6 +20,7 @@ from eegtool.report.showing.tables import (
     cells_of,
     counted,
     figure,
+    percent,
     signed,
     signed_span,
     text_row,
@@ -118,14 +119,11 @@ def review_table(findings: Findings) -> Table:
     return Table(
         "reviews",
         "What the review gave",
-        (
-            *("Recording", "Reviewed", "Corrected", "Minutes", "κ before", "κ after", "Expected"),
-            "Model against review",
-        ),
+        (*("Recording", "Reviewed", "Changed", "Min.", "Before", "After", "Expected", "Model"),),
         tuple(
             (
                 Cell(r.recording, r.reviewer),
-                Cell(counted(r.reviewed, r.n)),
+                Cell(f"{r.reviewed:,}", percent(r.reviewed / r.n)),
                 Cell(f"{r.corrected:,}"),
                 Cell(_tenth(r.minutes)),
                 cell(r.before),
@@ -135,9 +133,9 @@ def review_table(findings: Findings) -> Table:
             )
             for r in findings.reviews
         ),
-        "κ before and after: of the model and of the reviewed stages with the label. Expected: what the coverage "
-        "curve promises where this share of the epochs, the least certain ones, goes to a human who scores as the "
-        "label does. Minutes: between decisions, pauses above two minutes left out.",
+        "Before, after: κ of the model and of the reviewed stages with the label. Expected: κ that the coverage curve "
+        "promises where this share of the epochs, the least certain ones, goes to a human who scores as the "
+        "label does. Model: its κ with the reviewed stages. Minutes: between decisions, pauses above two minutes left out.",
     )
 
 
@@ -159,7 +157,7 @@ def scorers_table(findings: Findings) -> Table:
             )
             for name, one in (s.model.items() if s else ())
         ),
-        f"Consensus: what most scorers say; {s.ties if s else 0:,} ties are left out.{soft}",
+        f"Consensus: what most say where two or more have scored; {s.ties if s else 0:,} ties are left out.{soft}",
     )
 
 

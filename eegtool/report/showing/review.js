@@ -504,7 +504,13 @@
   on(".undo", "click", undo);
   on(".save", "click", save);
   on("[name=by]", "input", () => { warn(""); keep(); });
-  on("[name=night]", "input", () => choose(data.recording.indexOf(Number(nights.value))));
+  on("[name=night]", "input", () => { // one night is reviewed at a time: the list holds its epochs
+    const r = Number(nights.value);
+    const ways = [`r${r}`, `s${data.subject[data.recording.indexOf(r)]}`];
+    wanted.subject = ways.find((way) => [...fields.subject.options].some(({ value }) => value === way)) ?? "";
+    changed({ again: true });
+    choose(chosen);
+  });
   on(".chart", "click", (event) => choose(rowUnder(event.clientX)));
   let drawing = 0;
   list.addEventListener("scroll", () => { drawing ||= requestAnimationFrame(() => { drawing = 0; drawList(); }); }, { passive: true });

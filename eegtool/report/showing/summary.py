@@ -58,6 +58,12 @@ def summary(data: ReportData, out: str) -> Iterator[RenderableType]:
         nights = next((t for t in data.tables if t.key == "sleep_nights"), None)
         if nights:
             yield from ("", to_rich(_first(nights)))
+    reviews = [row for table in data.tables if table.key == "reviews" for row in table.rows]
+    for name, done, changed, minutes, before, after, expected, _ in reviews[:_COMPARED]:
+        yield Text(
+            f"Review of {name.text} by {name.detail}: {done.text} epochs, {changed.text} changed, "
+            f"{minutes.text} min; κ {before.text} before, {after.text} after, {expected.text} expected"
+        )
     yield Text(f"\nTables  {out}/tables.md, or --full\nReview  {out}/review.html")
 
 
