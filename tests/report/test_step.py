@@ -375,7 +375,7 @@ def test_the_first_screen_has_forty_lines_at_most(
     assert shown.count("warning: ") == 2
     assert "100 % of the answers are 'N2'." in shown
     assert "The calibration was fitted on SC403" in shown
-    assert "more to beware of: see the report, or --full." in shown
+    assert "more notes: see the report, or --full." in shown
     for text in (
         "Accuracy",
         "Cohen's κ",

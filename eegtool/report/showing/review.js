@@ -289,7 +289,7 @@
   function whereShort(i) {
     const recording = data.recordings[data.recording[i]];
     if (data.index[i] === null || !recording) return data.id[i];
-    return `${data.recordings.length > 1 ? `${recording} · ` : ""}${data.index[i]}`;
+    return `${data.index[i]}${data.recordings.length > 1 ? ` · ${recording}` : ""}`;
   }
 
   // Choosing ----------------------------------------------------------------------------------

@@ -42,7 +42,8 @@ def summary(data: ReportData, out: str) -> Iterator[RenderableType]:
         )
     rest = len(data.notices) - min(len(warnings), _LOUDEST)
     if rest:
-        yield Text(f"{rest} more to beware of: see the report, or --full.", style="yellow")
+        more = f"{rest}{' more' * bool(warnings)} note{'s' * (rest > 1)}"
+        yield Text(f"{more}: see the report, or --full.", style="yellow")
     if metrics.n:
         for table in (_headline(data), _stages(data), _confusion(data)):
             yield from ("", to_rich(table)) if table.title else (to_rich(table),)
