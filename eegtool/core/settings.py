@@ -640,6 +640,15 @@ class FinetuneSettings:
             rich_help_panel=FILES,
         ),
     ] = None
+    continue_from: Annotated[
+        Path | None,
+        Option(
+            help="Folder of an adapter of the same base, pictures and LoRA, which is trained further on these "
+            "samples: corrected nights, for instance.",
+            show_default="from the beginning",
+            rich_help_panel=FILES,
+        ),
+    ] = None
     config: Annotated[
         Path | None,
         Option(
@@ -1332,9 +1341,6 @@ class StageSettings:
     jobs: Annotated[
         int, Option(min=1, help="Recordings drawn at the same time.", rich_help_panel=RUNNING)
     ] = 1
-    workers: Annotated[
-        int, Option(min=1, help="Threads that decode pictures.", rich_help_panel=RUNNING)
-    ] = 2
     batch_size: Annotated[
         str,
         Option(

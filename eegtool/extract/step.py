@@ -358,8 +358,9 @@ def _export(
     return said
 
 
-def _context_plan(settings: ExtractSettings) -> ContextPlan:
-    return ContextPlan(epochs_of(settings.context), seed=settings.seed)
+def _context_plan(side: FineTuneSide) -> ContextPlan:
+    reach, seed = epochs_of(side.settings.context), side.settings.seed
+    return ContextPlan.of_passes(len(side.epochs), reach=reach, seed=seed)
 
 
 def _settle_context(module: VisionModule, card: Card, side: FineTuneSide) -> Card:
@@ -382,7 +383,7 @@ def _settle_context(module: VisionModule, card: Card, side: FineTuneSide) -> Car
             )
         return card
     known = card.get("context")
-    asked = jsonable(asdict(_context_plan(settings)))
+    asked = jsonable(asdict(_context_plan(side)))
     if settings.context and isinstance(known, dict) and asked.items() <= known.items():
         return card
     module.context = None
@@ -429,7 +430,7 @@ def _learn_context(
     device: torch.device,
 ) -> tuple[ContextEncoder, Card]:
     """Train the context encoder on the representations of the fine-tune side, and keep it with the module."""
-    plan = _context_plan(side.settings)
+    plan = _context_plan(side)
     validating = sorted({*card.get("val_subjects", ())} & {epoch.subject for epoch in side.epochs})
     encoder, known = train_context(plan, epochs, rows, validating, device)
     console.print(

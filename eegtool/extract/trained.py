@@ -183,7 +183,9 @@ def trained(side: FineTuneSide, subjects: Sequence[str], where: str) -> tuple[Vi
     """
     settings, wanted = side.settings, set(subjects)
     own = [epoch for epoch in side.epochs if epoch.subject in wanted]
-    train, val, val_subjects = split_validation(own, settings.val_fraction, settings.seed)
+    split = side.workspace.split
+    named = read_json(split).get("validation_subjects", ()) if split.is_file() else ()
+    train, val, val_subjects = split_validation(own, settings.val_fraction, settings.seed, named)
     out = side.workspace.vision_module / where
     plan = TrainPlan(
         epochs=str(side.workspace.epochs.resolve()),

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -45,9 +45,9 @@ _STATE: Final = "trainer_state.json"  # transformers' name; the last file of a c
 
 
 def split_validation(
-    epochs: Sequence[Epoch], fraction: float, seed: int
+    epochs: Sequence[Epoch], fraction: float, seed: int, named: Collection[str] = ()
 ) -> tuple[list[Epoch], list[Epoch], tuple[str, ...]]:
-    """Hold out whole subjects of the fine-tune side for validation.
+    """Hold out whole subjects of the fine-tune side for validation: a share of them, or those that are `named`.
 
     Returns
     -------
@@ -59,7 +59,9 @@ def split_validation(
     subjects = sorted({epoch.subject for epoch in epochs})
     count = min(max(round(fraction * len(subjects)), 1), len(subjects) - 1)
     drawn = np.random.default_rng(seed).permutation(len(subjects))[:count]
-    held_out = {subjects[i] for i in drawn}
+    of_split = set(subjects).intersection(named)
+    fitting = 0 < len(of_split) < len(subjects)
+    held_out = of_split if fitting else {subjects[i] for i in drawn}
     train = [epoch for epoch in epochs if epoch.subject not in held_out]
     val = [epoch for epoch in epochs if epoch.subject in held_out]
     return train, val, tuple(sorted(held_out))

@@ -85,6 +85,9 @@ class Plan:
     data_sha256: str = ""
     features_sha256: str = ""
     """Of the features file; empty where the fusion takes none."""
+    continue_from: str = ""
+    """Folder of the adapter that LoRA and projector start from; empty: from the beginning."""
+    continue_from_sha256: str = ""
     use_dora: bool = False
     """The lengths of the rows of each weight are trained, too (DoRA)."""
     use_rslora: bool = False
@@ -163,6 +166,8 @@ def outcome(plan: Mapping[str, Any]) -> dict[str, Any]:
         names += ("picture_side",)
     if plan.get("eval_subjects"):  # else plans are as they were before there was validation
         names += ("eval_subjects",)
+    if plan.get("continue_from"):
+        names += ("continue_from_sha256",)
     if plan.get("best_metric"):
         names += _FIELDS_OF_THE_CHOICE
     else:

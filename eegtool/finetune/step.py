@@ -9,7 +9,7 @@ import signal
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from importlib.util import find_spec
 from netrc import NetrcParseError, netrc
 from pathlib import Path
@@ -53,6 +53,7 @@ from eegtool.finetune.plan import PLAN_FILE, Plan, differences
 from eegtool.finetune.saving import checkpoints, last_whole, step_of
 from eegtool.finetune.summary import family_of
 from eegtool.finetune.validation import METRICS, check_scorable
+from eegtool.model.adapters import adapter_sha256, read_contract
 from eegtool.model.answer_form import AnswerForm, form_of
 from eegtool.model.checkpoints import KNOWN_BASES, Base, base_sha256, find_base, load_processor
 from eegtool.model.contract import wrong_field
@@ -412,9 +413,9 @@ def make_plan(
     protocol, sequence = workspace.protocol(), workspace.sequence()
     if wrong := wrong_field({"protocol": protocol, "sequence": sequence}):
         raise EegToolError(f"{workspace.prepare_stamp}: {wrong}.", "Run `eegvlm prepare` again.")
-    features_sha256 = ""
+    features_sha256 = features_weights = ""
     if FUSIONS[settings.fusion].needs_features:
-        _check_features(features_file, data_path, rows, workspace, protocol)
+        features_weights = _check_features(features_file, data_path, rows, workspace, protocol)
         features_sha256 = sha256_of(features_file)
     unseen = _unseen(workspace, features_file) if features_sha256 else frozenset()
     sides = _sides(settings, rows, workspace.epochs, unseen)
@@ -472,6 +473,7 @@ def make_plan(
         early_stopping_patience=settings.early_stopping_patience,
         resume=settings.resume,
     )
+    plan = _continued(settings.continue_from, plan, features_weights)
     _check_same_training(output_dir, plan)
     for note in notes:
         console.print(f"[dim]  Note: {escape(note)}.[/]")
@@ -636,12 +638,53 @@ def _check_features(
     rows: list[Conversation],
     workspace: Workspace,
     protocol: dict[str, Any],
-) -> None:
+) -> str:
+    """Check the features of the samples; return of which weights they are."""
     ids = [row.sample_id for row in rows]
     table = load_features(features_file, ids, other=data_path.name)
     warn_if_by_order(features_file, table)
     check_same_pictures(table.protocol, protocol, f"{features_file} and {workspace.root}")
     check_finite(features_file, table)
+    return table.weights_sha256
+
+
+def _continued(folder: Path | None, plan: Plan, features_weights: str) -> Plan:
+    """Return a plan that starts from an adapter, if that was trained as the plan trains."""
+    if folder is None:
+        return plan
+    contract = read_contract(folder)
+    if contract.merged:
+        raise EegToolError(
+            f"--continue-from {folder} holds no adapter: base and adapter are merged in it.",
+            "Give the folder that `eegvlm finetune` wrote.",
+        )
+    lora = read_json(folder / "adapter_config.json")
+    pairs = {
+        "base model": (contract.base_sha256, plan.base_sha256),
+        "--fusion": (contract.fusion, plan.fusion),
+        "--version": (contract.version, plan.version),
+        "side of the pictures": (contract.pixel_spec.size, plan.picture_side),
+        "weights behind the features": (contract.features_weights_sha256, features_weights),
+        "--lora-r": (lora.get("r"), plan.lora_r),
+        "--lora-alpha": (lora.get("lora_alpha"), plan.lora_alpha),
+        "--use-dora": (lora.get("use_dora"), plan.use_dora),
+        "--use-rslora": (lora.get("use_rslora"), plan.use_rslora),
+        "how answers read": (contract.answers.get("place"), plan.answers.get("place")),
+    }
+    differing = [f"{n} ({_brief(a)} and {_brief(b)})" for n, (a, b) in pairs.items() if a != b]
+    if differing:
+        raise EegToolError(
+            f"--continue-from {folder} was trained otherwise than is asked for; then and now: "
+            f"{', '.join(differing)}.",
+            "Train with what it was trained with, or from the beginning.",
+        )
+    check_same_pictures(contract.protocol, plan.protocol, f"{folder} and {plan.image_folder}")
+    found = adapter_sha256(folder)
+    return replace(plan, continue_from=str(folder.resolve()), continue_from_sha256=found)
+
+
+def _brief(value: Any) -> str:
+    return str(value)[:12] or "none"
 
 
 def _side_of_pictures(rows: list[Conversation], image_folder: Path) -> int:

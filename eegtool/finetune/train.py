@@ -35,7 +35,14 @@ from eegtool.finetune.trainer import EegTrainer, peak_memory
 from eegtool.finetune.validation import Validator, best_of
 from eegtool.inference.loaded import LoadedModel
 from eegtool.inference.writing import Reply
-from eegtool.model.adapters import Contract, add_lora, inner, trained_table, write_adapter
+from eegtool.model.adapters import (
+    Contract,
+    add_lora,
+    inner,
+    start_from,
+    trained_table,
+    write_adapter,
+)
 from eegtool.model.answer_form import AnswerForm
 from eegtool.model.checkpoints import AnyProcessor, Network, load_base
 from eegtool.model.eegvlm import FUSIONS
@@ -163,6 +170,8 @@ def build_model(plan: Plan, args: TrainingArguments) -> tuple[PeftModel, AnyProc
         use_rslora=plan.use_rslora,
         dtype=dtype if args.deepspeed else torch.float32,
     )
+    if plan.continue_from:
+        start_from(Path(plan.continue_from), peft_model)
     if plan.gradient_checkpointing:
         # The name of this changes between releases of transformers.
         renamed = getattr(model, "activation_checkpointing_enable", None)

@@ -165,6 +165,30 @@ def _dora_layers(model: torch.nn.Module) -> Iterator[LoraLayer]:
             yield layer
 
 
+def start_from(folder: Path, model: PeftModel) -> None:
+    """Give LoRA and projector the weights of an adapter, so that its training is continued on other samples.
+
+    Raises
+    ------
+    EegToolError
+        If a weight is missing, left over, of another shape or not a finite number.
+    """
+    projector, lora = _read_trained(folder, torch.float32, exact=True)
+    given = lora | {f"{_SHELL}{name}": tensor for name, tensor in projector.items()}
+    places = {
+        name.replace(".default.weight" if "lora_magnitude" in name else ".default", ""): parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+    check_keys(folder / _ADAPTER, places.keys() - given.keys(), given.keys() - places.keys())
+    for name, parameter in places.items():
+        with gather_params_ctx([parameter]):
+            if parameter.numel() and parameter.shape != given[name].shape:
+                raise _unfitting(folder, ValueError(f"{name} has another shape"))
+            if parameter.numel():
+                parameter.data.copy_(given[name])
+
+
 def trained_table(model: torch.nn.Module) -> list[tuple[str, int, int]]:
     """Count the parameters of each part of a model.
 

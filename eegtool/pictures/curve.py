@@ -48,41 +48,18 @@ class _Scratch(threading.local):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Grid:
-    """What depends on sizes alone.
+    """What depends on sizes alone; the columns of all rows follow each other."""
 
-    Attributes
-    ----------
-    before, after, share : int [n_parts + 1]
-        Borders of the parts: the samples before and after each, and how far it is on its way from
-        one to the other, in 256ths.
-    inner : int [n_inner, n_parts]
-        Samples within the parts.
-    middle : int32 [n_rows * width]
-        Height of the middle of the row of each column; the columns of all rows follow each other.
-    x : int32 [n_rows * width]
-        Where in the picture each column is.
-    columns : int [n_rows * width]
-        0, 1, 2 ...
-    shares : int32 [n_spans]
-        ``_FULL ** 2`` divided by 0, 1, 2 ... sixteenths of a pixel.
-    numbers : int32 [n_pixels]
-        0, 1, 2 ... for as many pixels as there can be.
-    reach : int
-        From the middle of a row as far as the middle of the pen can go.
-    scratch : _Scratch
-        What each thread computes in.
-    """
-
-    before: np.ndarray
+    before: np.ndarray  # int [n_parts + 1]: the sample before each border of the parts
     after: np.ndarray
-    share: np.ndarray
-    inner: np.ndarray
-    middle: np.ndarray
-    x: np.ndarray
-    columns: np.ndarray
-    shares: np.ndarray
-    numbers: np.ndarray
-    reach: int
+    share: np.ndarray  # how far the border is on its way from the one to the other, in 256ths
+    inner: np.ndarray  # int [n_inner, n_parts]: samples within the parts
+    middle: np.ndarray  # int32 [n_rows * width]: height of the middle of the row of each column
+    x: np.ndarray  # int32 [n_rows * width]: where in the picture each column is
+    columns: np.ndarray  # int [n_rows * width]: 0, 1, 2 ...
+    shares: np.ndarray  # int32 [n_spans]: _FULL ** 2 divided by 0, 1, 2 ... sixteenths of a pixel
+    numbers: np.ndarray  # int32: 0, 1, 2 ... for as many pixels as there can be
+    reach: int  # from the middle of a row as far as the middle of the pen can go
     scratch: _Scratch
 
 
@@ -184,18 +161,7 @@ def draw_rows(
 
 
 def _track(y: np.ndarray, grid: _Grid) -> np.ndarray:
-    """Return where the edges of what the pen draws are in each part, the lower one upside down.
-
-    Parameters
-    ----------
-    y : int32 [n_samples]
-        Heights of the samples below the middle of their row.
-
-    Returns
-    -------
-    int16 [2, n_parts]
-        Height of the upper edge, and of the lower edge above the middle.
-    """
+    """Return where the upper edge of what the pen draws is in each part, and the lower one, upside down."""
     scratch = grid.scratch
     border, after = scratch.borders
     y.take(grid.before, out=border, mode="clip")

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Final
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from eegtool.core.stages import EPOCH_S
 from eegtool.pictures import curve
@@ -43,6 +44,18 @@ def _windows(n_samples: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     return first, stop
 
 
+@lru_cache(maxsize=16)
+def _columns(height: int) -> np.ndarray:
+    """Return the column of pixels of each level, by its part of a pixel and its whole pixels, uint8 [16, n, height]."""
+    # How far the lower edge of a pixel is below the level.
+    depth = np.arange(_FINE * (1 - height), _FINE * (1 + height))
+    inside = np.clip(depth, 0, _FINE)
+    rim = inside - np.clip(depth - _EDGE_PX * _FINE, 0, _FINE)
+    ink = _FILL * inside + (curve.N_INKS - 1 - _FILL) * rim
+    inks = ((ink + _FINE // 2) // _FINE).astype(np.uint8)
+    return sliding_window_view(np.ascontiguousarray(inks.reshape(-1, _FINE).T), height, axis=1)
+
+
 def draw(
     epoch_uv: np.ndarray, sfreq_hz: float, width: int, height: int, spec: PictureSpec
 ) -> np.ndarray:
@@ -70,12 +83,7 @@ def draw(
     # Half of the logarithm of a square. What machines do differently in the last digit ends here.
     share = 1 + (np.log10(power) / 2 - math.log10(spec.amplitude_uv)) / DECADES
     level = np.rint(np.clip(share * height, 1, height) * _FINE).astype(np.int64)
-    # How far the lower edge of each pixel is below the level.
-    depth = (np.arange(1 - height, 1)[:, None] * _FINE) + level
-    inside = np.clip(depth, 0, _FINE)
-    rim = inside - np.clip(depth - _EDGE_PX * _FINE, 0, _FINE)
-    ink = _FILL * inside + (curve.N_INKS - 1 - _FILL) * rim
-    picture = ((ink + _FINE // 2) // _FINE).astype(np.uint8)
+    picture = np.ascontiguousarray(_columns(height)[level % _FINE, level // _FINE].T)
     if spec.marks:
         for uv in TICKS_UV:
             at = 1 + (math.log10(uv) - math.log10(spec.amplitude_uv)) / DECADES

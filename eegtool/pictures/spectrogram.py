@@ -73,20 +73,17 @@ class _Blocks:
     A window is so many blocks, each of which is in as many windows: the transform of a block is computed
     once. That of two blocks in a row is the first one's plus the second one's, turned by the time between
     them; of four the same of two, and so on.
-
-    Attributes
-    ----------
-    samples : int [n_groups, _GROUP, n_block]
-        The sample of the epoch at each place of each block; the last blocks fill the group.
-    waves : float [n_block, 2 * n_half]
-        Cosine and negative sine of each frequency, beside each other.
-    turns : complex [n_steps, n_half]
-        By how much later halves of two, four, ... blocks are turned.
     """
 
-    samples: np.ndarray
-    waves: np.ndarray
-    turns: np.ndarray
+    samples: (
+        np.ndarray
+    )  # int [n_groups, _GROUP, n_block]: of each block; the last ones fill the group
+    waves: (
+        np.ndarray
+    )  # float [n_block, 2 * n_half]: cosine and negative sine of each frequency in turn
+    turns: (
+        np.ndarray
+    )  # complex [n_steps, n_half]: by how much later halves of 2, 4, ... blocks turn
 
 
 class _Scratch(threading.local):
@@ -108,31 +105,17 @@ class _Scratch(threading.local):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Grid:
-    """What depends on sizes alone.
+    """What depends on sizes alone."""
 
-    Attributes
-    ----------
-    samples : int [n_windows, n_window]
-        The sample of the epoch at each place of each window; mirrored at the ends of the epoch.
-    blocks : _Blocks or None
-        How windows share their transforms, where they begin a whole number of samples apart.
-    n_bins : int
-        Number of frequencies, one per ``sfreq_hz / n_window``.
-    window, window_share : int [width], uint16 [width, 1]
-        The window before each pixel column, and how far it is behind that.
-    bin, bin_share : int [height], uint16 [height, 1]
-        The frequency below each pixel row, and how far it is above that.
-    scratch : _Scratch
-        What each thread computes in.
-    """
-
-    samples: np.ndarray
-    blocks: _Blocks | None
-    n_bins: int
-    window: np.ndarray
-    window_share: np.ndarray
-    bin: np.ndarray
-    bin_share: np.ndarray
+    samples: (
+        np.ndarray
+    )  # int [n_windows, n_window]: of each window; mirrored at the ends of the epoch
+    blocks: _Blocks | None  # where windows begin a whole number of samples apart
+    n_bins: int  # frequencies, one per sfreq_hz / n_window
+    window: np.ndarray  # int [width]: the window before each pixel column
+    window_share: np.ndarray  # uint16 [width, 1]: how far the column is behind it
+    bin: np.ndarray  # int [height]: the frequency below each pixel row
+    bin_share: np.ndarray  # uint16 [height, 1]: how far the row is above it
     scratch: _Scratch
 
 
@@ -223,13 +206,7 @@ def draw(
 
 
 def _half_bins(epoch_uv: np.ndarray, grid: _Grid) -> np.ndarray:
-    """Return the transforms of all windows, filled up with zeros to twice their length.
-
-    Returns
-    -------
-    complex [n_windows, 2 * _TAPERS - 1 + 2 * n_bins]
-        Half a bin apart, from `_TAPERS` half bins below 0 Hz on. Of this thread, until its next picture.
-    """
+    """Return the transforms of all windows, filled up with zeros to twice their length, from `_TAPERS` half bins below 0 Hz on."""
     n_windows, n_window = grid.samples.shape
     half = grid.scratch.half
     positive = half[:, _TAPERS:]
@@ -254,29 +231,9 @@ def _half_bins(epoch_uv: np.ndarray, grid: _Grid) -> np.ndarray:
 
 
 def _multitaper(half: np.ndarray, n_window: int, sfreq_hz: float, scratch: _Scratch) -> np.ndarray:
-    """Return power spectral densities by sine tapers (Riedel & Sidorenko 1995).
-
-    A window times a sine has the spectrum of the window, once moved down and once moved up by the
-    frequency of that sine: taper k needs no transform of its own, only the difference of the values
-    k places below and above. Of the transform to twice the length of the window, they are
-    half a bin apart.
-
-    Parameters
-    ----------
-    half : complex [n_windows, 2 * _TAPERS - 1 + 2 * n_bins]
-        What `_half_bins` gives.
-    n_window : int
-        Samples of a window.
-    sfreq_hz : float
-        Sampling rate.
-    scratch : _Scratch
-        To compute in.
-
-    Returns
-    -------
-    float [n_windows, n_bins]
-        Density in µV²/Hz.
-    """
+    """Return power spectral densities in µV²/Hz by sine tapers (Riedel & Sidorenko 1995), float [n_windows, n_bins]."""
+    # A window times a sine has the spectrum of the window, once moved down and once moved up by the frequency of
+    # that sine: taper k needs no transform of its own, only the difference of the values k places below and above.
     n_bins = half.shape[1] // 2 - _TAPERS + 1
     tapered, power = scratch.tapered, scratch.power  # real and imaginary parts beside each other
     for k in range(1, _TAPERS + 1):

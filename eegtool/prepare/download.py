@@ -11,8 +11,9 @@ from eegtool.core.console import progress
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.registry import check_name
 
-# Subjects of the cassette study that PhysioNet has no recording of (MNE, sleep_physionet.age).
-_CASSETTE_SUBJECTS: Final = tuple(n for n in range(83) if n not in (39, 68, 69, 78, 79))
+CASSETTE_SUBJECTS: Final = tuple(n for n in range(83) if n not in (39, 68, 69, 78, 79))
+"""Subjects of Sleep-EDF's cassette study: five numbers have no recording (PhysioNet, SC-subjects.xls)."""
+
 _CASSETTE_URL: Final = "https://physionet.org/files/sleep-edfx/1.0.0/sleep-cassette/"
 
 
@@ -73,7 +74,7 @@ def _sleep_edf(subjects: tuple[int, ...], folder: Path) -> list[Path]:
     """Fetch cassette nights of Sleep-EDF Database Expanded (20 hours, about 50 MB each)."""
     from mne.datasets.sleep_physionet import age
 
-    if unknown := sorted(set(subjects) - set(_CASSETTE_SUBJECTS)):
+    if unknown := sorted(set(subjects) - set(CASSETTE_SUBJECTS)):
         raise EegToolError(
             f"--subjects: the cassette study of Sleep-EDF has no subject "
             f"{', '.join(map(str, unknown))}.",

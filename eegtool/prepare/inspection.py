@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from eegtool.core.stages import DROPPED, EPOCH_S, SLEEP_STAGES, STAGES
 from eegtool.core.workspace import jsonable
 from eegtool.prepare.nights import outline
 from eegtool.prepare.step import read_as_of, recipe_of
+from eegtool.recordings.channels import resolve, usual_eeg
 from eegtool.recordings.montages import MONTAGES, montage_of, spec_of
 from eegtool.recordings.reading import (
     Header,
@@ -26,7 +29,7 @@ from eegtool.recordings.reading import (
     read_header,
     read_recording,
 )
-from eegtool.scorings.cohorts import Night, find_nights
+from eegtool.scorings.cohorts import COHORTS, Night, find_nights, find_recordings
 from eegtool.scorings.hypnograms import is_hypnogram, read_hypnogram
 from eegtool.scorings.scoring import ReadAs
 
@@ -62,11 +65,9 @@ def _files(paths: Sequence[Path]) -> list[Path]:
             files.append(path)
         else:
             raise EegToolError(f"{path} does not exist.", "Give files or folders.")
-    if not files:
-        raise EegToolError(
-            f"No recording in {', '.join(map(str, paths))}.", "Give files, or other folders."
-        )
-    return files
+    return files or [
+        night.signal_path for night in find_recordings(paths)
+    ]  # says why there is none
 
 
 def _nights(files: Sequence[Path], settings: InspectSettings) -> tuple[dict[Path, Night], str]:
@@ -87,6 +88,9 @@ def _look(
             return fact | _scoring(path, read_as_of(settings))
         header = read_header(path, strict=settings.strict)
         fact |= _header(header)
+        if suggested := _suggested(header, night, settings):
+            settings = replace(settings, channel=[suggested])
+            fact["suggested_channel"] = suggested
         fact["montages"] = _montages(header, settings.channel)
         fact["prepare"] = _outlook(night, header, unpaired, settings)
     except EegToolError as error:
@@ -105,6 +109,19 @@ def _header(header: Header) -> dict[str, Any]:
         ],
         "notes": list(header.notes),
     }
+
+
+def _suggested(header: Header, night: Night | None, settings: InspectSettings) -> str:
+    """Name an EEG channel to look at where there is not the usual one; empty where there is, or none can be told."""
+    present = [channel.name for channel in header.channels]
+    usual = COHORTS[night.cohort].channels if night else ()
+    if settings.channel == [EEG_CHANNEL]:
+        for name in (EEG_CHANNEL, *usual):
+            with suppress(EegToolError):
+                resolve(name, present)
+                return "" if name == EEG_CHANNEL else name
+        return usual_eeg(present)
+    return ""
 
 
 def _montages(header: Header, channels: Sequence[str]) -> dict[str, dict[str, str | None]]:
@@ -206,9 +223,11 @@ def _print(fact: dict[str, Any]) -> None:
     if "stages" in fact:
         rows.append(("epochs", _counts(fact["stages"])))
         rows.append(("first sleep", f"after {clock(fact['first_sleep_s'])}"))
-    plan = fact.get("prepare", {})
+    plan, given = fact.get("prepare", {}), ""
+    if name := fact.get("suggested_channel"):
+        given = f"with --channel '{name}' (there is no '{EEG_CHANNEL}', its default) it "
     if "error" in plan:
-        rows.append(("prepare", Text(f"would leave it out: {plan['error']}", "yellow")))
+        rows.append(("prepare", Text(f"{given}would leave it out: {plan['error']}", "yellow")))
     elif plan:
         rows.append(("hypnogram", plan["hypnogram"]))
         rows.append(("subject", f"{plan['subject']}, night {plan['night']} ({plan['cohort']})"))
@@ -216,7 +235,7 @@ def _print(fact: dict[str, Any]) -> None:
         rows.append(("first sleep", f"after {clock(plan['first_sleep_s'])}"))
         n_kept = sum(plan["kept"].values())
         left = f"{plan['trimmed']:,} trimmed, {sum(plan['dropped'].values())} dropped"
-        rows.append(("prepare", f"would keep {n_kept:,}: {_counts(plan['kept'])} ({left})"))
+        rows.append(("prepare", f"{given}would keep {n_kept:,}: {_counts(plan['kept'])} ({left})"))
     for note in dict.fromkeys(fact.get("notes", []) + plan.get("notes", [])):
         rows.append(("note", Text(note, "cyan")))
     table = Table.grid(padding=(0, 2))

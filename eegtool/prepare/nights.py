@@ -646,13 +646,7 @@ def _entry(name: str, content: bytes) -> bytes:
 
 
 def _flagged(signals: Sequence[Signal], plan: Outline) -> dict[int, str]:
-    """Find the epochs in which any of the EEG channels holds none.
-
-    Raises
-    ------
-    EegToolError
-        If none is left.
-    """
+    """Find the epochs in which any EEG channel holds none; refuse a recording that has no others."""
     paused = paused_epochs(plan.pauses, len(plan.stages), plan.first_onset_s)
     reasons = dict.fromkeys(sorted(paused), "not recorded")
     eeg = [s for s in signals if s.spec.kind == "eeg" and not s.is_missing]

@@ -9,6 +9,8 @@ from typing import Final
 
 import numpy as np
 
+from eegtool.prepare.download import CASSETTE_SUBJECTS
+
 
 @dataclass(frozen=True, slots=True)
 class Sides:
@@ -49,9 +51,8 @@ class Protocol:
     sides: Callable[[int], Sides]
 
 
-# Sleep-EDF Expanded, cassette: subjects 0 to 82 without these five (PhysioNet, SC-subjects.xls). 20 are the
-# subjects of the version of 2013 (39 nights), 78 all of 2018 (153 nights).
-_SLEEP_EDF_78: Final = tuple(f"SC4{i:02d}" for i in range(83) if i not in (39, 68, 69, 78, 79))
+# 20 are the subjects of Sleep-EDF's version of 2013 (39 nights), 78 all of 2018 (153 nights).
+_SLEEP_EDF_78: Final = tuple(f"SC4{i:02d}" for i in CASSETTE_SUBJECTS)
 _SLEEP_EDF_20: Final = _SLEEP_EDF_78[:20]
 # MASS-SS3 has 62 subjects, numbered to 64 without these two, SS1 has 53 (O'Reilly et al. 2014).
 _SS3: Final = tuple(f"01-03-{i:04d}" for i in range(1, 65) if i not in (43, 49))

@@ -167,7 +167,15 @@ def read_split(path: Path) -> Split:
             f"{path} was changed: its subjects are not those of its digest.",
             "Restore the file; or, where the change is meant, remove the line 'digest'.",
         )
-    return split
+    if "validation_subjects" not in row:
+        return split
+    validated = _side(path, row, "validation_subjects")
+    if strays := sorted(set(validated) - set(split.ft_subjects)):
+        raise EegToolError(
+            f"{path}: the validation subject {strays[0]} is not among its ft_subjects.",
+            "Validation is part of the fine-tune side.",
+        )
+    return replace(split, validation_subjects=tuple(validated))
 
 
 def check_no_leak(recordings: Iterable[tuple[str, str, str]]) -> None:
@@ -342,7 +350,8 @@ def _reused(path: Path, known: Sequence[str]) -> Split:
         )
     absent = sorted(listed - set(known))
     note = f"Subjects of {path} without a recording here: {', '.join(absent)}." if absent else ""
-    return replace(split, note=note)
+    validated = tuple(name for name in stored.validation_subjects if name in known)
+    return replace(split, note=note, validation_subjects=validated)
 
 
 def _side(path: Path, row: Mapping[str, Any], name: str) -> list[str]:

@@ -102,6 +102,27 @@ def kind_of(name: str) -> str:
 _KIND_OF: Final = {"e1": "eog", "e2": "eog", "chin": "emg"}
 
 
+_USUAL: Final = ("c4", "c3", "cz", "fpz", "f4", "f3", "fz", "o2", "o1")
+"""Electrodes that sleep is scored by, those of the AASM Manual's recommended derivations first."""
+_ELECTRODE: Final = re.compile(r"(fp|af|fc|f|cp|c|po|p|o|t)(z|[0-9]{1,2})")
+
+
+def usual_eeg(present: Sequence[str]) -> str:
+    """Return the channel of a file by which one would stage sleep; empty where no name is that of an electrode.
+
+    Examples
+    --------
+    >>> usual_eeg(["ECG", "EEG F3-M2", "C4A1"]), usual_eeg(["Resp", "EOG horizontal"])
+    ('C4A1', '')
+    """
+    electrodes: dict[str, str] = {}
+    for name in present:
+        match = _ELECTRODE.match(_canonical(name))
+        if match and not kind_of(name):
+            electrodes.setdefault(match[0], name)
+    return next(iter([electrodes[e] for e in _USUAL if e in electrodes] or electrodes.values()), "")
+
+
 def resolve(wanted: str, present: Sequence[str]) -> Derivation:
     """Find what a user means among the channels of a file.
 

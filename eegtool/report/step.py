@@ -31,7 +31,7 @@ from eegtool.report.measures.scorers import compare_scorers, measure_review
 from eegtool.report.measures.sleep import NightStatistics, deviations, night_statistics
 from eegtool.report.reading.joins import Known, look_up
 from eegtool.report.reading.lights import Lights, Span, read_lights
-from eegtool.report.reading.nights import Absence, Night, lay_out
+from eegtool.report.reading.nights import Night, lay_out
 from eegtool.report.reading.reviews import read_scorings
 from eegtool.report.reading.sources import AnswerSet, named_apart, read_answer_sets
 from eegtool.report.showing import exports
@@ -39,9 +39,9 @@ from eegtool.report.showing.data import Drawing, ReportData
 from eegtool.report.showing.figures import summary_figure
 from eegtool.report.showing.finding_tables import all_tables
 from eegtool.report.showing.forms import markdown, to_csv, to_latex, to_markdown, to_rich
-from eegtool.report.showing.how_read import write_how_read
 from eegtool.report.showing.hypnogram import picture
 from eegtool.report.showing.page import render_page
+from eegtool.report.showing.pictures import PictureMode
 from eegtool.report.showing.review import render_review
 from eegtool.report.showing.summary import summary
 from eegtool.report.showing.words import (
@@ -87,49 +87,65 @@ def run(
     workspace = Workspace(settings.workspace)
     out = settings.out or workspace.report
     check_folder(out, "The report folder")
+    # Reading
     paths = _paths(settings, workspace)
-    sets = named_apart(
-        [
-            s
-            for path in paths
-            for s in read_answer_sets(path, settings.reader, settings.label_coding)
-        ]
-    )
+    read = (read_answer_sets(path, settings.reader, settings.label_coding) for path in paths)
+    sets = named_apart([one for several in read for one in several])
     if settings.how_read:
-        write_how_read(settings.how_read, sets)
-    first, sampling = sets[0], Sampling(settings.draws, settings.seed)
+        exports.write_how_read(settings.how_read, sets)
+    first = sets[0]
     known = look_up(workspace, first.epochs, first.run.protocol)
     nights, absences = lay_out(first.epochs)
-    metrics = measure(first.epochs, first.run, sampling)
     if lights is None:
         spans = {night.recording: _span(night, workspace) for night in nights}
         lights = read_lights(spans, settings.lights_off, settings.lights_on, settings.lights)
-    findings = _find(sets, known, night_statistics(nights, lights), sampling)
     scorings = read_scorings(settings.scored_by, nights)
+    drawn = nights if settings.hypnograms < 0 else nights[: settings.hypnograms]
+
+    # Measures
+    sampling = Sampling(settings.draws, settings.seed)
+    metrics = measure(first.epochs, first.run, sampling)
     findings = replace(
-        findings,
+        _find(sets, known, night_statistics(nights, lights), sampling),
         scorers=compare_scorers(first.epochs, scorings, sampling) if scorings else None,
         reviews=tuple(
-            measure_review(
-                [e for e in first.epochs if e.recording == scoring.recording], scoring, sampling
-            )
+            measure_review(first.epochs, scoring, sampling)
             for scoring in scorings
             if scoring.decisions
         ),
+        not_drawn=len(nights) - len(drawn),
     )
-    drawn = nights if settings.hypnograms < 0 else nights[: settings.hypnograms]
-    findings = replace(findings, not_drawn=len(nights) - len(drawn))
 
+    # Showing
     _make_folder(out)
     drawings = _export_nights(nights, len(drawn), out / "hypnograms", lights)
-    data = _gather(metrics, findings, known, first, (nights, absences, drawings), workspace)
-    data = replace(data, stamp=_stamp(settings, paths, metrics), words=words or {})
-    if settings.full:
-        _print_report(data)
-    else:
-        for part in summary(data, str(out)):
-            console.print(part, soft_wrap=isinstance(part, Text) and str(out) in part.plain)
+    data = ReportData(
+        metrics=metrics,
+        figure=summary_figure(metrics),
+        tables=all_tables(metrics, findings),
+        notices=notices(metrics, findings),
+        protocol=protocol_sentences(metrics, findings),
+        counting=counting_sentences(metrics),
+        facts=protocol_facts(metrics, findings),
+        epochs=first.epochs,
+        nights=tuple(nights),
+        drawings=tuple(drawings),
+        absences=tuple(absences),
+        stamp=_stamp(settings, paths, metrics),
+        image_folder=workspace.images("eval") if known.images else None,
+        images=known.images,
+        module_stages=known.module_stages,
+        measured=known.facts,
+        words=words or {},
+    )
+    _print_report(data, out, full=settings.full)
+    _write_all(data, out, settings.pictures)
     write_json(out / "metrics.json", {**metrics.to_row(), **findings.to_row()})
+    console.print(Text.assemble("Report  ", (str(out / "report.html"), "bold")), soft_wrap=True)
+    return data.notices
+
+
+def _write_all(data: ReportData, out: Path, pictures: PictureMode) -> None:
     _write_text(out / "tables.md", tables_markdown(data))
     _write_text(out / "tables.csv", to_csv(data.tables))
     _write_text(out / "tables.tex", to_latex(data.tables))
@@ -137,10 +153,8 @@ def run(
         _write_text(out / "figure.svg", data.figure.svg)
         _write_bytes(out / "figure.png", data.figure.png)
     _write_text(out / "report.html", render_page(data))
-    _write_text(out / "review.html", render_review(data, out, settings.pictures))
+    _write_text(out / "review.html", render_review(data, out, pictures))
     write_json(out / "report.json", dict(data.stamp))
-    console.print(Text.assemble("Report  ", (str(out / "report.html"), "bold")), soft_wrap=True)
-    return data.notices
 
 
 def tables_markdown(data: ReportData) -> str:
@@ -214,48 +228,25 @@ def _comparisons(sets: Sequence[AnswerSet], known: Known, sampling: Sampling) ->
     return found
 
 
-def _gather(
-    metrics: Metrics,
-    findings: Findings,
-    known: Known,
-    first: AnswerSet,
-    laid_out: tuple[list[Night], list[Absence], list[Drawing]],
-    workspace: Workspace,
-) -> ReportData:
-    nights, absences, drawings = laid_out
-    return ReportData(
-        metrics=metrics,
-        figure=summary_figure(metrics),
-        tables=all_tables(metrics, findings),
-        notices=notices(metrics, findings),
-        protocol=protocol_sentences(metrics, findings),
-        counting=counting_sentences(metrics),
-        facts=protocol_facts(metrics, findings),
-        epochs=first.epochs,
-        nights=tuple(nights),
-        drawings=tuple(drawings),
-        absences=tuple(absences),
-        stamp={},
-        image_folder=workspace.images("eval") if known.images else None,
-        images=known.images,
-        module_stages=known.module_stages,
-        measured=known.facts,
-    )
-
-
 def _stamp(settings: ReportSettings, paths: Sequence[Path], metrics: Metrics) -> dict[str, object]:
     figures = {"n": metrics.n, "accuracy": metrics.accuracy, "macro_f1": metrics.macro_f1}
-    names = ["answers", *(f"answers {i}" for i in range(2, len(paths) + 1))]
+    inputs = {"answers" if i == 1 else f"answers {i}": p for i, p in enumerate(paths, start=1)}
+    inputs |= {f"scoring {i}": p for i, p in enumerate(settings.scored_by, start=1)}
+    inputs |= {f"lights {i}": p for i, p in enumerate(settings.lights, start=1)}
     return run_stamp(
         "report",
         settings,
-        inputs=dict(zip(names, paths, strict=True)),
+        inputs=inputs,
         protocol=metrics.protocol,
         results={**figures, "kappa": metrics.kappa, "unreadable": metrics.unreadable},
     )
 
 
-def _print_report(data: ReportData) -> None:
+def _print_report(data: ReportData, out: Path, *, full: bool) -> None:
+    if not full:
+        for part in summary(data, str(out)):
+            console.print(part, soft_wrap=isinstance(part, Text) and str(out) in part.plain)
+        return
     console.print()
     for sentence in data.protocol:
         console.print(Text(sentence, style="dim"))

@@ -248,6 +248,8 @@ def _fitted(
     if open_end and not math.isinf(duration_s):
         rest_s = (duration_s - entries[-1].onset_s) // EPOCH_S * EPOCH_S
         entries[-1] = replace(entries[-1], duration_s=max(rest_s, float(EPOCH_S)))
+    if scoring.format in (PER_LINE, NUMBERED, STRETCHES):
+        check_list(path, round(entries[-1].end_s / epoch_s), duration_s, epoch_s)
     if not sleep_within(entries, 0.0, duration_s):
         asleep = [entry for entry in entries if entry.stage in SLEEP_STAGES]
         raise EegToolError(
@@ -255,8 +257,6 @@ def _fitted(
             f"its sleep is at {asleep[0].onset_s:g} to {asleep[-1].end_s:g} s.",
             "Check that it belongs to this recording, and that its times are in seconds from its start.",
         )
-    if scoring.format in (PER_LINE, NUMBERED, STRETCHES):
-        check_list(path, round(entries[-1].end_s / epoch_s), duration_s, epoch_s)
     check_overlaps(path, entries)
     grid_s = find_grid_s(path, entries, epoch_s)
     if epoch_s != EPOCH_S:

@@ -1,8 +1,8 @@
-"""How large the page of a report is and how fast it opens, in headless Chromium.
+"""How large the review of a report is and how fast it opens, in headless Chromium.
 
-open        From navigation to the end of loading, and until the epoch browser is ready: median of the runs.
+open        From navigation to the end of loading, and until the first epoch is shown: median of the runs.
 key         From a key press to the next epoch drawn, filter: from a click to the list drawn (layout included).
-nodes       Elements of the whole page, and of the epoch browser alone.
+nodes       Elements of the page, and of them in the browser of epochs.
 
 Answers are those of `report.py`, with hypnograms of all nights; pictures are noise that takes as much
 room as a spectrogram of 336 px does. Needs chromium and chromium-driver.
@@ -122,7 +122,7 @@ def main() -> None:
         began = time.monotonic()
         run(ReportSettings(workspace=workspace.root))
         seconds = time.monotonic() - began
-        page = workspace.report / "report.html"
+        page = workspace.report / "review.html"
         chrome_options = ChromeOptions()
         for flag in (*FLAGS, f"--user-data-dir={scratch}/chrome"):
             chrome_options.add_argument(flag)

@@ -121,6 +121,6 @@ def test_one_picture_is_asked_about_by_its_name(
 
 
 def test_the_report_shows_the_same_pictures(both: tuple[Workspace, Workspace]) -> None:
-    pages = [(w.report / "report.html").read_text() for w in both]
+    pages = [(w.report / "review.html").read_text() for w in both]
     shown = [page.count("iVBORw0KGgo") for page in pages]  # Base64 of how a PNG begins
     assert shown == [10, 10]

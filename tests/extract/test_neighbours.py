@@ -77,7 +77,7 @@ def test_a_context_is_learnt_with_them(stored: Workspace, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(step, "train_context", learn)
     few = {"steps": 2, "batch": 2, "length": 20}
-    monkeypatch.setattr(step, "_context_plan", lambda s: replace(plan_of(s), **few))
+    monkeypatch.setattr(step, "_context_plan", lambda side: replace(plan_of(side), **few))
     step.run(replace(settings_of(stored), context=2.0))
     only_seen = [e for e in given if not e.stage]
     assert {e.epoch_index for e in only_seen} == {3}

@@ -797,7 +797,7 @@ def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Learn context in a few small steps."""
     usual = step._context_plan
     few = {"steps": 8, "batch": 2, "length": 20}
-    monkeypatch.setattr(step, "_context_plan", lambda settings: replace(usual(settings), **few))
+    monkeypatch.setattr(step, "_context_plan", lambda side: replace(usual(side), **few))
 
 
 @pytest.mark.usefixtures("_quickly")

@@ -133,6 +133,25 @@ def test_validation_subjects_are_drawn_by_the_seed(epochs: list[Epoch]) -> None:
     assert len({split_validation(many, 0.2, seed)[2] for seed in range(5)}) > 1
 
 
+@pytest.mark.parametrize(
+    ("named", "held_out"),
+    [
+        (("S3", "S7"), ("S3", "S7")),
+        (("S3", "elsewhere"), ("S3",)),
+        (("elsewhere",), ()),
+        (tuple(f"S{i}" for i in range(10)), ()),
+    ],
+)
+def test_a_split_may_name_its_validation_subjects(
+    epochs: list[Epoch], named: tuple[str, ...], held_out: tuple[str, ...]
+) -> None:
+    """None of them here, or nobody else: then they are drawn."""
+    many = [replace(epochs[0], subject=f"S{i}") for i in range(10)] * 3
+    found = split_validation(many, 0.2, 1, named)
+    assert found[2] == (held_out or split_validation(many, 0.2, 1)[2])
+    assert {e.subject for e in found[1]} == set(found[2])
+
+
 def test_a_single_subject_cannot_be_held_out(epochs: list[Epoch]) -> None:
     own = [epoch for epoch in epochs if epoch.subject == "S01"]
     assert split_validation(own, 0.5, seed=1) == (own, [], ())

@@ -24,7 +24,8 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.launching import Stopped
 from eegtool.core.records import read_conversations, write_conversations
 from eegtool.core.settings import FinetuneSettings
-from eegtool.core.workspace import Workspace, sha256_of, write_json
+from eegtool.core.workspace import Workspace, read_json, sha256_of, write_json
+from eegtool.extract.features import load_features
 from eegtool.finetune import hardware, launcher, step
 from eegtool.finetune.plan import Plan
 from eegtool.model.adapters import read_contract
@@ -879,3 +880,30 @@ def test_the_recipes_command_runs_to_its_end(in_recipes_folder: Path) -> None:
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}  # --bf16 True
     stamp = json.loads((folder / "run.json").read_text())
     assert stamp["settings"]["further"]["mm_vision_select_layer"] == -2
+
+
+def test_training_continues_only_from_an_adapter_of_the_same_kind(
+    settings: FinetuneSettings, adapter: Path, output_dir: Path
+) -> None:
+    again = replace(settings, continue_from=adapter)
+    plan = step.make_plan(settings, output_dir)
+    lora = read_json(adapter / "adapter_config.json")
+    again = replace(again, lora_r=lora["r"], lora_alpha=lora["lora_alpha"])
+    card = read_json(adapter / "eegvlm.json")
+    ids = [row.sample_id for row in read_conversations(Path(plan.data_path))]
+    table = load_features(Path(plan.features_file), ids)
+    fits = {
+        "protocol": plan.protocol,
+        "answers": plan.answers,
+        "features_weights_sha256": table.weights_sha256,
+    }
+    write_json(adapter / "eegvlm.json", card | fits)
+    found = step.make_plan(again, output_dir)
+    assert found.continue_from == str(adapter)
+    assert len(found.continue_from_sha256) == 64
+    assert found.fingerprint != replace(found, continue_from_sha256="").fingerprint
+    with pytest.raises(EegToolError, match=r"then and now: --lora-r \(\d+ and 3\)"):
+        step.make_plan(replace(again, lora_r=3), output_dir)
+    write_json(adapter / "eegvlm.json", card | fits | {"features_weights_sha256": "cd" * 32})
+    with pytest.raises(EegToolError, match="weights behind the features"):
+        step.make_plan(again, output_dir)

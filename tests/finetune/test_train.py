@@ -276,3 +276,21 @@ def test_pictures_are_decoded_beside_a_gpu(
     assert args.dataloader_num_workers == 0  # no process is forked from one that has threads
     assert args.use_cpu is not gpu
     assert hasattr(args, "tf32") is gpu
+
+
+def test_training_continues_from_an_adapter(plan_of: Planner) -> None:
+    lora, projector = trained(plan_of("first"))
+    still = {"continue_from": plan_of("first").output_dir, "learning_rate": 0.0}
+    same_lora, same_projector = trained(plan_of("still", **still, mm_projector_lr=0.0))
+    for before, after in ((lora, same_lora), (projector, same_projector)):
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+    further, _ = trained(plan_of("further", continue_from=still["continue_from"]))
+    assert any(not torch.equal(lora[name], further[name]) for name in lora)
+
+
+def test_an_adapter_of_another_rank_is_no_start(plan_of: Planner) -> None:
+    trained(plan_of("first"))
+    other = plan_of("other", continue_from=plan_of("first").output_dir, lora_r=2)
+    with pytest.raises(EegToolError, match="does not fit the model"):
+        trained(other)

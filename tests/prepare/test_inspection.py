@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -239,7 +240,10 @@ def test_if_nothing_can_be_read(recordings: Path, printed: io.StringIO) -> None:
     ("make", "message"),
     [
         (lambda folder: folder / "nowhere.edf", "nowhere.edf does not exist"),
-        (lambda folder: (folder / "new").mkdir() or folder / "new", "No recording in .*new"),
+        (
+            lambda folder: (folder / "new").mkdir() or folder / "new",
+            "There is no recording in .*new",
+        ),
     ],
 )
 def test_nothing_to_look_at(recordings: Path, make: Any, message: str) -> None:
@@ -269,3 +273,32 @@ def test_settings_are_those_of_prepare() -> None:
     for name in ("cohort", "channel", "wake_margin", "strict", "json"):
         assert getattr(one, name) == getattr(other, name)
     assert replace(one, json=True).json
+
+
+def test_another_channel_is_looked_at_where_the_usual_one_is_missing(
+    tmp_path: Path,
+    write_edf: Any,
+    printed: io.StringIO,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Who has never seen the tool shall see that the scoring fits, and what to type."""
+    data_uv = np.random.default_rng(0).normal(0, 30, 10 * 3000)
+    labels = ("EOG left", "F3-M2", "C4A1")
+    path = write_edf([(label, data_uv, 100.0) for label in labels], name="P01.edf")
+    path.with_suffix(".txt").write_text("W\nW\nN1\nN2\nN2\nN2\nN3\nN3\nREM\nREM\n")
+    (fact,) = facts(capsys, path)
+    assert fact["suggested_channel"] == "C4A1"
+    assert sum(fact["prepare"]["kept"].values()) == 10
+    inspection.run(InspectSettings([path]))
+    said = " ".join(printed.getvalue().split())
+    assert "with --channel 'C4A1' (there is no 'EEG Fpz-Cz', its default) it would keep 10" in said
+    (fact,) = facts(capsys, path, channel=["EEG Pz-Oz"])
+    assert "suggested_channel" not in fact
+    assert "There is no channel 'EEG Pz-Oz'" in fact["prepare"]["error"]
+
+
+def test_links_to_what_is_not_here_are_named(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "P01.edf").symlink_to("../annex/P01")
+    with pytest.raises(EegToolError, match=r"P01\.edf is a link to .*annex/P01, which is not here"):
+        inspection.run(InspectSettings([tmp_path / "data"]))

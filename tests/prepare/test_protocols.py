@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +17,7 @@ from eegtool.core.settings import PrepareSettings
 from eegtool.core.workspace import Workspace, read_json
 from eegtool.prepare import step
 from eegtool.prepare.protocols import PROTOCOLS
-from eegtool.prepare.splits import Split, make_split, read_split
+from eegtool.prepare.splits import Split, make_split, read_split, write_split
 from eegtool.prepare.step import run
 from eegtool.scorings.cohorts import find_nights
 
@@ -133,6 +134,19 @@ def test_protocols_that_are_not_possible(
         split_of(set(subjects), "sleepvlm-mass", fold, partial=partial)
     assert what in raised.value.what
     assert ("--protocol-partial" in raised.value.fix) == ("cannot be used" in what)
+
+
+def test_a_stored_split_keeps_its_validation_subjects(tmp_path: Path) -> None:
+    path = tmp_path / "split.json"
+    sides = PROTOCOLS["sleepvlm-mass"].sides(0)
+    write_split(path, split_of(set(sides.everybody), "sleepvlm-mass"))
+    assert read_split(path).validation_subjects == SS3_VALIDATION
+    known: dict[str, Counter[str]] = {s: Counter() for s in sides.everybody - {"01-03-0064"}}
+    assert make_split(known, split_from=path).validation_subjects == SS3_VALIDATION[:-1]
+    row = read_json(path)
+    path.write_text(json.dumps(row | {"validation_subjects": ["01-01-0001"]}))
+    with pytest.raises(EegToolError, match="validation subject 01-01-0001 is not among"):
+        read_split(path)
 
 
 # --- through prepare ---

@@ -9,8 +9,7 @@ import pytest
 from sklearn.metrics import brier_score_loss, cohen_kappa_score, log_loss
 
 from eegtool.core.stages import STAGES
-from eegtool.report.measures.metrics import Metrics, measure
-from eegtool.report.measures.surroundings import surroundings
+from eegtool.report.measures.metrics import Metrics, measure, surroundings
 from eegtool.report.reading.epochs import AnsweredEpoch, probabilities_of
 from eegtool.report.reading.protocol import Run
 

@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -452,6 +453,20 @@ def test_a_click_on_a_hypnogram_leads_to_the_epoch(reader: Reader) -> None:
     assert reader.run(widths) == 7  # what was answered, five stages, what was decided
     reader.set_night("SC402E1")
     assert reader.chosen == "SC402E1-0000"
+    reader.open("#recording=SC401E2")  # by which a hypnogram of report.html leads here
+    assert reader.chosen == "SC401E2-0000"
+    assert reader.text(".progress") == "0 of 35 epochs reviewed, 0 corrected"
+
+
+def test_what_names_no_epoch_cannot_be_saved(chrome: Chrome, tmp_path: Path) -> None:
+    nameless = [replace(answered(i, "", i), epoch_index=None) for i in range(3)]
+    reader = Reader(chrome, write_page(tmp_path, nameless))
+    reader.open()
+    reader.press("w", "s")
+    assert "does not say which epoch of which recording" in reader.text(".warning")
+    reader.run("document.querySelector('dialog').showModal()")
+    reader.press("2")  # the list of keys is open: nothing is decided
+    assert reader.text(".progress").startswith("1 of")
 
 
 def test_it_fits_a_phone_and_a_print(reader: Reader, epochs: list[AnsweredEpoch]) -> None:

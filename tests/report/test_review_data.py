@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from eegtool.core.answers import Reading, read_stage
+from eegtool.reasons.facts import Facts
 from eegtool.report.reading.epochs import AnsweredEpoch
 from eegtool.report.showing.pictures import Pictures, by_worth, gather
 from eegtool.report.showing.review import inert_json, review_data
@@ -32,6 +33,28 @@ def test_epochs_stand_recording_by_recording_in_time(epoch: Build) -> None:
     assert [data["subjects"][k] for k in data["subject"]] == ["SC999", "SC403", "SC403", "SC403"]
     assert data["probabilities"] == []
     assert data["size"] == [0] * 4
+
+
+def test_what_was_measured_and_the_words_of_the_model_are_there(epoch: Build) -> None:
+    measured = Facts(0.62, 0.2, 0.1, 0.05, 0.03, (10.1,), 45, 0.04, 3, 1, 2)
+    epochs = [epoch(i, "W", "W") for i in range(2)]
+    found = review_data(epochs, Pictures(), {}, {"e1": measured}, {"e0": "</script> Alpha."})[0]
+    assert "</script" not in found
+    data = json.loads(found)
+    assert data["words"] == {"e0": "</script> Alpha."}
+    assert data["facts"] == {
+        "e1": "Power: delta 62%, theta 20%, alpha 10%, sigma 5%, beta 3%. Rhythm: alpha 10.1 Hz. "
+        "Amplitude: 45 µV. Slow waves: 3 (4% of the epoch). K-complexes: 1. Spindles: 2."
+    }
+
+
+def test_other_answers_do_not_find_the_corrections_of_these(epoch: Build) -> None:
+    def key(*epochs: AnsweredEpoch) -> str:
+        return str(json.loads(review_data(epochs, Pictures(), {})[0])["key"])
+
+    first, second = epoch(0, "W", "W", text="W"), epoch(1, "W", "W", text="W")
+    assert key(first, second) == key(second, first)
+    assert key(first, second) != key(first, replace(second, text="N2"))
 
 
 def test_probabilities_are_per_mille(epoch: Build) -> None:

@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -158,13 +159,29 @@ def test_latex_is_escaped_and_balanced(metrics_of: Callable[..., Metrics]) -> No
 
 
 def test_published_figures_say_that_they_are_not_ours() -> None:
-    table = literature_table()
-    assert "not measured here" in table.title
-    assert len(table.rows) >= 15
+    table = literature_table({"protocol": "sleep-edf-20", "protocol_differs": []})
+    assert table.title == "Published under the same protocol (sleep-edf-20), not measured here"
     works = [row[0].text for row in table.rows]
     assert "SleePyCo" in works
     assert "DeepSleepNet †" in works
+    assert {row[1].text for row in table.rows} == {"Sleep-EDF-20"}
     assert all(row[0].detail.count(";") == 2 for row in table.rows)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "n_rows"),
+    [
+        ({}, 0),
+        ({"protocol": "kemp2000", "protocol_differs": []}, 0),
+        ({"protocol": "sleepvlm-mass", "protocol_differs": []}, 1),
+        ({"protocol": "sleep-edf-20", "protocol_differs": ["38 of 39 recordings"]}, 0),
+        ({"protocol": ["sleep-edf-20", "sleep-edf-78"]}, 0),
+    ],
+)
+def test_only_figures_of_the_same_protocol_stand_beside_a_run(
+    protocol: dict[str, Any], n_rows: int
+) -> None:
+    assert len(literature_table(protocol).rows) == n_rows
 
 
 def test_spans_and_differences_are_unmistakable() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -102,7 +103,7 @@ def test_how_it_is_asked_reaches_the_model(
 def test_other_programs_read_what_it_writes(
     settings: StageSettings, staged: Stage, simulated: Path
 ) -> None:
-    (found,) = staged(settings)["nights"]
+    (found,) = staged(replace(settings, lights_off="60", lights_on="240"))["nights"]
     rows = table(settings, "SC4001E0")
     annotations = mne.read_annotations(settings.out / found["files"]["annotations"])
     assert annotations.onset[0] == 0.0
@@ -135,7 +136,12 @@ def test_other_programs_read_what_it_writes(
         hypnogram = read_hypnogram(events, None, 300)
         assert stage_per_epoch(hypnogram, 10) == [row["stage"] for row in rows]
     assert (settings.out / found["files"]["report"]).read_text(encoding="utf-8").count("SC4001E0")
-    assert found["statistics"]["tst_min"] == sum(stage != "W" for stage in stages) / 2
+    in_bed = stages[2:8]
+    assert found["lights"] == {"off_s": 60.0, "on_s": 240.0}
+    assert found["statistics"]["tib_min"] == 3
+    assert found["statistics"]["tst_min"] == sum(stage != "W" for stage in in_bed) / 2
+    about = read_json((settings.out / found["files"]["bids_hypnogram"]).with_suffix(".json"))
+    assert (about["LightsOff"], about["LightsOn"]) == (60.0, 240.0)
     assert "statistics_smoothed" in found
 
 
@@ -340,6 +346,10 @@ def test_the_least_certain_epochs_are_explained(settings: StageSettings, staged:
     staged(everything)
     words = {row["epoch_index"]: row["words"] for row in table(everything, "SC4001E0")}
     assert [row["words"] for row in rows if row["words"]] == [words[str(i)] for i in sorted(least)]
+    page = (settings.out / "SC4001E0" / "report" / "review.html").read_text(encoding="utf-8")
+    island = page.split('id="epoch-data">')[1].split("</script>")[0]
+    told = json.loads(island)["words"]
+    assert told == {f"SC4001E0-{i:04d}": words[str(i)] for i in least}
     work = settings.out / "SC4001E0" / "work" / "answers"
     assert [path.name for path in work.iterdir()] == ["eeg_answers.jsonl"]
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import (
     accuracy_score,
@@ -26,7 +27,6 @@ from eegtool.core.workspace import jsonable
 from eegtool.report.measures.certainty import Calibration, CoveragePoint, calibration, coverage
 from eegtool.report.measures.intervals import Basis, Bootstrap, Interval, Sampling
 from eegtool.report.measures.scores import BOUNDS, FIGURES, STAGE_FIGURES
-from eegtool.report.measures.surroundings import surroundings
 from eegtool.report.reading.epochs import AnsweredEpoch
 from eegtool.report.reading.protocol import Run
 
@@ -237,12 +237,7 @@ def measure(epochs: Sequence[AnsweredEpoch], run: Run, sampling: Sampling | None
     return Metrics(
         n=len(labelled),
         answered=len(epochs),
-        accuracy=overall.accuracy if overall else None,
-        macro_f1=overall.macro_f1 if overall else None,
-        weighted_f1=overall.weighted_f1 if overall else None,
-        kappa=overall.kappa if overall else None,
-        mcc=overall.mcc if overall else None,
-        balanced_accuracy=overall.balanced_accuracy if overall else None,
+        **{name: getattr(overall, name, None) for name in FIGURES},
         macro_f1_stages=tuple(s for s, n in zip(STAGES, counts.sum(1), strict=True) if n),
         per_stage=stage_scores(counts) if labelled else {},
         confusion=tuple(tuple(int(k) for k in row) for row in counts),
@@ -267,6 +262,40 @@ def measure(epochs: Sequence[AnsweredEpoch], run: Run, sampling: Sampling | None
         protocol=run.protocol,
         how=run.how,
     )
+
+
+def surroundings(labelled: Sequence[AnsweredEpoch]) -> dict[str, NDArray[np.bool_]]:
+    """Tell transition epochs from stable ones; the former are hard for humans, too.
+
+    An epoch is in transition where the true stage of the epoch before it or after it, in the same
+    recording, is another one. It is stable where that is not so. A neighbour that has no label says
+    nothing; an epoch without any labelled neighbour is neither.
+
+    Parameters
+    ----------
+    labelled : sequence of AnsweredEpoch, length n
+        Epochs with a true stage.
+
+    Returns
+    -------
+    dict of str to bool array, shape (n,)
+        ``"transition"`` and ``"stable"``.
+    """
+    placed = [
+        (e.recording, min(e.epoch_index, 2**60), e.true, i)
+        for i, e in enumerate(labelled)
+        if e.recording and e.epoch_index is not None
+    ]
+    table = pd.DataFrame(sorted(placed), columns=["recording", "index", "true", "row"])
+    before = table.shift(1)
+    beside = (table["recording"] == before["recording"]) & (table["index"] == before["index"] + 1)
+    differ = table["true"] != before["true"]
+    found = {}
+    for name, border in (("transition", beside & differ), ("stable", beside & ~differ)):
+        found[name] = np.zeros(len(labelled), bool)
+        found[name][table["row"][border | border.shift(-1, fill_value=False)]] = True
+    found["stable"] &= ~found["transition"]
+    return found
 
 
 def cells_of(labelled: Sequence[AnsweredEpoch]) -> NDArray[np.intp]:
@@ -327,16 +356,9 @@ def chance(counts: Counts) -> Chance:
     constant = np.zeros_like(counts)
     constant[:, commonest] = true
     always = agreement(constant)
-    return Chance(
-        stage=STAGES[commonest],
-        accuracy=always.accuracy,
-        macro_f1=always.macro_f1,
-        kappa=0.0,
-        weighted_f1=always.weighted_f1,
-        mcc=0.0,
-        balanced_accuracy=always.balanced_accuracy,
-        random_accuracy=float((true * said).sum() / true.sum() ** 2),
-    )
+    figures = {name: getattr(always, name) for name in FIGURES} | {"kappa": 0.0, "mcc": 0.0}
+    at_random = float((true * said).sum() / true.sum() ** 2)
+    return Chance(stage=STAGES[commonest], random_accuracy=at_random, **figures)
 
 
 def part(bootstrap: Bootstrap, cells: NDArray[np.intp]) -> Part:

@@ -131,7 +131,8 @@ def compare_scorers(
 
 
 def measure_review(epochs: Sequence[AnsweredEpoch], scoring: Scoring, sampling: Sampling) -> Review:
-    """Measure what a review took and gave; `epochs` are those of its recording that were answered."""
+    """Measure what a review took and gave, on those of the epochs that are of its recording."""
+    epochs = [epoch for epoch in epochs if epoch.recording == scoring.recording]
     decisions = scoring.decisions
     final = {
         e.sample_id: stage

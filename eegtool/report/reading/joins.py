@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Epoch, read_epochs, read_questions
@@ -16,6 +16,8 @@ from eegtool.core.workspace import Workspace, check_same_pictures, read_json
 from eegtool.reasons.facts import Facts
 from eegtool.report.reading.epochs import AnsweredEpoch
 from eegtool.report.reading.plain import plain_value
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,34 +97,34 @@ def look_up(
         )
     except EegToolError as error:
         return Known(problems=(error.what,))
-    table: list[Epoch] = []
-    if workspace.epochs.exists():
+
+    def tried(read: Callable[[], _T], otherwise: Any) -> _T:
         try:
-            table = [e for e in read_epochs(workspace.epochs) if e.sample_id in ids]
+            return read()
         except EegToolError as error:
             problems.append(error.what)
-    module: dict[str, str] = {}
-    missing: tuple[str, ...] | None = None
-    calibration: dict[str, Any] = {}
-    facts: dict[str, Facts] = {}
-    kept: Kept | None = None
-    try:
-        missing = _missing(workspace, ids)
-    except EegToolError as error:
-        problems.append(error.what)
-    try:
-        module = _module_stages(workspace.vision_module / "eval_stages.csv", epochs)
-        calibration = _module_calibration(workspace.vision_module / "card.json") if module else {}
-    except EegToolError as error:
-        problems.append(error.what)
+            return otherwise
+
+    table = tried(lambda: _epochs(workspace, ids), [])
     recordings = sorted({e.recording for e in table})
-    try:
-        facts = _facts(workspace, recordings, table)
-        kept = _kept(workspace, recordings)
-    except EegToolError as error:
-        problems.append(error.what)
-    images = {e.sample_id: e.image for e in table if e.split == "eval"}
-    return Known(images, missing, module, calibration, facts, kept, tuple(problems))
+    module = tried(lambda: _module_stages(workspace.vision_module / "eval_stages.csv", epochs), {})
+    card = workspace.vision_module / "card.json"
+    return Known(
+        images={e.sample_id: e.image for e in table if e.split == "eval"},
+        missing=tried(lambda: _missing(workspace, ids), None),
+        module_stages=module,
+        module_calibration=tried(lambda: _module_calibration(card), {}) if module else {},
+        facts=tried(lambda: _facts(workspace, recordings, table), {}),
+        kept=tried(lambda: _kept(workspace, recordings), None),
+        problems=tuple(problems),
+    )
+
+
+def _epochs(workspace: Workspace, ids: set[str]) -> list[Epoch]:
+    """Return the rows of the epochs in the workspace's table, if it has one."""
+    if not workspace.epochs.exists():
+        return []
+    return [e for e in read_epochs(workspace.epochs) if e.sample_id in ids]
 
 
 def _missing(workspace: Workspace, ids: set[str]) -> tuple[str, ...] | None:
@@ -213,7 +215,10 @@ def _facts(
 def _kept(workspace: Workspace, recordings: Sequence[str]) -> Kept | None:
     if not workspace.prepare_stamp.exists():
         return None
-    results: Mapping[str, Any] = read_json(workspace.prepare_stamp).get("results", {})
+    stamp = read_json(workspace.prepare_stamp)
+    if stamp.get("step") == "stage":  # which drops nothing for want of a scoring
+        return None
+    results: Mapping[str, Any] = stamp.get("results", {})
     cards = [results.get("recordings", {}).get(name) for name in recordings]
     told = [card for card in cards if isinstance(card, dict)]
     if not told:

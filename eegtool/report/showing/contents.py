@@ -12,6 +12,7 @@ from eegtool.report.showing.tables import (
     Cell,
     Table,
     cell,
+    cells_of,
     counted,
     figure,
     percent,
@@ -104,10 +105,7 @@ def stage_table(metrics: Metrics) -> Table:
     rows = tuple(
         (
             Cell(stage),
-            *(
-                cell(getattr(score, name), metrics.intervals.stages.get(stage, {}).get(name))
-                for name in ("precision", "recall", "f1")
-            ),
+            *cells_of(score, ("precision", "recall", "f1"), metrics.intervals.stages.get(stage)),
             Cell(f"{score.support:,}"),
         )
         for stage, score in metrics.per_stage.items()
@@ -157,10 +155,7 @@ def surroundings_table(metrics: Metrics) -> Table:
         tuple(
             (
                 Cell(names[name]),
-                *(
-                    cell(getattr(part.agreement, key), part.intervals.get(key))
-                    for key in ("accuracy", "macro_f1", "kappa")
-                ),
+                *cells_of(part.agreement, ("accuracy", "macro_f1", "kappa"), part.intervals),
                 Cell(f"{part.agreement.n:,}"),
             )
             for name, part in metrics.surroundings.items()
@@ -250,10 +245,7 @@ def _group_table(key: str, title: str, name: str, groups: dict[str, Agreement]) 
         tuple(
             (
                 Cell(who),
-                *(
-                    cell(getattr(score, figure_))
-                    for figure_ in ("accuracy", "macro_f1", "kappa", "balanced_accuracy")
-                ),
+                *cells_of(score, ("accuracy", "macro_f1", "kappa", "balanced_accuracy")),
                 Cell(f"{score.n:,}"),
             )
             for who, score in groups.items()

@@ -5,7 +5,6 @@ Files are written of plain records, which know nothing of answers or metrics.
 
 from __future__ import annotations
 
-import csv
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,12 +15,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import edfio
+import pandas as pd
 
+from eegtool.core.errors import EegToolError
 from eegtool.core.sheets import safe_cell
 from eegtool.core.stages import EPOCH_S, STAGES
 from eegtool.core.workspace import atomic_path, write_json
 from eegtool.report.reading.lights import Lights
 from eegtool.report.reading.nights import Night
+from eegtool.report.reading.sources import AnswerSet
 
 _MISSING: Final = "n/a"
 """What BIDS writes for a value that is not there."""
@@ -130,32 +132,68 @@ def write_table(path: Path, epochs: Sequence[ScoredEpoch]) -> None:
     Smoothed stages, reasons for what is not staged and the model's words have a column where there
     are any.
     """
+    shares = [_shares(epoch, "") for epoch in epochs]
+    columns: dict[str, Sequence[Any]] = {
+        "epoch_index": [epoch.epoch_index for epoch in epochs],
+        "onset_s": [f"{e.onset_s:g}" if e.onset_s < 1e5 else f"{e.onset_s:.3f}" for e in epochs],
+        "stage": [epoch.stage or "" for epoch in epochs],
+        "true": [epoch.true or "" for epoch in epochs],
+        "certainty": [max(row) for row in shares],
+        **{f"prob_{s}": [row[k] for row in shares] for k, s in enumerate(STAGES)},
+        "read": [safe_cell(_reading(epoch)) for epoch in epochs],
+    }
     further = {
         "stage_smoothed": [epoch.smoothed or "" for epoch in epochs],
-        "unstaged_because": [epoch.why for epoch in epochs],
-        "words": [epoch.words for epoch in epochs],
+        "unstaged_because": [safe_cell(epoch.why) for epoch in epochs],
+        "words": [safe_cell(epoch.words) for epoch in epochs],
     }
-    further = {name: column for name, column in further.items() if any(column)}
-    with atomic_path(path) as tmp, tmp.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(
-            ["epoch_index", "onset_s", "stage", "true", "certainty"]
-            + [f"prob_{stage}" for stage in STAGES]
-            + ["read", *further]
-        )
-        for epoch, *cells in zip(epochs, *further.values(), strict=True):
-            shares = _shares(epoch, "")
-            writer.writerow(
-                [
-                    epoch.epoch_index,
-                    f"{epoch.onset_s:g}" if epoch.onset_s < 1e5 else f"{epoch.onset_s:.3f}",
-                    epoch.stage or "",
-                    epoch.true or "",
-                    max(shares),
-                    *shares,
-                    *map(safe_cell, [_reading(epoch), *cells]),
-                ]
-            )
+    _write_csv(path, columns | {name: cells for name, cells in further.items() if any(cells)})
+
+
+def write_how_read(path: Path, sets: Sequence[AnswerSet]) -> None:
+    """Write one row per answer, to be opened in a spreadsheet.
+
+    Parameters
+    ----------
+    path : Path
+        The ``.csv`` file. ``stage`` and ``words`` (those that name the stage, from character ``begin`` to
+        before ``end`` of ``text``) are empty where the answer cannot be read; ``rule`` says why.
+    sets : sequence of AnswerSet
+        Whose answers; ``answers`` has their name.
+
+    Raises
+    ------
+    EegToolError
+        If the file cannot be written.
+    """
+    both = [(epoch, one.name) for one in sets for epoch in one.epochs]
+    readings = [epoch.reading for epoch, _ in both]
+    spans = [reading.span or ("", "") for reading in readings]
+    columns: dict[str, Sequence[Any]] = {
+        "question_id": [safe_cell(epoch.sample_id) for epoch, _ in both],
+        "text": [safe_cell(epoch.text) for epoch, _ in both],
+        "stage": [reading.stage or "" for reading in readings],
+        "words": [
+            safe_cell(e.text[slice(*e.reading.span)]) if e.reading.span else "" for e, _ in both
+        ],
+        "begin": [begin for begin, _ in spans],
+        "end": [end for _, end in spans],
+        "rule": [reading.rule for reading in readings],
+        "answers": [safe_cell(name) for _, name in both],
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_csv(path, columns)
+    except OSError as error:
+        raise EegToolError(
+            f"{path} cannot be written: {error.strerror}.", "Give another file by --how-read."
+        ) from error
+
+
+def _write_csv(path: Path, columns: Mapping[str, Sequence[Any]], separator: str = ",") -> None:
+    with atomic_path(path) as tmp:
+        frame = pd.DataFrame(columns, dtype=object)
+        frame.to_csv(tmp, sep=separator, index=False, lineterminator="\n", encoding="utf-8")
 
 
 def write_events(path: Path, epochs: Sequence[ScoredEpoch]) -> None:
@@ -210,12 +248,12 @@ def _write_bids(
     columns: Mapping[str, _Column],
     about: Mapping[str, Any] | None = None,
 ) -> None:
-    with atomic_path(path) as tmp, tmp.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow(["onset", "duration", *columns])
-        cells = (column for _, column in columns.values())
-        for epoch, *row in zip(epochs, *cells, strict=True):
-            writer.writerow([f"{epoch.onset_s:.3f}", EPOCH_S, *row])
+    table: dict[str, Sequence[Any]] = {
+        "onset": [f"{epoch.onset_s:.3f}" for epoch in epochs],
+        "duration": [EPOCH_S] * len(epochs),
+        **{name: column for name, (_, column) in columns.items()},
+    }
+    _write_csv(path, table, "\t")
     write_json(
         path.with_suffix(".json"), {**{k: d for k, (d, _) in columns.items()}, **(about or {})}
     )

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+import csv
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
 
 from eegtool.report.measures.compare import Comparison
 from eegtool.report.measures.findings import Findings
 from eegtool.report.measures.metrics import Metrics
 from eegtool.report.measures.sleep import STATISTICS
 from eegtool.report.showing.contents import FIGURE_NAMES, agreement_tables
-from eegtool.report.showing.literature import published
 from eegtool.report.showing.tables import (
     NOTHING,
     Cell,
     Table,
     cell,
+    cells_of,
     counted,
     figure,
     signed,
@@ -41,7 +43,9 @@ def all_tables(metrics: Metrics, findings: Findings) -> tuple[Table, ...]:
         night_sleep_table,
     )
     tables += [build(findings) for build in builders]
-    return tuple(table for table in (*tables, *later, literature_table()) if table.rows)
+    return tuple(
+        table for table in (*tables, *later, literature_table(metrics.protocol)) if table.rows
+    )
 
 
 def _comparison_tables(findings: Findings) -> list[Table]:
@@ -150,10 +154,7 @@ def scorers_table(findings: Findings) -> Table:
         tuple(
             (
                 Cell(name),
-                *(
-                    cell(getattr(one.agreement, key), one.intervals[key])
-                    for key in ("kappa", "accuracy", "macro_f1")
-                ),
+                *cells_of(one.agreement, ("kappa", "accuracy", "macro_f1"), one.intervals),
                 Cell(f"{one.agreement.n:,}"),
             )
             for name, one in (s.model.items() if s else ())
@@ -260,25 +261,25 @@ def night_sleep_table(findings: Findings) -> Table:
     )
 
 
-def literature_table() -> Table:
-    """Return published figures with their protocols, none of them measured here."""
+def literature_table(protocol: Mapping[str, Any]) -> Table:
+    """Return published figures of the very protocol of a run; no rows if it has none, or differs from it."""
+    name = "" if protocol.get("protocol_differs") else protocol.get("protocol")
     rows = []
-    for p in published():
-        second = "" if p.source != "second-hand" else " †"
-        rows.append(
-            (
-                Cell(p.work + second, f"{p.input}; {p.protocol}; {p.unit}"),
-                Cell(p.data),
-                *text_row([p.accuracy or NOTHING, p.macro_f1 or NOTHING, p.kappa or NOTHING]),
-            )
-        )
+    with Path(__file__).with_name("literature.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if not name or row["same_as"] != name:
+                continue
+            second = " †" if row["source"] == "second-hand" else ""
+            how = f"{row['input']}; {row['protocol']}; {row['unit']}"
+            figures = [row[key] or NOTHING for key in ("accuracy", "macro_f1", "kappa")]
+            rows.append((Cell(row["work"] + second, how), *text_row([row["data"], *figures])))
     return Table(
         "literature",
-        "Published elsewhere, not measured here",
+        f"Published under the same protocol ({name}), not measured here",
         ("Work", "Data", "Acc.", "MF1", "κ"),
         tuple(rows),
-        "Not comparable unless data, channel, wake rule, split and unit are the same. † second-hand: "
-        "taken from lists, not from the authors.",
+        f"Over all folds, where there are folds; this run: {protocol.get('split')}. Channel and unit must be the "
+        "same, too. † second-hand: taken from lists, not from the authors.",
     )
 
 

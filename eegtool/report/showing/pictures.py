@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -104,50 +105,33 @@ def gather(
     return Pictures(embedded, linked, tuple(notes))
 
 
-def by_worth(epochs: Sequence[AnsweredEpoch]) -> Iterator[AnsweredEpoch]:
-    """Yield the epochs in the order in which a reader will want to see them.
+def by_worth(epochs: Sequence[AnsweredEpoch]) -> Iterable[AnsweredEpoch]:
+    """Return the epochs in the order in which a reader will want to see them.
 
     Unreadable answers come first, then wrong ones (each pair of true stage and answer in turn, the
     surest mistakes first), then the least certain, then those beside one of these, then the rest, spread
     evenly over the recordings.
     """
-    told: set[str] = set()
-    for epoch in _in_order_of_worth(epochs):
-        if epoch.sample_id not in told:
-            told.add(epoch.sample_id)
-            yield epoch
-
-
-def _in_order_of_worth(epochs: Sequence[AnsweredEpoch]) -> Iterator[AnsweredEpoch]:
-    yield from (epoch for epoch in epochs if epoch.predicted is None)
+    unreadable = [epoch for epoch in epochs if epoch.predicted is None]
     wrong = [epoch for epoch in epochs if epoch.right is False and epoch.predicted is not None]
-    pairs: dict[tuple[str | None, str | None], list[AnsweredEpoch]] = {}
-    for epoch in sorted(wrong, key=lambda e: -(e.certainty or 0.0)):
-        pairs.setdefault((epoch.true, epoch.predicted), []).append(epoch)
-    yield from _in_turn(pairs.values())
-    unsure = sorted(
-        (e for e in epochs if e.certainty is not None), key=lambda e: e.certainty or 0.0
-    )
-    yield from unsure[: len(unsure) // 10]
+    wrong.sort(key=lambda e: -(e.certainty or 0.0))
+    seen = Counter[tuple[str | None, str | None]]()
+    rounds = []
+    for epoch in wrong:
+        seen[epoch.true, epoch.predicted] += 1
+        rounds.append((seen[epoch.true, epoch.predicted], epoch))
+    in_turn = [epoch for _, epoch in sorted(rounds, key=lambda pair: pair[0])]
+    unsure = [epoch for epoch in epochs if epoch.certainty is not None]
+    unsure = sorted(unsure, key=lambda e: e.certainty or 0.0)[: len(unsure) // 10]
     beside = {
         (e.recording, e.epoch_index + step)
-        for e in (*wrong, *unsure[: len(unsure) // 10])
+        for e in (*wrong, *unsure)
         if e.epoch_index is not None
         for step in (-1, 1)
     }
-    yield from (epoch for epoch in epochs if (epoch.recording, epoch.epoch_index) in beside)
-    yield from (epochs[i] for i in sorted(range(len(epochs)), key=lambda i: i * _STRIDE % 1))
-
-
-def _in_turn(groups: Iterable[list[AnsweredEpoch]]) -> Iterator[AnsweredEpoch]:
-    waiting = [iter(group) for group in groups]
-    while waiting:
-        still = []
-        for group in waiting:
-            if (epoch := next(group, None)) is not None:
-                yield epoch
-                still.append(group)
-        waiting = still
+    near = [epoch for epoch in epochs if (epoch.recording, epoch.epoch_index) in beside]
+    spread = (epochs[i] for i in sorted(range(len(epochs)), key=lambda i: i * _STRIDE % 1))
+    return {e.sample_id: e for e in (*unreadable, *in_turn, *unsure, *near, *spread)}.values()
 
 
 def _stays(name: str) -> bool:

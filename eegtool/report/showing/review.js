@@ -120,6 +120,7 @@
   /* NIGHT_reviewed.csv: every epoch of the night, so that it is a scoring by itself. */
   function save() {
     if (chosen < 0) return;
+    if (data.index[chosen] === null || !data.recordings[data.recording[chosen]]) return warn("This answer does not say which epoch of which recording it is about: nothing to save.");
     if (!who.value.trim()) { warn("Who reviews? Type a name, then save."); return who.focus(); }
     warn("");
     const text = (s) => (/^\p{C}*\s*[=+\-@＝＋－＠]/u.test(s) ? `'${s}` : s).replace(/\s+/g, " ");
@@ -470,7 +471,7 @@
     wanted.find = hash.get("find") ?? "";
     for (const name of ["low", "high"]) if (/^\d{1,3}$/.test(hash.get(name) ?? "")) wanted[name] = hash.get(name);
     if (hasCertainty && ["sure", "unsure"].includes(hash.get("order"))) wanted.order = hash.get("order");
-    const row = rowOfId.get(hash.get("epoch")) ?? -1;
+    const row = rowOfId.get(hash.get("epoch")) ?? data.recording.indexOf(data.recordings.indexOf(hash.get("recording") ?? "\0"));
     if (row >= 0) show(row);
     refresh({ keep: row >= 0 });
     choose(chosen);

@@ -6,8 +6,7 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,16 +26,6 @@ _PER_MILLE: Final = 1000
 # Inside an element of the page none of these can end it or begin another one; the last two end a
 # line in JavaScript, though not in JSON.
 _ESCAPED: Final = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
-
-
-@dataclass(slots=True)
-class _Names:
-    """Texts that repeat: each is kept once, and a column holds its number."""
-
-    numbers: dict[Any, int] = field(default_factory=dict)
-
-    def number(self, name: Any) -> int:
-        return self.numbers.setdefault(name, len(self.numbers))
 
 
 def render_review(data: ReportData, out: Path, pictures: PictureMode = "embed") -> str:
@@ -95,9 +84,12 @@ def review_data(
         Pictures in the order of the epochs; ``data`` holds their lengths.
     """
     ordered = sorted(epochs, key=_place)
-    subjects, recordings, questions, texts = _Names(), _Names(), _Names(), _Names()
-    kinds = _Names()
+    subject, subjects = _numbered(e.subject for e in ordered)
+    recording, recordings = _numbered(e.recording for e in ordered)
+    question, questions = _numbered(e.question for e in ordered)
+    text, texts = _numbered((e.text, e.reading) for e in ordered)
     embedded = [pictures.embedded.get(e.sample_id) for e in ordered]
+    kind, kinds = _numbered(picture[0] if picture else "image/png" for picture in embedded)
     linked = pictures.linked
     way = os.path.commonprefix(list(linked.values()))  # noqa: RUF071  of texts, whatever they say
     certain = any(e.probabilities for e in ordered)
@@ -107,31 +99,31 @@ def review_data(
         "stages": STAGES,
         "epoch_s": EPOCH_S,
         "id": [e.sample_id for e in ordered],
-        "subject": [subjects.number(e.subject) for e in ordered],
-        "recording": [recordings.number(e.recording) for e in ordered],
+        "subject": subject,
+        "recording": recording,
         "index": [e.epoch_index for e in ordered],
         "onset": [_short(e.onset_s) for e in ordered],
-        "question": [questions.number(e.question) for e in ordered],
-        "text": [texts.number((e.text, e.reading)) for e in ordered],
+        "question": question,
+        "text": text,
         "true": "".join(_digit(e.true) for e in ordered),
         "answer": "".join(_digit(e.predicted) for e in ordered),
         "alone": "".join(_digit(alone.get(e.sample_id)) for e in ordered),
         "probabilities": [_per_mille(e) for e in ordered] if certain else [],
         "size": [len(picture[1]) if picture else 0 for picture in embedded],
-        "kind": [kinds.number(picture[0]) if picture else 0 for picture in embedded],
+        "kind": kind,
         "way": way,
         "link": [
             linked[e.sample_id].removeprefix(way) if e.sample_id in linked else 0 for e in ordered
         ],
-        "subjects": list(subjects.numbers),
-        "recordings": list(recordings.numbers),
-        "questions": list(questions.numbers),
-        "kinds": list(kinds.numbers),
+        "subjects": subjects,
+        "recordings": recordings,
+        "questions": questions,
+        "kinds": kinds,
         "facts": {
             e.sample_id: _measured(f) for e in ordered if (f := (facts or {}).get(e.sample_id))
         },
         "words": {e.sample_id: w for e in ordered if (w := (words or {}).get(e.sample_id))},
-        "texts": [[text, *_span(text, reading)] for text, reading in texts.numbers],
+        "texts": [[text, *_span(text, reading)] for text, reading in texts],
     }
     return inert_json(data), "".join(picture[1] for picture in embedded if picture)
 
@@ -139,6 +131,12 @@ def review_data(
 def inert_json(value: Any) -> str:
     """Return `value` as JSON that is safe inside a ``<script>`` element, whatever its texts say."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).translate(_ESCAPED)
+
+
+def _numbered(names: Iterable[Any]) -> tuple[list[int], list[Any]]:
+    """Keep each of the texts that repeat once: return the number of each, and the texts."""
+    numbers: dict[Any, int] = {}
+    return [numbers.setdefault(name, len(numbers)) for name in names], list(numbers)
 
 
 def _place(epoch: AnsweredEpoch) -> tuple[bool, str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,6 +65,15 @@ def counted(count: int, total: int) -> str:
 def cell(value: float | None, interval: tuple[float, float] | None = None) -> Cell:
     """Return a cell with a figure, and its interval on the second line."""
     return Cell(figure(value), span(interval))
+
+
+def cells_of(
+    figures: object,
+    names: Sequence[str],
+    intervals: Mapping[str, tuple[float, float] | None] | None = None,
+) -> tuple[Cell, ...]:
+    """Return a cell for each of the named figures of a record, with its interval."""
+    return tuple(cell(getattr(figures, name), (intervals or {}).get(name)) for name in names)
 
 
 def span(interval: tuple[float, float] | None) -> str:
