@@ -4,6 +4,7 @@ storage     `prepare` on N simulated nights, with PNG files and with `--pictures
 batch       Pictures of a training batch as tensors, normalised: decoded from files against drawn from
             signals, and drawn from varied signals. One core; CPU time, which other programs on the machine
             do not lengthen; median over rounds in which all take turns. Files lie in the page cache.
+strips      One PNG of one channel, of the six strips of the montage `aasm`, and of an epoch between two neighbours.
 memory      Largest memory of a process that draws from N nights, and from a quarter of them.
 
     python scripts/bench/pictures.py --nights 20 --json
@@ -38,13 +39,16 @@ from rich.table import Table
 
 from eegtool.core.console import console
 from eegtool.core.records import read_epochs
-from eegtool.core.settings import PrepareSettings
+from eegtool.core.settings import EEG_CHANNEL, PrepareSettings
 from eegtool.core.workspace import Workspace
 from eegtool.extract.data import Pictures
-from eegtool.pictures import STYLES
+from eegtool.pictures import STYLES, draw_png
 from eegtool.pictures.augmentation import Augmentation
+from eegtool.pictures.signals import quantise
+from eegtool.pictures.spec import PictureSpec, Strip
 from eegtool.prepare import step
-from eegtool.simulate.twins import load_twin, write_night
+from eegtool.recordings.montages import montage_of
+from eegtool.simulate.twins import load_twin, simulate_psg, write_night
 
 TWINS = ("SC4001E0", "SC4012E0", "SC4021E0", "SC4031E0")
 SIZES = (224, 336)
@@ -146,6 +150,43 @@ def batches(nights: Path, root: Path, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
+def strips(rounds: int) -> list[dict[str, Any]]:
+    """Draw one channel, six strips and neighbours in every style of EEG and size; ms per PNG."""
+    twin = load_twin(TWINS[0]).condensed(2)
+    eeg, other, left, right, chin = simulate_psg(twin, seed=1).values()
+    signals = ((eeg, eeg, other, left, right, chin), (eeg,))
+    six, one = (quantise("night", "", 0.0, [("", x, 100.0) for x in some]) for some in signals)
+    rows = []
+    for style in (name for name in STYLES if name != "level"):
+        eeg_style = {"style": style}
+        _, specs = montage_of("aasm", [EEG_CHANNEL], [EEG_CHANNEL], eeg_style)
+        drawn = tuple(Strip(s.style, s.amplitude_uv, s.height) for s in specs)
+        for size in SIZES:
+            looks = {
+                "one": (one, PictureSpec(size)),
+                "aasm": (six, PictureSpec(size, strips=drawn)),
+                "neighbours": (one, PictureSpec(size, context_epochs=1)),
+            }
+            times: dict[str, list[float]] = {name: [] for name in looks}
+            for name in islice(cycle(looks), len(looks) * rounds):
+                night, spec = looks[name]
+                began = time.process_time()
+                for epoch in range(1, 9):
+                    around = night.around(30.0 * epoch, spec.context_epochs)
+                    draw_png(style, night.cut_uv(30.0 * epoch), spec, around)
+                times[name].append((time.process_time() - began) / 8 * 1e3)
+            ms = {name: statistics.median(values) for name, values in times.items()}
+            rows.append(
+                {
+                    "style": style,
+                    "size": size,
+                    **{name: round(value, 2) for name, value in ms.items()},
+                    "aasm_vs_one": round(ms["aasm"] / ms["one"], 2),
+                }
+            )
+    return rows
+
+
 def peak(root: Path, share: float) -> float:
     """Draw an epoch of a share of all nights, many times over, and return the largest memory in MB."""
     workspace = Workspace(root)
@@ -192,6 +233,7 @@ def main() -> None:
             "nights": options.nights,
             "storage": storage(root / "nights", root),
             "batch_ms_per_picture": batches(root / "few" / "nights", root, options.rounds),
+            "strips_ms": strips(options.rounds),
             "peak_mb": memory(root / "none"),
         }
     show(found)
@@ -216,6 +258,12 @@ def show(found: dict[str, Any]) -> None:
         title="ms per picture, one core",
     )
     for row in found["batch_ms_per_picture"]:
+        table.add_row(*(str(value) for value in row.values()))
+    out.print(table)
+    table = Table(
+        "style", "px", "one", "aasm", "neighbours", "aasm / one", title="ms per PNG, one core"
+    )
+    for row in found["strips_ms"]:
         table.add_row(*(str(value) for value in row.values()))
     out.print(table)
     out.print("peak memory, MB:", found["peak_mb"])
