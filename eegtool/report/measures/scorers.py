@@ -14,7 +14,7 @@ from eegtool.core.stages import STAGES, UNSCORED
 from eegtool.report.measures.certainty import coverage
 from eegtool.report.measures.compare import as_answers
 from eegtool.report.measures.intervals import Bootstrap, Interval, Sampling
-from eegtool.report.measures.metrics import Part, cells_of, part
+from eegtool.report.measures.metrics import Part, agreement, cells_of, counts_of, part
 from eegtool.report.reading.epochs import AnsweredEpoch
 from eegtool.report.reading.reviews import Scoring
 from eegtool.scorings.scorers import majority
@@ -155,9 +155,10 @@ def measure_review(epochs: Sequence[AnsweredEpoch], scoring: Scoring, sampling: 
         bootstrap = Bootstrap(labelled, sampling)
         whole = part(bootstrap, cells_of(reviewed))
         after, interval = whole.agreement.kappa, whole.intervals["kappa"]
-        before = part(bootstrap, cells_of(labelled)).agreement.kappa
+        cells = cells_of(labelled)
+        before = agreement(counts_of(cells)).kappa
         share = len(decisions) / len(epochs)
-        promised = coverage(labelled, cells_of(labelled), bootstrap, [share])
+        promised = coverage(labelled, cells, bootstrap, [share])
         # Whoever has reviewed everything agrees with the label fully, if they score as it does.
         expected = promised[0].kappa_together if promised else 1.0 if share == 1 else None
     said = [e.predicted or UNSCORED for e in epochs]

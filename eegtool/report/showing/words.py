@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from eegtool.core.probabilities import AIMS
 from eegtool.report.measures.findings import Findings
-from eegtool.report.measures.intervals import FEWEST, Basis, block_minutes
+from eegtool.report.measures.intervals import BLOCK_MIN, FEWEST, Basis
 from eegtool.report.measures.metrics import UNREADABLE, Metrics
 from eegtool.report.showing.tables import counted, percent
 
@@ -145,12 +145,12 @@ def interval_sentence(basis: Basis) -> str:
         )
     if basis.unit == "blocks":
         return (
-            f"Intervals: 95 %, bootstrap over {basis.units} blocks of {block_minutes()} min, since there "
+            f"Intervals: 95 %, bootstrap over {basis.units} blocks of {BLOCK_MIN} min, since there "
             f"are fewer than {FEWEST} subjects: they hold for these subjects, and say nothing about the next."
         )
     if not basis.draws:
         return "No intervals: --draws 0."
-    return f"No intervals: fewer than {FEWEST} subjects, and fewer than {FEWEST} blocks of {block_minutes()} min."
+    return f"No intervals: fewer than {FEWEST} subjects, and fewer than {FEWEST} blocks of {BLOCK_MIN} min."
 
 
 def notices(metrics: Metrics, findings: Findings | None = None) -> tuple[Notice, ...]:
