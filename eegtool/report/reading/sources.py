@@ -153,10 +153,7 @@ def _answer(path: Path, place: str, row: object) -> Answer:
 
 
 def _answers(path: Path) -> Iterator[Answer | EegToolError]:
-    """Yield the answers of a file with one on each line, or of a JSON list.
-
-    A broken last line, which a killed writer leaves, comes as its error; any other one is raised.
-    """
+    """Yield the answers of lines or of a JSON list; a broken last line, of a killed writer, comes as its error."""
     lines = _lines(path)
     head = next(lines, None)
     if head is not None and head[1].lstrip()[:1] == "[":
