@@ -206,23 +206,18 @@ def _span(night: Night, workspace: Workspace) -> Span:
 
 def _comparisons(sets: Sequence[AnswerSet], known: Known, sampling: Sampling) -> list[Comparison]:
     first, others = sets[0], sets[1:]
-    found = []
-    if known.module_stages and any(epoch.true for epoch in first.epochs):
-        module = as_answers(first.epochs, known.module_stages)
-        found.append(compare((first.name, first.epochs), (_MODULE, module), sampling))
+    ours = (first.name, first.epochs)
     smoothed = {e.sample_id: e.smoothed for e in first.epochs if e.smoothed}
-    if smoothed and any(epoch.true for epoch in first.epochs):
-        sequence = as_answers(first.epochs, smoothed)
-        found.append(compare((first.name, first.epochs), (_SMOOTHED, sequence), sampling))
+    found = [
+        compare(ours, (name, as_answers(first.epochs, stages)), sampling)
+        for name, stages in ((_MODULE, known.module_stages), (_SMOOTHED, smoothed))
+        if stages and any(epoch.true for epoch in first.epochs)
+    ]
     for other in others:
-        compared = compare(
-            (first.name, first.epochs),
-            (other.name, other.epochs),
-            sampling,
-            first.run.differs_in(other.run),
-        )
+        differs = first.run.differs_in(other.run)
         otherwise = first.run.decided_otherwise(other.run)
-        found.append(replace(compared, decided_otherwise=otherwise))
+        theirs = (other.name, other.epochs)
+        found.append(compare(ours, theirs, sampling, differs, otherwise))
     return found
 
 

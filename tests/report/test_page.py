@@ -93,10 +93,10 @@ def data_of(metrics: Metrics, epochs: Sequence[AnsweredEpoch] = (), **other: Any
     fields: dict[str, Any] = {
         "metrics": metrics,
         "tables": all_tables(metrics, Findings()),
-        "notices": notices(metrics),
-        "protocol": protocol_sentences(metrics),
+        "notices": notices(metrics, Findings()),
+        "protocol": protocol_sentences(metrics, Findings()),
         "counting": counting_sentences(metrics),
-        "facts": protocol_facts(metrics),
+        "facts": protocol_facts(metrics, Findings()),
         "epochs": tuple(epochs),
         "nights": tuple(nights),
         "drawings": tuple((night, picture(night).inline) for night in nights),

@@ -137,10 +137,10 @@ def write_page(
     fields: dict[str, Any] = {
         "metrics": metrics,
         "tables": all_tables(metrics, Findings()),
-        "notices": notices(metrics),
-        "protocol": protocol_sentences(metrics),
+        "notices": notices(metrics, Findings()),
+        "protocol": protocol_sentences(metrics, Findings()),
         "counting": counting_sentences(metrics),
-        "facts": protocol_facts(metrics),
+        "facts": protocol_facts(metrics, Findings()),
         "epochs": tuple(epochs),
         "nights": tuple(nights),
         "drawings": tuple((night, picture(night).inline) for night in nights[:2]),

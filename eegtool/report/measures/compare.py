@@ -97,6 +97,7 @@ def compare(
     other: tuple[str, Sequence[AnsweredEpoch]],
     sampling: Sampling,
     differs_in: tuple[str, ...] = (),
+    decided_otherwise: tuple[str, ...] = (),
 ) -> Comparison:
     """Compare two runs, joined by sample id.
 
@@ -108,6 +109,8 @@ def compare(
         How intervals are made: whole subjects are drawn, the same ones for both runs.
     differs_in : tuple of str
         What forbids to rank them (see `Run.differs_in`).
+    decided_otherwise : tuple of str
+        See `Comparison`.
 
     Raises
     ------
@@ -141,6 +144,7 @@ def compare(
         basis=bootstrap.basis,
         mcnemar=_mcnemar(cells) if ranked else None,
         wilcoxon=_wilcoxon(cells, [e.subject for e in common]) if ranked else None,
+        decided_otherwise=decided_otherwise,
     )
 
 
