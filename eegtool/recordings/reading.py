@@ -610,11 +610,7 @@ def _opened_by_mne(
     n_declared: int = 0,
     more_files: Sequence[Path] = (),
 ) -> _Opened:
-    """Describe what MNE has opened.
-
-    `unit` is what the format writes where a channel has none of its own, `n_declared` the number of
-    samples that the header promises, `more_files` what belongs to it besides the samples.
-    """
+    """Describe what MNE has opened; `unit` is for channels without one, `n_declared` counts promised samples."""
     sfreq_hz = float(raw.info["sfreq"])
     units = getattr(raw, "_orig_units", {})
     channels = tuple(ChannelInfo(name, sfreq_hz, units.get(name) or unit) for name in raw.ch_names)
