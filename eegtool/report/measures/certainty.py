@@ -100,7 +100,7 @@ class CoveragePoint:
 
 def calibration(labelled: Sequence[AnsweredEpoch], bootstrap: Bootstrap) -> Calibration | None:
     """Compare certainty with success; None where no epoch has probabilities."""
-    shares, told = _probabilities(labelled)
+    shares, told = probabilities_in(labelled)
     if not told.any():
         return None
     true = np.array([STAGE_INDEX[e.true or ""] for e in labelled], np.intp)
@@ -154,7 +154,7 @@ def coverage(
     to_human : sequence of float
         Shares of the epochs that go.
     """
-    shares, told = _probabilities(labelled)
+    shares, told = probabilities_in(labelled)
     if not told.all() or not len(told):
         return ()
     width = scores.SHAPE[1]
@@ -190,13 +190,13 @@ def coverage(
     return tuple(points)
 
 
-def _probabilities(
-    labelled: Sequence[AnsweredEpoch],
+def probabilities_in(
+    epochs: Sequence[AnsweredEpoch],
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return the probabilities, shape (n, 5), and which epochs have any; they sum to 1."""
-    told = np.array([e.probabilities is not None for e in labelled], bool)
+    told = np.array([e.probabilities is not None for e in epochs], bool)
     none = (1.0, 0.0, 0.0, 0.0, 0.0)
-    shares = np.array([e.probabilities or none for e in labelled], np.float64)
+    shares = np.array([e.probabilities or none for e in epochs], np.float64)
     shares = shares.reshape(-1, len(STAGES))
     return shares / shares.sum(1, keepdims=True), told
 

@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.metrics import cohen_kappa_score
 
 from eegtool.core.stages import STAGES, UNSCORED
-from eegtool.report.measures.certainty import coverage
+from eegtool.report.measures.certainty import coverage, probabilities_in
 from eegtool.report.measures.compare import as_answers
 from eegtool.report.measures.intervals import Bootstrap, Interval, Sampling
 from eegtool.report.measures.metrics import Part, agreement, cells_of, counts_of, part
@@ -207,10 +207,10 @@ def _soft(epochs: Sequence[AnsweredEpoch], columns: Mapping[str, Sequence[str]])
     """Return the averaged cosine similarity of probabilities and shares of scorers."""
     shares = np.array([[[s == stage for stage in STAGES] for s in c] for c in columns.values()])
     votes = shares.sum(0).astype(float)
-    known = np.array([e.probabilities is not None for e in epochs]) & (votes.sum(1) > 1)
+    model, told = probabilities_in(epochs)
+    known = told & (votes.sum(1) > 1)
     if not known.any():
         return None
-    model = np.array([e.probabilities or (0.0,) * len(STAGES) for e in epochs])[known]
-    votes = votes[known]
+    model, votes = model[known], votes[known]
     norms = np.linalg.norm(model, axis=1) * np.linalg.norm(votes, axis=1)
     return float(((model * votes).sum(1) / norms).mean())

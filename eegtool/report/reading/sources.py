@@ -163,7 +163,7 @@ def _answers(path: Path) -> Iterator[Answer | EegToolError]:
     """Yield the answers of lines or of a JSON list; a broken last line, of a killed writer, comes as its error."""
     lines = _lines(path)
     head = next(lines, None)
-    if head is not None and head[1].lstrip()[:1] == "[":
+    if head is not None and head[1].lstrip().startswith(b"["):
         rows = parse_json(path.read_bytes(), path, half_characters=True)
         yield from (_answer(path, f"row {number}", row) for number, row in enumerate(rows, start=1))
         return
@@ -212,8 +212,8 @@ def _stage(value: object) -> str | None:
     return value if isinstance(value, str) and value in STAGES else None
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str, bool]]:
-    """Yield number and text of each line that is not blank, and whether it is the last one."""
+def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
+    """Yield number and bytes of each line that is not blank, and whether it is the last one."""
     try:
         with path.open("rb") as file:
             held: tuple[int, bytes] | None = None
@@ -222,29 +222,15 @@ def _lines(path: Path) -> Iterator[tuple[int, str, bool]]:
                 if not line.strip():
                     continue
                 if held:
-                    yield held[0], _decoded(path, *held), False
+                    yield *held, False
                 held = number, line
             if held:
-                try:
-                    text = held[1].decode()
-                except UnicodeDecodeError:  # cut in the middle of a character
-                    text = held[1].decode(errors="replace")
-                yield held[0], text, True
+                yield *held, True
     except FileNotFoundError:
         raise missing(path) from None
     except OSError as error:
         raise EegToolError(
             f"{path} cannot be read: {error.strerror}.", "Check the path."
-        ) from error
-
-
-def _decoded(path: Path, number: int, line: bytes) -> str:
-    try:
-        return line.decode()
-    except UnicodeDecodeError as error:
-        raise EegToolError(
-            f"{path} is not UTF-8 text: {error.reason} in line {number}.",
-            "Give the right file, or save it as UTF-8.",
         ) from error
 
 
