@@ -42,11 +42,9 @@ def agreement(stages: Mapping[str, Sequence[str]]) -> str:
     columns = list(stages.values())
     rows = [row for row in zip(*columns, strict=True) if all(stage in STAGES for stage in row)]
     alike = sum(len(set(row)) == 1 for row in rows)
-    kappas = [
-        _kappa([(row[i], row[j]) for row in rows]) for i, j in combinations(range(len(columns)), 2)
-    ]
-    kappa = sum(kappas) / max(len(kappas), 1)
-    return f"they agree on {alike / max(len(rows), 1):.1%} of {len(rows)} epochs, Cohen's kappa {kappa:.2f}"
+    found = [kappa(*pair)[1] for pair in combinations(zip(*rows, strict=True), 2)]
+    mean = sum(1.0 if k is None else k for k in found) / max(len(found), 1)
+    return f"they agree on {alike / max(len(rows), 1):.1%} of {len(rows)} epochs, Cohen's kappa {mean:.2f}"
 
 
 def majority(stages: Mapping[str, Sequence[str]]) -> tuple[list[str], int]:
@@ -63,9 +61,11 @@ def majority(stages: Mapping[str, Sequence[str]]) -> tuple[list[str], int]:
     return voted, n_ties
 
 
-def _kappa(pairs: Sequence[tuple[str, str]]) -> float:
-    n = max(len(pairs), 1)
-    ours, theirs = Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
-    chance = sum(ours[stage] * theirs[stage] for stage in STAGES) / n**2
-    seen = sum(a == b for a, b in pairs) / n
-    return (seen - chance) / (1 - chance) if chance < 1 else 1.0
+def kappa(one: Sequence[str], other: Sequence[str]) -> tuple[int, float | None]:
+    """Return how many epochs both staged, and Cohen's κ of these (Cohen 1960); None where it is not defined."""
+    both = [(a, b) for a, b in zip(one, other, strict=True) if a in STAGES and b in STAGES]
+    n = len(both)
+    ours, theirs = Counter(a for a, _ in both), Counter(b for _, b in both)
+    chance = sum(ours[stage] * theirs[stage] for stage in STAGES)
+    seen = sum(a == b for a, b in both)
+    return n, (seen * n - chance) / (n * n - chance) if chance < n * n else None

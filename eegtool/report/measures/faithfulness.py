@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
-from eegtool.reasons.claims import Claim, claims_in, holds
+from eegtool.reasons.claims import claims_in, holds
 from eegtool.reasons.facts import Facts
 from eegtool.report.measures.intervals import Bootstrap, Interval, Sampling
 from eegtool.report.reading.epochs import AnsweredEpoch
@@ -67,13 +68,11 @@ def faithfulness(
         None where nothing was measured or nothing is claimed.
     """
     measured = [e for e in epochs if e.sample_id in facts]
-    read: dict[str, tuple[Claim, ...]] = {}
+    read = cache(claims_in)
     said, right = Counter[str](), Counter[str]()
     made, kept = np.zeros(len(measured)), np.zeros(len(measured))
     for i, epoch in enumerate(measured):
-        if epoch.text not in read:
-            read[epoch.text] = claims_in(epoch.text)
-        for claim in read[epoch.text]:
+        for claim in read(epoch.text):
             true = holds(claim, facts[epoch.sample_id])
             said[claim.kind] += 1
             right[claim.kind] += true

@@ -8,7 +8,6 @@ from itertools import combinations
 from typing import Final
 
 import numpy as np
-from sklearn.metrics import cohen_kappa_score
 
 from eegtool.core.stages import STAGES, UNSCORED
 from eegtool.report.measures.certainty import coverage, probabilities_in
@@ -17,7 +16,7 @@ from eegtool.report.measures.intervals import Bootstrap, Interval, Sampling
 from eegtool.report.measures.metrics import Part, agreement, cells_of, counts_of, part
 from eegtool.report.reading.epochs import AnsweredEpoch
 from eegtool.report.reading.reviews import Scoring
-from eegtool.scorings.scorers import majority
+from eegtool.scorings.scorers import kappa, majority
 
 LABEL: Final = "label"
 CONSENSUS: Final = "consensus"
@@ -132,7 +131,7 @@ def compare_scorers(
         if (found := _against(epochs, column, sampling))
     }
     pairs = tuple(
-        Pair(one, other, *_kappa(columns[one], columns[other]))
+        Pair(one, other, *kappa(columns[one], columns[other]))
         for one, other in combinations(columns, 2)
     )
     return Scorers(pairs, model, ties, _soft(epochs, columns))
@@ -173,7 +172,7 @@ def measure_review(epochs: Sequence[AnsweredEpoch], scoring: Scoring, sampling: 
         after=after,
         after_interval=interval,
         expected=expected,
-        unchanged=_kappa(said, [final.get(e.sample_id, UNSCORED) for e in epochs])[1],
+        unchanged=kappa(said, [final.get(e.sample_id, UNSCORED) for e in epochs])[1],
     )
 
 
@@ -192,15 +191,6 @@ def _against(
         replace(e, true=stage) for e, stage in zip(epochs, column, strict=True) if stage in STAGES
     ]
     return part(Bootstrap(known, sampling), cells_of(known)) if known else None
-
-
-def _kappa(one: Sequence[str], other: Sequence[str]) -> tuple[int, float | None]:
-    """Return how many epochs both staged, and their κ."""
-    both = [(a, b) for a, b in zip(one, other, strict=True) if a in STAGES and b in STAGES]
-    stages = {stage for pair in both for stage in pair}
-    return len(both), float(cohen_kappa_score(*zip(*both, strict=True))) if len(
-        stages
-    ) > 1 else None
 
 
 def _soft(epochs: Sequence[AnsweredEpoch], columns: Mapping[str, Sequence[str]]) -> float | None:
