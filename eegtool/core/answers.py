@@ -49,6 +49,10 @@ class Reading:
     span: Span | None
     rule: str = field(default="", compare=False)
 
+    def words(self, text: str) -> str:
+        """Return the words of `text` that name the stage; empty where none do."""
+        return text[slice(*self.span)] if self.span else ""
+
 
 UNREADABLE: Final = Reading(None, None, "no stage named")
 

@@ -152,10 +152,10 @@ def _scoring(path: Path, read_as: ReadAs) -> dict[str, Any]:
     return {
         "format": "hypnogram",
         "start": str(hypnogram.start) if hypnogram.start else None,
-        "duration_s": max(run.onset_s + run.duration_s for run in hypnogram.runs),
+        "duration_s": max(run.end_s for run in hypnogram.runs),
         "stages": {stage: round(s / EPOCH_S) for stage, s in seconds.items() if s},
         "first_sleep_s": asleep[0].onset_s,
-        "last_sleep_s": asleep[-1].onset_s + asleep[-1].duration_s,
+        "last_sleep_s": asleep[-1].end_s,
     }
 
 

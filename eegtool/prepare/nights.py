@@ -29,7 +29,6 @@ from eegtool.core.stages import DROPPED, EPOCH_S
 from eegtool.core.workspace import Workspace, read_json, sha256_of, write_json
 from eegtool.pictures import draw_png
 from eegtool.pictures.signals import (
-    StoredChannel,
     StoredNight,
     check_signals,
     quantise,
@@ -241,21 +240,14 @@ def outline(night: Night, recipe: Recipe) -> Outline:
             f"The hypnogram {night.scorings[0]} scores no sleep within the recording.",
             "Check that it belongs to this recording.",
         )
+    levels = (file for path in night.scorings for file in level_files(path))
     return Outline(
         night=night,
         stages=tuple(stages),
         kept=kept,
         first_onset_s=hypnogram.first_onset_s,
         simulated=header.simulated,
-        files=tuple(
-            dict.fromkeys(
-                (
-                    *header.files,
-                    *night.scorings,
-                    *(j for p in night.scorings for j in level_files(p)),
-                )
-            )
-        ),
+        files=tuple(dict.fromkeys((*header.files, *night.scorings, *levels))),
         notes=header.notes + hypnogram.notes,
         pauses=header.pauses,
     )
@@ -371,11 +363,15 @@ def prepare_night(
                 done = _described(plan, recording, unscored=unscored)
                 done = replace(done, key=key, inputs=inputs)
             if recipe.measured:
-                first = _first_eeg(stored, recipe)
-                eyes, chins = (_of_kind(stored, recipe, kind) for kind in ("eog", "emg"))
+                kinds = ("eeg", "eog", "emg")
+                eeg, eyes, chins = (_of_kind(stored, recipe, kind) for kind in kinds)
+                if not eeg:
+                    raise EegToolError(
+                        f"{stored.recording} has no EEG in this montage that could be measured.",
+                        "Leave out --rationale measured, or choose a montage with EEG.",
+                    )
                 onsets_s = [e.onset_s for e in done.epochs("")]
-                chin = next(iter(chins), None)
-                facts = measure(first.data_uv, first.sfreq_hz, onsets_s, eyes[:2], chin)
+                facts = measure(*eeg[0], onsets_s, eyes[:2], next(iter(chins), None))
                 done = replace(done, facts=tuple(f.to_row() for f in facts))
     except EegToolError as problem:
         return Prepared(night, problem=problem)
@@ -396,11 +392,8 @@ def prepare_night(
 
 def _is_whole(done: Prepared, recipe: Recipe) -> bool:
     """Say whether nothing that is wanted of a recording is missing."""
-    return (
-        bool(done.signals)
-        and bool(done.folder or not recipe.pictures)
-        and bool(done.facts is not None or not recipe.measured)
-    )
+    drawn = done.folder or not recipe.pictures
+    return bool(done.signals and drawn and (done.facts is not None or not recipe.measured))
 
 
 def filter_in_memory(
@@ -464,23 +457,6 @@ def _of_kind(stored: StoredNight, recipe: Recipe, kind: str) -> list[tuple[np.nd
     """Return signal and rate of all channels of a kind that are there."""
     pairs = zip(stored.channels, recipe.channels, strict=True)
     return [(c.data_uv, c.sfreq_hz) for c, s in pairs if s.kind == kind and len(c.samples)]
-
-
-def _first_eeg(stored: StoredNight, recipe: Recipe) -> StoredChannel:
-    """Return the EEG channel that is measured.
-
-    Raises
-    ------
-    EegToolError
-        If there is none.
-    """
-    for channel, spec in zip(stored.channels, recipe.channels, strict=True):
-        if spec.kind == "eeg" and len(channel.samples):
-            return channel
-    raise EegToolError(
-        f"{stored.recording} has no EEG in this montage that could be measured.",
-        "Leave out --rationale measured, or choose a montage with EEG.",
-    )
 
 
 @contextmanager
@@ -698,10 +674,7 @@ def _filtered(recording: Recording, plan: Outline, recipe: Recipe) -> StoredNigh
 
 
 def _cleaned(signal: Signal, recipe: Recipe) -> tuple[str, np.ndarray, float]:
-    """Filter a whole channel once, and resample it if asked; return its name, µV and rate.
-
-    A channel that is missing stays without samples, and a level as it is.
-    """
+    """Filter and resample a channel, unless it is missing or a level; return its name, µV and rate."""
     data_uv, sfreq_hz = signal.data_uv, signal.sfreq_hz
     band_hz = signal.spec.fitting_band_hz(sfreq_hz)
     if signal.is_missing or not band_hz:

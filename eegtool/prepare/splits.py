@@ -280,10 +280,7 @@ def _check_fold(fold: int, folds: int) -> None:
 def _draw(
     stages_of: Mapping[str, Counter[str]], sizes: Sequence[int], seed: int
 ) -> list[list[str]]:
-    """Draw disjoint groups of subjects whose stage mix is near that of all.
-
-    Near: the largest total variation distance of a group is the smallest of all draws.
-    """
+    """Draw disjoint groups of subjects: of all draws the one whose largest total variation from all is smallest."""
     known = sorted(stages_of)
     counts = np.array([[stages_of[name][stage] for stage in STAGES] for name in known], float)
     whole = _shares(counts.sum(axis=0))

@@ -88,9 +88,9 @@ class Header:
     format: str
     channels: tuple[ChannelInfo, ...]
     duration_s: float
-    start: datetime | None
-    notes: tuple[str, ...]
-    simulated: bool
+    start: datetime | None = None
+    notes: tuple[str, ...] = ()
+    simulated: bool = False
     files: tuple[Path, ...] = ()
     pauses: tuple[Pause, ...] = ()
 
@@ -175,7 +175,7 @@ class _Opened:
     header: Header
     loss: str
     read: _Read
-    annotations: Callable[[], tuple[list[Annotation], str]]
+    annotations: Callable[[], tuple[list[Annotation], str]] = lambda: ([], "utf-8")
     """Gives all annotations, and the encoding of their texts."""
 
 
@@ -473,7 +473,6 @@ def _open_raw(raw: mne.io.BaseRaw) -> _Opened:
     return replace(
         opened,
         header=header,
-        loss="",
         read=lambda which: np.asarray(raw.get_data(picks=list(which))),
     )
 
@@ -569,12 +568,9 @@ def _open_wfdb(path: Path) -> _Opened:
         duration_s=wfdb.n_samples / wfdb.sfreq_hz,
         start=wfdb.start,
         notes=(wfdb.loss,) if wfdb.loss else (),
-        simulated=False,
         files=(path, wfdb.samples_path),
     )
-    return _Opened(
-        header, wfdb.loss, lambda which: read_wfdb_samples(wfdb, which), lambda: ([], "utf-8")
-    )
+    return _Opened(header, wfdb.loss, lambda which: read_wfdb_samples(wfdb, which))
 
 
 def _open_hdf5(path: Path) -> _Opened:
@@ -588,17 +584,9 @@ def _open_hdf5(path: Path) -> _Opened:
         format="HDF5",
         channels=tuple(ChannelInfo(d.name, d.sfreq_hz, d.unit) for d in datasets),
         duration_s=datasets[0].n_samples / datasets[0].sfreq_hz,
-        start=None,
-        notes=(),
-        simulated=False,
         files=(path,),
     )
-    return _Opened(
-        header,
-        "",
-        lambda which: read_datasets(path, [datasets[i] for i in which]),
-        lambda: ([], "utf-8"),
-    )
+    return _Opened(header, "", lambda which: read_datasets(path, [datasets[i] for i in which]))
 
 
 def _opened_by_mne(
@@ -610,11 +598,7 @@ def _opened_by_mne(
     n_declared: int = 0,
     more_files: Sequence[Path] = (),
 ) -> _Opened:
-    """Describe what MNE has opened.
-
-    `unit` is what the format writes where a channel has none of its own, `n_declared` the number of
-    samples that the header promises, `more_files` what belongs to it besides the samples.
-    """
+    """Describe what MNE has opened; `unit` is for channels without one, `n_declared` counts promised samples."""
     sfreq_hz = float(raw.info["sfreq"])
     units = getattr(raw, "_orig_units", {})
     channels = tuple(ChannelInfo(name, sfreq_hz, units.get(name) or unit) for name in raw.ch_names)

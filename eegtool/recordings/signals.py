@@ -313,10 +313,7 @@ def _windows(data: np.ndarray, sfreq_hz: float) -> np.ndarray:
 
 
 def _check_shape(data: np.ndarray, sfreq_hz: float, kind: str) -> tuple[float, str]:
-    """Refuse what is no signal in whatever unit; return its amplitude, and a note if a part is clipped or flat.
-
-    What is sampled too slowly for its band is a level: its amplitude is its size.
-    """
+    """Refuse what is no signal in whatever unit; return its amplitude, and a note if a part is clipped or flat."""
     if not math.isfinite(float(np.sum(data))):
         raise EegToolError(
             "Some samples are no numbers.", "Export the recording again, without gaps."
@@ -330,6 +327,7 @@ def _check_shape(data: np.ndarray, sfreq_hz: float, kind: str) -> tuple[float, s
             f"The signal is saturated: {stuck:.0%} of all samples are at the lowest or highest value.",
             "The amplifier was overdriven, or nothing connected; choose another with --channel.",
         )
+    # What is sampled too slowly for its band is a level: its amplitude is its size.
     is_level = sfreq_hz < 2 * KINDS[kind].band_hz[0]
     size = float(np.median(np.abs(windows))) if is_level else amplitude(data, sfreq_hz)
     if size == 0 or low == high:

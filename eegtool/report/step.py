@@ -35,7 +35,7 @@ from eegtool.report.reading.nights import Night, lay_out
 from eegtool.report.reading.reviews import read_scorings
 from eegtool.report.reading.sources import AnswerSet, named_apart, read_answer_sets
 from eegtool.report.showing import exports
-from eegtool.report.showing.data import Drawing, ReportData
+from eegtool.report.showing.data import ReportData
 from eegtool.report.showing.figures import summary_figure
 from eegtool.report.showing.finding_tables import all_tables
 from eegtool.report.showing.forms import markdown, to_csv, to_latex, to_markdown, to_rich
@@ -133,9 +133,7 @@ def run(
         absences=tuple(absences),
         stamp=_stamp(settings, paths, metrics),
         image_folder=workspace.images("eval") if known.images else None,
-        images=known.images,
-        module_stages=known.module_stages,
-        measured=known.facts,
+        known=known,
         words=words or {},
     )
     _print_report(data, out, full=settings.full)
@@ -146,14 +144,14 @@ def run(
 
 
 def _write_all(data: ReportData, out: Path, pictures: PictureMode) -> None:
-    _write_text(out / "tables.md", tables_markdown(data))
-    _write_text(out / "tables.csv", to_csv(data.tables))
-    _write_text(out / "tables.tex", to_latex(data.tables))
+    _write(out / "tables.md", tables_markdown(data))
+    _write(out / "tables.csv", to_csv(data.tables))
+    _write(out / "tables.tex", to_latex(data.tables))
     if data.figure:
-        _write_text(out / "figure.svg", data.figure.svg)
-        _write_bytes(out / "figure.png", data.figure.png)
-    _write_text(out / "report.html", render_page(data))
-    _write_text(out / "review.html", render_review(data, out, pictures))
+        _write(out / "figure.svg", data.figure.svg)
+        _write(out / "figure.png", data.figure.png)
+    _write(out / "report.html", render_page(data))
+    _write(out / "review.html", render_review(data, out, pictures))
     write_json(out / "report.json", dict(data.stamp))
 
 
@@ -208,23 +206,18 @@ def _span(night: Night, workspace: Workspace) -> Span:
 
 def _comparisons(sets: Sequence[AnswerSet], known: Known, sampling: Sampling) -> list[Comparison]:
     first, others = sets[0], sets[1:]
-    found = []
-    if known.module_stages and any(epoch.true for epoch in first.epochs):
-        module = as_answers(first.epochs, known.module_stages)
-        found.append(compare((first.name, first.epochs), (_MODULE, module), sampling))
+    ours = (first.name, first.epochs)
     smoothed = {e.sample_id: e.smoothed for e in first.epochs if e.smoothed}
-    if smoothed and any(epoch.true for epoch in first.epochs):
-        sequence = as_answers(first.epochs, smoothed)
-        found.append(compare((first.name, first.epochs), (_SMOOTHED, sequence), sampling))
+    found = [
+        compare(ours, (name, as_answers(first.epochs, stages)), sampling)
+        for name, stages in ((_MODULE, known.module_stages), (_SMOOTHED, smoothed))
+        if stages and any(epoch.true for epoch in first.epochs)
+    ]
     for other in others:
-        compared = compare(
-            (first.name, first.epochs),
-            (other.name, other.epochs),
-            sampling,
-            first.run.differs_in(other.run),
-        )
+        differs = first.run.differs_in(other.run)
         otherwise = first.run.decided_otherwise(other.run)
-        found.append(replace(compared, decided_otherwise=otherwise))
+        theirs = (other.name, other.epochs)
+        found.append(compare(ours, theirs, sampling, differs, otherwise))
     return found
 
 
@@ -273,7 +266,7 @@ def _print_report(data: ReportData, out: Path, *, full: bool) -> None:
 
 def _export_nights(
     nights: Sequence[Night], n_drawn: int, folder: Path, lights: Mapping[str, Lights]
-) -> list[Drawing]:
+) -> list[tuple[Night, str]]:
     """Write every recording for other programs, and draw the first ones."""
     names = exports.file_names([night.recording for night in nights])
     drawings = []
@@ -289,10 +282,10 @@ def _export_nights(
             exports.write_hypnogram(folder / f"{name}_hypnogram.tsv", epochs, of)
             exports.write_annotations(folder / f"{name}_hypnogram.edf", epochs)
             if i < n_drawn:
-                drawn = picture(night, png=True)
-                _write_text(folder / f"{name}.svg", drawn.svg)
-                _write_bytes(folder / f"{name}.png", drawn.png)
-                drawings.append(Drawing(night, drawn.inline))
+                drawn = picture(night)
+                _write(folder / f"{name}.svg", drawn.svg)
+                _write(folder / f"{name}.png", drawn.png)
+                drawings.append((night, drawn.inline))
             bar.advance(task)
     return drawings
 
@@ -306,10 +299,6 @@ def _make_folder(path: Path) -> None:
         ) from error
 
 
-def _write_text(path: Path, text: str) -> None:
-    _write_bytes(path, text.encode())
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
+def _write(path: Path, content: str | bytes) -> None:
     with atomic_path(path) as tmp:
-        tmp.write_bytes(content)
+        tmp.write_bytes(content.encode() if isinstance(content, str) else content)

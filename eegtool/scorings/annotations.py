@@ -26,8 +26,8 @@ from eegtool.recordings.reading import (
     read_slow_channel,
 )
 from eegtool.recordings.wfdb import read_wfdb_annotations
-from eegtool.scorings.codings import read_stages, told_stage
-from eegtool.scorings.scoring import Entry, ReadAs, Scoring, refuse_word
+from eegtool.scorings.codings import read_stages, stage_of_event
+from eegtool.scorings.scoring import Entry, ReadAs, Scoring
 
 _SIGNAL: Final = re.compile(r"hypnogram|hypno|(sleep ?)?stages?|(sleep ?)?scoring", re.IGNORECASE)
 _FASTEST_HZ: Final = 8.0
@@ -124,11 +124,8 @@ def _among(
     entries = []
     for number, (onset_s, duration_s, text) in enumerate(annotations, start=1):
         place = f"annotation {number}"
-        stage = told_stage(text, read_as) or stage_of(text)
-        if stage:
+        if stage := stage_of_event(path, place, text, read_as):
             entries.append(Entry(onset_s, duration_s, stage, place))
-        elif is_misspelt(text):
-            refuse_word(path, place, text)
     if not entries:
         others = ", ".join(
             repr(text) for text in list(dict.fromkeys(t for _, _, t in annotations))[:4]

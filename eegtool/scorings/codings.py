@@ -16,7 +16,14 @@ from typing import Final
 import numpy as np
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.stages import MOVEMENT, UNSCORED, code_in_column, stage_in_column
+from eegtool.core.stages import (
+    MOVEMENT,
+    UNSCORED,
+    code_in_column,
+    is_misspelt,
+    stage_in_column,
+    stage_of,
+)
 from eegtool.scorings.scoring import ReadAs, refuse_word
 
 _S4: Final = "S4"
@@ -95,6 +102,14 @@ def parse_codes(text: str) -> tuple[tuple[str, str], ...]:
 def told_stage(text: str, read_as: ReadAs) -> str | None:
     """Return the stage that the user gave to a word or number, if any."""
     return dict(read_as.codes).get(fold_code(text))
+
+
+def stage_of_event(path: Path, place: str, text: str, read_as: ReadAs) -> str:
+    """Return the stage of an event or annotation; empty if it is about something else, unless that is misspelt."""
+    stage = told_stage(text, read_as) or stage_of(text)
+    if stage is None and is_misspelt(text):
+        refuse_word(path, place, text)
+    return stage or ""
 
 
 def read_stages(

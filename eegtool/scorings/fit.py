@@ -101,7 +101,7 @@ def _are_changes(entries: Sequence[Entry], steps_s: Sequence[float], epoch_s: fl
     """Say whether entries are changes of stage, and not epochs: most are far apart, and none repeats."""
     far = sum(step_s > epoch_s + TOLERANCE_S for step_s in steps_s)
     repeats = any(a.stage == b.stage for a, b in pairwise(entries))
-    whole = all(min(s % epoch_s, -s % epoch_s) <= TOLERANCE_S for s in steps_s[1:])
+    whole = all(_off_grid_s(step_s, epoch_s) <= TOLERANCE_S for step_s in steps_s[1:])
     return 2 * far > len(steps_s) and whole and not repeats
 
 
@@ -183,12 +183,8 @@ def _offset_s(
                 f"The hypnogram {path} has times of day, but the recording does not say when it starts.",
                 "Give its onsets in seconds from the start of the recording.",
             )
-        return (
-            0.0,
-            (
-                "Recording and hypnogram do not both say when they start; they are taken to start together."
-            ),
-        )
+        note = "Recording and hypnogram do not both say when they start; they are taken to start together."
+        return 0.0, note
     if isinstance(start, time):
         return _offset_of_clock_s(path, start, entries, recording_start, duration_s)
     offset_s = (start - recording_start).total_seconds()
@@ -197,7 +193,7 @@ def _offset_s(
     _refuse_hours(path, entries, offset_s, duration_s)
     if sleep_within(entries, -offset_s, duration_s - offset_s):
         return offset_s, _own_start(offset_s)
-    if min(offset_s % _DAY_S, -offset_s % _DAY_S) < 1:
+    if _off_grid_s(offset_s, _DAY_S) < 1:
         return 0.0, (
             f"The hypnogram is dated {start:%Y-%m-%d}, the recording {recording_start:%Y-%m-%d}; "
             "as both start at the same time of day, they are taken as one night."
@@ -307,14 +303,10 @@ def find_grid_s(path: Path, entries: Sequence[Entry], epoch_s: float = EPOCH_S) 
     """Return where the epochs of a scoring begin, 0 to 30 s at most."""
     scored = [entry for entry in entries if entry.stage != UNSCORED]
     # Epochs at full half minutes of the clock: the first stretch may begin within one.
-    if (
-        len(scored) > 2
-        and min(scored[0].duration_s % epoch_s, -scored[0].duration_s % epoch_s) > TOLERANCE_S
-    ):
+    if len(scored) > 2 and _off_grid_s(scored[0].duration_s, epoch_s) > TOLERANCE_S:
         scored = scored[abs(scored[1].onset_s - scored[0].end_s) <= TOLERANCE_S :]
     for entry in scored:
-        past_s = (entry.onset_s - scored[0].onset_s) % epoch_s
-        if min(past_s, epoch_s - past_s) > TOLERANCE_S:
+        if _off_grid_s(entry.onset_s - scored[0].onset_s, epoch_s) > TOLERANCE_S:
             raise EegToolError(
                 f"The stages of the hypnogram {path} do not lie on one grid of {epoch_s:g}-s epochs: "
                 f"{scored[0].place} begins at {scored[0].onset_s:g} s, {entry.place} at "
@@ -323,8 +315,8 @@ def find_grid_s(path: Path, entries: Sequence[Entry], epoch_s: float = EPOCH_S) 
                 "length need --scoring-epoch.",
             )
     length_s = min(epoch_s, EPOCH_S)
-    grid_s = scored[0].onset_s % length_s
-    return 0.0 if min(grid_s, length_s - grid_s) <= TOLERANCE_S else round(grid_s, 3)
+    first_s = scored[0].onset_s
+    return 0.0 if _off_grid_s(first_s, length_s) <= TOLERANCE_S else round(first_s % length_s, 3)
 
 
 def in_epochs(entries: Sequence[Entry], grid_s: float) -> tuple[list[Entry], int]:
@@ -388,6 +380,11 @@ def sleep_within(entries: Sequence[Entry], begin_s: float, end_s: float) -> bool
         entry.stage in SLEEP_STAGES and entry.onset_s < end_s and entry.end_s > begin_s
         for entry in entries
     )
+
+
+def _off_grid_s(seconds: float, step_s: float) -> float:
+    """Return how far a time lies from the nearest multiple of a step."""
+    return min(seconds % step_s, -seconds % step_s)
 
 
 def _span(seconds: float) -> str:

@@ -63,21 +63,12 @@ _KINDS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class ScoredRun:
-    """Consecutive time with one scoring: a stage, or a kind of scored time that is no stage."""
-
-    onset_s: float
-    duration_s: float
-    stage: str
-
-
-@dataclass(frozen=True, slots=True)
 class Hypnogram:
     """A scoring on the time of its recording.
 
     Attributes
     ----------
-    runs : tuple of ScoredRun
+    runs : tuple of Entry
         In order of time and without overlaps; onsets in seconds from the first sample of the
         recording. Nothing lies outside of the recording.
     first_onset_s : float
@@ -88,7 +79,7 @@ class Hypnogram:
         When the scoring says that it begins.
     """
 
-    runs: tuple[ScoredRun, ...]
+    runs: tuple[Entry, ...]
     first_onset_s: float = 0.0
     notes: tuple[str, ...] = ()
     start: datetime | time | None = None
@@ -193,7 +184,7 @@ def _of_all(read: Mapping[str, Hypnogram], one: str, vote: bool) -> Hypnogram:
     """Return the scoring that all scorers agree on, or their majority; `one` names one of them."""
     names, first = ", ".join(read), next(iter(read.values()))
     grids = {hypnogram.first_onset_s for hypnogram in read.values()}
-    ends_s = (h.runs[-1].onset_s + h.runs[-1].duration_s for h in read.values())
+    ends_s = (h.runs[-1].end_s for h in read.values())
     n_epochs = int((max(ends_s) - min(grids)) // EPOCH_S)
     stages = {name: stage_per_epoch(h, n_epochs) for name, h in read.items()}
     if len(grids) == 1 and len({tuple(s) for s in stages.values()}) == 1:
@@ -207,7 +198,7 @@ def _of_all(read: Mapping[str, Hypnogram], one: str, vote: bool) -> Hypnogram:
         )
     voted, n_ties = majority(stages)
     runs = tuple(
-        ScoredRun(first.first_onset_s + i * EPOCH_S, EPOCH_S, stage)
+        Entry(first.first_onset_s + i * EPOCH_S, EPOCH_S, stage)
         for i, stage in enumerate(voted)
         if stage != UNSCORED
     )
@@ -352,10 +343,10 @@ def _text(path: Path) -> tuple[str, str]:
         raise EegToolError(f"The hypnogram {path} cannot be read: {error}.", _KINDS) from error
 
 
-def _within(entries: Sequence[Entry], duration_s: float) -> tuple[ScoredRun, ...]:
+def _within(entries: Sequence[Entry], duration_s: float) -> tuple[Entry, ...]:
     """Cut off what lies outside of the recording."""
     return tuple(
-        ScoredRun(begin_s, end_s - begin_s, entry.stage)
+        Entry(begin_s, end_s - begin_s, entry.stage)
         for entry in entries
         if (begin_s := max(entry.onset_s, 0.0)) < (end_s := min(entry.end_s, duration_s))
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.stages import closest_spelling
+from eegtool.core.stages import closest_spelling, stage_in_column
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,23 +19,23 @@ class Entry:
     Attributes
     ----------
     onset_s : float
-        From `Scoring.start`.
+        From `Scoring.start`, or from the first sample of the recording.
     duration_s : float
         Length.
     stage : str
         One of `eegtool.core.stages.STAGES` or `DROPPED`.
     place : str
-        Such as ``"line 12"``, for messages.
+        Such as ``"line 12"``, for messages; empty once it lies on the time of a recording.
     """
 
     onset_s: float
     duration_s: float
     stage: str
-    place: str
+    place: str = ""
 
     @property
     def end_s(self) -> float:
-        """From `Scoring.start`."""
+        """Where it ends, counted as `onset_s` is."""
         return self.onset_s + self.duration_s
 
 
@@ -96,6 +96,11 @@ class ReadAs:
     column: str = ""
     scorer: str = ""
     epoch_s: float = 0.0
+
+
+def stage_or_refuse(path: Path, place: str, word: str) -> str:
+    """Return the stage of an entry that must be one."""
+    return stage_in_column(word) or refuse_word(path, place, word)
 
 
 def refuse_word(path: Path, place: str, word: str) -> NoReturn:

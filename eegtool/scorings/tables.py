@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.stages import EPOCH_S, is_misspelt, stage_in_column, stage_of
-from eegtool.scorings.codings import read_stages, told_stage
+from eegtool.core.stages import EPOCH_S, stage_in_column
+from eegtool.scorings.codings import read_stages, stage_of_event, told_stage
 from eegtool.scorings.columns import (
     HELP,
     NAMES,
@@ -32,7 +32,7 @@ from eegtool.scorings.moments import (
     to_onsets,
 )
 from eegtool.scorings.scorers import chosen
-from eegtool.scorings.scoring import CONSENSUS, Entry, ReadAs, Scoring, refuse_word
+from eegtool.scorings.scoring import CONSENSUS, Entry, ReadAs, Scoring
 
 PER_LINE: Final = "one stage per line"
 NUMBERED: Final = "numbered epochs"
@@ -84,7 +84,9 @@ def read_table(
         told = f"The meaning of '{table.name(column)}' is that of the Levels in its JSON file."
         note = f"{note} {told}".strip()
     if of_events:
-        staged = [(row, _of_event(path, row, row[column], read_as)) for row in table.rows]
+        staged = [
+            (row, stage_of_event(path, row.place, row[column], read_as)) for row in table.rows
+        ]
         rows = tuple(row for row, stage in staged if stage)
         scoring, missing = _timed(replace(table, rows=rows), recording_start, epoch_s)
         stages = [stage for _, stage in staged if stage]
@@ -147,7 +149,7 @@ def is_table_of_stages(path: Path, text: str, read_as: ReadAs | None = None) -> 
     except EegToolError:
         return False
     if not table.scored:
-        return any(_of_event(path, Row(0, ()), t, as_) for t in table.column(column))
+        return any(stage_of_event(path, Row(0, ()).place, t, as_) for t in table.column(column))
     known = sum(
         bool(told_stage(cell, as_) or stage_in_column(cell))
         for cell in table.column(table.scored[0])
@@ -183,14 +185,6 @@ def _chosen(table: Table, read_as: ReadAs) -> tuple[int | None, str]:
         f"Choose with --scoring-column, such as --scoring-column {table.name(surest)}, or take the "
         f"majority with --scorer {CONSENSUS}.",
     )
-
-
-def _of_event(path: Path, row: Row, text: str, read_as: ReadAs) -> str:
-    """Return the stage of an event; empty if it is about something else."""
-    stage = told_stage(text, read_as) or stage_of(text)
-    if stage is None and is_misspelt(text):
-        refuse_word(path, row.place, text)
-    return stage or ""
 
 
 def _timed(table: Table, recording_start: datetime | None, epoch_s: float) -> tuple[Scoring, str]:

@@ -9,8 +9,9 @@ from typing import Final
 from xml.etree import ElementTree
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.stages import EPOCH_S, is_misspelt, stage_in_column, stage_of
-from eegtool.scorings.scoring import Entry, Scoring, refuse_word
+from eegtool.core.stages import EPOCH_S
+from eegtool.scorings.codings import stage_of_event
+from eegtool.scorings.scoring import Entry, ReadAs, Scoring, stage_or_refuse
 
 
 def read_xml(path: Path, text: str) -> Scoring:
@@ -55,13 +56,11 @@ def _nsrr(path: Path, root: ElementTree.Element) -> Scoring:
         place = f"ScoredEvent {number}"
         word = _text(event, "EventConcept").partition("|")[0]
         if _text(event, "EventType").casefold().startswith("stages"):
-            stage = stage_in_column(word)
+            stage = stage_or_refuse(path, place, word)
         else:  # an apnoea, an arousal; some exports leave the type of the stages empty
-            stage = stage_of(word)
-            if stage is None and not is_misspelt(word):
-                continue
-        if stage is None:
-            refuse_word(path, place, word)
+            stage = stage_of_event(path, place, word, ReadAs())
+        if not stage:
+            continue
         onset_s = _number(path, place, event, "Start")
         entries.append(Entry(onset_s, _number(path, place, event, "Duration"), stage, place))
     return Scoring("NSRR XML", tuple(entries))
@@ -79,10 +78,8 @@ def _profusion(path: Path, root: ElementTree.Element) -> Scoring:
         )
     entries = []
     for i, element in enumerate(_all(root, "SleepStage")):
-        place, word = f"SleepStage {i + 1}", element.text or ""
-        stage = stage_in_column(word)
-        if stage is None:
-            refuse_word(path, place, word)
+        place = f"SleepStage {i + 1}"
+        stage = stage_or_refuse(path, place, element.text or "")
         entries.append(Entry(i * length_s, length_s, stage, place))
     return Scoring("Profusion XML", tuple(entries))
 
@@ -96,10 +93,8 @@ def _philips(path: Path, root: ElementTree.Element) -> Scoring:
     elements = next((s for s in stagings if s and _local(s[0]) == "Stage"), [])
     entries = []
     for i, element in enumerate(elements, start=1):
-        place, word = f"Stage {i}", element.get("Type", "")
-        stage = stage_in_column(word)
-        if stage is None:
-            refuse_word(path, place, word)
+        place = f"Stage {i}"
+        stage = stage_or_refuse(path, place, element.get("Type", ""))
         entries.append(
             Entry(_float(path, place, "Start", element.get("Start", "")), 0.0, stage, place)
         )

@@ -240,7 +240,7 @@ def _scored(drawn: DrawnNight, answers: Sequence[Answer], chain: Chain | None) -
                 float(i * EPOCH_S),
                 reading.stage,
                 probabilities=_probabilities(answer),
-                read=answer.text[slice(*reading.span)] if reading.span else "",
+                read=reading.words(answer.text),
                 smoothed=sequence.get(i),
             )
         )

@@ -9,7 +9,7 @@ import pytest
 from eegtool.core.stages import STAGES
 from eegtool.report.reading.epochs import AnsweredEpoch
 from eegtool.report.reading.nights import Night, lay_out
-from eegtool.report.showing.hypnogram import draw
+from eegtool.report.showing.hypnogram import picture
 
 NightOf = Callable[..., Night]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -25,6 +25,10 @@ def night_of(epoch: Callable[..., AnsweredEpoch]) -> NightOf:
         return night
 
     return build
+
+
+def draw(night: Night) -> str:
+    return picture(night).inline
 
 
 def texts(svg: str) -> list[str]:

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 from eegtool.core.stages import STAGES
+from eegtool.report.measures.findings import Findings
 from eegtool.report.measures.metrics import Metrics, measure
 from eegtool.report.reading.epochs import AnsweredEpoch
 from eegtool.report.reading.nights import Absence, lay_out
 from eegtool.report.reading.protocol import Run
-from eegtool.report.showing.contents import agreement_tables
-from eegtool.report.showing.data import Drawing, ReportData
-from eegtool.report.showing.hypnogram import draw
+from eegtool.report.showing.data import ReportData
+from eegtool.report.showing.finding_tables import all_tables
+from eegtool.report.showing.hypnogram import picture
 from eegtool.report.showing.page import render_page
 from eegtool.report.showing.review import render_review
 from eegtool.report.showing.words import (
@@ -91,14 +92,14 @@ def data_of(metrics: Metrics, epochs: Sequence[AnsweredEpoch] = (), **other: Any
     nights, absences = lay_out(epochs)
     fields: dict[str, Any] = {
         "metrics": metrics,
-        "tables": tuple(agreement_tables(metrics)),
-        "notices": notices(metrics),
-        "protocol": protocol_sentences(metrics),
+        "tables": all_tables(metrics, Findings()),
+        "notices": notices(metrics, Findings()),
+        "protocol": protocol_sentences(metrics, Findings()),
         "counting": counting_sentences(metrics),
-        "facts": protocol_facts(metrics),
+        "facts": protocol_facts(metrics, Findings()),
         "epochs": tuple(epochs),
         "nights": tuple(nights),
-        "drawings": tuple(Drawing(night, draw(night)) for night in nights),
+        "drawings": tuple((night, picture(night).inline) for night in nights),
         "absences": tuple(absences),
         "stamp": STAMP,
     }
@@ -168,7 +169,7 @@ def test_without_labels_there_is_still_a_page(
 
 def test_every_table_cell_is_on_the_page(metrics: Metrics) -> None:
     words = Outline(page_of(metrics)).words
-    for table in agreement_tables(metrics):
+    for table in all_tables(metrics, Findings()):
         assert table.title in words
         for row in table.rows:
             for cell in row:

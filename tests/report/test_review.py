@@ -27,14 +27,16 @@ from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace
 from eegtool.prepare import step as prepare
 from eegtool.report import step as report
+from eegtool.report.measures.findings import Findings
 from eegtool.report.measures.intervals import Sampling
 from eegtool.report.measures.metrics import measure
 from eegtool.report.reading.epochs import AnsweredEpoch
+from eegtool.report.reading.joins import Known
 from eegtool.report.reading.nights import lay_out
 from eegtool.report.reading.protocol import Run
-from eegtool.report.showing.contents import agreement_tables
-from eegtool.report.showing.data import Drawing, ReportData
-from eegtool.report.showing.hypnogram import draw
+from eegtool.report.showing.data import ReportData
+from eegtool.report.showing.finding_tables import all_tables
+from eegtool.report.showing.hypnogram import picture
 from eegtool.report.showing.pictures import PictureMode
 from eegtool.report.showing.review import render_review
 from eegtool.report.showing.words import (
@@ -134,14 +136,14 @@ def write_page(
     nights, absences = lay_out(epochs)
     fields: dict[str, Any] = {
         "metrics": metrics,
-        "tables": tuple(agreement_tables(metrics)),
-        "notices": notices(metrics),
-        "protocol": protocol_sentences(metrics),
+        "tables": all_tables(metrics, Findings()),
+        "notices": notices(metrics, Findings()),
+        "protocol": protocol_sentences(metrics, Findings()),
         "counting": counting_sentences(metrics),
-        "facts": protocol_facts(metrics),
+        "facts": protocol_facts(metrics, Findings()),
         "epochs": tuple(epochs),
         "nights": tuple(nights),
-        "drawings": tuple(Drawing(night, draw(night)) for night in nights[:2]),
+        "drawings": tuple((night, picture(night).inline) for night in nights[:2]),
         "absences": tuple(absences),
         "stamp": STAMP,
     }
@@ -168,7 +170,7 @@ def page(tmp_path_factory: pytest.TempPathFactory, epochs: list[AnsweredEpoch]) 
         Image.new("RGB", (20 + i, 10), (i, 0, 0)).save(folder / "images" / f"{i}.png")
     # This one is no picture at all, so it is not embedded, and its link leads to nothing to be shown.
     (folder / "images" / "3.png").write_text("<svg onload='window.ran = 1'>")
-    return write_page(folder, epochs, image_folder=folder / "images", images=images)
+    return write_page(folder, epochs, image_folder=folder / "images", known=Known(images=images))
 
 
 class Reader:
@@ -389,7 +391,8 @@ def test_linked_pictures_are_shown_from_their_folder(
     images = {epochs[9].sample_id: "9.png"}
     path = folder.parent / "linked"
     reader = Reader(
-        chrome, write_page(path, epochs[:20], "link", image_folder=folder, images=images)
+        chrome,
+        write_page(path, epochs[:20], "link", image_folder=folder, known=Known(images=images)),
     )
     reader.open("#epoch=" + epochs[9].sample_id)
     reader.until("document.querySelector('.picture').dataset.shown === 'linked'")

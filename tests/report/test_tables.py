@@ -12,10 +12,9 @@ from rich.console import Console
 from eegtool.core.stages import STAGES
 from eegtool.report.measures.findings import Findings
 from eegtool.report.measures.metrics import Metrics
-from eegtool.report.showing.contents import agreement_tables
 from eegtool.report.showing.finding_tables import all_tables, literature_table
 from eegtool.report.showing.forms import latex, markdown, to_csv, to_latex, to_markdown, to_rich
-from eegtool.report.showing.tables import Cell, Table, figure, percent, signed, span
+from eegtool.report.showing.tables import Cell, Table, figure, percent, span
 
 PAIRS = [(s, s) for s in STAGES] * 2000 + [("N1", "REM"), ("N2", None), ("W", "N1")] * 700
 
@@ -33,14 +32,14 @@ def printed(metrics: Metrics, width: int = 80, *, colour: bool = False) -> str:
         force_terminal=colour,
         color_system="truecolor" if colour else None,
     )
-    for table in agreement_tables(metrics):
+    for table in all_tables(metrics, Findings()):
         console.print(to_rich(table))
     return out.getvalue()
 
 
 def test_terminal_and_markdown_show_the_same_cells(metrics: Metrics) -> None:
     terminal = printed(metrics)
-    for table in agreement_tables(metrics):
+    for table in all_tables(metrics, Findings()):
         text = to_markdown(table)
         assert text.startswith(f"## {table.title}\n")
         assert text.count("\n| ") == len(table.rows) + 2  # head and rule
@@ -61,7 +60,7 @@ def test_nothing_is_cut_at_80_columns(metrics: Metrics) -> None:
 
 
 def test_chance_stands_beside_each_headline_figure(metrics: Metrics) -> None:
-    summary = agreement_tables(metrics)[0]
+    summary = all_tables(metrics, Findings())[0]
     assert summary.columns[1:] == ("Model", "Always W", "At random", "Gained")
     accuracy, macro_f1, kappa = summary.rows[:3]
     assert metrics.chance is not None
@@ -72,7 +71,7 @@ def test_chance_stands_beside_each_headline_figure(metrics: Metrics) -> None:
 
 
 def test_confusion_is_shaded_by_share_of_the_row(metrics: Metrics) -> None:
-    table = {t.key: t for t in agreement_tables(metrics)}["confusion"]
+    table = {t.key: t for t in all_tables(metrics, Findings())}["confusion"]
     n1 = table.rows[1]
     assert [c.text for c in n1] == ["N1", "0", "2,000", "0", "0", "700", "0", "2,700"]
     assert (n1[2].detail, n1[2].tone) == ("74 %", "right")
@@ -82,14 +81,14 @@ def test_confusion_is_shaded_by_share_of_the_row(metrics: Metrics) -> None:
 
 
 def test_undefined_figures_are_marked_and_explained(metrics_of: Callable[..., Metrics]) -> None:
-    tables = {t.key: t for t in agreement_tables(metrics_of([("N2", "N2")] * 3))}
+    tables = {t.key: t for t in all_tables(metrics_of([("N2", "N2")] * 3), Findings())}
     assert [c.text for c in tables["stages"].rows[0]] == ["W", "–", "–", "–", "0"]
     assert "quotient by zero" in tables["stages"].note
     assert tables["summary"].rows[2][1].text == "–"
 
 
 def test_no_subject_table_without_subjects(metrics_of: Callable[..., Metrics]) -> None:
-    keys = [table.key for table in agreement_tables(metrics_of(PAIRS[:9], subject=""))]
+    keys = [table.key for table in all_tables(metrics_of(PAIRS[:9], subject=""), Findings())]
     assert keys == ["summary", "counts", "stages", "confusion", "surroundings", "nights"]
 
 
@@ -97,7 +96,7 @@ def test_text_of_files_is_no_markup(metrics_of: Callable[..., Metrics]) -> None:
     name = "[red]a|b[/red]<script>"
     metrics = metrics_of(PAIRS[:9], subject=name)
     assert name in printed(metrics)
-    text = to_markdown(agreement_tables(metrics)[-1])
+    text = to_markdown(all_tables(metrics, Findings())[-1])
     assert "\\[red\\]a\\|b\\[/red\\]&lt;script>" in text
 
 
@@ -188,4 +187,4 @@ def test_spans_and_differences_are_unmistakable() -> None:
     assert span((0.1, 0.2)) == "0.100–0.200"
     assert span((-0.1, 0.2)) == "−0.100 to 0.200"
     assert span(None) == ""
-    assert (signed(0.1), signed(-0.1), signed(None)) == ("+0.100", "−0.100", "–")
+    assert tuple(figure(x, "+.3f") for x in (0.1, -0.1, None)) == ("+0.100", "−0.100", "–")

@@ -12,8 +12,8 @@ import pytest
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.stages import UNSCORED
-from eegtool.scorings.hypnograms import Hypnogram, ScoredRun, read_hypnogram, stage_per_epoch
-from eegtool.scorings.scoring import ReadAs
+from eegtool.scorings.hypnograms import Hypnogram, read_hypnogram, stage_per_epoch
+from eegtool.scorings.scoring import Entry, ReadAs
 
 START = datetime(2024, 5, 31, 22, 13, 5)
 
@@ -46,7 +46,7 @@ def stages(hypnogram: Hypnogram, n_epochs: int) -> str:
 
 def test_longer_than_the_recording(read: Read) -> None:
     hypnogram = read(table((0, 60, "N2"), (60, 600, "REM"), (660, 900, "?")), 130.0)
-    assert hypnogram.runs == (ScoredRun(0, 60, "N2"), ScoredRun(60, 70, "REM"))
+    assert hypnogram.runs == (Entry(0, 60, "N2"), Entry(60, 70, "REM"))
     assert hypnogram.notes == (
         "8.8 min of scored time after the end of the recording are left out.",
     )

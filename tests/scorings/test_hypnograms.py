@@ -13,12 +13,12 @@ from eegtool.core.stages import MOVEMENT, STAGES, UNSCORED
 from eegtool.recordings.signals import trim_wake
 from eegtool.scorings.hypnograms import (
     Hypnogram,
-    ScoredRun,
     holds_scoring,
     is_hypnogram,
     read_hypnogram,
     stage_per_epoch,
 )
+from eegtool.scorings.scoring import Entry
 
 DATA = Path(__file__).parents[1] / "data"
 REAL = sorted((DATA / "sleep_edf_hypnograms").glob("*-Hypnogram.edf"))
@@ -117,8 +117,8 @@ def test_latin_1_is_read_and_said(tmp_path: Path) -> None:
     assert "The hypnogram is read as Latin-1." in hypnogram.notes
 
 
-def run(onset_s: float, duration_s: float, stage: str) -> ScoredRun:
-    return ScoredRun(onset_s, duration_s, stage)
+def run(onset_s: float, duration_s: float, stage: str) -> Entry:
+    return Entry(onset_s, duration_s, stage)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def run(onset_s: float, duration_s: float, stage: str) -> ScoredRun:
     ],
 )
 @pytest.mark.parametrize("first_onset_s", [0.0, 15.0])
-def test_epochs_of_runs(runs: list[ScoredRun], stages: str, first_onset_s: float) -> None:
+def test_epochs_of_runs(runs: list[Entry], stages: str, first_onset_s: float) -> None:
     words = {"?": UNSCORED, "M": MOVEMENT}
     shifted = tuple(run(r.onset_s + first_onset_s, r.duration_s, r.stage) for r in runs)
     hypnogram = Hypnogram(shifted, first_onset_s)
@@ -245,7 +245,7 @@ def test_the_scoring_may_be_in_the_recording(tmp_path: Path, fraction: int) -> N
     assert holds_scoring(path)
     for header_start in (start, start.replace(microsecond=0), None):
         hypnogram = read_hypnogram(path, header_start, 120.0)
-        assert hypnogram.runs == (ScoredRun(0, 30, "W"), ScoredRun(30, 90, "N2"))
+        assert hypnogram.runs == (Entry(0, 30, "W"), Entry(30, 90, "N2"))
         assert hypnogram.first_onset_s == 0
 
 
@@ -265,7 +265,7 @@ def test_other_annotations_are_passed_over(write_hypnogram: Callable[..., Path])
     path = write_hypnogram(
         [(0.0, None, "Lights off"), (0.0, 30.0, "Sleep stage 2"), (10.0, 3.0, "EEG arousal")]
     )
-    assert read_hypnogram(path, None, 30.0).runs == (ScoredRun(0.0, 30.0, "N2"),)
+    assert read_hypnogram(path, None, 30.0).runs == (Entry(0.0, 30.0, "N2"),)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import log_loss
 
+from eegtool.core.parsing import finite
 from eegtool.core.stages import STAGE_INDEX, STAGES
 from eegtool.report.measures import scores
 from eegtool.report.measures.intervals import Bootstrap, Interval
@@ -23,9 +24,6 @@ SHARES: Final = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 
 _SMALLEST: Final = 1e-6
 """Probabilities are stored with six digits: what is smaller counts as this much in `Calibration.nll`."""
-
-_SHAPE: Final = (len(STAGES), len(STAGES) + 1)
-_CELLS: Final = _SHAPE[0] * _SHAPE[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +100,7 @@ class CoveragePoint:
 
 def calibration(labelled: Sequence[AnsweredEpoch], bootstrap: Bootstrap) -> Calibration | None:
     """Compare certainty with success; None where no epoch has probabilities."""
-    shares, told = _probabilities(labelled)
+    shares, told = probabilities_in(labelled)
     if not told.any():
         return None
     true = np.array([STAGE_INDEX[e.true or ""] for e in labelled], np.intp)
@@ -112,17 +110,16 @@ def calibration(labelled: Sequence[AnsweredEpoch], bootstrap: Bootstrap) -> Cali
     # Rounded, so that 0.2, which as a float may lie a hair above its edge, stays in its bin.
     bins = np.clip(np.ceil(np.round(sure * BINS, 9)).astype(np.intp) - 1, 0, BINS - 1)
     weights = [told * 1.0, sure * told, right * 1.0]
-    per_unit = np.stack([bootstrap.sums(bins, BINS, w) for w in weights], axis=1)
+    per_unit = np.stack([bootstrap.sums(bins, (BINS,), w) for w in weights], axis=1)
     totals = per_unit.sum(0)
     ece = float(_ece(totals))
-    draws = bootstrap.draw(per_unit)
     kept, truth = shares[told], true[told]
     one_hot = np.eye(len(STAGES))[truth]
     clipped = np.clip(kept, _SMALLEST, None)
     return Calibration(
         n=int(told.sum()),
         ece=ece,
-        ece_interval=bootstrap.interval(None if draws is None else _ece(draws), ece),
+        ece_interval=bootstrap.interval(_ece(bootstrap.draw(per_unit)), ece),
         brier=float(((kept - one_hot) ** 2).sum(1).mean()),
         nll=float(
             log_loss(truth, clipped / clipped.sum(1, keepdims=True), labels=range(len(STAGES)))
@@ -157,13 +154,14 @@ def coverage(
     to_human : sequence of float
         Shares of the epochs that go.
     """
-    shares, told = _probabilities(labelled)
+    shares, told = probabilities_in(labelled)
     if not told.all() or not len(told):
         return ()
-    readable = cells % _SHAPE[1] != len(STAGES)
+    width = scores.SHAPE[1]
+    readable = cells % width != len(STAGES)
     certainty = np.where(readable, shares.max(1), -1.0)
     order = np.argsort(certainty, kind="stable")
-    human = cells // _SHAPE[1] * (_SHAPE[1] + 1)  # the cell of the true stage on the diagonal
+    human = cells // width * (width + 1)  # the cell of the true stage on the diagonal
     points = []
     for share in to_human:
         first = round(share * len(order))
@@ -171,11 +169,10 @@ def coverage(
             break
         kept = np.full(len(cells), -1, np.intp)
         kept[order[first:]] = cells[order[first:]]
-        per_unit = bootstrap.counts(kept, _CELLS).reshape(-1, *_SHAPE)
+        per_unit = bootstrap.sums(kept, scores.SHAPE)
         counts = per_unit.sum(0)
-        kappa = _number(scores.kappa(counts))
-        draws = bootstrap.draw(per_unit)
-        together = np.bincount(np.where(kept < 0, human, kept), minlength=_CELLS).reshape(_SHAPE)
+        kappa = finite(float(scores.kappa(counts)))
+        together = bootstrap.sums(np.where(kept < 0, human, kept), scores.SHAPE).sum(0)
         least = float(certainty[order[first]])
         points.append(
             CoveragePoint(
@@ -184,22 +181,22 @@ def coverage(
                 certainty=least if least >= 0 else None,
                 kappa=kappa,
                 kappa_interval=bootstrap.interval(
-                    None if draws is None else scores.kappa(draws), kappa, (-1.0, 1.0)
+                    scores.kappa(bootstrap.draw(per_unit)), kappa, (-1.0, 1.0)
                 ),
-                accuracy=_number(scores.accuracy(counts)),
-                kappa_together=_number(scores.kappa(together.astype(float))),
+                accuracy=finite(float(scores.accuracy(counts))),
+                kappa_together=finite(float(scores.kappa(together))),
             )
         )
     return tuple(points)
 
 
-def _probabilities(
-    labelled: Sequence[AnsweredEpoch],
+def probabilities_in(
+    epochs: Sequence[AnsweredEpoch],
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return the probabilities, shape (n, 5), and which epochs have any; they sum to 1."""
-    told = np.array([e.probabilities is not None for e in labelled], bool)
+    told = np.array([e.probabilities is not None for e in epochs], bool)
     none = (1.0, 0.0, 0.0, 0.0, 0.0)
-    shares = np.array([e.probabilities or none for e in labelled], np.float64)
+    shares = np.array([e.probabilities or none for e in epochs], np.float64)
     shares = shares.reshape(-1, len(STAGES))
     return shares / shares.sum(1, keepdims=True), told
 
@@ -209,7 +206,3 @@ def _ece(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     n, certainty, right = sums[..., 0, :], sums[..., 1, :], sums[..., 2, :]
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.abs(right - certainty).sum(-1) / n.sum(-1)
-
-
-def _number(value: NDArray[np.float64]) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -10,14 +10,11 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.stages import STAGES
+from eegtool.core.parsing import finite
 from eegtool.report.measures.intervals import Basis, Bootstrap, Interval, Sampling
-from eegtool.report.measures.metrics import ANSWERS, Agreement, agreement, cells_of, counts_of
-from eegtool.report.measures.scores import FIGURES
+from eegtool.report.measures.metrics import Agreement, agreement, cells_of, counts_of
+from eegtool.report.measures.scores import FIGURES, SHAPE
 from eegtool.report.reading.epochs import AnsweredEpoch
-
-_SHAPE = (len(STAGES), len(ANSWERS))
-_CELLS = _SHAPE[0] * _SHAPE[1]
 
 FEWEST_SUBJECTS = 6
 """With fewer, the smallest p that Wilcoxon's test can give is above 0.05 (2 / 2⁵ = 0.06)."""
@@ -100,6 +97,7 @@ def compare(
     other: tuple[str, Sequence[AnsweredEpoch]],
     sampling: Sampling,
     differs_in: tuple[str, ...] = (),
+    decided_otherwise: tuple[str, ...] = (),
 ) -> Comparison:
     """Compare two runs, joined by sample id.
 
@@ -111,6 +109,8 @@ def compare(
         How intervals are made: whole subjects are drawn, the same ones for both runs.
     differs_in : tuple of str
         What forbids to rank them (see `Run.differs_in`).
+    decided_otherwise : tuple of str
+        See `Comparison`.
 
     Raises
     ------
@@ -144,6 +144,7 @@ def compare(
         basis=bootstrap.basis,
         mcnemar=_mcnemar(cells) if ranked else None,
         wilcoxon=_wilcoxon(cells, [e.subject for e in common]) if ranked else None,
+        decided_otherwise=decided_otherwise,
     )
 
 
@@ -160,13 +161,13 @@ def _differences(
     cells: tuple[NDArray[np.intp], NDArray[np.intp]], bootstrap: Bootstrap
 ) -> dict[str, Difference]:
     # One array for both: the bootstrap then draws the same subjects for the one and the other.
-    per_unit = np.stack([bootstrap.counts(c, _CELLS).reshape(-1, *_SHAPE) for c in cells], axis=1)
+    per_unit = np.stack([bootstrap.sums(c, SHAPE) for c in cells], axis=1)
     draws = bootstrap.draw(per_unit)
     found = {}
     for name, figure in FIGURES.items():
         mine, yours = figure(per_unit.sum(0))
-        value = float(yours - mine) if np.isfinite(yours - mine) else None
-        drawn = None if draws is None else np.subtract(*figure(draws).T[::-1])
+        value = finite(float(yours - mine))
+        drawn = np.subtract(*figure(draws).T[::-1])
         found[name] = Difference(value, bootstrap.interval(drawn, value, (-2.0, 2.0)))
     return found
 
@@ -194,4 +195,4 @@ def _wilcoxon(
 
 
 def _right(cells: NDArray[np.intp]) -> NDArray[np.bool_]:
-    return cells // _SHAPE[1] == cells % _SHAPE[1]
+    return cells // SHAPE[1] == cells % SHAPE[1]

@@ -83,13 +83,11 @@ def faithfulness(
         return None
     bootstrap = Bootstrap(measured, sampling)
     everywhere = np.zeros(len(measured), np.intp)
-    per_unit = np.concatenate(
-        [bootstrap.sums(everywhere, 1, kept), bootstrap.sums(everywhere, 1, made)], axis=1
-    )
+    per_unit = np.concatenate([bootstrap.sums(everywhere, (1,), n) for n in (kept, made)], axis=1)
     draws = bootstrap.draw(per_unit)
     share = float(kept.sum() / made.sum())
     with np.errstate(invalid="ignore"):
-        drawn = None if draws is None else draws[:, 0] / draws[:, 1]
+        drawn = draws[:, 0] / draws[:, 1]
     return Faithfulness(
         epochs=len(measured),
         with_claims=int((made > 0).sum()),

@@ -10,6 +10,7 @@ are drawn instead, and the report says that the interval is about these subjects
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -31,6 +32,7 @@ say nothing, and how subjects differ is not known well enough to say that honest
 
 BLOCK_EPOCHS: Final = 60
 """Length of a block: half an hour holds several runs of a stage, so that blocks are nearly independent."""
+BLOCK_MIN: Final = BLOCK_EPOCHS * EPOCH_S // 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,30 +97,22 @@ class Bootstrap:
         self.basis = Basis(unit, len(names), sampling.draws, sampling.seed)
         self._index = index.reshape(-1)
         rng = np.random.default_rng(sampling.seed)
-        share = np.full(len(names), 1 / max(1, len(names)))
-        self._times = (
-            None
-            if unit == "none"
-            else rng.multinomial(len(names), share, sampling.draws).astype(np.float64)
-        )
+        self._times = np.empty((0, len(names)))
+        if unit != "none":
+            share = np.full(len(names), 1 / len(names))
+            self._times = rng.multinomial(len(names), share, sampling.draws).astype(np.float64)
 
-    def counts(self, cells: NDArray[np.intp], n_cells: int) -> Floats:
-        """Count cells per subject: shape (units, n_cells); a negative cell counts nowhere."""
-        counted = cells >= 0
-        flat = self._index[counted] * n_cells + cells[counted]
-        return (
-            np.bincount(flat, minlength=self.basis.units * n_cells)
-            .reshape(-1, n_cells)
-            .astype(np.float64)
-        )
+    def sums(
+        self, cells: NDArray[np.intp], shape: tuple[int, ...], values: Floats | None = None
+    ) -> Floats:
+        """Sum values (or count) per subject and cell: shape (units, *shape); a negative cell counts nowhere."""
+        there, n_cells = cells >= 0, math.prod(shape)
+        flat = self._index[there] * n_cells + cells[there]
+        weights = None if values is None else values[there]
+        summed = np.bincount(flat, weights, self.basis.units * n_cells)
+        return summed.astype(np.float64).reshape(-1, *shape)
 
-    def sums(self, cells: NDArray[np.intp], n_cells: int, values: Floats) -> Floats:
-        """Sum values per subject and cell: shape (units, n_cells)."""
-        flat = self._index * n_cells + cells
-        summed = np.bincount(flat, values, self.basis.units * n_cells).astype(np.float64)
-        return summed.reshape(-1, n_cells)
-
-    def draw(self, per_unit: Floats) -> Floats | None:
+    def draw(self, per_unit: Floats) -> Floats:
         """Return the sums over each bootstrap sample.
 
         Parameters
@@ -128,16 +122,13 @@ class Bootstrap:
 
         Returns
         -------
-        float, shape (draws, ...), or None
-            None where nothing can be drawn.
+        float, shape (draws, ...)
+            No draws where there is nothing to draw from.
         """
-        if self._times is None:
-            return None
-        flat = self._times @ per_unit.reshape(len(per_unit), -1)
-        return flat.reshape(-1, *per_unit.shape[1:])
+        return np.tensordot(self._times, per_unit, 1)
 
     def interval(
-        self, draws: Floats | None, point: float | None, bounds: Interval = (0.0, 1.0)
+        self, draws: Floats, point: float | None, bounds: Interval = (0.0, 1.0)
     ) -> Interval | None:
         """Return the interval of a figure: its bootstrap standard error times Student's t.
 
@@ -149,7 +140,7 @@ class Bootstrap:
 
         Parameters
         ----------
-        draws : float, shape (draws,), or None
+        draws : float, shape (draws,)
             The figure in each bootstrap sample; NaN where it is not defined there.
         point : float or None
             The figure itself.
@@ -162,7 +153,7 @@ class Bootstrap:
             None where there is nothing to draw from, or the figure is undefined in more than one of ten
             samples.
         """
-        if draws is None or point is None or not np.isfinite(point):
+        if not len(draws) or point is None or not np.isfinite(point):
             return None
         defined = draws[np.isfinite(draws)]
         if len(defined) < 0.9 * len(draws):
@@ -184,8 +175,3 @@ def _blocks(epochs: Sequence[AnsweredEpoch]) -> NDArray[np.intp]:
         )
         rows.append((number, (i if place is None else place) // BLOCK_EPOCHS))
     return np.array(rows, np.intp).reshape(-1, 2)
-
-
-def block_minutes() -> int:
-    """Return the length of a block."""
-    return BLOCK_EPOCHS * EPOCH_S // 60

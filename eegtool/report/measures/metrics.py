@@ -1,7 +1,7 @@
 """Agreement of the answers with the scoring. Pure: answered epochs in, figures out.
 
 An unreadable answer is wrong in every figure: it is a sixth answer that is never true. Everything is
-computed from confusion matrices by scikit-learn, with their cells as weighted samples.
+computed from confusion matrices.
 """
 
 from __future__ import annotations
@@ -13,20 +13,13 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.metrics import (
-    accuracy_score,
-    cohen_kappa_score,
-    f1_score,
-    matthews_corrcoef,
-    precision_recall_fscore_support,
-    recall_score,
-)
 
+from eegtool.core.parsing import finite
 from eegtool.core.stages import STAGE_INDEX, STAGES
 from eegtool.core.workspace import jsonable
 from eegtool.report.measures.certainty import Calibration, CoveragePoint, calibration, coverage
 from eegtool.report.measures.intervals import Basis, Bootstrap, Interval, Sampling
-from eegtool.report.measures.scores import BOUNDS, FIGURES, STAGE_FIGURES
+from eegtool.report.measures.scores import BOUNDS, FIGURES, SHAPE, STAGE_FIGURES
 from eegtool.report.reading.epochs import AnsweredEpoch
 from eegtool.report.reading.protocol import Run
 
@@ -41,7 +34,6 @@ NEAR: Final = 5
 """Epochs (2.5 min) within which a change is near."""
 SPARSE: Final = 0.75
 """Of the epochs in the context of one: what has fewer is sparse, as at the ends of a night or beside a pause."""
-_CELLS: Final = len(STAGES) * len(ANSWERS)
 
 Counts = NDArray[np.int64]
 """Confusion matrix, shape (5, 6): number of epochs, true stage × answer."""
@@ -348,40 +340,29 @@ def cells_of(labelled: Sequence[AnsweredEpoch]) -> NDArray[np.intp]:
 
 def counts_of(cells: NDArray[np.intp]) -> Counts:
     """Return the confusion matrix of epochs given by their cells; negative ones do not count."""
-    counts = np.bincount(cells[cells >= 0], minlength=_CELLS)
-    return counts.reshape(len(STAGES), len(ANSWERS)).astype(np.int64)
+    counts = np.bincount(cells[cells >= 0], minlength=SHAPE[0] * SHAPE[1])
+    return counts.reshape(SHAPE).astype(np.int64)
 
 
 def agreement(counts: Counts) -> Agreement:
     """Compute the figures of a confusion matrix that holds at least one epoch."""
-    true, said, weight = _samples(counts)
-    occurring = [i for i, n in enumerate(counts.sum(1)) if n]
-    how: dict[str, Any] = {
-        "labels": occurring,
-        "sample_weight": weight,
-        "zero_division": 0.0,
-    }
-    undefined = len({*true, *said}) == 1
-    return Agreement(
-        n=int(counts.sum()),
-        accuracy=float(accuracy_score(true, said, sample_weight=weight)),
-        macro_f1=float(f1_score(true, said, average="macro", **how)),
-        weighted_f1=float(f1_score(true, said, average="weighted", **how)),
-        kappa=None if undefined else float(cohen_kappa_score(true, said, sample_weight=weight)),
-        mcc=None if undefined else float(matthews_corrcoef(true, said, sample_weight=weight)),
-        balanced_accuracy=float(recall_score(true, said, average="macro", **how)),
-    )
+    numbers = counts.astype(np.float64)
+    figures: dict[str, Any] = {name: finite(float(of(numbers))) for name, of in FIGURES.items()}
+    if figures["kappa"] is None:
+        figures["mcc"] = None
+    return Agreement(n=int(counts.sum()), **figures)
 
 
 def stage_scores(counts: Counts) -> dict[str, StageScore]:
     """Return precision, recall, F1 and number of true epochs of each stage."""
-    true, said, weight = _samples(counts)
-    columns = precision_recall_fscore_support(
-        true, said, labels=range(len(STAGES)), sample_weight=weight, zero_division=np.nan
-    )
+    numbers = counts.astype(np.float64)
+    columns = {name: of(numbers).tolist() for name, of in STAGE_FIGURES.items()}
     return {
-        stage: StageScore(_defined(precision), _defined(recall), _defined(f1), int(support))
-        for stage, precision, recall, f1, support in zip(STAGES, *columns, strict=True)
+        stage: StageScore(
+            **{name: finite(column[i]) for name, column in columns.items()},
+            support=int(counts[i].sum()),
+        )
+        for i, stage in enumerate(STAGES)
     }
 
 
@@ -400,14 +381,12 @@ def chance(counts: Counts) -> Chance:
 def part(bootstrap: Bootstrap, cells: NDArray[np.intp]) -> Part:
     """Return the agreement on those epochs whose cell is not negative, at least one, with intervals."""
     figures = agreement(counts_of(cells))
-    draws = _drawn(bootstrap, cells)
+    draws = bootstrap.draw(bootstrap.sums(cells, SHAPE))
     return Part(
         figures,
         {
             name: bootstrap.interval(
-                None if draws is None else of(draws),
-                getattr(figures, name),
-                BOUNDS.get(name, (0.0, 1.0)),
+                of(draws), getattr(figures, name), BOUNDS.get(name, (0.0, 1.0))
             )
             for name, of in FIGURES.items()
         },
@@ -417,21 +396,13 @@ def part(bootstrap: Bootstrap, cells: NDArray[np.intp]) -> Part:
 def _intervals(bootstrap: Bootstrap, cells: NDArray[np.intp], counts: Counts) -> Intervals:
     if not len(cells):
         return Intervals(bootstrap.basis)
-    draws = _drawn(bootstrap, cells)
+    draws = bootstrap.draw(bootstrap.sums(cells, SHAPE))
     scores = stage_scores(counts)
     stages: dict[str, dict[str, Interval | None]] = {stage: {} for stage in STAGES}
     for name, of in STAGE_FIGURES.items():
-        drawn = None if draws is None else of(draws)
-        for i, stage in enumerate(STAGES):
-            column = None if drawn is None else drawn[:, i]
+        for stage, column in zip(STAGES, of(draws).T, strict=True):
             stages[stage][name] = bootstrap.interval(column, getattr(scores[stage], name))
     return Intervals(bootstrap.basis, part(bootstrap, cells).intervals, stages)
-
-
-def _drawn(bootstrap: Bootstrap, cells: NDArray[np.intp]) -> NDArray[np.float64] | None:
-    """Return the confusion matrix of each bootstrap sample, shape (draws, 5, 6)."""
-    per_unit = bootstrap.counts(cells, _CELLS)
-    return bootstrap.draw(per_unit.reshape(-1, len(STAGES), len(ANSWERS)))
 
 
 def _per_group(cells: NDArray[np.intp], names: Sequence[str]) -> dict[str, Agreement]:
@@ -444,13 +415,3 @@ def _per_group(cells: NDArray[np.intp], names: Sequence[str]) -> dict[str, Agree
 def _answers(epochs: Sequence[AnsweredEpoch]) -> Counts:
     said = [STAGE_INDEX.get(epoch.predicted or "", len(STAGES)) for epoch in epochs]
     return np.bincount(said, minlength=len(ANSWERS)).astype(np.int64)
-
-
-def _samples(counts: Counts) -> tuple[Counts, Counts, Counts]:
-    """Return true stage, answer and number of epochs of each cell that is not empty."""
-    true, said = counts.nonzero()
-    return true, said, counts[true, said]
-
-
-def _defined(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

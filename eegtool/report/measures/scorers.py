@@ -11,10 +11,10 @@ import numpy as np
 from sklearn.metrics import cohen_kappa_score
 
 from eegtool.core.stages import STAGES, UNSCORED
-from eegtool.report.measures.certainty import coverage
+from eegtool.report.measures.certainty import coverage, probabilities_in
 from eegtool.report.measures.compare import as_answers
 from eegtool.report.measures.intervals import Bootstrap, Interval, Sampling
-from eegtool.report.measures.metrics import Part, cells_of, part
+from eegtool.report.measures.metrics import Part, agreement, cells_of, counts_of, part
 from eegtool.report.reading.epochs import AnsweredEpoch
 from eegtool.report.reading.reviews import Scoring
 from eegtool.scorings.scorers import majority
@@ -155,9 +155,10 @@ def measure_review(epochs: Sequence[AnsweredEpoch], scoring: Scoring, sampling: 
         bootstrap = Bootstrap(labelled, sampling)
         whole = part(bootstrap, cells_of(reviewed))
         after, interval = whole.agreement.kappa, whole.intervals["kappa"]
-        before = part(bootstrap, cells_of(labelled)).agreement.kappa
+        cells = cells_of(labelled)
+        before = agreement(counts_of(cells)).kappa
         share = len(decisions) / len(epochs)
-        promised = coverage(labelled, cells_of(labelled), bootstrap, [share])
+        promised = coverage(labelled, cells, bootstrap, [share])
         # Whoever has reviewed everything agrees with the label fully, if they score as it does.
         expected = promised[0].kappa_together if promised else 1.0 if share == 1 else None
     said = [e.predicted or UNSCORED for e in epochs]
@@ -206,10 +207,10 @@ def _soft(epochs: Sequence[AnsweredEpoch], columns: Mapping[str, Sequence[str]])
     """Return the averaged cosine similarity of probabilities and shares of scorers."""
     shares = np.array([[[s == stage for stage in STAGES] for s in c] for c in columns.values()])
     votes = shares.sum(0).astype(float)
-    known = np.array([e.probabilities is not None for e in epochs]) & (votes.sum(1) > 1)
+    model, told = probabilities_in(epochs)
+    known = told & (votes.sum(1) > 1)
     if not known.any():
         return None
-    model = np.array([e.probabilities or (0.0,) * len(STAGES) for e in epochs])[known]
-    votes = votes[known]
+    model, votes = model[known], votes[known]
     norms = np.linalg.norm(model, axis=1) * np.linalg.norm(votes, axis=1)
     return float(((model * votes).sum(1) / norms).mean())

@@ -1,8 +1,8 @@
 """Agreement from confusion matrices, one or thousands at a time.
 
 Every function takes counts of shape (..., 5, 6), true stage × answer, the sixth answer being the one that
-cannot be read, and returns one figure per matrix; NaN marks what is not defined. Point figures are
-scikit-learn's (`agreement`); these formulas are for resampling and equal them, which a test holds.
+cannot be read, and returns one figure per matrix; NaN marks what is not defined. They serve point figures and resampling
+alike, and equal scikit-learn's, which a test holds.
 """
 
 from __future__ import annotations
@@ -12,6 +12,11 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from eegtool.core.stages import STAGES
+
+SHAPE: Final = (len(STAGES), len(STAGES) + 1)
+"""Of a confusion matrix."""
 
 Floats = NDArray[np.float64]
 
@@ -23,13 +28,13 @@ def accuracy(counts: Floats) -> Floats:
 
 def macro_f1(counts: Floats) -> Floats:
     """Return the mean F1 over the stages that occur in the true labels."""
-    return _mean_where(_f1(counts), counts.sum(-1) > 0)
+    return _mean_where(stage_f1(counts), counts.sum(-1) > 0)
 
 
 def weighted_f1(counts: Floats) -> Floats:
     """Return the mean F1 weighted by the number of true epochs."""
     support = counts.sum(-1)
-    return _ratio((np.nan_to_num(_f1(counts)) * support).sum(-1), support.sum(-1))
+    return _ratio((np.nan_to_num(stage_f1(counts)) * support).sum(-1), support.sum(-1))
 
 
 def balanced_accuracy(counts: Floats) -> Floats:
@@ -67,7 +72,7 @@ def stage_recall(counts: Floats) -> Floats:
 
 def stage_f1(counts: Floats) -> Floats:
     """Return F1 of each stage, shape (..., 5)."""
-    return _f1(counts)
+    return _ratio(2 * _right(counts), counts.sum(-1) + counts.sum(-2)[..., :5])
 
 
 FIGURES: Final[dict[str, Callable[[Floats], Floats]]] = {
@@ -92,10 +97,6 @@ STAGE_FIGURES: Final[dict[str, Callable[[Floats], Floats]]] = {
 
 def _right(counts: Floats) -> Floats:
     return np.diagonal(counts[..., :5], axis1=-2, axis2=-1)
-
-
-def _f1(counts: Floats) -> Floats:
-    return _ratio(2 * _right(counts), counts.sum(-1) + counts.sum(-2)[..., :5])
 
 
 def _mean_where(values: Floats, there: NDArray[np.bool_]) -> Floats:

@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 import yasa
 
+from eegtool.core.parsing import finite
 from eegtool.core.stages import EPOCH_S
 from eegtool.report.reading.lights import Lights
 from eegtool.report.reading.nights import Night
@@ -161,7 +162,7 @@ def statistics(stages: Iterable[str | None]) -> Statistics:
     hypnogram = yasa.Hypnogram([stage or "UNS" for stage in row], freq=f"{EPOCH_S}s")
     with np.errstate(all="ignore"):
         of_yasa = hypnogram.sleep_statistics()
-    found = {name: _number(of_yasa.get(key)) for name, key in _YASA.items()}
+    found = {name: finite(of_yasa.get(key)) for name, key in _YASA.items()}
     onset, rem = found["sol_min"], found["rem_latency_off_min"]
     found["rem_latency_min"] = None if onset is None or rem is None else rem - onset
     periods = hypnogram.consolidate_stages(2).find_periods(_PERSISTENT)
@@ -232,7 +233,3 @@ def _sleep_period(stages: Sequence[str | None]) -> Sequence[str | None]:
     """Return the stages from the first to the last epoch of sleep."""
     asleep = [i for i, stage in enumerate(stages) if stage not in (None, "W")]
     return stages[asleep[0] : asleep[-1] + 1] if asleep else ()
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and np.isfinite(value) else None

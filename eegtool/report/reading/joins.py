@@ -137,13 +137,7 @@ def _missing(workspace: Workspace, ids: set[str]) -> tuple[str, ...] | None:
 
 
 def _module_stages(path: Path, epochs: Sequence[AnsweredEpoch]) -> dict[str, str]:
-    """Read the vision module's own stages of the answered epochs.
-
-    Raises
-    ------
-    EegToolError
-        If the file is not what extract writes, or was made from another scoring.
-    """
+    """Read the vision module's own stages of the answered epochs."""
     if not path.exists():
         return {}
     labels = {e.sample_id: e.true for e in epochs}
@@ -171,13 +165,7 @@ def _module_stages(path: Path, epochs: Sequence[AnsweredEpoch]) -> dict[str, str
 
 
 def _module_calibration(path: Path) -> dict[str, Any]:
-    """Read from the vision module's card how its own stages were calibrated.
-
-    Raises
-    ------
-    EegToolError
-        If the card cannot be read.
-    """
+    """Read from the vision module's card how its own stages were calibrated."""
     found = read_json(path).get("calibration") if path.exists() else None
     return plain_value(found) if isinstance(found, dict) else {}
 
@@ -185,13 +173,7 @@ def _module_calibration(path: Path) -> dict[str, Any]:
 def _facts(
     workspace: Workspace, recordings: Sequence[str], table: Sequence[Epoch]
 ) -> dict[str, Facts]:
-    """Return what prepare measured, as far as it did.
-
-    Raises
-    ------
-    EegToolError
-        If a card of a recording cannot be read, or tells facts of another version.
-    """
+    """Return what prepare measured, as far as it did."""
     ids = {(e.recording, e.epoch_index): e.sample_id for e in table}
     found = {}
     for recording in recordings:

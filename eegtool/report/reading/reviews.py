@@ -166,8 +166,7 @@ def _other(path: Path, of: dict[str, Night]) -> Scoring:
         )
     recording = max(named, key=len)
     hypnogram = read_hypnogram(path, None)
-    end_s = hypnogram.runs[-1].onset_s + hypnogram.runs[-1].duration_s
-    n_epochs = math.floor((end_s - hypnogram.first_onset_s) / EPOCH_S + 1e-6)
+    n_epochs = math.floor((hypnogram.runs[-1].end_s - hypnogram.first_onset_s) / EPOCH_S + 1e-6)
     night = of[recording]
     needed = night.first_epoch + len(night.true)
     if n_epochs < needed:

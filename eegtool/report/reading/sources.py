@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -101,7 +103,12 @@ def read_answer_sets(path: Path, reader: Reader = "free", coding: str = "") -> l
         occurs twice under one model; or a label is no stage.
     """
     found: dict[tuple[str, ...], _Gathering] = {}
-    read = _CachedReader(path, reader)
+
+    @cache  # equal texts are read once and kept once
+    def read(raw: str) -> tuple[str, Reading]:
+        text = plain_text(raw)
+        return text, read_stage(text, reader)
+
     broken = ""
     for answer in _answers(path):
         if isinstance(answer, EegToolError):
@@ -109,7 +116,7 @@ def read_answer_sets(path: Path, reader: Reader = "free", coding: str = "") -> l
             continue
         gathering = found.setdefault(_key(answer), _Gathering())
         gathering.run.add(answer)
-        epoch, odd = read.epoch(answer)
+        epoch, odd = _epoch(answer, read)
         gathering.epochs.append(epoch)
         gathering.labels.append(plain_text(answer.label).strip())
         if odd:
@@ -153,13 +160,10 @@ def _answer(path: Path, place: str, row: object) -> Answer:
 
 
 def _answers(path: Path) -> Iterator[Answer | EegToolError]:
-    """Yield the answers of a file with one on each line, or of a JSON list.
-
-    A broken last line, which a killed writer leaves, comes as its error; any other one is raised.
-    """
+    """Yield the answers of lines or of a JSON list; a broken last line, of a killed writer, comes as its error."""
     lines = _lines(path)
     head = next(lines, None)
-    if head is not None and head[1].lstrip()[:1] == "[":
+    if head is not None and head[1].lstrip().startswith(b"["):
         rows = parse_json(path.read_bytes(), path, half_characters=True)
         yield from (_answer(path, f"row {number}", row) for number, row in enumerate(rows, start=1))
         return
@@ -173,58 +177,43 @@ def _answers(path: Path) -> Iterator[Answer | EegToolError]:
             yield error
 
 
-class _CachedReader:
-    """Makes epochs of answers; equal texts are read once and kept once."""
+def _epoch(answer: Answer, read: Callable[[str], tuple[str, Reading]]) -> tuple[AnsweredEpoch, str]:
+    """Return the epoch of an answer, and what is wrong with its probabilities."""
+    metadata = answer.metadata
+    text, reading = read(answer.text)
+    odd, probabilities = "", None
+    try:
+        probabilities = probabilities_of(metadata.get("stage_probabilities"))
+    except ValueError as error:
+        odd = str(error)
+    epoch = AnsweredEpoch(
+        sample_id=plain_text(answer.question_id),
+        recording=_word(metadata.get("recording")),
+        subject=_word(metadata.get("subject")),
+        epoch_index=_whole(metadata.get("epoch_index"), 0),
+        true=None,  # of all labels together: `_Gathering.labelled`
+        text=text,
+        reading=reading,
+        onset_s=_onset(metadata.get("onset_s")),
+        night=_whole(metadata.get("night"), 1),
+        question=_word(answer.prompt),
+        probabilities=probabilities,
+        smoothed=_stage(metadata.get("stage_smoothed")),
+    )
+    return epoch, odd
 
-    def __init__(self, path: Path, reader: Reader) -> None:
-        self._path = path
-        self._reader = reader
-        self._texts: dict[str, tuple[str, Reading]] = {}
-        self._words: dict[str, str] = {}
 
-    def epoch(self, answer: Answer) -> tuple[AnsweredEpoch, str]:
-        """Return the epoch, and what is wrong with its probabilities."""
-        metadata = answer.metadata
-        sample_id = plain_text(answer.question_id)
-        text, reading = self._read(answer.text)
-        odd, probabilities = "", None
-        try:
-            probabilities = probabilities_of(metadata.get("stage_probabilities"))
-        except ValueError as error:
-            odd = str(error)
-        epoch = AnsweredEpoch(
-            sample_id=sample_id,
-            recording=self._word(metadata.get("recording")),
-            subject=self._word(metadata.get("subject")),
-            epoch_index=_whole(metadata.get("epoch_index"), 0),
-            true=None,  # of all labels together: `_Gathering.labelled`
-            text=text,
-            reading=reading,
-            onset_s=_onset(metadata.get("onset_s")),
-            night=_whole(metadata.get("night"), 1),
-            question=self._word(answer.prompt),
-            probabilities=probabilities,
-            smoothed=_stage(metadata.get("stage_smoothed")),
-        )
-        return epoch, odd
-
-    def _read(self, raw: str) -> tuple[str, Reading]:
-        if raw not in self._texts:
-            text = plain_text(raw)
-            self._texts[raw] = (text, read_stage(text, self._reader))
-        return self._texts[raw]
-
-    def _word(self, value: object) -> str:
-        word = plain_text(value)
-        return self._words.setdefault(word, word)
+def _word(value: object) -> str:
+    """Return a text that repeats from row to row; it is kept once."""
+    return sys.intern(plain_text(value))
 
 
 def _stage(value: object) -> str | None:
     return value if isinstance(value, str) and value in STAGES else None
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str, bool]]:
-    """Yield number and text of each line that is not blank, and whether it is the last one."""
+def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
+    """Yield number and bytes of each line that is not blank, and whether it is the last one."""
     try:
         with path.open("rb") as file:
             held: tuple[int, bytes] | None = None
@@ -233,29 +222,15 @@ def _lines(path: Path) -> Iterator[tuple[int, str, bool]]:
                 if not line.strip():
                     continue
                 if held:
-                    yield held[0], _decoded(path, *held), False
+                    yield *held, False
                 held = number, line
             if held:
-                try:
-                    text = held[1].decode()
-                except UnicodeDecodeError:  # cut in the middle of a character
-                    text = held[1].decode(errors="replace")
-                yield held[0], text, True
+                yield *held, True
     except FileNotFoundError:
         raise missing(path) from None
     except OSError as error:
         raise EegToolError(
             f"{path} cannot be read: {error.strerror}.", "Check the path."
-        ) from error
-
-
-def _decoded(path: Path, number: int, line: bytes) -> str:
-    try:
-        return line.decode()
-    except UnicodeDecodeError as error:
-        raise EegToolError(
-            f"{path} is not UTF-8 text: {error.reason} in line {number}.",
-            "Give the right file, or save it as UTF-8.",
         ) from error
 
 
@@ -279,10 +254,6 @@ def _onset(value: object) -> float | None:
 
 def named_apart(sets: Sequence[AnswerSet]) -> list[AnswerSet]:
     """Give each set a name of its own: the stem of its file, with model or folder where that is not enough."""
-
-    def told_apart(names: list[str]) -> bool:
-        return len(set(names)) == len(names)
-
     candidates: list[list[str]] = [
         [s.path.stem for s in sets],
         [s.run.model_id or s.path.stem for s in sets],
@@ -290,6 +261,6 @@ def named_apart(sets: Sequence[AnswerSet]) -> list[AnswerSet]:
         [f"{s.path.parent.name}/{s.path.stem}" for s in sets],
         [f"{s.run.model_id}, {s.run.features}" for s in sets],
     ]
-    names = next((c for c in candidates if told_apart(c)), None)
+    names = next((c for c in candidates if len(set(c)) == len(c)), None)
     names = names or [f"{i}: {s.path.stem}" for i, s in enumerate(sets, start=1)]
     return [replace(s, name=plain_text(name)) for s, name in zip(sets, names, strict=True)]

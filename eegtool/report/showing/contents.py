@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from eegtool.core.stages import EPOCH_S, STAGES
@@ -27,25 +26,6 @@ FIGURE_NAMES: Final = {
     "mcc": "Matthews correlation",
     "balanced_accuracy": "Balanced accuracy",
 }
-
-_GROUP_COLUMNS: Final = ("Accuracy", "Macro-F1", "κ", "Balanced", "Epochs")
-
-
-def agreement_tables(metrics: Metrics) -> list[Table]:
-    """Return the tables of the figures of one run; one without rows is left out."""
-    build: tuple[Callable[[Metrics], Table], ...] = (
-        summary_table,
-        counts_table,
-        stage_table,
-        confusion_table,
-        surroundings_table,
-        calibration_table,
-        reliability_table,
-        coverage_table,
-        subject_table,
-        night_table,
-    )
-    return [table for make in build if (table := make(metrics)).rows]
 
 
 def summary_table(metrics: Metrics) -> Table:
@@ -235,22 +215,20 @@ def coverage_table(metrics: Metrics) -> Table:
     )
 
 
-def subject_table(metrics: Metrics) -> Table:
-    """Return the figures of each subject."""
-    return _group_table("subjects", "Per subject", "Subject", metrics.per_subject)
-
-
-def night_table(metrics: Metrics) -> Table:
-    """Return the figures of each recording, where that is not the same as of each subject."""
+def group_tables(metrics: Metrics) -> tuple[Table, Table]:
+    """Return the figures of each subject, and of each recording where that is not the same."""
     nights = metrics.per_night if len(metrics.per_night) != len(metrics.per_subject) else {}
-    return _group_table("nights", "Per night", "Recording", nights)
+    return (
+        _group_table("subjects", "Per subject", "Subject", metrics.per_subject),
+        _group_table("nights", "Per night", "Recording", nights),
+    )
 
 
 def _group_table(key: str, title: str, name: str, groups: dict[str, Agreement]) -> Table:
     return Table(
         key,
         title,
-        (name, *_GROUP_COLUMNS),
+        (name, "Accuracy", "Macro-F1", "κ", "Balanced", "Epochs"),
         tuple(
             (
                 Cell(who),

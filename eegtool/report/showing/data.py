@@ -7,21 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eegtool.reasons.facts import Facts
 from eegtool.report.measures.metrics import Metrics
 from eegtool.report.reading.epochs import AnsweredEpoch
+from eegtool.report.reading.joins import Known
 from eegtool.report.reading.nights import Absence, Night
 from eegtool.report.showing.hypnogram import Picture
 from eegtool.report.showing.tables import Table
 from eegtool.report.showing.words import Notice
-
-
-@dataclass(frozen=True, slots=True)
-class Drawing:
-    """One recording and its hypnogram, an ``<svg>`` element of our own making."""
-
-    night: Night
-    svg: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +37,8 @@ class ReportData:
         Every answered epoch of the run, in the order of its file. Nothing in it is escaped.
     nights : tuple of Night
         All recordings that can be laid out in time.
-    drawings : tuple of Drawing
-        Those of them that were drawn (``--hypnograms``).
+    drawings : tuple of (Night, str)
+        Those of them that were drawn (``--hypnograms``), each with an ``<svg>`` element of our own making.
     absences : tuple of Absence
         Recordings that cannot be laid out in time, and why.
     stamp : mapping
@@ -55,13 +47,8 @@ class ReportData:
         What the page begins with; None without labels.
     image_folder : Path or None
         Folder of the evaluation pictures; None where there is none.
-    images : mapping of str to str
-        Path of the picture of an epoch relative to `image_folder`, by sample id. Other epochs have no
-        picture. Whether the file is there is not checked.
-    module_stages : mapping of str to str
-        What the vision module alone says, by sample id; empty where the workspace does not know.
-    measured : mapping of str to Facts
-        What prepare measured, by sample id.
+    known : Known
+        What the workspace knows of the epochs: pictures, the vision module's stages, what was measured.
     words : mapping of str to str
         What the model wrote about an epoch beside its answer, by sample id.
     """
@@ -74,12 +61,10 @@ class ReportData:
     facts: tuple[tuple[str, str], ...]
     epochs: tuple[AnsweredEpoch, ...]
     nights: tuple[Night, ...]
-    drawings: tuple[Drawing, ...]
+    drawings: tuple[tuple[Night, str], ...]
     absences: tuple[Absence, ...]
     stamp: Mapping[str, Any]
     figure: Picture | None = None
     image_folder: Path | None = None
-    images: Mapping[str, str] = field(default_factory=dict)
-    module_stages: Mapping[str, str] = field(default_factory=dict)
-    measured: Mapping[str, Facts] = field(default_factory=dict)
+    known: Known = field(default_factory=Known)
     words: Mapping[str, str] = field(default_factory=dict)

@@ -90,7 +90,6 @@ def scored_epochs(night: Night) -> list[ScoredEpoch]:
         if epoch is None:
             found.append(ScoredEpoch(index, onset_s, None, missing=True))
             continue
-        span = epoch.reading.span
         found.append(
             ScoredEpoch(
                 epoch_index=index,
@@ -98,7 +97,7 @@ def scored_epochs(night: Night) -> list[ScoredEpoch]:
                 stage=epoch.predicted,
                 true=epoch.true,
                 probabilities=epoch.probabilities,
-                read=epoch.text[slice(*span)] if span else "",
+                read=epoch.reading.words(epoch.text),
             )
         )
     return found
@@ -173,9 +172,7 @@ def write_how_read(path: Path, sets: Sequence[AnswerSet]) -> None:
         "question_id": [safe_cell(epoch.sample_id) for epoch, _ in both],
         "text": [safe_cell(epoch.text) for epoch, _ in both],
         "stage": [reading.stage or "" for reading in readings],
-        "words": [
-            safe_cell(e.text[slice(*e.reading.span)]) if e.reading.span else "" for e, _ in both
-        ],
+        "words": [safe_cell(epoch.reading.words(epoch.text)) for epoch, _ in both],
         "begin": [begin for begin, _ in spans],
         "end": [end for _, end in spans],
         "rule": [reading.rule for reading in readings],

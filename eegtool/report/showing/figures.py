@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -47,7 +48,7 @@ def summary_figure(metrics: Metrics) -> Picture | None:
             axes.spines[:].set_visible(False)
         return figure
 
-    return drawn(make, "summary", png=True)
+    return drawn(make, "summary")
 
 
 def _confusion(axes: Axes, metrics: Metrics) -> None:
@@ -101,7 +102,7 @@ def _coverage(axes: Axes, metrics: Metrics) -> None:
     shares = [100 * p.to_human for p in points]
     axes.plot(
         shares,
-        [_or_nan(p.kappa_together) for p in points],
+        np.array([p.kappa_together for p in points], float),
         "--",
         color=FAINT,
         linewidth=1,
@@ -109,7 +110,7 @@ def _coverage(axes: Axes, metrics: Metrics) -> None:
     )
     axes.plot(
         shares,
-        [_or_nan(p.kappa) for p in points],
+        np.array([p.kappa for p in points], float),
         "o-",
         color=_CURVE,
         markersize=4,
@@ -127,7 +128,3 @@ def _coverage(axes: Axes, metrics: Metrics) -> None:
 def _grid(axes: Axes) -> None:
     axes.grid(color=FAINT, alpha=0.25, linewidth=0.5)
     axes.set_axisbelow(True)
-
-
-def _or_nan(value: float | None) -> float:
-    return float("nan") if value is None else value

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from eegtool.report.measures.compare import Comparison
 from eegtool.report.measures.findings import Findings
 from eegtool.report.measures.metrics import Metrics
 from eegtool.report.measures.sleep import STATISTICS
-from eegtool.report.showing.contents import FIGURE_NAMES, agreement_tables
+from eegtool.report.showing import contents
 from eegtool.report.showing.tables import (
     NOTHING,
     Cell,
@@ -21,39 +21,33 @@ from eegtool.report.showing.tables import (
     counted,
     figure,
     percent,
-    signed,
     signed_span,
     text_row,
 )
 
-_SHOWN: Final = ("accuracy", "macro_f1", "kappa")
-
 
 def all_tables(metrics: Metrics, findings: Findings) -> tuple[Table, ...]:
     """Return all tables of a report in their order; one without rows is left out."""
-    first = agreement_tables(metrics)
-    later = [table for table in first if table.key in ("subjects", "nights")]
-    tables = [table for table in first if table not in later]
-    tables += _comparison_tables(findings)
-    builders: tuple[Callable[[Findings], Table], ...] = (
-        review_table,
-        scorers_table,
-        pairs_table,
-        faithfulness_table,
-        sleep_table,
-        night_sleep_table,
+    tables = (
+        contents.summary_table(metrics),
+        contents.counts_table(metrics),
+        contents.stage_table(metrics),
+        contents.confusion_table(metrics),
+        contents.surroundings_table(metrics),
+        contents.calibration_table(metrics),
+        contents.reliability_table(metrics),
+        contents.coverage_table(metrics),
+        *(comparison_table(c, f"comparison_{i}") for i, c in enumerate(findings.comparisons, 1)),
+        review_table(findings),
+        scorers_table(findings),
+        pairs_table(findings),
+        faithfulness_table(findings),
+        sleep_table(findings),
+        night_sleep_table(findings),
+        *contents.group_tables(metrics),
+        literature_table(metrics.protocol),
     )
-    tables += [build(findings) for build in builders]
-    return tuple(
-        table for table in (*tables, *later, literature_table(metrics.protocol)) if table.rows
-    )
-
-
-def _comparison_tables(findings: Findings) -> list[Table]:
-    return [
-        comparison_table(comparison, f"comparison_{number}")
-        for number, comparison in enumerate(findings.comparisons, start=1)
-    ]
+    return tuple(table for table in tables if table.rows)
 
 
 def comparison_table(comparison: Comparison, key: str = "comparison") -> Table:
@@ -61,14 +55,14 @@ def comparison_table(comparison: Comparison, key: str = "comparison") -> Table:
     c = comparison
     rows = []
     if c.first_agreement and c.other_agreement:
-        for name, title in FIGURE_NAMES.items():
+        for name, title in contents.FIGURE_NAMES.items():
             difference = c.differences.get(name)
             rows.append(
                 (
                     Cell(title),
                     cell(getattr(c.first_agreement, name)),
                     cell(getattr(c.other_agreement, name)),
-                    Cell(signed(difference.value), signed_span(difference.interval))
+                    Cell(figure(difference.value, "+.3f"), signed_span(difference.interval))
                     if difference
                     else Cell("not ranked"),
                 )
@@ -102,7 +96,7 @@ def _comparison_notes(c: Comparison) -> list[str]:
     if c.wilcoxon:
         notes.append(
             f"Wilcoxon over {c.wilcoxon.subjects} subjects (accuracy): median difference "
-            f"{signed(c.wilcoxon.median_difference)}, p {p_value(c.wilcoxon.p)}."
+            f"{figure(c.wilcoxon.median_difference, '+.3f')}, p {p_value(c.wilcoxon.p)}."
         )
     else:
         notes.append("Too few subjects (or no difference) for Wilcoxon's test.")
@@ -125,7 +119,7 @@ def review_table(findings: Findings) -> Table:
                 Cell(r.recording, r.reviewer),
                 Cell(f"{r.reviewed:,}", percent(r.reviewed / r.n)),
                 Cell(f"{r.corrected:,}"),
-                Cell(_tenth(r.minutes)),
+                Cell(figure(r.minutes, ".1f")),
                 cell(r.before),
                 cell(r.after, r.after_interval),
                 cell(r.expected),
@@ -213,12 +207,12 @@ def sleep_table(findings: Findings) -> Table:
         tuple(
             (
                 Cell(*STATISTICS[name]),
-                Cell(_tenth(d.true_mean)),
-                Cell(_tenth(d.bias, sign=True)),
+                Cell(figure(d.true_mean, ".1f")),
+                Cell(figure(d.bias, "+.1f")),
                 Cell(
-                    NOTHING
-                    if d.low is None or d.high is None
-                    else f"{_tenth(d.low, sign=True)} to {_tenth(d.high, sign=True)}"
+                    f"{figure(d.low, '+.1f')} to {figure(d.high, '+.1f')}"
+                    if d.nights > 1
+                    else NOTHING
                 ),
                 Cell(f"{d.nights}"),
             )
@@ -240,8 +234,8 @@ def night_sleep_table(findings: Findings) -> Table:
     for night in findings.sleep_statistics:
         cells = [
             Cell(
-                _tenth(night.predicted[name]),
-                "" if night.true is None else _tenth(night.true[name]),
+                figure(night.predicted[name], ".1f"),
+                "" if night.true is None else figure(night.true[name], ".1f"),
             )
             for name in names
         ]
@@ -279,9 +273,3 @@ def literature_table(protocol: Mapping[str, Any]) -> Table:
         f"Over all folds, where there are folds; this run: {protocol.get('split')}. Channel and unit must be the "
         "same, too. † second-hand: taken from lists, not from the authors.",
     )
-
-
-def _tenth(value: float | None, *, sign: bool = False) -> str:
-    if value is None:
-        return NOTHING
-    return f"{value:{'+' if sign else ''}.1f}".replace("-", "−")

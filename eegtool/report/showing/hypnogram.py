@@ -58,20 +58,8 @@ class Picture:
     png: bytes
 
 
-def draw(night: Night) -> str:
-    """Draw one recording as an element of the page; see `picture`."""
-    return picture(night).inline
-
-
-def picture(night: Night, *, png: bool = False) -> Picture:
+def picture(night: Night) -> Picture:
     """Draw one recording: true hypnogram, errors, predicted hypnogram and, if known, probabilities.
-
-    Parameters
-    ----------
-    night : Night
-        Its stages.
-    png : bool
-        Whether pixels are wanted, too.
 
     Returns
     -------
@@ -79,11 +67,11 @@ def picture(night: Night, *, png: bool = False) -> Picture:
         The same for the same night, always. Time is in hours and minutes from the first sample of the
         recording. Without labels there are neither true stages nor errors.
     """
-    return drawn(lambda: _figure(night), night.recording, png=png)
+    return drawn(lambda: _figure(night), night.recording)
 
 
-def drawn(make: Callable[[], Figure], name: str, *, png: bool) -> Picture:
-    """Save a figure as SVG, as an element of the page and, if wanted, as pixels; always to the same bytes.
+def drawn(make: Callable[[], Figure], name: str) -> Picture:
+    """Save a figure as SVG, as an element of the page and as pixels; always to the same bytes.
 
     Parameters
     ----------
@@ -91,8 +79,6 @@ def drawn(make: Callable[[], Figure], name: str, *, png: bool) -> Picture:
         Draws it, whatever this user's matplotlibrc says.
     name : str
         Makes its ids differ from those of other figures of one page.
-    png : bool
-        Whether pixels are wanted, too.
     """
     style: dict[Any, Any] = {
         "svg.fonttype": "none",
@@ -110,10 +96,9 @@ def drawn(make: Callable[[], Figure], name: str, *, png: bool) -> Picture:
         figure.savefig(
             svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
         )
-        if png:
-            figure.savefig(
-                pixels, format="png", dpi=120, facecolor="white", metadata={"Software": None}
-            )
+        figure.savefig(
+            pixels, format="png", dpi=120, facecolor="white", metadata={"Software": None}
+        )
     return Picture(_inlined(svg.getvalue()), svg.getvalue(), pixels.getvalue())
 
 

@@ -64,7 +64,7 @@ def render_page(data: ReportData) -> str:
             for table in data.tables
             if table.key not in _PLACED and not table.key.startswith(_COMPARISON)
         ],
-        drawings=[(drawing.night, Markup(drawing.svg)) for drawing in data.drawings],  # noqa: S704
+        drawings=[(night, Markup(svg)) for night, svg in data.drawings],  # noqa: S704
         unreadable=[(epoch, _shortened(epoch.text)) for epoch in unreadable[:_MOST_UNREADABLE]],
         n_unreadable=len(unreadable),
         colours=STAGE_COLOURS,

@@ -30,9 +30,9 @@ _ESCAPED: Final = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 def render_review(data: ReportData, out: Path, pictures: PictureMode = "embed") -> str:
     """Return ``review.html``; see `eegtool.report.showing.page.render_page` for the parameters."""
-    shown = gather(data.image_folder, data.images, data.epochs, out, pictures)
+    shown = gather(data.image_folder, data.known.images, data.epochs, out, pictures)
     island, base64_text = review_data(
-        data.epochs, shown, data.module_stages, facts=data.measured, words=data.words
+        data.epochs, shown, data.known.module_stages, data.known.facts, data.words
     )
     script = (HERE / "review.js").read_text(encoding="utf-8")
     digest = hashlib.sha256(script.encode()).digest()

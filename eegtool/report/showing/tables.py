@@ -43,9 +43,9 @@ class Table:
     note: str = ""
 
 
-def figure(value: float | None) -> str:
-    """Return a figure with three decimals."""
-    return NOTHING if value is None else f"{value:.3f}".replace("-", "−")
+def figure(value: float | None, form: str = ".3f") -> str:
+    """Return a figure, with three decimals where no other form is asked for."""
+    return NOTHING if value is None else f"{value:{form}}".replace("-", "−")
 
 
 def percent(share: float) -> str:
@@ -84,14 +84,9 @@ def span(interval: tuple[float, float] | None) -> str:
     return f"{low} to {high}" if low.startswith("−") else f"{low}–{high}"
 
 
-def signed(value: float | None) -> str:
-    """Return a difference with its sign."""
-    return NOTHING if value is None else f"{value:+.3f}".replace("-", "−")
-
-
 def signed_span(interval: tuple[float, float] | None) -> str:
     """Return an interval of a difference as text; nothing where there is none."""
-    return f"{signed(interval[0])} to {signed(interval[1])}" if interval else ""
+    return " to ".join(figure(end, "+.3f") for end in interval or ())
 
 
 def text_row(texts: Sequence[str]) -> tuple[Cell, ...]:

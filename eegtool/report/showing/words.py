@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from eegtool.core.probabilities import AIMS
 from eegtool.report.measures.findings import Findings
-from eegtool.report.measures.intervals import FEWEST, Basis, block_minutes
+from eegtool.report.measures.intervals import BLOCK_MIN, FEWEST, Basis
 from eegtool.report.measures.metrics import UNREADABLE, Metrics
 from eegtool.report.showing.tables import counted, percent
 
@@ -25,7 +25,7 @@ class Notice:
     text: str
 
 
-def protocol_sentences(metrics: Metrics, findings: Findings | None = None) -> tuple[str, ...]:
+def protocol_sentences(metrics: Metrics, findings: Findings) -> tuple[str, ...]:
     """Say in plain language what was measured on what, and what the answers do not record."""
     p = metrics.protocol
     low, high = _shown(p.get("low_hz")), _shown(p.get("high_hz"))
@@ -55,13 +55,12 @@ def protocol_sentences(metrics: Metrics, findings: Findings | None = None) -> tu
     )
 
 
-def _calibration_sentences(metrics: Metrics, findings: Findings | None) -> tuple[str, ...]:
+def _calibration_sentences(metrics: Metrics, findings: Findings) -> tuple[str, ...]:
     """Say on whom probabilities were calibrated, and what stages were decided for."""
     said = (
         [f"Stages: {_decision(metrics.how)}."] if "calibration_temperature" in metrics.how else []
     )
-    module = findings.module_calibration if findings else {}
-    if module:
+    if module := findings.module_calibration:
         renamed = {f"calibration_{name}": module.get(name) for name in _FITTED}
         said.append(f"The vision module alone: {_decision({**module, **renamed})}.")
     return tuple(said)
@@ -87,10 +86,10 @@ def _decision(how: Mapping[str, Any]) -> str:
     )
 
 
-def _kept_sentences(findings: Findings | None) -> tuple[str, ...]:
-    if findings is None or findings.kept is None:
-        return ()
+def _kept_sentences(findings: Findings) -> tuple[str, ...]:
     kept = findings.kept
+    if kept is None:
+        return ()
     dropped = ", ".join(f"{n:,} {kind}" for kind, n in sorted(kept.dropped.items()) if n) or "none"
     return (
         f"Epochs of {_plural(kept.recordings, 'recording')}: {kept.kept:,} kept; dropped: {dropped}; "
@@ -98,14 +97,12 @@ def _kept_sentences(findings: Findings | None) -> tuple[str, ...]:
     )
 
 
-def protocol_facts(
-    metrics: Metrics, findings: Findings | None = None
-) -> tuple[tuple[str, str], ...]:
+def protocol_facts(metrics: Metrics, findings: Findings) -> tuple[tuple[str, str], ...]:
     """Return the protocol as it was recorded, name by name."""
     told = {**metrics.protocol, **metrics.how, "features": metrics.features}
     facts = [(name, _shown(value)) for name, value in told.items()]
     facts.append(("unit", "pooled over epochs" if metrics.n else "none scored"))
-    if findings and findings.kept:
+    if findings.kept:
         facts.append(("epochs kept", f"{findings.kept.kept:,}"))
         facts.append(("epochs trimmed as wake", f"{findings.kept.trimmed:,}"))
         facts += [(f"epochs dropped: {k}", f"{n:,}") for k, n in findings.kept.dropped.items()]
@@ -114,8 +111,16 @@ def protocol_facts(
 
 def counting_sentences(metrics: Metrics) -> tuple[str, ...]:
     """Say how unreadable answers and epochs without a label were counted."""
+    count = counted(metrics.unreadable, metrics.n or metrics.answered)
+    if not metrics.n:
+        read = (
+            f"{count} of the answers name no stage."
+            if metrics.unreadable
+            else "Every answer could be read."
+        )
+        return read, "No epoch has a true stage: there are sleep statistics and hypnograms only."
     unreadable = (
-        f"{counted(metrics.unreadable, metrics.n or metrics.answered)} of the answers name no stage, or several without "
+        f"{count} of the answers name no stage, or several without "
         "a conclusion. They count as wrong in every figure and form an answer of their own in κ and "
         "in the confusion matrix; none is dropped."
         if metrics.unreadable
@@ -125,15 +130,8 @@ def counting_sentences(metrics: Metrics) -> tuple[str, ...]:
         f"{_plural(metrics.unlabelled, 'epoch')} without a true stage "
         f"{'is' if metrics.unlabelled == 1 else 'are'} left out of the figures."
     )
-    intervals = (interval_sentence(metrics.intervals.basis),) if metrics.n else ()
-    if not metrics.n:
-        unreadable = (
-            f"{counted(metrics.unreadable, metrics.answered)} of the answers name no stage."
-            if metrics.unreadable
-            else "Every answer could be read."
-        )
-        unlabelled = "No epoch has a true stage: there are sleep statistics and hypnograms only."
-    return (unreadable, *((unlabelled,) if metrics.unlabelled else ()), *intervals)
+    intervals = interval_sentence(metrics.intervals.basis)
+    return (unreadable, *((unlabelled,) if metrics.unlabelled else ()), intervals)
 
 
 def interval_sentence(basis: Basis) -> str:
@@ -145,15 +143,15 @@ def interval_sentence(basis: Basis) -> str:
         )
     if basis.unit == "blocks":
         return (
-            f"Intervals: 95 %, bootstrap over {basis.units} blocks of {block_minutes()} min, since there "
+            f"Intervals: 95 %, bootstrap over {basis.units} blocks of {BLOCK_MIN} min, since there "
             f"are fewer than {FEWEST} subjects: they hold for these subjects, and say nothing about the next."
         )
     if not basis.draws:
         return "No intervals: --draws 0."
-    return f"No intervals: fewer than {FEWEST} subjects, and fewer than {FEWEST} blocks of {block_minutes()} min."
+    return f"No intervals: fewer than {FEWEST} subjects, and fewer than {FEWEST} blocks of {BLOCK_MIN} min."
 
 
-def notices(metrics: Metrics, findings: Findings | None = None) -> tuple[Notice, ...]:
+def notices(metrics: Metrics, findings: Findings) -> tuple[Notice, ...]:
     """Return what must stand above the figures."""
     found = []
     if metrics.one_sided:
@@ -181,9 +179,11 @@ def notices(metrics: Metrics, findings: Findings | None = None) -> tuple[Notice,
         found.append(
             Notice("warning", f"Sanity run: the high-level features are {metrics.features}.")
         )
-    found += _of_the_file(findings) if findings else []
-    if _any_true(metrics.protocol.get("simulated")):
-        some = "Some of these are" if _is_mixed(metrics.protocol["simulated"]) else "These are"
+    found += _of_the_file(findings)
+    simulated = metrics.protocol.get("simulated")
+    flags = simulated if isinstance(simulated, list) else [simulated]
+    if any(flags):
+        some = "These are" if all(flags) else "Some of these are"
         found.append(
             Notice("note", f"{some} simulated recordings: no figure here is about a real night.")
         )
@@ -267,11 +267,3 @@ def _names(value: Any) -> set[str]:
 
 def _plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-def _any_true(value: Any) -> bool:
-    return any(value) if isinstance(value, list) else bool(value)
-
-
-def _is_mixed(value: Any) -> bool:
-    return isinstance(value, list) and not all(value)

@@ -283,10 +283,7 @@ def _hidden(name: str) -> bool:
 
 
 def _of_workspace(folder: Path, names: Collection[str]) -> set[str]:
-    """Return what the tool itself wrote into a folder of those files, if that is a workspace.
-
-    Its table of epochs and its reports would pass for hypnograms.
-    """
+    """Return what the tool itself wrote into a workspace, where much would pass for hypnograms."""
     own = Workspace(folder)
     if not (own.prepare_stamp.name in names or {own.split.name, own.epochs.name}.issubset(names)):
         return set()

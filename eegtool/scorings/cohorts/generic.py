@@ -124,10 +124,7 @@ def pair(
 def _pair_by_name(
     beside: Sequence[Path], read_as: ReadAs | None
 ) -> tuple[list[_Pair], list[Path], dict[Path, tuple[Path, ...]]]:
-    """Pair the files of one folder.
-
-    Returns pairs, hypnograms that belong to no recording, and those of which several go with one.
-    """
+    """Return pairs of one folder, hypnograms of no recording, and those of which several go with one."""
     hypnograms = {p for p in beside if is_hypnogram(p, read_as)}
     recordings = [p for p in beside if is_recording(p) and p not in hypnograms]
     # By every beginning of their names: comparing each with each takes minutes for a large cohort.
@@ -272,10 +269,7 @@ def _names(recordings: Sequence[Path]) -> dict[Path, Name]:
 
 
 def _numbered(nights: Sequence[Night]) -> list[Night]:
-    """Number the nights of each subject by session, or else in the order of their names.
-
-    In this order, 10 follows 9.
-    """
+    """Number the nights of each subject by session, or else in the order of their names (10 follows 9)."""
     of_subject: dict[str, list[Night]] = {}
     for night in sorted(nights, key=lambda night: _natural(night.recording)):
         of_subject.setdefault(night.subject, []).append(night)
