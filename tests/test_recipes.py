@@ -1,4 +1,4 @@
-"""Every eegvlm command of README and scripts is one that the command line takes."""
+"""Every eegvlm command of README, documents and scripts is one that the command line takes."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from eegtool.core import flags
 ROOT = Path(__file__).parents[1]
 TREE: Any = typer.main.get_command(cli.app)
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def commands(path: Path) -> list[list[str]]:
@@ -29,14 +30,15 @@ def commands(path: Path) -> list[list[str]]:
 
 
 def test_there_are_commands() -> None:
-    assert len(commands(ROOT / "README.md")) > 20
+    assert len(commands(ROOT / "README.md")) >= 5
+    assert sum(len(commands(page)) for page in PAGES) > 30
     recipe = [words[0] for words in commands(ROOT / "scripts" / "cpu_recipe.sh")]
     chain = ["demo", "prepare", "extract", "finetune", "evaluate", "report", "stage"]
     assert recipe == chain
     assert [words[0] for words in commands(ROOT / "scripts" / "paper_recipe.sh")] == chain[1:]
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", *SCRIPTS], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*PAGES, *SCRIPTS], ids=lambda path: path.name)
 def test_every_command_is_taken(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The parser takes it, whatever the shell puts in; files of flags and flags of others are not read."""
     monkeypatch.setattr(flags, "read_config", lambda *_: flags.Values(model_name_or_path=["tiny"]))
