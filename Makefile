@@ -23,7 +23,7 @@ bench: $(VENV)/.ready
 
 # Into build/docs/index.html; a warning is an error.
 docs: $(VENV)/.docs
-	$(BIN)/sphinx-build -W --keep-going -q -d build/doctrees docs build/docs
+	$(BIN)/sphinx-build -E -W --keep-going -q -d build/doctrees docs build/docs
 	@echo "build/docs/index.html"
 
 clean:

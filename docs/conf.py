@@ -25,6 +25,6 @@ numpydoc_show_class_members = False
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"eegvlm {release}"
-html_theme_options = {"navbar_align": "left", "show_prev_next": True, "use_edit_page_button": False}
-html_sidebars = {"**": ["sidebar-nav-bs"]}
+html_theme_options = {"navbar_center": [], "use_edit_page_button": False}
+html_sidebars = {"**": ["globaltoc.html"]}
 html_show_sourcelink = False
