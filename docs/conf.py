@@ -14,6 +14,7 @@ version = release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc", "commands"]
 exclude_patterns = ["_build"]
+templates_path = ["_templates"]
 
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
@@ -26,5 +27,5 @@ numpydoc_show_class_members = False
 html_theme = "pydata_sphinx_theme"
 html_title = f"eegvlm {release}"
 html_theme_options = {"navbar_center": [], "use_edit_page_button": False}
-html_sidebars = {"**": ["globaltoc.html"]}
+html_sidebars = {"**": ["pages.html"]}
 html_show_sourcelink = False
