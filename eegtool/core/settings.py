@@ -559,8 +559,8 @@ class ExtractSettings:
         Option(
             min=0.0,
             max=0.9,
-            help="How often each channel of a montage is missing in training, so that the model can do "
-            "without it.",
+            help="How often a montage is EEG alone in training, and how often else each of its channels is "
+            "missing, so that the model can do without.",
             rich_help_panel=TRAINING,
         ),
     ] = 0.0

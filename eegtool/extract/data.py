@@ -81,8 +81,9 @@ class Pictures(Dataset[tuple[torch.Tensor, int]]):
         epoch = self.epochs[index]
         if self.signals and self.augmentation:
             night, onset_s = self.signals.epoch(epoch.recording, epoch.epoch_index)
-            rng, n = np.random.default_rng(seed), self.signals.spec.context_epochs
-            picture: Picture = self.signals.drawn(*vary(night, onset_s, self.augmentation, rng, n))
+            rng, spec = np.random.default_rng(seed), self.signals.spec
+            varied = vary(night, onset_s, self.augmentation, rng, spec.context_epochs, spec.strips)
+            picture: Picture = self.signals.drawn(*varied)
         else:
             picture = load_picture(epoch, self.source)
         pixels = picture.array()

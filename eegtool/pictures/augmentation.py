@@ -7,6 +7,7 @@ backwards or upside down, K-complexes and slow waves are none any more, and freq
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from eegtool.core.stages import EPOCH_S
 from eegtool.pictures.signals import EpochSignals, Neighbours, StoredNight
+from eegtool.pictures.spec import Strip
 
 _NOISE_SHARE: Final = 0.1
 
@@ -36,8 +38,8 @@ class Augmentation:
     lost : float
         How often one of several channels is flat.
     channel_dropout : float
-        How often each channel of a montage is missing, as in a recording that does not have it; one
-        always stays.
+        How often all channels of a montage but the EEG are missing, as in a recording that has nothing
+        else; and where they are not, how often each channel is missing. One always stays.
     flip : bool
         Also turn every second epoch round in time, and every second channel upside down. No sleeper
         does that; for those who want to know what it costs.
@@ -57,6 +59,7 @@ def vary(
     how: Augmentation,
     rng: np.random.Generator,
     context_epochs: int = 0,
+    strips: Sequence[Strip] = (),
 ) -> tuple[EpochSignals, Neighbours]:
     """Return the signals of an epoch and its neighbours as they could have been.
 
@@ -72,6 +75,8 @@ def vary(
         Draws it.
     context_epochs : int
         How many neighbours on either side. What is changed in the epoch is changed in them.
+    strips : sequence of Strip
+        What the channels are, if they are a montage.
 
     Returns
     -------
@@ -83,7 +88,7 @@ def vary(
     n = len(night.channels)
     lost = int(rng.integers(n)) if n > 1 and rng.random() < how.lost else None
     gains = [0.0 if i == lost else _gain(how, rng) for i in range(n)]
-    dropped = _dropped(night, how.channel_dropout, rng)
+    dropped = _dropped(night, how.channel_dropout, strips, rng)
     backwards = how.flip and rng.random() < 0.5
     shift_s = rng.uniform(-how.shift_s, how.shift_s)
     last_s = max(night.duration_s - EPOCH_S, 0.0)
@@ -108,10 +113,17 @@ def vary(
     return signals, around[::-1] if backwards else around
 
 
-def _dropped(night: StoredNight, share: float, rng: np.random.Generator) -> set[int]:
+def _dropped(
+    night: StoredNight, share: float, strips: Sequence[Strip], rng: np.random.Generator
+) -> set[int]:
     """Draw which channels are missing, of those that are there."""
     present = [i for i, channel in enumerate(night.channels) if len(channel.samples)]
-    dropped = {i for i in present if share and rng.random() < share}
+    if not share:
+        return set()
+    others = {i for i in present if strips and strips[i].kind != "eeg"}
+    if rng.random() < share and 0 < len(others) < len(present):
+        return others
+    dropped = {i for i in present if rng.random() < share}
     return dropped - {int(rng.choice(present))} if len(dropped) == len(present) else dropped
 
 

@@ -19,11 +19,14 @@ class Strip:
         As in `PictureSpec`.
     height : float
         Its share of the picture, compared with that of the other strips.
+    kind : str
+        What kind of channel it shows.
     """
 
     style: str
     amplitude_uv: float
     height: float = 1.0
+    kind: str = "eeg"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ class PictureSpec:
     def from_protocol(cls, protocol: Mapping[str, Any]) -> PictureSpec:
         """Read what prepare stamped; `KeyError`, `TypeError` or `ValueError` if it is not that."""
         strips = [
-            Strip(str(s["style"]), float(s["amplitude_uv"]), float(s["height"]))
+            Strip(str(s["style"]), float(s["amplitude_uv"]), float(s["height"]), s["kind"])
             for s in protocol.get("strips", ())
         ]
         return cls(

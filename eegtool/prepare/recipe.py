@@ -70,7 +70,7 @@ class Recipe:
     @property
     def spec(self) -> PictureSpec:
         """What the style is told."""
-        strips = tuple(Strip(c.style, c.amplitude_uv, c.height) for c in self.montage)
+        strips = tuple(Strip(c.style, c.amplitude_uv, c.height, c.kind) for c in self.montage)
         return PictureSpec(self.size, self.amplitude_uv, self.marks, self.context_epochs, strips)
 
     def decides(self) -> dict[str, Any]:

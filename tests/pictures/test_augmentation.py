@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
 from eegtool.pictures.augmentation import Augmentation, vary
 from eegtool.pictures.signals import StoredNight, quantise
+from eegtool.pictures.spec import Strip
 
 NOTHING = Augmentation(gain_db=0, shift_s=0, noise_uv=0, lost=0)
 
@@ -106,6 +109,19 @@ def test_channels_are_dropped_as_often_as_asked_and_one_stays() -> None:
     assert gone.sum(axis=1).max() == 2
     assert set(gone.sum(axis=1)) == {0, 1, 2}
     assert np.ptp(gone.sum(axis=0)) < 60
+
+
+def test_a_montage_is_often_eeg_alone() -> None:
+    how = Augmentation(gain_db=0, shift_s=0, noise_uv=0, lost=0, channel_dropout=0.3)
+    strips = [Strip("wrapped", 100.0, kind=kind) for kind in ("eeg", "eog", "emg")]
+    night, there = night_of("a", "b", "c"), Counter[tuple[bool, ...]]()
+    for seed in range(1000):
+        signals, _ = vary(night, 30.0, how, np.random.default_rng(seed), strips=strips)
+        there[tuple(len(signal_uv) > 0 for signal_uv, _ in signals)] += 1
+    assert there[True, False, False] == pytest.approx(1000 * (0.3 + 0.7 * 0.7 * 0.3**2), abs=60)
+    assert there[True, True, True] == pytest.approx(1000 * 0.7 * 0.7**3, abs=60)
+    assert there[False, True, True] == pytest.approx(1000 * 0.7 * 0.3 * 0.7**2, abs=40)
+    assert (False, False, False) not in there
 
 
 def test_a_channel_that_is_missing_stays_missing() -> None:
