@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench docs clean
 
 demo: $(VENV)/.ready
 	$(BIN)/eegvlm demo
@@ -21,11 +21,20 @@ lint: $(VENV)/.ready
 bench: $(VENV)/.ready
 	for script in scripts/bench/*.py; do $(BIN)/python $$script || exit 1; done
 
+# Into build/docs/index.html; a warning is an error.
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -E -W --keep-going -q -d build/doctrees docs build/docs
+	@echo "build/docs/index.html"
+
 clean:
-	rm -rf $(VENV) demo_data .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build demo_data .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "eegvlm needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@

@@ -215,7 +215,7 @@ class PrepareSettings:
     cohort: Annotated[
         str,
         Option(
-            help="How files pair up: 'auto', 'generic', or a data set such as 'sleep-edf', 'mass', 'hmc' (README).",
+            help="How files pair up: 'auto', 'generic', or a data set such as 'sleep-edf', 'mass', 'hmc' (see docs/your_data.md).",
             rich_help_panel=COHORT,
         ),
     ] = "auto"
@@ -423,7 +423,7 @@ class InspectSettings:
     cohort: Annotated[
         str,
         Option(
-            help="How files pair up: 'auto', 'generic', or a data set such as 'sleep-edf', 'mass', 'hmc' (README)."
+            help="How files pair up: 'auto', 'generic', or a data set such as 'sleep-edf', 'mass', 'hmc' (see docs/your_data.md)."
         ),
     ] = "auto"
     subject_pattern: SubjectPattern = ""

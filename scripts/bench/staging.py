@@ -150,10 +150,20 @@ def by_gssc(raw: mne.io.BaseRaw) -> Sequence[str]:
 def pretrained(
     stage: Callable[[mne.io.BaseRaw], Sequence[str]], epochs: Sequence[Epoch], recordings: Path
 ) -> Stages:
-    """Return what a stager that reads whole nights says of the evaluated epochs."""
-    asked = [e for e in epochs if e.split == "eval"]
-    said = {night: stage(raw_of(recordings, night)) for night in {e.recording for e in asked}}
-    return {e.sample_id: said[e.recording][e.epoch_index] for e in asked}
+    """Return what a stager that reads whole nights says of the evaluated epochs, given the hours that these span."""
+    nights: dict[str, list[Epoch]] = {}
+    for epoch in epochs:
+        if epoch.split == "eval":
+            nights.setdefault(epoch.recording, []).append(epoch)
+    said: Stages = {}
+    for night, asked in nights.items():
+        first = min(e.epoch_index for e in asked)
+        last = max(e.epoch_index for e in asked) + 1
+        raw = raw_of(recordings, night)
+        raw.crop(first * EPOCH_S, min(last * EPOCH_S, raw.times[-1]))
+        found = stage(raw)
+        said |= {e.sample_id: found[min(e.epoch_index - first, len(found) - 1)] for e in asked}
+    return said
 
 
 # --- ours -------------------------------------------------------------------------------------------
@@ -236,6 +246,7 @@ def measure(
             if not rows:
                 for name, said in rivals(epochs, recordings):
                     rows[name] = [scored(asked, said)]
+                    print(name, json.dumps(rows[name][0]), flush=True)
             above = ""
             for name, said in ours(workspace, style, options, seed):
                 above, key = (above, f"{above} {name}") if name.startswith("…") else (name, name)

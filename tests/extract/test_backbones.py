@@ -21,7 +21,7 @@ from eegtool.extract.backbones import (
 )
 from eegtool.extract.module import VisionModule
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "vision_module.md"
 
 
 @pytest.fixture
@@ -206,8 +206,8 @@ def test_a_pattern_without_a_match_names_the_closest(pattern: str, near: str) ->
 # Your own
 
 
-def test_the_example_of_the_readme_runs(here: Path, pictures: Tensor) -> None:
-    section = README.read_text(encoding="utf-8").split("## Your own vision module\n")[1]
+def test_the_example_of_the_documents_runs(here: Path, pictures: Tensor) -> None:
+    section = PAGE.read_text(encoding="utf-8").split("## Your own vision module\n")[1]
     section = re.split(r"^## ", section, flags=re.MULTILINE)[0]
     code = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     names = re.findall(r"--backbone (\w+:\w+)", section)

@@ -526,7 +526,8 @@ def test_reasons_of_one_epoch_are_found_false_in_another() -> None:
     assert sum(holds(claim, QUIET) for claim in deep) <= len(deep) / 2
 
 
-def test_the_readme_lists_the_rules() -> None:
-    readme = (Path(eegtool.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+def test_the_documents_list_the_rules() -> None:
+    page = Path(eegtool.__file__).parents[1] / "docs" / "your_data.md"
+    text = page.read_text(encoding="utf-8")
     for name, rule in RULES.items():
-        assert f"| {name} | {rule.stage} | {rule.text} |" in readme
+        assert f"| {name} | {rule.stage} | {rule.text} |" in text

@@ -278,17 +278,17 @@ def test_answers_given_twice_are_refused(tmp_path: Path) -> None:
         step.run(settings)
 
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "figures.md"
 
 
-def test_the_readme_explains_every_key_of_the_metrics(
+def test_the_documents_explain_every_key_of_the_metrics(
     tmp_path: Path, answer: AnswerOf, write_answers: WriteAnswers, terminal: io.StringIO
 ) -> None:
     write_answers([answer(0, "N2", "N2")])
     step.run(ReportSettings(workspace=tmp_path, hypnograms=0))
     keys = set(strict_json(tmp_path / "report" / "metrics.json"))
-    text = README.read_text(encoding="utf-8")
-    section = text[text.index("### metrics.json") :].split("\n#", 1)[0]
+    text = PAGE.read_text(encoding="utf-8")
+    section = text[text.index("## metrics.json") :].split("\n#", 1)[0]
     assert {key for key in keys if f"`{key}`" not in section} == set()
 
 

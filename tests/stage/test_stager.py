@@ -54,13 +54,14 @@ def read(recording: Path) -> mne.io.BaseRaw:
 
 @pytest.fixture
 def example() -> str:
-    """The example of the README, as it stands there."""
-    readme = (Path(eegtool.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    begin = readme.index("```python\nimport eegtool") + len("```python\n")
-    return readme[begin : readme.index("```", begin)]
+    """The example of the documents, as it stands there."""
+    page = Path(eegtool.__file__).parents[1] / "docs" / "python.md"
+    text = page.read_text(encoding="utf-8")
+    begin = text.index("```python\nimport eegtool") + len("```python\n")
+    return text[begin : text.index("```", begin)]
 
 
-def test_the_example_of_the_readme_runs(
+def test_the_example_of_the_documents_runs(
     example: str,
     stage_model: Path,
     simulated: Path,
@@ -76,7 +77,7 @@ def test_the_example_of_the_readme_runs(
     raw.set_annotations(None)
     mne.export.export_raw(tmp_path / "new" / "night7.edf", raw, verbose="ERROR")
     found: dict[str, Any] = {}
-    exec(compile(example, "README.md", "exec"), found)  # noqa: S102
+    exec(compile(example, "python.md", "exec"), found)  # noqa: S102
     night = found["night"]
     assert len(night.stages) == 130
     assert (tmp_path / "staged" / "night7" / "night7_hypnogram.csv").is_file()
