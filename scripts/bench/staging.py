@@ -299,7 +299,7 @@ def main() -> None:
     parser.add_argument("--train-epochs", type=int, default=4, help="passes of the module")
     parser.add_argument("--context", type=float, default=10, help="minutes on either side")
     parser.add_argument("--model", default="tiny", help="base of the language model; '' for none")
-    parser.add_argument("--steps", type=int, default=300, help="of its fine-tuning")
+    parser.add_argument("--steps", type=int, default=450, help="of its fine-tuning")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
     parser.add_argument("--out", type=Path, help="keep the workspaces here, and resume with them")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
