@@ -225,7 +225,7 @@ _command("demo", settings.DemoSettings, "eegtool.demo:run", "Try it")
 
 
 def print_error(error: EegToolError) -> None:
-    """Print one error on the error stream: what is wrong, then how to mend it."""
+    """Print one error on the error stream: what is wrong, then how to fix it."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print(Text("error: ", "bold red").append(error.what, "not bold default"))
     if error.fix:
@@ -233,7 +233,7 @@ def print_error(error: EegToolError) -> None:
 
 
 def main() -> None:
-    """Run the program; an error the user can mend ends with exit code 1, a wrong usage with 2."""
+    """Run the program; an error the user can fix ends with exit code 1, a wrong usage with 2."""
     # Threads that wait by spinning make torch several times slower on a CPU that does something
     # else besides. Must be set before torch is imported; the ranks of a training inherit it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -114,7 +114,7 @@ def can_use_deepspeed() -> bool:
 
 
 def _clear(out: Path) -> None:
-    """Begin anew, but only in an empty folder or in that of an earlier demo."""
+    """Begin from scratch, but only in an empty folder or in that of an earlier demo."""
     if out.exists() and any(out.iterdir()):
         if not (out / _MARKER).exists():
             raise EegToolError(

@@ -103,14 +103,14 @@ def run(settings: DoctorSettings) -> None:
     if settings.model:
         from eegtool.finetune.summary import summary
 
-        told, show = summary(settings.model), _show_model
+        found, show = summary(settings.model), _show_model
     else:
         with console.status("Looking at packages and hardware ..."):
-            told, show = clean(examine(settings)), _show
+            found, show = clean(examine(settings)), _show
     if settings.json:
-        print(json.dumps(told, ensure_ascii=False))
+        print(json.dumps(found, ensure_ascii=False))
         return
-    show(told)
+    show(found)
 
 
 def examine(settings: DoctorSettings) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def probe(
         What `look_at_machine` says; ``problem`` where it could not.
     """
     imported: dict[str, str] = {}
-    left, told = list(modules), {}
+    left, found = list(modules), {}
     while True:
         lines, code = _try(left, machine, patience_s)
         at = ""
@@ -195,20 +195,20 @@ def probe(
                 at = name if value is None else ""
                 imported[name] = value or ""
             else:
-                told[name] = value
+                found[name] = value
         if code == 0:
-            return imported, told
+            return imported, found
         if not at:  # all could be imported; the hardware could not be looked at
-            return imported, told | {"problem": f"the process ended with {code}"}
+            return imported, found | {"problem": f"the process ended with {code}"}
         imported[at] = f"took the process with it ({code})"
         left = left[left.index(at) + 1 :]
 
 
 def _try(modules: list[str], machine: bool, patience_s: float) -> tuple[list[Any], int | str]:
-    told = json.dumps([_MARK, sys.path, modules, machine])
+    request = json.dumps([_MARK, sys.path, modules, machine])
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _PROBE, told],
+            [sys.executable, "-c", _PROBE, request],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             timeout=patience_s,
@@ -358,11 +358,11 @@ def _as_row(package: Package, problem: str) -> dict[str, Any]:
     }
 
 
-def _show(told: Mapping[str, Any]) -> None:
-    there, machine = told["system"], told["machine"]
+def _show(found: Mapping[str, Any]) -> None:
+    there, machine = found["system"], found["machine"]
     gpus = ", ".join(f"{g['name']} ({g['memory_gb']} GB)" for g in machine.get("gpus", []))
     facts = {
-        "eegvlm": f"{told['eegvlm']}, {told['python']}",
+        "eegvlm": f"{found['eegvlm']}, {found['python']}",
         "system": there["os"],
         "processor": f"{there['cpu']}, {there['cores']} cores",
         "memory": f"{there['memory_gb']} GB, {there['memory_free_gb']} GB free",
@@ -373,7 +373,7 @@ def _show(told: Mapping[str, Any]) -> None:
         "would choose": f"precision {machine.get('precision', '?')}, attention {machine.get('attention', '?')}",
         "DeepSpeed": f"op {machine.get('deepspeed_op', '?')}; C++ compiler "
         f"{'yes' if machine.get('cpp_compiler') else 'no'}",
-        "disk free": ", ".join(f"{name} {gb} GB" for name, gb in told["disk_free_gb"].items()),
+        "disk free": ", ".join(f"{name} {gb} GB" for name, gb in found["disk_free_gb"].items()),
     } | ({"fault": machine["problem"]} if machine.get("problem") else {})
     table = Table.grid(padding=(0, 2))
     for name, fact in facts.items():
@@ -382,23 +382,23 @@ def _show(told: Mapping[str, Any]) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("package", "version", "wanted", ""):
         table.add_column(name)
-    for row in told["packages"]:
+    for row in found["packages"]:
         extra = f"[{row['extra']}]" if row["extra"] else ""
         table.add_row(*map(Text, (row["name"], row["version"] or "–", row["wanted"], extra)))
     console.print(table, "")
-    for row in told["packages"]:
+    for row in found["packages"]:
         if verdict := _verdict(row):
             console.print(Text(f"{row['name']}: {verdict}", "red"), soft_wrap=True)
     table = Table.grid(padding=(0, 2))
-    for command, answer in told["works"].items():
+    for command, answer in found["works"].items():
         style = "green" if answer == "yes" else "red" if answer.startswith("no") else "yellow"
         table.add_row(Text(command, "bold"), Text(answer, style))
     console.print(table)
 
 
-def _show_model(told: Mapping[str, Any]) -> None:
+def _show_model(found: Mapping[str, Any]) -> None:
     table = Table.grid(padding=(0, 2))
-    for name, fact in told.items():
+    for name, fact in found.items():
         many = isinstance(fact, Mapping)
         lines = [f"{n:>15,}  {part}" for part, n in fact.items()] if many else [str(fact)]
         table.add_row(Text(name, "bold"), Text("\n".join(lines)))

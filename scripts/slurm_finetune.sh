@@ -1,5 +1,5 @@
 #!/bin/bash
-# eegvlm finetune on several machines under Slurm, going on by itself when its time is up.
+# eegvlm finetune on several machines under Slurm, continuing by itself when its time is up.
 #
 #   sbatch scripts/slurm_finetune.sh finetune.yaml sleep_data/checkpoints/13b [further flags]
 #
@@ -26,7 +26,7 @@ hosts=$(mktemp -p "$SLURM_SUBMIT_DIR" ".hosts-$SLURM_JOB_ID-XXXXXX")
 trap 'rm -f "$hosts"' EXIT
 scontrol show hostnames "$SLURM_JOB_NODELIST" | sed "s/\$/ slots=$SLURM_GPUS_ON_NODE/" > "$hosts"
 
-# --resume goes on from the last whole checkpoint, and from the beginning where there is none.
+# --resume continues from the last whole checkpoint, and from the beginning where there is none.
 eegvlm finetune --config "$config" --output-dir "$out" --hostfile "$hosts" --resume \
     --stop-patience 540 "$@" &
 training=$!
@@ -39,7 +39,7 @@ while kill -0 "$training" 2> /dev/null; do # the signal has ended the waiting, n
     wait "$training" || code=$?
 done
 
-# Stopped with a checkpoint: queue again, and go on there. Without one it would queue for ever.
+# Stopped with a checkpoint: queue again, and continue there. Without one it would queue for ever.
 if [ "$code" -eq 143 ] && ls "$out"/checkpoint-*/whole.json > /dev/null 2>&1; then
     scontrol requeue "$SLURM_JOB_ID"
 fi

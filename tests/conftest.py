@@ -42,7 +42,7 @@ VISION_MODULE = "ab" * 32  # SHA-256 of the weights that are said to have made t
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one process run what shares costly fixtures: a file, or all that goes on from the same walk."""
+    """Let one process run what shares costly fixtures: a file, or all that continues from the same walk."""
     for item in items:
         walks = "walk" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("walk" if walks else str(item.path)))

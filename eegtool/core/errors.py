@@ -23,7 +23,7 @@ _FIXES: Final = {
 
 
 class EegToolError(Exception):
-    """Something the user can mend.
+    """Something the user can fix.
 
     Parameters
     ----------

@@ -155,7 +155,7 @@ def read_config(path: Path, renamed: Mapping[str, str]) -> Values:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
         reason = getattr(error, "problem", None) or brief(error)
-        raise EegToolError(f"--config {path}{line}: {reason}.", "Mend that line.") from error
+        raise EegToolError(f"--config {path}{line}: {reason}.", "Fix that line.") from error
     except RecursionError as error:
         raise EegToolError(
             f"--config {path} is nested too deeply.", "One flag a line, lists at most."

@@ -318,7 +318,7 @@ class PrepareSettings:
         bool,
         Option(
             "--protocol-partial",
-            help="Go on although subjects or nights of the protocol are not here; the results say so.",
+            help="Continue although subjects or nights of the protocol are not here; the results say so.",
             rich_help_panel=SPLIT,
         ),
     ] = False
@@ -889,7 +889,7 @@ class FinetuneSettings:
         bool,
         Option(
             "--resume",
-            help="Go on from the last checkpoint in the output folder.",
+            help="Continue from the last checkpoint in the output folder.",
             rich_help_panel=RUNNING,
         ),
     ] = False
@@ -952,7 +952,7 @@ class EvaluateSettings:
     ] = None
     overwrite: Annotated[
         bool,
-        Option("--overwrite", help="Begin the answers file anew.", rich_help_panel=FILES),
+        Option("--overwrite", help="Begin the answers file from scratch.", rich_help_panel=FILES),
     ] = False
     mode: Annotated[
         AnswerMode,

@@ -129,7 +129,7 @@ class Workspace:
             return dict(read_json(self.prepare_stamp)["protocol"])
         if self.night("any").parent.exists() or self.staging_dir.exists():
             raise EegToolError(
-                f"`eegvlm prepare` did not finish in {self.root}.", "Run it again: it goes on."
+                f"`eegvlm prepare` did not finish in {self.root}.", "Run it again: it continues."
             )
         return {}
 

@@ -237,7 +237,7 @@ def _width(name: str, encoder: Encoder, pictures: Tensor) -> int:
     except Exception as error:  # somebody else's code may raise anything
         raise EegToolError(
             f"--backbone: '{name}' fails on pictures of {side} x {side} px: {_said(error)}.",
-            "Take another backbone, or mend your own.",
+            "Take another backbone, or fix your own.",
         ) from error
     if not isinstance(pooled, Tensor):
         gave = type(pooled).__name__

@@ -110,7 +110,7 @@ def check_side(epoch: Epoch, found: tuple[int, int], size: int | None) -> None:
 def errors_of_workers() -> Iterator[None]:
     """Let an `EegToolError` that was raised in a DataLoader's worker say what it said there.
 
-    PyTorch raises it anew in this process, with the text of the worker's traceback before its own.
+    PyTorch raises it again in this process, with the text of the worker's traceback before its own.
     """
     try:
         yield

@@ -123,7 +123,7 @@ class FeatureTable:
         if not np.isfinite(row).all():
             raise EegToolError(
                 f"The high-level feature of epoch '{sample_id}' is not finite.",
-                "Run `eegvlm extract` again, or mend the features file.",
+                "Run `eegvlm extract` again, or fix the features file.",
             )
         return row
 
@@ -477,7 +477,7 @@ class RowWriter:
             bad = [sample_ids[i] for i in np.flatnonzero(~finite).tolist()]
             raise EegToolError(
                 f"{len(bad)} of the high-level features are not finite: {_some(bad)}.",
-                "Train with a lower --learning-rate, or mend the rows that you import.",
+                "Train with a lower --learning-rate, or fix the rows that you import.",
             )
         self._file.write(np.ascontiguousarray(rows, "<f4").data)
 
@@ -561,7 +561,7 @@ def _open(path: Path) -> np.ndarray:
 def _row_checks(path: Path, ids: Sequence[str]) -> Iterator[str]:
     """Yield the checksum of each row together with its id, as far as there are rows."""
     for start in range(0, len(ids), _BLOCK):
-        # Mapped anew: pages of the blocks before need not stay in memory.
+        # Mapped again: pages of the blocks before need not stay in memory.
         block = _open(path)[start : start + _BLOCK]
         for sample_id, row in zip(ids[start : start + _BLOCK], block, strict=False):
             check = zlib.crc32(np.ascontiguousarray(row).data, zlib.crc32(sample_id.encode()))
@@ -580,9 +580,9 @@ def _check_against_sidecar(path: Path, n_rows: int, sidecar: Sidecar) -> None:
                 "Run `eegvlm extract` again.",
             )
         said = iter(sidecar.row_checks[i : i + 8] for i in range(0, 8 * len(ids), 8))
-        told = dict(zip(sorted(ids), said, strict=True))
+        expected = dict(zip(sorted(ids), said, strict=True))
         found = dict(zip(ids, _row_checks(path, ids), strict=False))
-        mismatched = [sample_id for sample_id in ids if found.get(sample_id) != told[sample_id]]
+        mismatched = [sample_id for sample_id in ids if found.get(sample_id) != expected[sample_id]]
     if n_rows != len(ids):
         first = f"; the first that is missing is that of '{mismatched[0]}'" if mismatched else ""
         raise EegToolError(

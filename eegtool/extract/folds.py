@@ -336,7 +336,7 @@ def export_out_of_fold(
                 alignment = align(np.load(part), rows[fitted])
                 probabilities[own] = run(fold.module, own, advance)
                 for start in range(0, len(own), _BLOCK):
-                    # Mapped anew each time: pages of a map count as this process's memory.
+                    # Mapped again each time: pages of a map count as this process's memory.
                     block = np.lib.format.open_memmap(part, mode="r")[start : start + _BLOCK]
                     merged = np.lib.format.open_memmap(tmp, mode="r+")
                     merged[own[start : start + _BLOCK]] = alignment(block)

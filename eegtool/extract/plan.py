@@ -26,9 +26,9 @@ class TrainPlan:
     folder : str
         Image folder of the fine-tune side.
     images_sha256 : str
-        Hash of its pictures (`eegtool.extract.data.images_sha256`): a training does not go on with others.
+        Hash of its pictures (`eegtool.extract.data.images_sha256`): a training does not continue with others.
     stages_sha256 : str
-        Hash of how its epochs were scored: corrected scorings are trained on anew.
+        Hash of how its epochs were scored: corrected scorings are trained on again.
     protocol : dict
         What prepare stamped: style, size and channel of the pictures.
     out : str

@@ -36,10 +36,10 @@ STORED: Final = "vision_module"
 def is_module(folder: Path, weights_sha256: str) -> bool:
     """Say whether a folder's card describes these weights; empty ones (not known) are nobody's."""
     try:
-        told = read_json(folder / CARD).get("weights_sha256")
+        described = read_json(folder / CARD).get("weights_sha256")
     except EegToolError:
         return False
-    return bool(weights_sha256) and told == weights_sha256
+    return bool(weights_sha256) and described == weights_sha256
 
 
 def store_module(folder: Path, out: Path, weights_sha256: str) -> bool:

@@ -216,7 +216,7 @@ def trained(side: FineTuneSide, subjects: Sequence[str], where: str) -> tuple[Vi
         try:
             found = load_module(out, backbone=settings.backbone)
         except EegToolError as error:
-            _say(f"[yellow]warning:[/] {escape(error.what)} It is trained anew.")
+            _say(f"[yellow]warning:[/] {escape(error.what)} It is trained from scratch.")
         else:
             _say(f"{whose}{name} is trained already.")
             return found
@@ -237,8 +237,8 @@ def trained(side: FineTuneSide, subjects: Sequence[str], where: str) -> tuple[Vi
 
 def _stages_sha256(epochs: Sequence[Epoch]) -> str:
     """Hash whose epochs these are and how they were scored, in whatever order."""
-    told = sorted((epoch.sample_id, epoch.subject, epoch.stage) for epoch in epochs)
-    return hashlib.sha256(repr(told).encode()).hexdigest()
+    rows = sorted((epoch.sample_id, epoch.subject, epoch.stage) for epoch in epochs)
+    return hashlib.sha256(repr(rows).encode()).hexdigest()
 
 
 def _is_trained(out: Path, plan: TrainPlan) -> bool:
@@ -247,7 +247,7 @@ def _is_trained(out: Path, plan: TrainPlan) -> bool:
         card = read_json(out / "card.json")
     except EegToolError:
         return False
-    told = jsonable(asdict(plan))
+    asked = jsonable(asdict(plan))
     names = (
         *("backbone", "code_sha256", "train_subjects", "val_subjects"),
         *("images_sha256", "stages_sha256", "protocol"),
@@ -256,8 +256,8 @@ def _is_trained(out: Path, plan: TrainPlan) -> bool:
     return (
         isinstance(settings, dict)
         and bool(settings)
-        and all(card.get(name) == told[name] for name in names)
-        and settings.items() <= told.items()
+        and all(card.get(name) == asked[name] for name in names)
+        and settings.items() <= asked.items()
     )
 
 

@@ -70,8 +70,8 @@ def split_validation(
 def train_module(plan: TrainPlan) -> TrainResult:
     """Train a module as planned; the first rank leaves it in ``plan.out``, with its card and ``log.csv``.
 
-    What is needed to go on is kept after every pass, in a hidden folder of ``plan.out`` that belongs to
-    this plan alone; an interrupted training goes on from there and ends with the weights it would
+    What is needed to continue is kept after every pass, in a hidden folder of ``plan.out`` that belongs to
+    this plan alone; an interrupted training continues from there and ends with the weights it would
     have had. The folder goes when the module is written.
 
     Raises
@@ -117,7 +117,7 @@ def train_module(plan: TrainPlan) -> TrainResult:
             console.print(f"Starting from {module.origin}.")
         if checkpoint:
             done = len(history_of(before))
-            console.print(f"Going on after pass {done} of an interrupted training.")
+            console.print(f"Continuing after pass {done} of an interrupted training.")
     try:
         with errors_of_workers():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -186,10 +186,10 @@ def _fingerprint(
     args: TrainingArguments,
 ) -> str:
     """Hash everything that decides the outcome of a training, the first weights included."""
-    told = {k: v for k, v in asdict(plan).items() if k not in ("workers", "log")}
+    described = {k: v for k, v in asdict(plan).items() if k not in ("workers", "log")}
     versions = [__version__, torch.__version__, transformers.__version__]
-    told["here"] = [*versions, _dtype_name(), args.world_size]
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    described["here"] = [*versions, _dtype_name(), args.world_size]
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for epoch in (*train, *val):
         digest.update(repr(epoch).encode())
     for name, tensor in tensors_of(module).items():
@@ -213,7 +213,7 @@ def _last_whole(hidden: Path, ranks: int) -> Path | None:
 
 
 def _tidy(hidden: Path) -> None:
-    """Take away a hidden folder that nothing can go on from, and the folder it is in if that is empty."""
+    """Take away a hidden folder that nothing can continue from, and the folder it is in if that is empty."""
     if not any(hidden.glob("checkpoint-*")):
         shutil.rmtree(hidden, ignore_errors=True)
         with suppress(OSError):
@@ -227,7 +227,7 @@ def _card(plan: TrainPlan, result: TrainResult, origin: str) -> dict[str, Any]:
         *("pretrained", "train_epochs", "batch_size", "learning_rate", "weight_decay", "warmup"),
         *("imbalance", "augmentation", "patience", "seed"),
     )
-    told = asdict(plan)
+    described = asdict(plan)
     return {
         "tool": f"eegvlm {__version__}",
         "started_from": origin,
@@ -237,7 +237,7 @@ def _card(plan: TrainPlan, result: TrainResult, origin: str) -> dict[str, Any]:
         "stages_sha256": plan.stages_sha256,
         "code_sha256": plan.code_sha256,
         "protocol": plan.protocol,
-        "settings": {name: told[name] for name in settings},
+        "settings": {name: described[name] for name in settings},
         "training": training,
     }
 

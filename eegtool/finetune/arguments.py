@@ -118,7 +118,7 @@ _FIXED: Final[dict[str, tuple[Any, str]]] = {
     "push_to_hub": (False, _NO_UPLOAD),
     "save_only_model": (False, "a checkpoint can always be gone on with"),
     "save_on_each_node": (False, "the output folder is shared"),
-    "resume_from_checkpoint": ("", "--resume goes on from the last checkpoint"),
+    "resume_from_checkpoint": ("", "--resume continues from the last checkpoint"),
     "ignore_data_skip": (False, "a resumed training sees the samples it has not yet seen"),
     "auto_find_batch_size": (False, "the batch size decides the outcome"),
     "activation_checkpointing_kwargs": ({"use_reentrant": False}, "LoRA needs it so"),
@@ -313,7 +313,7 @@ def training_arguments(
 
 
 def _check_foreign(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Sort out what is set here or has no effect; return what goes on to transformers, and notes."""
+    """Sort out what is set here or has no effect; return what is passed to transformers, and notes."""
     known = {f.name for f in fields(TrainingArguments)}
     rest, notes = {}, []
     for name, value in given.items():

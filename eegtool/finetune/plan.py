@@ -112,7 +112,7 @@ class Plan:
     early_stopping_patience: int = 0
     """Validations without a better one after which the training stops; 0 for never."""
     resume: bool = False
-    """Go on from the last whole checkpoint in `output_dir`."""
+    """Continue from the last whole checkpoint in `output_dir`."""
 
     @property
     def base_model(self) -> Base:
@@ -185,9 +185,9 @@ def outcome(plan: Mapping[str, Any]) -> dict[str, Any]:
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Say which settings of two plans would make another model: ``"seed 1 and 2"``, hashes by name."""
     left, right = outcome(one), outcome(other)
-    told = []
+    differing = []
     for name in sorted(left.keys() | right.keys()):
         a, b = left.get(name), right.get(name)
         if a != b:
-            told.append(name.removesuffix("_sha256") if "sha256" in name else f"{name} {a} and {b}")
-    return told
+            differing.append(name.removesuffix("_sha256") if "sha256" in name else f"{name} {a} and {b}")
+    return differing

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: whole or not there, verified, and what a training goes on from.
+"""Checkpoints of a training: whole or not there, verified, and what a training continues from.
 
 ``OUT/checkpoint-N/`` is an adapter folder by itself. Beside the adapter it holds the states of optimizer,
 schedule and random numbers, and last of all ``whole.json``, the list of its files with their sizes.
@@ -66,7 +66,7 @@ def last_whole(out: Path) -> Path | None:
 
 
 def find_resume(plan: Plan, ranks: int) -> Path | None:
-    """Return the checkpoint to go on from; None where the training begins at its beginning.
+    """Return the checkpoint to continue from; None where the training begins at its beginning.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def _check_stays_inside(checkpoint: Path) -> None:
 
 
 def save_checkpoint(trainer: Any, plan: Plan, contract: Contract) -> None:
-    """Save all that a training needs to go on, whole or not at all; all ranks must call it.
+    """Save all that a training needs to continue, whole or not at all; all ranks must call it.
 
     Older checkpoints go only when the new one is whole, as ``save_total_limit`` says; the best one stays.
 
@@ -248,7 +248,7 @@ def restore(model: torch.nn.Module, checkpoint: Path) -> None:
 
 
 def check_restored(trainer: Any, checkpoint: Path) -> None:
-    """Refuse to go on where the weights are not those of the checkpoint; all ranks must call it.
+    """Refuse to continue where the weights are not those of the checkpoint; all ranks must call it.
 
     DeepSpeed restores weights from files of its own, and takes no notice of those it finds none for.
     """
@@ -290,7 +290,7 @@ def check_opens(path: Path) -> None:
     except Exception as error:  # unpickling raises whatever it meets
         raise EegToolError(
             f"{path} cannot be read: {brief(error)}.",
-            "Remove this checkpoint; --resume goes on from an older one.",
+            "Remove this checkpoint; --resume continues from an older one.",
         ) from error
 
 
@@ -372,7 +372,7 @@ def _types_of_deepspeed() -> list[Any]:
 
 def _not_written(checkpoint: Path, reason: str) -> EegToolError:
     last = last_whole(checkpoint.parent)
-    kept = f"{last} is whole: --resume goes on from it." if last else "There is no older one."
+    kept = f"{last} is whole: --resume continues from it." if last else "There is no older one."
     return EegToolError(
         f"The checkpoint {checkpoint} could not be written: {reason}.",
         f"Make room on the disk. {kept}",

@@ -209,7 +209,7 @@ def _train(
         )
         raise EegToolError(
             f"The training stopped with exit code {code}; no adapter was written.",
-            reason + (f" --resume goes on after step {step_of(last)}." if last else ""),
+            reason + (f" --resume continues after step {step_of(last)}." if last else ""),
         )
     if not _finished(output_dir):  # the ranks were stopped, and not through this process (Slurm)
         _tell_stopped(output_dir)
@@ -247,9 +247,9 @@ def _finished(output_dir: Path) -> bool:
 def _tell_stopped(output_dir: Path) -> None:
     last = last_whole(output_dir)
     console.print(
-        f"Stopped after step {step_of(last)}; go on with --resume."
+        f"Stopped after step {step_of(last)}; continue with --resume."
         if last
-        else "Stopped; there is no checkpoint to go on from."
+        else "Stopped; there is no checkpoint to continue from."
     )
 
 
@@ -590,7 +590,7 @@ def _check_hardware(
 
 
 def _check_output(output_dir: Path, *, resume: bool) -> None:
-    """Refuse to write into a folder that holds anything but a training to go on with."""
+    """Refuse to write into a folder that holds anything but a training to continue with."""
     inside_it = {path.name for path in output_dir.iterdir()} if output_dir.exists() else set()
     if not inside_it - {_LOCK_FILE}:
         return
@@ -609,12 +609,12 @@ def _check_output(output_dir: Path, *, resume: bool) -> None:
     if not resume:
         raise EegToolError(
             f"--output-dir {output_dir} holds a training that has not ended.",
-            "Go on with it with --resume, or choose another folder.",
+            "Continue it with --resume, or choose another folder.",
         )
 
 
 def _check_same_training(output_dir: Path, plan: Plan) -> None:
-    """Refuse to go on with a training that was started with other settings or data.
+    """Refuse to continue with a training that was started with other settings or data.
 
     Raises
     ------

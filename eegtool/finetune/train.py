@@ -250,9 +250,9 @@ def _announce(model: PeftModel, plan: Plan, checkpoint: Path | None) -> None:
         console.print(f"  {part:<22}{trained:>14,} of {total:>15,} parameters trained")
     console.print(f"  {plan.trained_share:.1%} of the tokens carry the answer.")
     if checkpoint:
-        console.print(f"  Going on after step {saving.step_of(checkpoint)}.")
+        console.print(f"  Continuing after step {saving.step_of(checkpoint)}.")
     elif plan.resume:
-        console.print("  There is no whole checkpoint to go on from: starting at the beginning.")
+        console.print("  There is no whole checkpoint to continue from: starting at the beginning.")
 
 
 def _write(

@@ -38,7 +38,7 @@ _LORA_PLUS: Final = ("lora_B", "lora_magnitude_vector")
 class PassOrder(Sampler[int]):
     """The order of the samples in each pass, drawn from the seed and the number of the pass.
 
-    It knows no state, so a training that goes on draws what it would have drawn; and no ranks, so the
+    It knows no state, so a training that continues draws what it would have drawn; and no ranks, so the
     samples of a step are the same however many share it. What ranks lack for a whole last batch is
     filled up with fillers (see `FinetuneDataset`).
 
@@ -98,7 +98,7 @@ class PassOrder(Sampler[int]):
 
 
 class TellPass(TrainerCallback):  # type: ignore[misc]
-    """Tells the order which pass begins, or goes on: the Trainer reaches only samplers that it knows."""
+    """Tells the order which pass begins, or continues: the Trainer reaches only samplers that it knows."""
 
     def __init__(self, order: PassOrder) -> None:
         self.order = order
@@ -403,7 +403,7 @@ class Monitor(TrainerCallback):  # type: ignore[misc]
         if not math.isfinite(logs["loss"]):
             raise EegToolError(
                 f"The loss of step {state.global_step} is not a finite number.",
-                "Lower --learning-rate or --mm-projector-lr; --resume goes on from the last "
+                "Lower --learning-rate or --mm-projector-lr; --resume continues from the last "
                 "checkpoint.",
             )
         if self.task is not None:
@@ -455,7 +455,7 @@ class Stopper(TrainerCallback):  # type: ignore[misc]
     """Ends a training after the step in which it is asked to, with a checkpoint.
 
     It is asked by a file that the parent makes, or by SIGTERM, which schedulers send to each process.
-    All ranks agree on the step, since none can go on or save alone.
+    All ranks agree on the step, since none can continue or save alone.
     """
 
     def __init__(self, stop_file: Path | None, device: torch.device) -> None:

@@ -355,7 +355,7 @@ def is_untrained(folder: Path) -> bool:
 def untrained_contract(folder: Path) -> Contract:
     """Return how a base model is asked as it is: without features, in the template that it has, or LLaVA-1.5's.
 
-    Its answers are expected to begin with the stage, and may go on.
+    Its answers are expected to begin with the stage, and may continue.
 
     Raises
     ------

@@ -104,7 +104,7 @@ class AnswerForm:
 
     @property
     def is_whole(self) -> bool:
-        """Whether an answer ends with its stage, or goes on."""
+        """Whether an answer ends with its stage, or continues."""
         return self.place != "start"
 
     def sentence(self) -> str:

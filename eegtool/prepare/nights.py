@@ -466,7 +466,7 @@ def _naming_defects(night: Night) -> Iterator[None]:
         yield
     except EegToolError:
         raise
-    except Exception as error:  # whatever it is, the other nights go on
+    except Exception as error:  # whatever it is, the other nights continue
         where = traceback.extract_tb(error.__traceback__)[-1]
         raise EegToolError(
             f"{night.signal_path}: {type(error).__name__} ({brief(error)}) in "
@@ -503,7 +503,7 @@ def cannot_write(workspace: Path, error: OSError) -> EegToolError:
     """Return the error of a disk that is full or gone."""
     return EegToolError(
         f"The workspace {workspace} cannot be written: {error.strerror}.",
-        "Make room or mend the permissions, and run again: what is drawn is kept.",
+        "Make room or fix the permissions, and run again: what is drawn is kept.",
     )
 
 
@@ -648,7 +648,7 @@ def _key(inputs: dict[str, str], recipe: Recipe, read_as: ReadAs, *, unscored: b
 
 @cache
 def _code_sha256() -> str:
-    """Hash the code that reads, stages and draws: what another version made is made anew."""
+    """Hash the code that reads, stages and draws: what another version made is made again."""
     package = Path(eegtool.__file__).parent
     files = [package / "core" / "stages.py"]
     for room in ("recordings", "scorings", "pictures", "reasons", "prepare"):

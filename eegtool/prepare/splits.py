@@ -100,7 +100,7 @@ def make_split(
     protocol : str
         Name of a published split; `fold` is one of its folds.
     partial : bool
-        Go on with a published split although some of its subjects are not here.
+        Continue with a published split although some of its subjects are not here.
 
     Raises
     ------
@@ -286,13 +286,13 @@ def _draw(
     whole = _shares(counts.sum(axis=0))
     rng = np.random.default_rng(seed)
 
-    def oddness(groups: list[np.ndarray]) -> float:
+    def unevenness(groups: list[np.ndarray]) -> float:
         shares = [_shares(counts[group].sum(axis=0)) for group in groups]
         return max(float(np.abs(share - whole).sum()) / 2 for share in shares)
 
     cuts = np.cumsum(sizes)
     draws = [np.split(rng.permutation(len(known)), cuts)[: len(sizes)] for _ in range(_DRAWS)]
-    return [[known[i] for i in group] for group in min(draws, key=oddness)]
+    return [[known[i] for i in group] for group in min(draws, key=unevenness)]
 
 
 def _shares(counts: np.ndarray) -> np.ndarray:
@@ -308,7 +308,7 @@ def _published(name: str, fold: int, known: Sequence[str], *, partial: bool) -> 
         raise EegToolError(
             f"--protocol {name}: {len(absent)} of its {len(sides.everybody)} subjects cannot be used here: "
             f"{', '.join(absent)}.",
-            f"Add their recordings of the cohort '{protocol.cohort}'; --protocol-partial goes on without them, "
+            f"Add their recordings of the cohort '{protocol.cohort}'; --protocol-partial continues without them, "
             "and says so wherever the figures are shown.",
         )
     for side, names in (("evaluate", sides.evaluated), ("fine-tune on", sides.trained)):

@@ -64,7 +64,7 @@ from eegtool.scorings.scoring import ReadAs
 def run(settings: PrepareSettings) -> None:
     """Prepare all recordings and write the workspace.
 
-    A recording that cannot be used is reported and counted; the others go on.
+    A recording that cannot be used is reported and counted; the others continue.
 
     Raises
     ------
@@ -265,7 +265,7 @@ def _check_nights(n_nights: int, settings: PrepareSettings) -> None:
     if n_nights < of_all and not settings.protocol_partial:
         raise EegToolError(
             f"--protocol {settings.protocol}: only {n_nights} of its {of_all} recordings can be used here.",
-            "Add the others; --protocol-partial goes on without them, and says so wherever the figures are shown.",
+            "Add the others; --protocol-partial continues without them, and says so wherever the figures are shown.",
         )
 
 
@@ -307,7 +307,7 @@ def _staging_dir(root: Path) -> Iterator[str]:
 
 @contextmanager
 def _workers(settings: PrepareSettings, n_tasks: int) -> Iterator[int]:
-    """Give the number of jobs, with joblib told where they run."""
+    """Give the number of jobs, with joblib knowing where they run."""
     if not settings.scheduler:
         yield min(settings.jobs, n_tasks)
         return

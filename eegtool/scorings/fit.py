@@ -145,7 +145,7 @@ def _refuse_hours(path: Path, entries: Sequence[Entry], offset_s: float, duratio
 
 
 def _refuse_jump(path: Path, entries: Sequence[Entry], offset_s: float, duration_s: float) -> None:
-    """Refuse clock times that jump by one hour, where the recording goes on."""
+    """Refuse clock times that jump by one hour, where the recording continues."""
     for a, b in pairwise(sorted(entries, key=lambda entry: entry.onset_s)):
         gap_s = b.onset_s - a.end_s
         jump = (

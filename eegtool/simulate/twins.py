@@ -61,7 +61,7 @@ class NightTwin:
     psd_uv2_per_hz : ndarray, (n_epochs, n_channels, n_bands)
         Mean power spectral density in each band of `waveforms.BANDS_HZ`.
     hypnogram : tuple of HypnogramRun
-        The scoring. As in the real files it may go on after the signal has ended.
+        The scoring. As in the real files it may continue after the signal has ended.
     """
 
     name: str

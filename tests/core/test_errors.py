@@ -10,9 +10,9 @@ from eegtool.core.errors import CannotWriteError, EegToolError, brief, of_system
 
 
 def test_an_error_keeps_both_parts_between_processes() -> None:
-    error = copy.copy(EegToolError("what is wrong", "how to mend it"))
-    assert (error.what, error.fix) == ("what is wrong", "how to mend it")
-    assert str(error) == "what is wrong\nhow to mend it"
+    error = copy.copy(EegToolError("what is wrong", "how to fix it"))
+    assert (error.what, error.fix) == ("what is wrong", "how to fix it")
+    assert str(error) == "what is wrong\nhow to fix it"
     assert str(EegToolError("all said")) == "all said"
 
 

@@ -25,7 +25,7 @@ FINETUNE = [*LORA, "--max-steps", "60", "--deepspeed", "zero2"]
 
 @dataclass(frozen=True)
 class Walk:
-    """The workspace, and how to go on in it."""
+    """The workspace, and how to continue in it."""
 
     root: Path
 

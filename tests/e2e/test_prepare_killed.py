@@ -140,7 +140,7 @@ def test_killed_while_it_publishes(nights: Path, tmp_path: Path) -> None:
 
 
 def test_a_worker_of_a_killed_run_stops(nights: Path, tmp_path: Path) -> None:
-    """Only the parent is killed: its workers go on, and must not disturb the next run."""
+    """Only the parent is killed: its workers continue, and must not disturb the next run."""
     workspace = tmp_path / "workspace"
     run(nights, workspace, "--jobs", "2")
     expected = files(workspace)

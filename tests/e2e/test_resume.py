@@ -86,7 +86,7 @@ def kill(training: Training, step: int) -> None:
     os.kill(training.rank(), signal.SIGKILL)
     code, output = training.end()
     assert code == 1, output
-    assert f"--resume goes on after step {reached(training.out)}" in output
+    assert f"--resume continues after step {reached(training.out)}" in output
 
 
 def terminate(training: Training, step: int, stop: int = signal.SIGTERM) -> None:
@@ -94,7 +94,7 @@ def terminate(training: Training, step: int, stop: int = signal.SIGTERM) -> None
     training.process.send_signal(stop)
     code, output = training.end()
     assert code == 128 + stop, output
-    assert f"Stopped after step {reached(training.out)}; go on with --resume" in output
+    assert f"Stopped after step {reached(training.out)}; continue with --resume" in output
 
 
 def interrupt(training: Training, step: int) -> None:
@@ -142,7 +142,7 @@ def test_it_goes_on_as_if_nothing_had_been(
     )
     assert last.exit_code == 0, last.output
     said = capfd.readouterr()  # of the ranks
-    assert f"Going on after step {done[-1]}" in said.out
+    assert f"Continuing after step {done[-1]}" in said.out
     assert "Warning" not in said.err
     train_uninterrupted(replace(Plan.read(out / "plan.json"), output_dir=str(whole)))
     logs = [read_json(path / "training_log.json")["log"] for path in (out, whole)]

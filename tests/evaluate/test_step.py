@@ -323,7 +323,7 @@ def test_what_counts_as_a_lack_of_memory(error: Exception, out: bool) -> None:
     assert is_out_of_memory(error) is out
 
 
-# --- going on -------------------------------------------------------------------------------------
+# --- continuing -------------------------------------------------------------------------------------
 
 
 def line_end(data: bytes, n: int) -> int:

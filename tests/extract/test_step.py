@@ -547,7 +547,7 @@ def test_module_that_was_damaged_is_trained_anew(
     before = trained.features("ft").read_bytes()
     spoil(trained.vision_module / "model.safetensors")
     run(settings_of(trained))
-    assert "It is trained anew." in capsys.readouterr().out
+    assert "It is trained from scratch." in capsys.readouterr().out
     assert trained.features("ft").read_bytes() == before
 
 
@@ -788,7 +788,7 @@ def test_two_ranks_train_one_module(
     module, card = load_module(workspace.vision_module)
     assert card["training"]["ranks"] == 2
     assert stamp_of(workspace)["results"]["evaluation"]["n"] == 10
-    assert "Going on" not in capfd.readouterr().out
+    assert "Continuing" not in capfd.readouterr().out
     assert all(value.isfinite().all() for value in module.state_dict().values())
 
 

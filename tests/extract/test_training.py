@@ -281,7 +281,7 @@ def test_killed_training_ends_with_the_weights_of_an_uninterrupted_one(
     assert [path.name[:10] for path in killed.glob(".*")] == [".training-"]
     capsys.readouterr()
     result = train_module(plan)
-    assert "Going on after pass 2" in capsys.readouterr().out
+    assert "Continuing after pass 2" in capsys.readouterr().out
     assert result.resumed_after == 2
     assert same(weights_of(whole), weights_of(killed))
     assert [{**row, "images_per_s": 0} for row in result.history] == [
@@ -302,7 +302,7 @@ def test_another_plan_does_not_go_on_with_it(
     }
     for name, value in others.items():
         other = replace(plan, **{name: value}, train_epochs=3)
-        killed_after(other, 0, monkeypatch)  # in its first pass: it began anew
+        killed_after(other, 0, monkeypatch)  # in its first pass: it began again
     hidden = list((tmp_path / "out").glob(".training-*"))
     assert len(hidden) == 1  # of what did not finish a pass, nothing is left
     result = train_module(replace(plan, workers=1, log="csv"))  # decides nothing

@@ -69,7 +69,7 @@ def train_in_turn(plans: list[Plan], ranks: int, tmp_path: Path) -> None:
 
 
 def resumed(plan_of: Planner, mode: str, **change: Any) -> Iterator[Plan]:
-    """Yield a training that is stopped after its first step, and the same one that goes on."""
+    """Yield a training that is stopped after its first step, and the same one that continues."""
     plan = plan_for(plan_of, mode, "resumed", **change)
     stop = Path(f"{plan.output_dir}.stop")
     stop.touch()

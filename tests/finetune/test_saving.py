@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, and a training that goes on from one ends as if never stopped."""
+"""Checkpoints: whole or not there, and a training that continues from one ends as if never stopped."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ def test_without_a_checkpoint_it_begins_and_says_so(
     plan_of: Planner, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train.run(replace(plan_of(), resume=True))
-    assert "no whole checkpoint to go on from" in capsys.readouterr().out
+    assert "no whole checkpoint to continue from" in capsys.readouterr().out
 
 
 def test_a_finished_training_only_needs_its_adapter_written(plan_of: Planner) -> None:

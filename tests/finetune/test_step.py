@@ -541,7 +541,7 @@ def test_a_training_that_failed_leaves_its_checkpoints(
     launch_as(monkeypatch, 7, steps=3)
     with pytest.raises(EegToolError, match="exit code 7") as caught:
         step.run(settings)
-    assert "--resume goes on after step 3" in caught.value.fix
+    assert "--resume continues after step 3" in caught.value.fix
     left = {path.name for path in (workspace.checkpoints / "eegvlm").iterdir()}
     assert left == {"plan.json", "checkpoint-3"}
 
@@ -566,7 +566,7 @@ def test_a_training_that_was_stopped_can_be_gone_on_with(
     with pytest.raises(Stopped) as caught:
         step.run(settings)
     assert caught.value.signum == signum
-    assert "Stopped after step 5; go on with --resume" in capsys.readouterr().out
+    assert "Stopped after step 5; continue with --resume" in capsys.readouterr().out
     assert not (workspace.checkpoints / "eegvlm" / ".stop").exists()
     again = step.make_plan(replace(settings, resume=True), workspace.checkpoints / "eegvlm")
     assert again.resume
@@ -581,7 +581,7 @@ def test_a_training_that_was_stopped_at_once_leaves_nothing(
     launch_as(monkeypatch, Stopped(signal.SIGINT))
     with pytest.raises(Stopped):
         step.run(settings)
-    assert "no checkpoint to go on from" in capsys.readouterr().out
+    assert "no checkpoint to continue from" in capsys.readouterr().out
     assert not workspace.checkpoints.exists()
 
 

@@ -217,7 +217,7 @@ def test_an_error_of_a_rank_is_told_in_full(
     """Square brackets are words of messages here, not of a markup language."""
 
     def fail(plan: Plan) -> None:
-        raise EegToolError(f"{plan.fusion} holds [b] and [/b]", "Mend it.")
+        raise EegToolError(f"{plan.fusion} holds [b] and [/b]", "Fix it.")
 
     plan_of().write(tmp_path / "plan.json")
     monkeypatch.setattr(train, "run", fail)
@@ -225,7 +225,7 @@ def test_an_error_of_a_rank_is_told_in_full(
     with pytest.raises(SystemExit) as caught:
         train.main()
     assert caught.value.code == 1
-    assert capsys.readouterr().out.splitlines() == ["error: add holds [b] and [/b]", "Mend it."]
+    assert capsys.readouterr().out.splitlines() == ["error: add holds [b] and [/b]", "Fix it."]
 
 
 def test_liger_replaces_no_forward_of_ours(

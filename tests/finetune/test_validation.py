@@ -641,7 +641,7 @@ def test_an_early_stop_whose_adapter_was_not_written_stays_one(
 
 
 def stopped(plan: Plan) -> Iterator[Plan]:
-    """Yield a training that is stopped after its first step, before its validation, and that goes on."""
+    """Yield a training that is stopped after its first step, before its validation, and that continues."""
     stop = Path(f"{plan.output_dir}.stop")
     stop.touch()
     yield replace(plan, stop_file=str(stop))

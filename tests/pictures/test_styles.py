@@ -269,7 +269,7 @@ def test_every_column_has_one_unbroken_line(spread_uv: float) -> None:
     inked = picture > 0
     first, last = inked.argmax(axis=0), 335 - inked[::-1].argmax(axis=0)
     assert (inked.sum(axis=0) == last - first + 1).all()
-    # ... that goes on in the next column.
+    # ... that continues in the next column.
     assert (np.maximum(first[1:], first[:-1]) <= np.minimum(last[1:], last[:-1])).all()
 
 

@@ -329,7 +329,7 @@ def test_nothing_is_written_if_all_are_broken(settings: PrepareSettings, recordi
 
 
 def test_a_single_broken_recording_says_why() -> None:
-    unusable = [Prepared(night("SC4001E0"), problem=EegToolError("It is broken.", "Mend it."))]
+    unusable = [Prepared(night("SC4001E0"), problem=EegToolError("It is broken.", "Fix it."))]
     assert str(step._refusal(unusable)) == "It is broken.\nMend it."
 
 
@@ -360,7 +360,7 @@ def test_long_lists_of_reasons_are_cut() -> None:
     unusable = [
         Prepared(
             night(f"SC4{i:02d}1E0"),
-            problem=EegToolError(f"reason {i}", "mend it" if i < 4 else "mend it otherwise"),
+            problem=EegToolError(f"reason {i}", "fix it" if i < 4 else "fix it otherwise"),
         )
         for i in range(12)
     ]
@@ -368,8 +368,8 @@ def test_long_lists_of_reasons_are_cut() -> None:
     assert error.fix.splitlines() == [
         *(f"SC4{i:02d}1E0: reason {i}" for i in range(5)),
         "... and 7 more.",
-        "mend it",
-        "mend it otherwise",
+        "fix it",
+        "fix it otherwise",
     ]
 
 

@@ -221,7 +221,7 @@ class Reader:
 
     @property
     def chosen(self) -> str:
-        return self.text(".whence").rpartition(" · ")[2]
+        return self.text(".origin").rpartition(" · ")[2]
 
     def until(self, condition: str) -> None:
         WebDriverWait(self.chrome, 5, 0.05).until(lambda _: self.run(f"return {condition}"))
@@ -359,7 +359,7 @@ def test_texts_are_shown_as_text_and_run_nothing(reader: Reader) -> None:
     reader.set("find", "window.ran")
     assert reader.count == 2
     reader.press("j")
-    for selector in (".said", ".asked", ".whence", ".row .where", "[name=night]"):
+    for selector in (".said", ".asked", ".origin", ".row .where", "[name=night]"):
         assert EVIL in reader.text(selector)
     assert EVIL in reader.text("#epochs [name=subject]")
     assert reader.run("return window.ran") is None

@@ -255,9 +255,9 @@ class FusedModel(PreTrainedModel):  # type: ignore[misc]
                 ).logits
                 logits = torch.cat([logits, later], dim=1)
         found = log_softmax(logits.float(), dim=-1)
-        told = found.gather(2, targets.clamp(min=0)[..., None])[..., 0].double()
+        chosen = found.gather(2, targets.clamp(min=0)[..., None])[..., 0].double()
         counted = targets != IGNORED
-        means = (told * counted).sum(dim=1) / counted.sum(dim=1)
+        means = (chosen * counted).sum(dim=1) / counted.sum(dim=1)
         return means.view(n, n_answers).cpu().numpy()
 
 

@@ -100,32 +100,32 @@ class CoveragePoint:
 
 def calibration(labelled: Sequence[AnsweredEpoch], bootstrap: Bootstrap) -> Calibration | None:
     """Compare certainty with success; None where no epoch has probabilities."""
-    shares, told = probabilities_in(labelled)
-    if not told.any():
+    shares, known = probabilities_in(labelled)
+    if not known.any():
         return None
     true = np.array([STAGE_INDEX[e.true or ""] for e in labelled], np.intp)
     said = np.array([STAGE_INDEX.get(e.predicted or "", -1) for e in labelled], np.intp)
     sure, likeliest = shares.max(1), shares.argmax(1)
-    right = (likeliest == true) & told
+    right = (likeliest == true) & known
     # Rounded, so that 0.2, which as a float may lie a hair above its edge, stays in its bin.
     bins = np.clip(np.ceil(np.round(sure * BINS, 9)).astype(np.intp) - 1, 0, BINS - 1)
-    weights = [told * 1.0, sure * told, right * 1.0]
+    weights = [known * 1.0, sure * known, right * 1.0]
     per_unit = np.stack([bootstrap.sums(bins, (BINS,), w) for w in weights], axis=1)
     totals = per_unit.sum(0)
     ece = float(_ece(totals))
-    kept, truth = shares[told], true[told]
+    kept, truth = shares[known], true[known]
     one_hot = np.eye(len(STAGES))[truth]
     clipped = np.clip(kept, _SMALLEST, None)
     return Calibration(
-        n=int(told.sum()),
+        n=int(known.sum()),
         ece=ece,
         ece_interval=bootstrap.interval(_ece(bootstrap.draw(per_unit)), ece),
         brier=float(((kept - one_hot) ** 2).sum(1).mean()),
         nll=float(
             log_loss(truth, clipped / clipped.sum(1, keepdims=True), labels=range(len(STAGES)))
         ),
-        accuracy=float(right.sum() / told.sum()),
-        differing=int((told & (said != likeliest)).sum()),
+        accuracy=float(right.sum() / known.sum()),
+        differing=int((known & (said != likeliest)).sum()),
         bins=tuple(
             ReliabilityBin(
                 low=i / BINS,
@@ -154,8 +154,8 @@ def coverage(
     to_human : sequence of float
         Shares of the epochs that go.
     """
-    shares, told = probabilities_in(labelled)
-    if not told.all() or not len(told):
+    shares, known = probabilities_in(labelled)
+    if not known.all() or not len(known):
         return ()
     width = scores.SHAPE[1]
     readable = cells % width != len(STAGES)
@@ -194,11 +194,11 @@ def probabilities_in(
     epochs: Sequence[AnsweredEpoch],
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return the probabilities, shape (n, 5), and which epochs have any; they sum to 1."""
-    told = np.array([e.probabilities is not None for e in epochs], bool)
+    known = np.array([e.probabilities is not None for e in epochs], bool)
     none = (1.0, 0.0, 0.0, 0.0, 0.0)
     shares = np.array([e.probabilities or none for e in epochs], np.float64)
     shares = shares.reshape(-1, len(STAGES))
-    return shares / shares.sum(1, keepdims=True), told
+    return shares / shares.sum(1, keepdims=True), known
 
 
 def _ece(sums: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -197,8 +197,8 @@ def _soft(epochs: Sequence[AnsweredEpoch], columns: Mapping[str, Sequence[str]])
     """Return the averaged cosine similarity of probabilities and shares of scorers."""
     shares = np.array([[[s == stage for stage in STAGES] for s in c] for c in columns.values()])
     votes = shares.sum(0).astype(float)
-    model, told = probabilities_in(epochs)
-    known = told & (votes.sum(1) > 1)
+    model, scored = probabilities_in(epochs)
+    known = scored & (votes.sum(1) > 1)
     if not known.any():
         return None
     model, votes = model[known], votes[known]

@@ -71,12 +71,12 @@ class AnsweredEpoch:
         return None if self.true is None else self.reading.stage == self.true
 
 
-def probabilities_of(told: Any) -> tuple[float, ...] | None:
+def probabilities_of(shares: Any) -> tuple[float, ...] | None:
     """Read the probabilities of the five stages.
 
     Parameters
     ----------
-    told : object
+    shares : object
         ``metadata.stage_probabilities`` of an answer: one number for each stage, by name.
 
     Returns
@@ -89,11 +89,11 @@ def probabilities_of(told: Any) -> tuple[float, ...] | None:
     ValueError
         If a number is missing, not between 0 and 1, or their sum is not 1.
     """
-    if told is None:
+    if shares is None:
         return None
-    if not isinstance(told, dict) or set(told) != set(STAGES):
+    if not isinstance(shares, dict) or set(shares) != set(STAGES):
         raise ValueError("they are not one number for each stage")
-    numbers = [told[stage] for stage in STAGES]
+    numbers = [shares[stage] for stage in STAGES]
     if any(isinstance(p, bool) or not isinstance(p, int | float) for p in numbers):
         raise ValueError("they are not numbers")
     if not all(0 <= p <= 1 for p in numbers):  # NaN is not, either

@@ -202,16 +202,16 @@ def _kept(workspace: Workspace, recordings: Sequence[str]) -> Kept | None:
         return None
     results: Mapping[str, Any] = stamp.get("results", {})
     cards = [results.get("recordings", {}).get(name) for name in recordings]
-    told = [card for card in cards if isinstance(card, dict)]
-    if not told:
+    known = [card for card in cards if isinstance(card, dict)]
+    if not known:
         return None
     try:
         dropped = Counter[str]()
-        for card in told:
+        for card in known:
             dropped.update(card["dropped"])
-        kept, trimmed = (sum(int(card[key]) for card in told) for key in ("kept", "trimmed"))
+        kept, trimmed = (sum(int(card[key]) for card in known) for key in ("kept", "trimmed"))
     except (KeyError, TypeError, ValueError) as error:
         raise EegToolError(
             f"{workspace.prepare_stamp} does not tell its epochs: {error}."
         ) from error
-    return Kept(len(told), kept, trimmed, dict(dropped))
+    return Kept(len(known), kept, trimmed, dict(dropped))

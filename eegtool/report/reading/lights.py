@@ -63,15 +63,15 @@ def read_lights(
         If a time cannot be read, lights go on before they go off or outside what was staged, or a source
         cannot be used.
     """
-    told = dict.fromkeys(spans, ("--lights-off/--lights-on", off, on))
+    given = dict.fromkeys(spans, ("--lights-off/--lights-on", off, on))
     for path in sources:
         if is_recording(path):
             name = max((n for n in spans if path.stem.startswith(n)), key=len, default="")
             if name:
                 own_off, own_on = annotated_lights(path)
-                told[name] = (str(path), own_off or told[name][1], own_on or told[name][2])
+                given[name] = (str(path), own_off or given[name][1], own_on or given[name][2])
         else:
-            told |= _table(path, told)
+            given |= _table(path, given)
     found = {
         name: Lights(
             *(
@@ -79,11 +79,11 @@ def read_lights(
                 for word, text in (("off", own_off), ("on", own_on))
             )
         )
-        for name, (where, own_off, own_on) in told.items()
+        for name, (where, own_off, own_on) in given.items()
         if own_off or own_on
     }
     for name, lights in found.items():
-        _check(told[name][0], name, lights, spans[name])
+        _check(given[name][0], name, lights, spans[name])
     return found
 
 

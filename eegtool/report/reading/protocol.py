@@ -79,13 +79,13 @@ class RunGatherer:
 
     def add(self, answer: Answer) -> None:
         """Take note of one answer."""
-        told = answer.metadata
+        metadata = answer.metadata
         self._models[answer.model_id] = None
-        if told.get("features") is not None:
-            self._features[plain_text(told["features"])] = None
-        how = {name: told[name] for name in _HOW if told.get(name) is not None}
+        if metadata.get("features") is not None:
+            self._features[plain_text(metadata["features"])] = None
+        how = {name: metadata[name] for name in _HOW if metadata.get(name) is not None}
         self._how.setdefault(repr(how), how)
-        protocol = told.get("protocol")
+        protocol = metadata.get("protocol")
         # Nearly always there is one protocol for all rows, so rows are compared as wholes first.
         if isinstance(protocol, dict) and protocol != self._last:
             self._last = protocol

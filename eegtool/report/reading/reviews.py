@@ -146,9 +146,9 @@ def _review(path: Path) -> Scoring:
         elif after != before or row["reviewed_at"] or row["reviewed_by"]:
             _refuse(path, line, "it was changed without saying by whom and when")
     if {cells[-1] for cells in rows[1:]} != {str(len(rows) - 1)}:
-        told = rows[1][-1] if len(rows) > 1 else "some"
+        written = rows[1][-1] if len(rows) > 1 else "some"
         raise EegToolError(
-            f"{path} is not whole: it has {len(rows) - 1} of {told} epochs.",
+            f"{path} is not whole: it has {len(rows) - 1} of {written} epochs.",
             _AGAIN,
         )
     scorer = " and ".join(reviewers) or "nobody yet"

@@ -236,8 +236,8 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
 
 def _key(answer: Answer) -> tuple[str, ...]:
     """Return what tells models apart: name, weights, features."""
-    told = answer.metadata
-    return (answer.model_id, str(told.get("adapter_sha256", "")), str(told.get("features", "")))
+    metadata = answer.metadata
+    return (answer.model_id, str(metadata.get("adapter_sha256", "")), str(metadata.get("features", "")))
 
 
 def _whole(value: object, least: int) -> int | None:

@@ -347,7 +347,7 @@
     beforehand.addEventListener("change", () => note(i, { note: beforehand.value.trim() }));
     const parts = [
       el("h3", {}, title(i), clock(i) ? el("span", {}, ` ${clock(i)}`) : null),
-      el("p", { class: "whence" }, where.filter(Boolean).join(" · ")),
+      el("p", { class: "origin" }, where.filter(Boolean).join(" · ")),
       el("p", { class: `verdict ${VERDICTS[verdict[i]].replace(" ", "-")}` }, ...(labelled ? ["scored ", stage(scored[i], SCORED)] : []),
         "answered ", stage(answered[i], ANSWERED), labelled ? el("b", {}, VERDICTS[verdict[i]]) : null,
         done ? el("em", {}, ` ${REVIEW[done]}${done === 2 ? ` to ${STAGES[final(i)]}` : ""} by ${marks.get(i).by || "you"}`) : null),

@@ -99,8 +99,8 @@ def _kept_sentences(findings: Findings) -> tuple[str, ...]:
 
 def protocol_facts(metrics: Metrics, findings: Findings) -> tuple[tuple[str, str], ...]:
     """Return the protocol as it was recorded, name by name."""
-    told = {**metrics.protocol, **metrics.how, "features": metrics.features}
-    facts = [(name, _shown(value)) for name, value in told.items()]
+    stated = {**metrics.protocol, **metrics.how, "features": metrics.features}
+    facts = [(name, _shown(value)) for name, value in stated.items()]
     facts.append(("unit", "pooled over epochs" if metrics.n else "none scored"))
     if findings.kept:
         facts.append(("epochs kept", f"{findings.kept.kept:,}"))

@@ -296,7 +296,7 @@ def _of_workspace(folder: Path, names: Collection[str]) -> set[str]:
     return {path.name for path in paths}
 
 
-# x_raw.fif goes on in x_raw-1.fif (MNE and Neuromag), and x_split-01_eeg.fif in x_split-02_eeg.fif
+# x_raw.fif continues in x_raw-1.fif (MNE and Neuromag), and x_split-01_eeg.fif in x_split-02_eeg.fif
 # (BIDS). Readers follow from the first part to the others.
 _NEUROMAG: Final = re.compile(r"(.+)-([1-9]\d*)(\.fif(?:\.gz)?)", re.IGNORECASE)
 _BIDS: Final = re.compile(r"(.+_split-)(\d+)((?:_.+)?\.fif(?:\.gz)?)", re.IGNORECASE)

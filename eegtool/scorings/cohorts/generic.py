@@ -56,7 +56,7 @@ def pair(
     Recordings in or below a folder that has a ``pairs.csv`` are those that it lists. All others
     are paired within their folder by names: without the words that say what a file is (psg,
     hypnogram, ...), a hypnogram goes to the recording with which its name shares the longest
-    beginning, counted in words and numbers. Names that both go on after it are of different nights
+    beginning, counted in words and numbers. Names that both continue after it are of different nights
     or conditions (S01_drug, S01_placebo). A recording that is left without one may carry the
     scoring itself; where there are several, or only some of the same beginning, its problem says so.
 

@@ -16,7 +16,7 @@ from eegtool.scorings.scoring import ReadAs
 FETCH: Final = "Fetch the content of the data set first: `datalad get` or `git annex get`."
 _LONGEST: Final = 160  # bytes; file systems allow 255
 PAIRING_FIX: Final = "Leave the right hypnogram beside the recording, or name it in a pairs.csv."
-"""How to mend a `Night.problem`."""
+"""How to fix a `Night.problem`."""
 
 
 _AS_IT_IS: Final = ReadAs()
@@ -35,7 +35,7 @@ class Night:
     hypnogram_path: Path | None
     """None where no hypnogram was found; the recording itself where the scoring is inside it."""
     problem: str = ""
-    """Why no hypnogram was taken although there are some, naming them; `PAIRING_FIX` mends it."""
+    """Why no hypnogram was taken although there are some, naming them; `PAIRING_FIX` fixes it."""
     rivals: tuple[Path, ...] = ()
     """Several hypnograms that go with it equally well: of several scorers, or the same twice."""
     read_as: ReadAs = _AS_IT_IS
