@@ -77,8 +77,8 @@ def commands(settings: DemoSettings, recordings: Path, use_deepspeed: bool) -> l
     adapter = str(Workspace(settings.out).checkpoints / Path(settings.model).name)
     # The tiny model starts untrained: a higher learning rate and a smaller rank than for 13B.
     lora = ["--lora-r", "16", "--lora-alpha", "32", "--learning-rate", "2e-3"]
-    lora += ["--max-steps", "120", "--deepspeed", "zero2" if use_deepspeed else "none"]
-    held_out = ["--eval-strategy", "steps", "--eval-steps", "120", "--eval-limit", "200"]
+    lora += ["--max-steps", "100", "--deepspeed", "zero2" if use_deepspeed else "none"]
+    held_out = ["--eval-strategy", "steps", "--eval-steps", "100", "--eval-limit", "200"]
     base = ["--model-name-or-path", settings.model, "--output-dir", adapter]
     features = ["--features", settings.features] if settings.features != "real" else []
     return [
