@@ -174,7 +174,9 @@ def read_metrics(path: Path, contract: Contract) -> dict[str, Any]:
     wanted, reported = contract.protocol | model, dict(metrics.get("protocol", {}))
     for protocol in (wanted, reported):  # of a base only the name: it may lie elsewhere by now
         protocol["base"] = Path(str(protocol.get("base", contract.base))).name
-    differing = [f"{k} {reported[k]} instead of {v}" for k, v in wanted.items() if reported.get(k, v) != v]
+    differing = [
+        f"{k} {reported[k]} instead of {v}" for k, v in wanted.items() if reported.get(k, v) != v
+    ]
     if differing:
         raise EegToolError(
             f"{path} reports on another model or protocol: {', '.join(differing)}.",

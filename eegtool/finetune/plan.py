@@ -189,5 +189,7 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     for name in sorted(left.keys() | right.keys()):
         a, b = left.get(name), right.get(name)
         if a != b:
-            differing.append(name.removesuffix("_sha256") if "sha256" in name else f"{name} {a} and {b}")
+            differing.append(
+                name.removesuffix("_sha256") if "sha256" in name else f"{name} {a} and {b}"
+            )
     return differing

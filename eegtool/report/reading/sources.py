@@ -237,7 +237,11 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
 def _key(answer: Answer) -> tuple[str, ...]:
     """Return what tells models apart: name, weights, features."""
     metadata = answer.metadata
-    return (answer.model_id, str(metadata.get("adapter_sha256", "")), str(metadata.get("features", "")))
+    return (
+        answer.model_id,
+        str(metadata.get("adapter_sha256", "")),
+        str(metadata.get("features", "")),
+    )
 
 
 def _whole(value: object, least: int) -> int | None:
