@@ -330,7 +330,7 @@ def test_nothing_is_written_if_all_are_broken(settings: PrepareSettings, recordi
 
 def test_a_single_broken_recording_says_why() -> None:
     unusable = [Prepared(night("SC4001E0"), problem=EegToolError("It is broken.", "Fix it."))]
-    assert str(step._refusal(unusable)) == "It is broken.\nMend it."
+    assert str(step._refusal(unusable)) == "It is broken.\nFix it."
 
 
 def test_one_subject_is_refused_before_anything_is_drawn(
