@@ -48,7 +48,7 @@ class Field:
     style : str
         One of `STYLES`.
     spec : PictureSpec
-        What the style is told.
+        What the style is given.
     top, left, height, width : int
         Where it is, in pixels.
     """

@@ -69,7 +69,7 @@ class Recipe:
 
     @property
     def spec(self) -> PictureSpec:
-        """What the style is told."""
+        """What the style is given."""
         strips = tuple(Strip(c.style, c.amplitude_uv, c.height, c.kind) for c in self.montage)
         return PictureSpec(self.size, self.amplitude_uv, self.marks, self.context_epochs, strips)
 

@@ -145,7 +145,7 @@ def eye_movements(left_uv: np.ndarray, right_uv: np.ndarray | None) -> EyeMoveme
         left_uv, other_uv, SFREQ_HZ, amplitude=RAPID_UV, duration=(0.15, 1.5), verbose="CRITICAL"
     )
     peaks_s = found.summary()["Peak"].to_numpy(float) if found is not None else np.empty(0)
-    # The filter of yasa lets a step swing: of two peaks within that time, the first is the swing.
+    # The filter of yasa lets a step ring: of two peaks within that time, the first is the ringing.
     peaks_s = peaks_s[np.append(np.diff(peaks_s) > _SWING_S, True)[: len(peaks_s)]]
     times_s = np.array([_rise_and_fall_s(moving_uv, peak_s) for peak_s in peaks_s]).reshape(-1, 2)
     rise_s, fall_s = times_s.T
@@ -171,7 +171,7 @@ def _rise_and_fall_s(moving_uv: np.ndarray, peak_s: float) -> tuple[float, float
 
 
 def _slow(moving_uv: np.ndarray, shared_uv: np.ndarray) -> np.ndarray:
-    """Return where both eyes swing slowly, more than what they share with the EEG, and nothing is quick."""
+    """Return where both eyes move slowly, more than what they share with the EEG, and nothing is quick."""
     sos = butter(2, _SLOW_EYE_HZ, fs=SFREQ_HZ, output="sos")
     slow_uv, eeg_uv = (np.asarray(sosfiltfilt(sos, x)) for x in (moving_uv, shared_uv))
     half = round(4 * SFREQ_HZ)  # two periods of 0.5 Hz: long enough for a movement to come and go

@@ -35,7 +35,7 @@ class Kind:
     possible_uv : tuple of float
         Amplitudes that a known unit is trusted with.
     min_sfreq_hz : float
-        What is sampled slower cannot show what stages are told by; 0 for a kind that is then a level.
+        What is sampled slower cannot show what tells stages apart; 0 for a kind that is then a level.
     """
 
     band_hz: tuple[float, float]

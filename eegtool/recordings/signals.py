@@ -59,7 +59,7 @@ def check_band(low_hz: float, high_hz: float, sfreq_hz: float = math.inf) -> Non
 
 
 def check_rate(sfreq_hz: float, kind: str = "eeg") -> None:
-    """Refuse a channel that is sampled too slowly to hold what stages are told by.
+    """Refuse a channel that is sampled too slowly to hold what tells stages apart.
 
     Raises
     ------

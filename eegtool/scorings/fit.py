@@ -272,12 +272,12 @@ def check_list(path: Path, n_lines: int, duration_s: float, epoch_s: float = EPO
         return
     length_s = min(_LENGTHS_S, key=lambda length: abs(n_lines * length - duration_s))
     fits = abs(n_lines * length_s - duration_s) <= min(_NEAR_S, duration_s / 20)
-    told = f", or say --scoring-epoch {length_s}" if fits and length_s != EPOCH_S else ""
+    hint = f", or say --scoring-epoch {length_s}" if fits and length_s != EPOCH_S else ""
     raise EegToolError(
         f"The hypnogram {path} has {n_lines} epochs, {_min_s(n_lines * epoch_s)} in steps of {epoch_s:g} s, "
         f"but its recording lasts {_min_s(duration_s)}: steps of "
         f"{length_s if fits else duration_s / n_lines:.3g} s would fit.",
-        f"Check that it is of this night, and give one stage per {EPOCH_S} s{told}. If it ends early, pad it "
+        f"Check that it is of this night, and give one stage per {EPOCH_S} s{hint}. If it ends early, pad it "
         "with ? to the length of the recording, or give a table with onsets.",
     )
 

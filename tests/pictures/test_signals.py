@@ -95,7 +95,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "no sidecar": (lambda p: sidecar_path(p).unlink(), "n1.json does not exist"),
     "cut short": (lambda p: p.write_bytes(p.read_bytes()[:-40]), "n1.npy is cut short"),
     "empty": (lambda p: p.write_bytes(b""), "n1.npy is cut short or is not a .npy file"),
-    "objects": (lambda p: np.save(p, np.array([{}]), allow_pickle=True), "n1.npy is cut short"),
+    "objects": (lambda p: np.save(p, np.array([{}])), "n1.npy is cut short"),
     "other version": (edited(version=2), "n1.npy is of version 2 .* reads version 1"),
     "other recording": (edited(recording="n2"), "n1.npy holds the signals of n2, not of n1"),
     "other file": (replaced, r"holds int16 \(13000,\), and its sidecar 39000 samples"),
