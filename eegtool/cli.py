@@ -9,7 +9,7 @@ import inspect
 import os
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Final, get_args, get_type_hints
+from typing import Annotated, Any, Final, get_args
 
 import typer
 from rich.console import Console
@@ -20,6 +20,7 @@ from typer.models import ArgumentInfo, ParameterInfo
 from eegtool import __version__
 from eegtool.core import flags
 from eegtool.core.errors import EegToolError, brief, of_system
+from eegtool.core.options import annotations_of
 from eegtool.core.parsing import check_text, finite
 from eegtool.core.registry import load
 from eegtool.evaluate.options import AskSettings, EvaluateSettings
@@ -163,7 +164,7 @@ def _command(
     name: str, settings_type: type, target: str, panel: str, cls: type[TyperCommand] | None = None
 ) -> None:
     """Make a command whose options are the fields of `settings_type` and whose body is `target`."""
-    hints = get_type_hints(settings_type, include_extras=True)
+    hints = annotations_of(settings_type)
     own = inspect.signature(settings_type).parameters.values()
     gathers = not all(_is_option(hints[p.name]) for p in own)
 

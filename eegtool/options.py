@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-from typer import Option
 
 from eegtool.core.options import FILES, Features, Json, Seed
 
@@ -15,18 +12,12 @@ from eegtool.core.options import FILES, Features, Json, Seed
 class DoctorSettings:
     """Say what is installed, what this machine has, and what works here."""
 
-    workspace: Annotated[
-        Path,
-        Option("--workspace", "-w", help="Whose disk to look at.", rich_help_panel=FILES),
-    ] = Path("sleep_data")
-    model: Annotated[
-        str,
-        Option(
-            help="Say instead what this base model or adapter is: its family, image tokens, what is trained.",
-            show_default="none",
-            rich_help_panel=FILES,
-        ),
-    ] = ""
+    workspace: Path = FILES(Path("sleep_data"), "Whose disk to look at.", "--workspace", "-w")
+    model: str = FILES(
+        "",
+        "Say instead what this base model or adapter is: its family, image tokens, what is trained.",
+        shown="none",
+    )
     json: Json = False
 
 
@@ -34,24 +25,12 @@ class DoctorSettings:
 class DemoSettings:
     """Simulate a few nights and run all five commands on them, offline, in minutes."""
 
-    out: Annotated[
-        Path,
-        Option(help="Folder of the demo's workspace.", rich_help_panel=FILES),
-    ] = Path("demo_data")
-    nights_only: Annotated[
-        bool,
-        Option(
-            "--nights-only",
-            help="Only simulate the nights, into OUT/recordings, to try the commands on.",
-            rich_help_panel=FILES,
-        ),
-    ] = False
-    model: Annotated[
-        str,
-        Option(
-            help="Base model to train instead of 'tiny': a folder or a name on the hub.",
-            rich_help_panel=FILES,
-        ),
-    ] = "tiny"
+    out: Path = FILES(Path("demo_data"), "Folder of the demo's workspace.")
+    nights_only: bool = FILES(
+        False, "Only simulate the nights, into OUT/recordings, to try the commands on."
+    )
+    model: str = FILES(
+        "tiny", "Base model to train instead of 'tiny': a folder or a name on the hub."
+    )
     features: Features = "real"
     seed: Seed = 42

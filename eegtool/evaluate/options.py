@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
-from typer import Argument, Option
+from typer import Argument
 
 from eegtool.core.options import (
     ASKING,
@@ -24,13 +24,14 @@ from eegtool.core.options import (
     ModelFolder,
     NoCalibration,
     OwnModule,
+    Panel,
     Precision,
     Seed,
     VisionTower,
     Workspace,
 )
 
-DECODING: Final = "Writing answers"
+DECODING = Panel("Writing answers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,160 +42,62 @@ class EvaluateSettings:
     workspace: Workspace = Path("sleep_data")
     model_base: ModelBase = None
     vision_tower: VisionTower = ""
-    question_file: Annotated[
-        Path | None,
-        Option(help="Questions.", show_default="WORKSPACE/eeg_eval.jsonl", rich_help_panel=FILES),
-    ] = None
-    image_folder: Annotated[
-        Path | None,
-        Option(
-            help="Folder of their pictures.",
-            show_default="WORKSPACE/eeg_images_eval",
-            rich_help_panel=FILES,
-        ),
-    ] = None
-    features_file: Annotated[
-        Path | None,
-        Option(
-            help="Their high-level features.",
-            show_default="WORKSPACE/eval_high_level_features.npy",
-            rich_help_panel=FILES,
-        ),
-    ] = None
+    question_file: Path | None = FILES(None, "Questions.", shown="WORKSPACE/eeg_eval.jsonl")
+    image_folder: Path | None = FILES(
+        None, "Folder of their pictures.", shown="WORKSPACE/eeg_images_eval"
+    )
+    features_file: Path | None = FILES(
+        None, "Their high-level features.", shown="WORKSPACE/eval_high_level_features.npy"
+    )
     label_coding: LabelCoding = ""
-    answers_file: Annotated[
-        Path | None,
-        Option(
-            help="Where the answers go.",
-            show_default="WORKSPACE/answers/eeg_answers.jsonl",
-            rich_help_panel=FILES,
-        ),
-    ] = None
-    overwrite: Annotated[
-        bool,
-        Option("--overwrite", help="Begin the answers file from scratch.", rich_help_panel=FILES),
-    ] = False
-    mode: Annotated[
-        AnswerMode,
-        Option(
-            help="What is wanted: words, the probability of each stage, or both.",
-            rich_help_panel=ASKING,
-        ),
-    ] = "generate"
-    conv_mode: Annotated[
-        str,
-        Option(
-            help="Ask by another conversation template than the trained one: 'v1', 'llava_v1'.",
-            show_default="the trained one",
-            rich_help_panel=ASKING,
-        ),
-    ] = ""
-    features: Annotated[
-        FeatureSource,
-        Option(
-            help="Sanity checks: 'shuffled' gives every epoch another's features, 'zero' gives none.",
-            rich_help_panel=ASKING,
-        ),
-    ] = "real"
-    subjects: Annotated[
-        str,
-        Option(
-            help="Ask only about these subjects, such as SC400,SC401.",
-            show_default="all",
-            rich_help_panel=ASKING,
-        ),
-    ] = ""
-    limit: Annotated[
-        int,
-        Option(
-            min=0,
-            help="Ask only the first so many questions.",
-            show_default="all",
-            rich_help_panel=ASKING,
-        ),
-    ] = 0
-    calibrate: Annotated[
-        bool,
-        Option(
-            "--calibrate",
-            help="Fit a temperature and an offset per stage to these answers; keep them beside the adapter.",
-            rich_help_panel=ASKING,
-        ),
-    ] = False
-    decide_for: Annotated[
-        DecideFor,
-        Option(
-            help="With --calibrate: also fit which stage is said, so that macro-F1 or Cohen's kappa is "
-            "highest; else it is the likeliest one.",
-            rich_help_panel=ASKING,
-        ),
-    ] = "likelihood"
-    no_calibration: Annotated[
-        bool,
-        Option(
-            "--no-calibration",
-            help="Leave the adapter's calibration out.",
-            rich_help_panel=ASKING,
-        ),
-    ] = False
-    max_new_tokens: Annotated[
-        int,
-        Option(
-            min=0,
-            help="Longest answer in tokens.",
-            show_default="that of the question template",
-            rich_help_panel=DECODING,
-        ),
-    ] = 0
-    temperature: Annotated[
-        float,
-        Option(
-            min=0.0, help="Above 0: draw the words, not the likeliest.", rich_help_panel=DECODING
-        ),
-    ] = 0.0
-    top_p: Annotated[
-        float,
-        Option(
-            min=0.0,
-            max=1.0,
-            help="Draw from the likeliest words that make up this share.",
-            rich_help_panel=DECODING,
-        ),
-    ] = 1.0
-    num_beams: Annotated[
-        int, Option(min=1, help="Beams of the search; 1 is greedy.", rich_help_panel=DECODING)
-    ] = 1
+    answers_file: Path | None = FILES(
+        None, "Where the answers go.", shown="WORKSPACE/answers/eeg_answers.jsonl"
+    )
+    overwrite: bool = FILES(False, "Begin the answers file from scratch.")
+    mode: AnswerMode = ASKING(
+        "generate", "What is wanted: words, the probability of each stage, or both."
+    )
+    conv_mode: str = ASKING(
+        "",
+        "Ask by another conversation template than the trained one: 'v1', 'llava_v1'.",
+        shown="the trained one",
+    )
+    features: FeatureSource = ASKING(
+        "real", "Sanity checks: 'shuffled' gives every epoch another's features, 'zero' gives none."
+    )
+    subjects: str = ASKING("", "Ask only about these subjects, such as SC400,SC401.", shown="all")
+    limit: int = ASKING(0, "Ask only the first so many questions.", shown="all", min=0)
+    calibrate: bool = ASKING(
+        False,
+        "Fit a temperature and an offset per stage to these answers; keep them beside the adapter.",
+    )
+    decide_for: DecideFor = ASKING(
+        "likelihood",
+        "With --calibrate: also fit which stage is said, so that macro-F1 or Cohen's kappa is "
+        "highest; else it is the likeliest one.",
+    )
+    no_calibration: bool = ASKING(False, "Leave the adapter's calibration out.")
+    max_new_tokens: int = DECODING(
+        0, "Longest answer in tokens.", shown="that of the question template", min=0
+    )
+    temperature: float = DECODING(0.0, "Above 0: draw the words, not the likeliest.", min=0.0)
+    top_p: float = DECODING(
+        1.0, "Draw from the likeliest words that make up this share.", min=0.0, max=1.0
+    )
+    num_beams: int = DECODING(1, "Beams of the search; 1 is greedy.", min=1)
     seed: Seed = 42
-    batch_size: Annotated[
-        str,
-        Option(
-            help="Questions answered at the same time; 'auto' halves it when memory runs out.",
-            rich_help_panel=RUNNING,
-        ),
-    ] = "auto"
+    batch_size: str = RUNNING(
+        "auto", "Questions answered at the same time; 'auto' halves it when memory runs out."
+    )
     num_gpus: AskingRanks = 0
-    num_chunks: Annotated[
-        int,
-        Option(
-            min=1,
-            help="Parts of a run that is spread over machines; all write to one --answers-file.",
-            rich_help_panel=RUNNING,
-        ),
-    ] = 1
-    chunk_idx: Annotated[
-        int, Option(min=0, help="Which of these parts this is, from 0.", rich_help_panel=RUNNING)
-    ] = 0
+    num_chunks: int = RUNNING(
+        1, "Parts of a run that is spread over machines; all write to one --answers-file.", min=1
+    )
+    chunk_idx: int = RUNNING(0, "Which of these parts this is, from 0.", min=0)
     dtype: Precision = "auto"
     merge: Merge = False
     attention: Attention = "auto"
-    deterministic: Annotated[
-        bool,
-        Option(
-            "--deterministic",
-            help="Let PyTorch use nothing that varies from run to run.",
-            rich_help_panel=RUNNING,
-        ),
-    ] = False
+    deterministic: bool = RUNNING(False, "Let PyTorch use nothing that varies from run to run.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,35 +112,23 @@ class AskSettings:
             help="What to ask.", metavar="QUESTION", show_default="what the model was trained on"
         ),
     ] = ""
-    workspace: Annotated[
-        Path,
-        Option(
-            "--workspace",
-            "-w",
-            help="Where the vision module is, if the model's folder has none.",
-            rich_help_panel=FILES,
-        ),
-    ] = Path("sleep_data")
-    features_file: Annotated[
-        Path | None,
-        Option(
-            help="Take the picture's high-level feature from here, by the picture's name.",
-            show_default="computed by the vision module",
-            rich_help_panel=FILES,
-        ),
-    ] = None
+    workspace: Path = FILES(
+        Path("sleep_data"),
+        "Where the vision module is, if the model's folder has none.",
+        "--workspace",
+        "-w",
+    )
+    features_file: Path | None = FILES(
+        None,
+        "Take the picture's high-level feature from here, by the picture's name.",
+        shown="computed by the vision module",
+    )
     backbone: OwnModule = ""
     model_base: ModelBase = None
     vision_tower: VisionTower = ""
-    max_new_tokens: Annotated[
-        int,
-        Option(
-            min=0,
-            help="Longest answer in tokens.",
-            show_default="that of the question template",
-            rich_help_panel=ASKING,
-        ),
-    ] = 0
+    max_new_tokens: int = ASKING(
+        0, "Longest answer in tokens.", shown="that of the question template", min=0
+    )
     no_calibration: NoCalibration = False
     dtype: Precision = "auto"
     merge: Merge = False

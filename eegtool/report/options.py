@@ -6,39 +6,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from typer import Argument, Option
+from typer import Argument
 
-from eegtool.core.options import FIGURES, FILES, LabelCoding, Seed, Workspace
+from eegtool.core.options import FILES, LabelCoding, Panel, Seed, Workspace
+
+FIGURES = Panel("Figures")
 
 LightsOff = Annotated[
     str,
-    Option(
-        help="When the lights went off: seconds from the start, or a time of day (22:45:00). Time in bed begins there.",
-        show_default="annotations, else the start",
-        rich_help_panel=FIGURES,
+    FIGURES.option(
+        "When the lights went off: seconds from the start, or a time of day (22:45:00). Time in bed begins there.",
+        shown="annotations, else the start",
     ),
 ]
 LightsOn = Annotated[
-    str,
-    Option(
-        help="When they went on again.",
-        show_default="annotations, else the end",
-        rich_help_panel=FIGURES,
-    ),
+    str, FIGURES.option("When they went on again.", shown="annotations, else the end")
 ]
 LightsFiles = Annotated[
     list[Path],
-    Option(
-        help="Where it stands for each recording: a table (recording, lights_off, lights_on), or recordings with "
+    FIGURES.option(
+        "Where it stands for each recording: a table (recording, lights_off, lights_on), or recordings with "
         "annotations. Once for each file.",
-        show_default="no",
-        rich_help_panel=FIGURES,
+        shown="no",
     ),
 ]
-Full = Annotated[
-    bool,
-    Option("--full", help="Print all tables, not the summary alone.", rich_help_panel=FIGURES),
-]
+Full = Annotated[bool, FIGURES.option("Print all tables, not the summary alone.", "--full")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,71 +46,36 @@ class ReportSettings:
             show_default="WORKSPACE/answers/eeg_answers.jsonl",
         ),
     ] = field(default_factory=list)
-    answers_file: Annotated[
-        Path | None,
-        Option(
-            help="The same as a flag, for one file.",
-            show_default="WORKSPACE/answers/eeg_answers.jsonl",
-            rich_help_panel=FILES,
-        ),
-    ] = None
+    answers_file: Path | None = FILES(
+        None, "The same as a flag, for one file.", shown="WORKSPACE/answers/eeg_answers.jsonl"
+    )
     label_coding: LabelCoding = ""
-    out: Annotated[
-        Path | None,
-        Option(
-            help="Folder of the report.", show_default="WORKSPACE/report", rich_help_panel=FILES
-        ),
-    ] = None
-    scored_by: Annotated[
-        list[Path],
-        Option(
-            help="Further scorings of the answered nights: what review.html saved, or any scoring named after "
-            "recording and scorer (SC4001E0_anna.csv). Once for each file.",
-            show_default="no",
-            rich_help_panel=FILES,
-        ),
-    ] = field(default_factory=list)
+    out: Path | None = FILES(None, "Folder of the report.", shown="WORKSPACE/report")
+    scored_by: list[Path] = FILES(
+        [],
+        "Further scorings of the answered nights: what review.html saved, or any scoring named after "
+        "recording and scorer (SC4001E0_anna.csv). Once for each file.",
+        shown="no",
+    )
     lights_off: LightsOff = ""
     lights_on: LightsOn = ""
     lights: LightsFiles = field(default_factory=list)
-    how_read: Annotated[
-        Path | None,
-        Option(
-            help="Also write a CSV file that says how each answer was read: stage, words, rule.",
-            show_default="no",
-            rich_help_panel=FILES,
-        ),
-    ] = None
-    reader: Annotated[
-        Literal["free", "sentence", "label"],
-        Option(
-            help="What counts as an answer: any clear text, only 'The stage is N2.', only 'N2'.",
-            rich_help_panel=FIGURES,
-        ),
-    ] = "free"
-    draws: Annotated[
-        int,
-        Option(
-            min=0,
-            help="Bootstrap samples behind the intervals; 0 for no intervals.",
-            rich_help_panel=FIGURES,
-        ),
-    ] = 1000
-    hypnograms: Annotated[
-        int,
-        Option(
-            min=-1,
-            help="Recordings that are drawn, about half a second each; -1 for all.",
-            rich_help_panel=FIGURES,
-        ),
-    ] = 20
+    how_read: Path | None = FILES(
+        None,
+        "Also write a CSV file that says how each answer was read: stage, words, rule.",
+        shown="no",
+    )
+    reader: Literal["free", "sentence", "label"] = FIGURES(
+        "free", "What counts as an answer: any clear text, only 'The stage is N2.', only 'N2'."
+    )
+    draws: int = FIGURES(1000, "Bootstrap samples behind the intervals; 0 for no intervals.", min=0)
+    hypnograms: int = FIGURES(
+        20, "Recordings that are drawn, about half a second each; -1 for all.", min=-1
+    )
     full: Full = False
-    pictures: Annotated[
-        Literal["embed", "link", "none"],
-        Option(
-            help="Pictures of the epochs in review.html: inside it (as many as 24 MB hold, the mistakes first; "
-            "the rest linked), only linked, or none.",
-            rich_help_panel=FIGURES,
-        ),
-    ] = "embed"
+    pictures: Literal["embed", "link", "none"] = FIGURES(
+        "embed",
+        "Pictures of the epochs in review.html: inside it (as many as 24 MB hold, the mistakes first; "
+        "the rest linked), only linked, or none.",
+    )
     seed: Seed = 42

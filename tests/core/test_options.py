@@ -1,14 +1,14 @@
 from __future__ import annotations
 
-from dataclasses import MISSING, Field, FrozenInstanceError, asdict, fields, is_dataclass
+from dataclasses import MISSING, Field, FrozenInstanceError, asdict, fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from typer.models import ArgumentInfo, OptionInfo
 
-from eegtool.core.options import settings_from
+from eegtool.core.options import annotations_of, settings_from
 from eegtool.core.workspace import jsonable, read_json, write_json
 from eegtool.evaluate.options import EvaluateSettings
 from eegtool.finetune.options import ExportSettings
@@ -17,8 +17,8 @@ from eegtool.stage.options import StageSettings
 CLASSES = [
     value
     for room in ("", "prepare.", "extract.", "finetune.", "evaluate.", "report.", "stage.")
-    for value in vars(import_module(f"eegtool.{room}options")).values()
-    if is_dataclass(value) and isinstance(value, type)
+    for name, value in vars(import_module(f"eegtool.{room}options")).items()
+    if name.endswith("Settings") and name[0] != "_"
 ]
 ARGUMENTS = {"recordings", "files", "image", "question", "answers"}
 REQUIRED = ARGUMENTS - {"question", "answers"} | {"model_name_or_path", "model_path", "out"}
@@ -33,7 +33,7 @@ def is_required(cls: type, field: Field[Any]) -> bool:
 
 
 def annotation_of(cls: type, field: Field[Any]) -> tuple[Any, ...]:
-    return get_args(get_type_hints(cls, include_extras=True)[field.name])
+    return get_args(annotations_of(cls)[field.name])
 
 
 def test_there_is_one_class_per_command() -> None:
