@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.forms import CHAT
+from eegtool.core.options import FeatureSource
 from eegtool.core.pictures import PICTURE_SIDE
-from eegtool.core.settings import FeatureSource
 from eegtool.core.workspace import read_json, write_json
 
 if TYPE_CHECKING:
