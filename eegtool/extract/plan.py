@@ -50,6 +50,8 @@ class TrainPlan:
         'sampling' (all stages are drawn equally often), 'none'.
     augmentation : dict or None
         Fields of `Augmentation`; None for no augmentation.
+    learn_facts : bool
+        Whether features are also to tell what prepare measured in each epoch.
     patience : int
         Passes without a better validation macro-F1 after which it stops; 0 for never.
     log : str
@@ -78,6 +80,7 @@ class TrainPlan:
     warmup: float = 0.2
     imbalance: str = "weights"
     augmentation: dict[str, Any] | None = None
+    learn_facts: bool = False
     patience: int = 0
     log: str = "csv"
     workers: int = 0
