@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -53,7 +53,6 @@ _NO_DATE: Final = (1985, 1, 1)
 """The first day EDF can tell; what anonymised files have."""
 _GAP_S: Final = 0.05  # onsets of records are written in few digits
 _LONGEST_S: Final = 4 * 86400.0  # no recording with its pauses is longer
-_CHUNK_BYTES: Final = 1 << 23
 
 # A "time-stamped annotations list" of the EDF+ specification (Kemp & Olivan 2003): onset, perhaps a
 # duration, texts. The first list of every record has an empty text and tells when the record begins.
@@ -264,13 +263,10 @@ def read_edf_samples(header: EdfHeader, signals: Sequence[int]) -> np.ndarray:
                 "digital minimum and maximum are the same, or no numbers.",
                 "Choose another with --channel, or fix the header (EDFbrowser does that).",
             )
-    n = header.samples[signals[0]]
+    records, n = _records(header), header.samples[signals[0]]
     data = np.empty((len(signals), header.n_records * n))
-    for first, records in _records(header):
-        for row, i in zip(data, signals, strict=True):
-            numbers = _numbers(records[:, header.place(i)], header.sample_bytes)
-            row[first * n : first * n + numbers.size] = numbers.ravel()
-    for row, (factor, offset) in zip(data, scales, strict=True):
+    for row, i, (factor, offset) in zip(data, signals, scales, strict=True):
+        row[:] = _numbers(records[:, header.place(i)], header.sample_bytes).ravel()
         row *= factor
         row += offset
     return _with_pauses(data, header, n / header.record_s) if header.pauses else data
@@ -286,7 +282,8 @@ def read_edf_annotations(header: EdfHeader) -> tuple[list[Annotation], str]:
     encoding : str
         ``"utf-8"``, or ``"latin-1"`` where it is not that.
     """
-    data = b"".join(_cells(header, range(header.n_records), header.annotations))
+    columns = [_records(header)[:, part] for part in header.annotations]
+    data = np.concatenate(columns, axis=1).tobytes() if columns else b""
     try:
         text, encoding = data.decode("utf-8"), "utf-8"
     except UnicodeDecodeError:
@@ -301,25 +298,10 @@ def read_edf_annotations(header: EdfHeader) -> tuple[list[Annotation], str]:
     ], encoding
 
 
-def _cells(header: EdfHeader, records: Sequence[int], parts: Sequence[slice]) -> Iterator[bytes]:
-    """Give some bytes of some records; what lies between them may be large, and is not read."""
-    with header.path.open("rb", buffering=0) as file:
-        for i in records:
-            at = header.header_bytes + (i % header.n_records) * header.record_bytes
-            for part in parts:
-                file.seek(at + part.start)
-                yield file.read(part.stop - part.start)
-
-
-def _records(header: EdfHeader) -> Iterator[tuple[int, np.ndarray]]:
-    """Give the records in blocks, uint8 [n, record_bytes], each with the number of its first."""
-    step = max(_CHUNK_BYTES // header.record_bytes, 1)
-    with header.path.open("rb") as file:
-        file.seek(header.header_bytes)
-        for first in range(0, header.n_records, step):
-            n = min(step, header.n_records - first)
-            content = file.read(n * header.record_bytes)
-            yield first, np.frombuffer(content, np.uint8).reshape(n, header.record_bytes)
+def _records(header: EdfHeader) -> np.ndarray:
+    """Map all whole records, uint8 [n_records, record_bytes]: only what is used of them is read."""
+    shape = (header.n_records, header.record_bytes)
+    return np.memmap(header.path, np.uint8, "r", header.header_bytes, shape)
 
 
 def _numbers(cells: np.ndarray, sample_bytes: int) -> np.ndarray:
@@ -385,8 +367,9 @@ def _timed(header: EdfHeader) -> EdfHeader:
 def _stamps(header: EdfHeader, records: Sequence[int]) -> np.ndarray:
     """Return the onsets that some records tell, in seconds; empty if these cannot be known."""
     stamps = []
-    for i, cell in zip(records, _cells(header, records, header.annotations[:1]), strict=True):
-        found = _RECORD_TIME.match(cell)
+    cells = _records(header)[:, header.annotations[0]]
+    for i in records:
+        found = _RECORD_TIME.match(cells[i].tobytes())
         if found is None and header.format.endswith("D"):
             raise EegToolError(
                 f"Record {i + 1} of {header.path} does not tell its time.", "Fetch the file again."
