@@ -37,7 +37,7 @@ from eegtool.pictures.signals import (
 )
 from eegtool.prepare.recipe import Recipe
 from eegtool.reasons.facts import Facts, measure
-from eegtool.recordings.edf import Pause
+from eegtool.recordings.header import Pause
 from eegtool.recordings.reading import (
     Recording,
     Signal,

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
 from eegtool.core.errors import EegToolError
+from eegtool.recordings.header import Annotation, ChannelInfo, Header, Opened, Pause
 
 # EDF (Kemp et al. 1992), EDF+ (Kemp & Olivan 2003), BDF (BioSemi): one fixed part, then one column
 # per signal of every field, all in text.
@@ -61,21 +62,6 @@ _LIST: Final = re.compile(
     "\x14(?P<texts>[^\x00]*)\x14\x00"
 )
 _RECORD_TIME: Final = re.compile(rb"([+-]\d+(?:\.\d*)?)\x14\x14")
-
-
-class Annotation(NamedTuple):
-    """A text about a stretch of time; onset from the first sample, or from the start of a file without signals."""
-
-    onset_s: float
-    duration_s: float
-    text: str
-
-
-class Pause(NamedTuple):
-    """Time in which nothing was recorded; onset from the first sample."""
-
-    onset_s: float
-    duration_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,26 +221,63 @@ def read_edf_header(path: Path) -> EdfHeader:
     return _timed(header) if header.signals and header.annotations and n_records else header
 
 
-def read_edf_samples(header: EdfHeader, signals: Sequence[int]) -> np.ndarray:
-    """Read signals of one sampling rate, all others unheld; a straight line goes through pauses.
-
-    Parameters
-    ----------
-    header : EdfHeader
-        From `read_edf_header`.
-    signals : sequence of int
-        Positions in ``header.labels``.
-
-    Returns
-    -------
-    float64 [n_signals, n_samples]
-        In the unit of the file.
+def open_edf(path: Path) -> Opened:
+    """Open a recording in EDF or BDF.
 
     Raises
     ------
     EegToolError
-        If the header does not tell what the numbers of a signal mean.
+        See `read_edf_header`; also if it holds no signals or samples, or its times cannot be known.
     """
+    edf = read_edf_header(path)
+    _check_recording(edf)
+    header = Header(
+        path=path,
+        format=edf.format,
+        channels=tuple(
+            ChannelInfo(edf.labels[i], edf.sfreq_hz(i), edf.units[i]) for i in edf.signals
+        ),
+        duration_s=edf.duration_s,
+        start=edf.start,
+        notes=(*filter(None, (edf.loss,)), *edf.notes),
+        simulated=edf.simulated,
+        files=(path,),
+        pauses=edf.pauses,
+    )
+    return Opened(
+        header,
+        lambda which: _read_samples(edf, [edf.signals[i] for i in which]),
+        lambda: read_edf_annotations(edf),
+        edf.loss,
+    )
+
+
+def _check_recording(edf: EdfHeader) -> None:
+    """Refuse a file without signals or samples, or whose times cannot be known."""
+    path = edf.path
+    if not edf.signals:
+        raise EegToolError(
+            f"{path} holds annotations but no signal.", "It is a hypnogram; give the recording."
+        )
+    if not edf.record_s > 0:
+        raise EegToolError(
+            f"The header of {path} is damaged: its duration of a record is '{edf.record_s:g}'.",
+            "Fetch the file again.",
+        )
+    if not edf.n_records:
+        raise EegToolError(
+            f"The recording {path} holds no data: not one whole record follows its header.",
+            "Fetch the file again.",
+        )
+    if edf.format.endswith("D") and not edf.annotations:
+        raise EegToolError(
+            f"{path} is an {edf.format} file without annotations: its times are not known.",
+            "Export it as one continuous recording.",
+        )
+
+
+def _read_samples(header: EdfHeader, signals: Sequence[int]) -> np.ndarray:
+    """Read signals of one sampling rate in the unit of the file; a straight line goes through pauses."""
     scales = [scale for i in signals if (scale := header.scales[i])]
     for i in signals:
         if header.scales[i] is None:

@@ -14,11 +14,11 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.stages import EPOCH_S, UNSCORED, is_misspelt, stage_of
 from eegtool.recordings.edf import (
     EDF_MARKS,
-    Annotation,
     EdfHeader,
     read_edf_annotations,
     read_edf_header,
 )
+from eegtool.recordings.header import Annotation
 from eegtool.recordings.reading import (
     is_recording,
     read_annotations,

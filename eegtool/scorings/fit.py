@@ -13,7 +13,7 @@ from typing import Final
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.stages import EPOCH_S, SLEEP_STAGES, STAGES, UNSCORED
-from eegtool.recordings.edf import Pause
+from eegtool.recordings.header import Pause
 from eegtool.scorings.scoring import Entry, Scoring
 
 TOLERANCE_S: Final = 0.05

@@ -15,7 +15,7 @@ from typing import Final
 
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.stages import EPOCH_S, SLEEP_STAGES, UNSCORED
-from eegtool.recordings.edf import Pause
+from eegtool.recordings.header import Pause
 from eegtool.recordings.reading import is_recording, paused_epochs
 from eegtool.scorings.annotations import (
     has_stages,
