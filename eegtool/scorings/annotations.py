@@ -137,7 +137,7 @@ def _among(
         )
     notes = ("Its annotations are read as Latin-1.",) if encoding == "latin-1" else ()
     start = header.start if header else None
-    return Scoring("annotations", tuple(entries), start, notes=notes, inside=header is None)
+    return Scoring(tuple(entries), start, notes=notes, inside=header is None)
 
 
 def _hypnogram_channel(path: Path) -> str:
@@ -167,4 +167,4 @@ def _signal(path: Path, channel: str, read_as: ReadAs) -> Scoring:
         for i, (stage, place) in enumerate(zip(stages, places, strict=True))
         if stage != UNSCORED
     ]
-    return Scoring("a signal of the recording", tuple(entries), notes=notes, inside=True)
+    return Scoring(tuple(entries), notes=notes, inside=True)

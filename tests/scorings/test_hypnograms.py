@@ -12,13 +12,12 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.stages import MOVEMENT, STAGES, UNSCORED
 from eegtool.recordings.signals import trim_wake
 from eegtool.scorings.hypnograms import (
-    Hypnogram,
     holds_scoring,
     is_hypnogram,
     read_hypnogram,
     stage_per_epoch,
 )
-from eegtool.scorings.scoring import Entry
+from eegtool.scorings.scoring import Entry, Hypnogram
 
 DATA = Path(__file__).parents[1] / "data"
 REAL = sorted((DATA / "sleep_edf_hypnograms").glob("*-Hypnogram.edf"))
