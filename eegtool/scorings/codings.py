@@ -235,8 +235,7 @@ def _log_chances(*, with_stage_4: bool) -> np.ndarray:
         chances[: len(_STATES), i] = _ENTER[state]
         chances[i, i] = _STAY[state]
     chances[-1] = _BEGINS
-    logs: np.ndarray = np.log(chances)
-    return logs
+    return np.log(chances)
 
 
 _LOG_CHANCES: Final = {four: _log_chances(with_stage_4=four) for four in (False, True)}
