@@ -16,7 +16,7 @@ from eegtool.core.records import SPLITS
 from eegtool.core.registry import check_name
 from eegtool.core.workspace import Workspace
 from eegtool.recordings.reading import is_recording
-from eegtool.scorings.cohorts import generic, isruc
+from eegtool.scorings.cohorts import generic
 from eegtool.scorings.cohorts.night import (
     FETCH,
     PAIRING_FIX,
@@ -67,7 +67,6 @@ COHORTS: Final[dict[str, Cohort]] = {
         name: Cohort(partial(pair_named, cohort=name), line.like, line.channels)
         for name, line in NAMED.items()
     },
-    "isruc": Cohort(isruc.pair, isruc.NAMED_LIKE, ("C4-A1", "C3-A2")),
     "generic": Cohort(generic.pair, generic.NAMED_LIKE),
 }
 

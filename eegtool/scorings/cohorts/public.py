@@ -22,13 +22,14 @@ class Named:
     Attributes
     ----------
     files : str
-        Pattern of the last part of a path in lower case, the name with or without its folder. Groups: ``key`` is
-        what a recording and its scorings share, ``kind`` which of them a file is; ``recording``, where it is
-        more than the key, what the recording is called.
+        Pattern of the last parts of a path in lower case: its name, folders before it where they count. Groups:
+        ``key`` is what a recording and its scorings share, ``kind`` which of them a file is.
     recording : str
         Kind of the recordings.
     scorings : tuple of str
         Kinds of scorings, the first choice first.
+    experts : bool
+        Whether these are several scorers of one night: of them only the first is taken unasked.
     like : str
         An example, for messages.
     channels : tuple of str
@@ -41,7 +42,12 @@ class Named:
         ``key -> seconds``: length of the epochs in which it was scored; 0 for 30 s.
     mark : bytes
         What a scoring begins with or holds in its first lines, in lower case, where names alone could be any
-        lab's; found without being asked for, such a night counts only with it.
+        lab's; found without being asked for, such a night counts only with it. Empty: any scoring will do.
+        None where names suffice.
+    suffix : str
+        With this suffix the name of a recording suffices, too.
+    called : callable
+        ``match -> name`` of the recording, where that is not the group ``recording`` or else the key.
     subject : callable
         ``match -> name`` of who slept, where that is not the group of this name or else the key.
     night : callable
@@ -53,14 +59,15 @@ class Named:
     scorings: tuple[str, ...]
     like: str
     channels: tuple[str, ...]
+    experts: bool = False
     upper: bool = False
     codes: str = ""
     epoch_s: Callable[[str], float] = lambda key: 0.0
-    mark: bytes = b""
-    subject: Callable[[re.Match[str]], str] = lambda match: match.groupdict().get(
-        "subject", match["key"]
-    )
-    night: Callable[[re.Match[str]], int] = lambda match: int(match.groupdict().get("night", 1))
+    mark: bytes | None = None
+    suffix: str = ""
+    called: Callable[[re.Match[str]], str] = lambda m: m.groupdict().get("recording", m["key"])
+    subject: Callable[[re.Match[str]], str] = lambda m: m.groupdict().get("subject", m["key"])
+    night: Callable[[re.Match[str]], int] = lambda m: int(m.groupdict().get("night", 1))
 
 
 # shhs1-200001, mesa-sleep-0001, mros-visit1-aa0001, homepap-lab-full-1600001, pats-812345-baseline: study, visit
@@ -74,6 +81,21 @@ def _visit(match: re.Match[str]) -> int:
     words = f"{match['before']}{match['after']}"
     number = re.search(r"\d+", words)
     return int(number[0]) if number else next((n for w, n in _VISITS.items() if w in words), 1)
+
+
+_SUBGROUP: Final = re.compile(r"group[ _-]?(?:(i{1,3})|([123]))(?![a-z\d])")
+
+
+def _isruc(match: re.Match[str]) -> tuple[str, int]:
+    """Return subject and session; as subgroups number their subjects alike, theirs is part of the name."""
+    # Where 1/1/1.rec could also be subject 1 of a subgroup folder "1", two subjects become one:
+    # they stay on one side of the split, the other mistake would put one subject on both.
+    folders, number = match["key"].split("/")[:-2], int(match["number"])
+    session = folders and folders[-1].isdecimal() and number in (1, 2)
+    subject, night = (int(folders[-1]), number) if session else (number, 1)
+    groups = [m for folder in folders if (m := _SUBGROUP.search(folder))]
+    group = str(len(groups[-1][1] or "") or groups[-1][2]) if groups else ""
+    return f"isruc{group}-{subject:03d}", night
 
 
 NAMED: Final[dict[str, Named]] = {
@@ -164,6 +186,23 @@ NAMED: Final[dict[str, Named]] = {
         epoch_s=lambda key: 5.0,
         mark=b"[hypnogram]",
     ),
+    # Khalighi et al. 2016: a folder per subject, in subgroup II with one for each of two sessions (3/1/1.rec); .rec
+    # is EDF by another name, and many rename it: 12/12.edf alone could be anybody's. Two experts, R&K, 30 s.
+    "isruc": Named(
+        r"(?P<key>(?:.*/)?0*(?P<number>\d+)/0*(?P=number))"
+        r"(?P<kind>_[12](?=\.txt)|(?=\.(?:rec|edf)))\.(?:rec|edf|txt)",
+        "",
+        ("_1", "_2"),
+        "5/5.rec (or 5/5.edf), beside 5/5_1.txt",
+        ("C4-A1", "C3-A2"),
+        experts=True,
+        codes="0=W,1=N1,2=N2,3=N3,5=REM",
+        mark=b"",
+        suffix=".rec",
+        called=lambda match: "{}-{}".format(*_isruc(match)),
+        subject=lambda match: _isruc(match)[0],
+        night=lambda match: _isruc(match)[1],
+    ),
 }
 
 
@@ -177,9 +216,9 @@ def pair_named(files: Sequence[Path], cohort: str) -> Found:
         problem of the night says so.
     """
     line = NAMED[cohort]
-    pattern = re.compile(rf"(?:.*/)?{line.files}")
-    paths = ((path, f"{path.absolute().parent.name}/{path.name}".lower()) for path in files)
-    matches = [(path, m) for path, text in paths if (m := pattern.fullmatch(text))]
+    pattern = re.compile(rf"(?:^|/){line.files}$")
+    paths = ((path, path.absolute().as_posix().lower()) for path in files)
+    matches = [(path, m) for path, text in paths if (m := pattern.search(text))]
     found: dict[tuple[str, str], list[Path]] = {}
     for path, match in matches:
         found.setdefault((match["key"], match["kind"]), []).append(path)
@@ -189,15 +228,18 @@ def pair_named(files: Sequence[Path], cohort: str) -> Found:
         if match["kind"] != line.recording:
             continue
         kinds = [of for kind in line.scorings if (of := found.get((match["key"], kind)))]
-        of_kind = kinds[0] if kinds else []
+        of_kind = next(iter(kinds), [])
         chosen = [p for p in of_kind if p.parent == path.parent] or of_kind
+        if line.experts and (match["key"], line.scorings[0]) not in found:
+            chosen = []
         night = Night(
             cohort,
-            spelt(match.groupdict().get("recording", match["key"])),
+            spelt(line.called(match)),
             spelt(line.subject(match)),
             line.night(match),
             path,
             chosen[0] if chosen else None,
+            rivals=tuple(p for of in kinds for p in of) if line.experts and len(kinds) > 1 else (),
             read_as=ReadAs(parse_codes(line.codes), epoch_s=line.epoch_s(match["key"])),
         )
         if len(chosen) > 1:
@@ -212,7 +254,7 @@ def pair_named(files: Sequence[Path], cohort: str) -> Found:
 def is_marked(night: Night) -> bool:
     """Say whether names and, where these do not suffice, a scoring show that a night is of its cohort."""
     line = NAMED.get(night.cohort)
-    if line is None or not line.mark:
+    if line is None or line.mark is None or night.signal_path.suffix.lower() == line.suffix:
         return True
     heads = []
     for path in night.scorings:
