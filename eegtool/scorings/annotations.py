@@ -52,18 +52,15 @@ def holds_annotations_alone(path: Path) -> bool:
     return header is not None and bool(header.annotations)
 
 
-def has_stages(path: Path) -> bool:
-    """Say whether a recording has sleep stages, among its annotations or as a signal.
-
-    Raises
-    ------
-    EegToolError
-        If the file is damaged.
-    """
-    header = _edf_alone(path)
-    if not header and _hypnogram_channel(path):
-        return True
-    annotations, _ = read_edf_annotations(header) if header else read_annotations(path)
+def holds_scoring(path: Path) -> bool:
+    """Say whether a recording has sleep stages, among its annotations or as a signal; reads all of these."""
+    try:
+        header = _edf_alone(path)
+        if not header and _hypnogram_channel(path):
+            return True
+        annotations, _ = read_edf_annotations(header) if header else read_annotations(path)
+    except (OSError, EegToolError):
+        return False
     return any(stage_of(text) or is_misspelt(text) for _, _, text in annotations)
 
 

@@ -18,7 +18,6 @@ from eegtool.core.stages import EPOCH_S, UNSCORED
 from eegtool.recordings.header import Pause
 from eegtool.recordings.reading import is_recording, paused_epochs
 from eegtool.scorings.annotations import (
-    has_stages,
     holds_annotations_alone,
     is_edf,
     read_beside,
@@ -69,14 +68,6 @@ def is_hypnogram(path: Path, read_as: ReadAs | None = None) -> bool:
         return any(root in text for root in XML_ROOTS)
     whole = len(data) < _LOOK_BYTES
     return is_table_of_stages(path, text if whole else text.rpartition("\n")[0], read_as)
-
-
-def holds_scoring(path: Path) -> bool:
-    """Say whether a recording has sleep stages among its annotations, or as a signal; reads all of these."""
-    try:
-        return has_stages(path)
-    except (OSError, EegToolError):
-        return False
 
 
 def why_no_hypnogram(path: Path) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from eegtool.core.errors import EegToolError
 from eegtool.recordings.edf import read_edf_header
-from eegtool.scorings.annotations import has_stages, read_inside
+from eegtool.scorings.annotations import holds_scoring, read_inside
 from eegtool.scorings.scoring import ReadAs, Scoring
 
 REAL = sorted((Path(__file__).parents[1] / "data" / "sleep_edf_hypnograms").glob("*.edf"))
@@ -51,9 +51,9 @@ def test_unknown_stages_are_refused_and_others_passed_over(tmp_path: Path) -> No
     with pytest.raises(EegToolError, match="unknown stage in annotation 5: 'Sleep stage 5'") as e:
         read_edf_annotations(path)
     assert "Did you mean" in e.value.fix
-    assert has_stages(path)
+    assert holds_scoring(path)
     path = write(tmp_path / "y.edf", [lights])
-    assert not has_stages(path)
+    assert not holds_scoring(path)
     with pytest.raises(EegToolError, match="'Lights off'"):
         read_edf_annotations(path)
 
@@ -113,7 +113,7 @@ def test_only_time_keeping_moves_onsets(tmp_path: Path, first: bytes, onset_s: f
 
 def test_triggers_are_no_stages(tmp_path: Path) -> None:
     path = write(tmp_path / "x.edf", [(30.0 * i, 30.0, "S  1") for i in range(20)])
-    assert not has_stages(path)
+    assert not holds_scoring(path)
     with pytest.raises(EegToolError, match="is a sleep stage; it has 'S  1'"):
         read_edf_annotations(path)
 

@@ -11,8 +11,8 @@ import pytest
 from eegtool.core.errors import EegToolError
 from eegtool.core.stages import MOVEMENT, STAGES, UNSCORED
 from eegtool.recordings.signals import trim_wake
+from eegtool.scorings.annotations import holds_scoring
 from eegtool.scorings.hypnograms import (
-    holds_scoring,
     is_hypnogram,
     read_hypnogram,
     stage_per_epoch,

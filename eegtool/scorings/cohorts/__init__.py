@@ -111,9 +111,8 @@ def find_nights(
         )
     files, named, lost = _files(paths)
     parts = _continuations(files)
+    split, named = sorted(parts & named), named - parts
     files = [path for path in files if path not in parts]
-    split = sorted(parts & named)
-    named -= parts
     found = _find(files, named, cohort, subject_pattern, read_as)
     if lost and not found.nights:
         raise EegToolError(f"{dangling(lost[0])}, as are {len(lost) - 1} others.", FETCH)
@@ -124,26 +123,19 @@ def find_nights(
             f"There is no recording{kind} in {_listing(paths)}.",
             "\n".join(f"Names are like {way.named_like}." for way in ways),
         )
-    nights = tuple(replace(n, read_as=_joined(n.read_as, read_as)) for n in found.nights)
-    found = replace(found, nights=nights)
     _check_names(found.nights)
-    if lost:
-        note = f"Files passed over because they are links to what is not here: {_listing(lost)}. {FETCH}"
-        found = replace(found, notes=(*found.notes, note))
-    if split:
-        note = f"Files passed over because they continue a split recording: {_listing(split)}."
-        found = replace(found, notes=(*found.notes, note))
     used = {p for n in found.nights for p in (n.signal_path, n.hypnogram_path)} | {*found.orphans}
     left = [p for p in sorted(named) if p not in used and is_recording(p) and not is_hypnogram(p)]
-    if left:
-        why = (
-            f"{PAIRS} does not list them"
-            if found.cohort == "generic"
-            else f"they are not named like those of {found.cohort}"
-        )
-        note = f"Files passed over because {why}: {_listing(left)}."
-        return replace(found, notes=(*found.notes, note))
-    return found
+    unnamed = f"they are not named like those of {found.cohort}"
+    unlisted = f"{PAIRS} does not list them" if found.cohort == "generic" else unnamed
+    passed_over = (
+        (lost, f"they are links to what is not here: {_listing(lost)}. {FETCH}"),
+        (split, f"they continue a split recording: {_listing(split)}."),
+        (left, f"{unlisted}: {_listing(left)}."),
+    )
+    notes = [f"Files passed over because {why}" for those, why in passed_over if those]
+    nights = tuple(replace(n, read_as=_joined(n.read_as, read_as)) for n in found.nights)
+    return replace(found, nights=nights, notes=(*found.notes, *notes))
 
 
 def find_recordings(paths: Sequence[Path]) -> tuple[Night, ...]:
@@ -186,14 +178,14 @@ def find_recordings(paths: Sequence[Path]) -> tuple[Night, ...]:
         for night in cohort.pair(files).nights
         if is_marked(night)
     }
-    nights = [known.get(path) or _nameless(path) for path in chosen.values()]
-    nights = [replace(night, hypnogram_path=None, problem="") for night in nights]
+    nights = []
+    for path in chosen.values():
+        if path in known:
+            nights.append(replace(known[path], hypnogram_path=None, problem=""))
+        else:
+            name = safe_name(stem_of(path), path)
+            nights.append(Night("generic", name, name, 1, path, None))
     return _told_apart(nights)
-
-
-def _nameless(path: Path) -> Night:
-    name = safe_name(stem_of(path), path)
-    return Night("generic", name, name, 1, path, None)
 
 
 def _told_apart(nights: Sequence[Night]) -> tuple[Night, ...]:

@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 
 from eegtool.core.errors import EegToolError
 from eegtool.recordings.reading import is_recording
+from eegtool.scorings.annotations import holds_scoring
 from eegtool.scorings.cohorts.night import Found, Night, safe_name, several_hypnograms, stem_of
 from eegtool.scorings.cohorts.pairs import PAIRS, read_pairs
 from eegtool.scorings.cohorts.persons import (
@@ -24,7 +25,7 @@ from eegtool.scorings.cohorts.persons import (
     subject_of,
     words_of,
 )
-from eegtool.scorings.hypnograms import SUFFIXES, holds_scoring, is_hypnogram, why_no_hypnogram
+from eegtool.scorings.hypnograms import SUFFIXES, is_hypnogram, why_no_hypnogram
 from eegtool.scorings.scoring import ReadAs
 
 NAMED_LIKE: Final = (
@@ -160,7 +161,9 @@ def _pair_by_name(
         if recording in unclear:
             problem = several_hypnograms(recording, unclear[recording])
         elif chosen is None and (start := _up_to_number(words_of(stem_of(recording)))):
-            problem = _not_taken(recording, akin.get(start, ()))
+            theirs = ", ".join(path.name for path in akin.get(start, ()))
+            of_another = f"No hypnogram is named like {recording}; {theirs} may be of another night or condition."
+            problem = of_another if theirs else ""
         pairs.append((recording, chosen, problem))
     return pairs, sorted(orphans), unclear
 
@@ -209,16 +212,6 @@ def _unread(recording: Path, likely: Mapping[tuple[Path, str], Sequence[Path]]) 
         if words_of(stem_of(path))[: len(words)] == words and not is_hypnogram(path)
     ]
     return f"{recording} has no hypnogram that can be read. {' '.join(reasons)}" if reasons else ""
-
-
-def _not_taken(recording: Path, akin: Sequence[Path]) -> str:
-    """Return the problem that hypnograms of the same beginning may be of something else."""
-    if not akin:
-        return ""
-    return (
-        f"No hypnogram is named like {recording}; {', '.join(path.name for path in akin)} may be of "
-        "another night or condition."
-    )
 
 
 def _up_to_number(words: Words) -> Words:
