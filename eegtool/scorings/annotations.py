@@ -12,13 +12,8 @@ import numpy as np
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.stages import EPOCH_S, UNSCORED, is_misspelt, stage_of
-from eegtool.recordings.edf import (
-    EDF_MARKS,
-    EdfHeader,
-    read_edf_annotations,
-    read_edf_header,
-)
-from eegtool.recordings.header import Annotation
+from eegtool.recordings.edf import EDF_MARKS, open_edf
+from eegtool.recordings.header import Annotation, Opened
 from eegtool.recordings.reading import (
     is_recording,
     read_annotations,
@@ -46,19 +41,18 @@ def is_edf(path: Path) -> bool:
 def holds_annotations_alone(path: Path) -> bool:
     """Say whether an EDF or BDF file has annotations and no signals; False for one that is damaged."""
     try:
-        header = _edf_alone(path)
+        return _edf_alone(path) is not None
     except EegToolError:
         return False
-    return header is not None and bool(header.annotations)
 
 
 def holds_scoring(path: Path) -> bool:
     """Say whether a recording has sleep stages, among its annotations or as a signal; reads all of these."""
     try:
-        header = _edf_alone(path)
-        if not header and _hypnogram_channel(path):
+        alone = _edf_alone(path)
+        if not alone and _hypnogram_channel(path):
             return True
-        annotations, _ = read_edf_annotations(header) if header else read_annotations(path)
+        annotations, _ = alone.annotations() if alone else read_annotations(path)
     except (OSError, EegToolError):
         return False
     return any(stage_of(text) or is_misspelt(text) for _, _, text in annotations)
@@ -74,14 +68,9 @@ def read_inside(path: Path, read_as: ReadAs) -> Scoring:
     EegToolError
         If the file is damaged, a recording without scoring, or has a misspelt stage.
     """
-    if header := _edf_alone(path):
-        if not header.n_records or header.n_records < header.declared:
-            raise EegToolError(
-                f"The hypnogram {path} is cut off: {header.n_records} of {header.declared} records "
-                "are there.",
-                "Fetch it again.",
-            )
-        return _among(path, header, *read_edf_annotations(header), read_as)
+    if alone := _edf_alone(path):
+        scoring = _among(path, *alone.annotations(), read_as)
+        return replace(scoring, start=alone.header.start, inside=False)
     if channel := _hypnogram_channel(path):
         return _signal(path, channel, read_as)
     annotations, encoding = read_annotations(path)
@@ -90,7 +79,7 @@ def read_inside(path: Path, read_as: ReadAs) -> Scoring:
             f"{path} is a recording and holds no scoring.",
             "Give the hypnogram that belongs to it: an EDF+, XML, CSV, TSV or text file.",
         )
-    return _among(path, None, annotations, encoding, read_as)
+    return _among(path, annotations, encoding, read_as)
 
 
 def read_beside(path: Path, read_as: ReadAs) -> Scoring:
@@ -101,22 +90,17 @@ def read_beside(path: Path, read_as: ReadAs) -> Scoring:
     EegToolError
         If the file is damaged, has no stages, or a misspelt one.
     """
-    scoring = _among(path, None, read_wfdb_annotations(path), "", read_as)
-    return replace(scoring, until_next=True, inside=True)
+    return replace(_among(path, read_wfdb_annotations(path), "", read_as), until_next=True)
 
 
-def _edf_alone(path: Path) -> EdfHeader | None:
-    """Return the header of an EDF or BDF file without signals; None for a recording."""
-    header = read_edf_header(path) if is_edf(path) else None
-    return header if header and not header.signals else None
+def _edf_alone(path: Path) -> Opened | None:
+    """Open an EDF or BDF file without signals; None for a recording."""
+    opened = open_edf(path, recording=False) if is_edf(path) else None
+    return opened if opened and not opened.header.channels else None
 
 
 def _among(
-    path: Path,
-    header: EdfHeader | None,
-    annotations: Sequence[Annotation],
-    encoding: str,
-    read_as: ReadAs,
+    path: Path, annotations: Sequence[Annotation], encoding: str, read_as: ReadAs
 ) -> Scoring:
     entries = []
     for number, (onset_s, duration_s, text) in enumerate(annotations, start=1):
@@ -133,8 +117,7 @@ def _among(
             "others mean.",
         )
     notes = ("Its annotations are read as Latin-1.",) if encoding == "latin-1" else ()
-    start = header.start if header else None
-    return Scoring(tuple(entries), start, notes=notes, inside=header is None)
+    return Scoring(tuple(entries), notes=notes, inside=True)
 
 
 def _hypnogram_channel(path: Path) -> str:

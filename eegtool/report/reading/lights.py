@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from eegtool.core.errors import EegToolError
-from eegtool.recordings.edf import read_edf_annotations, read_edf_header
+from eegtool.recordings.edf import open_edf
 from eegtool.recordings.reading import is_recording, read_annotations
 from eegtool.scorings.moments import parse_moment
 
@@ -90,7 +90,7 @@ def read_lights(
 def annotated_lights(path: Path) -> tuple[str, str]:
     """Return the first lights-off and the last lights-on among a recording's annotations, in seconds, or nothing."""
     if path.suffix.casefold() == ".edf":
-        annotations, _ = read_edf_annotations(read_edf_header(path))
+        annotations, _ = open_edf(path, recording=False).annotations()
     else:
         annotations, _ = read_annotations(path)
     marks = [(m[1].casefold(), a[0]) for a in annotations if (m := _ANNOTATION.search(a[2]))]
