@@ -60,7 +60,6 @@ from eegtool.recordings.signals import (
 from eegtool.scorings.cohorts import COHORTS, PAIRING_FIX, Night
 from eegtool.scorings.hypnograms import read_hypnogram, stage_per_epoch
 from eegtool.scorings.levels import level_files
-from eegtool.scorings.scoring import ReadAs
 
 _OWNER: Final = ".run"
 """File of the staging directory with the name of the run that draws in it."""
@@ -83,6 +82,11 @@ class Outline:
     notes: tuple[str, ...]
     pauses: tuple[Pause, ...] = ()
     """Time in which nothing was recorded."""
+
+    @property
+    def is_unscored(self) -> bool:
+        """Whether there is no scoring: every epoch that holds EEG is taken, the others are flagged."""
+        return not any(self.stages)
 
     @property
     def staged(self) -> tuple[tuple[int, str], ...]:
@@ -354,8 +358,7 @@ def prepare_night(
         with _naming_defects(night):
             plan = (outline_unscored if unscored else outline)(night, recipe)
             inputs = _hashes(plan.files)
-            key = _key(inputs, recipe, night.read_as, unscored=unscored)
-            done = _find(plan, key, recipe, workspace)
+            done = _find(plan, inputs, recipe, workspace)
             if done and _is_whole(done, recipe):
                 return done
             if done and done.signals:
@@ -363,8 +366,7 @@ def prepare_night(
             else:
                 recording, stored = _filtered(night.signal_path, plan, recipe)
             if done is None:
-                done = _described(plan, recording, unscored=unscored)
-                done = replace(done, key=key, inputs=inputs)
+                done = _described(plan, recording, inputs, recipe)
             if recipe.measured:
                 done = _measured(done, stored, recipe)
     except EegToolError as problem:
@@ -414,13 +416,8 @@ def filter_in_memory(
         plan = outline_unscored(night, recipe, source)
         recording, stored = _filtered(source or night.signal_path, plan, recipe)
         inputs = _hashes(plan.files) or {night.recording: _samples_sha256(recording)}
-        done = replace(
-            _described(plan, recording, unscored=True),
-            key=_key(inputs, recipe, night.read_as, unscored=True),
-            inputs=inputs,
-            drawing=recipe.drawing(),
-        )
-    return done, stored, recording
+        done = _described(plan, recording, inputs, recipe)
+    return replace(done, drawing=recipe.drawing()), stored, recording
 
 
 def _measured(done: Prepared, stored: StoredNight, recipe: Recipe) -> Prepared:
@@ -456,11 +453,15 @@ def _naming_defects(night: Night) -> Iterator[None]:
         ) from error
 
 
-def _described(plan: Outline, recording: Recording, *, unscored: bool) -> Prepared:
+def _described(
+    plan: Outline, recording: Recording, inputs: dict[str, str], recipe: Recipe
+) -> Prepared:
     """Return what is known of a recording that was read, before anything of it is drawn."""
-    flagged = _flagged(recording.signals, plan) if unscored else {}
+    flagged = _flagged(recording.signals, plan) if plan.is_unscored else {}
     return Prepared(
         plan.night,
+        key=_key(plan, inputs, recipe),
+        inputs=inputs,
         channel=", ".join(signal.name for signal in recording.signals),
         staged=tuple((i, stage) for i, stage in plan.staged if i not in flagged),
         first_onset_s=plan.first_onset_s,
@@ -556,9 +557,11 @@ def _check_owner(workspace: Workspace, run: str) -> None:
         )
 
 
-def _find(plan: Outline, key: str, recipe: Recipe, workspace: Workspace) -> Prepared | None:
+def _find(
+    plan: Outline, inputs: dict[str, str], recipe: Recipe, workspace: Workspace
+) -> Prepared | None:
     """Return what is whole of that which an earlier run made of these files in this way."""
-    name = plan.night.recording
+    name, key = plan.night.recording, _key(plan, inputs, recipe)
     found: Prepared | None = None
     for card_path in (workspace.staging_dir / f"{name}.json", workspace.night(name)):
         try:
@@ -621,8 +624,9 @@ def _flagged(signals: Sequence[Signal], plan: Outline) -> dict[int, str]:
     return dict(sorted(reasons.items()))
 
 
-def _key(inputs: dict[str, str], recipe: Recipe, read_as: ReadAs, *, unscored: bool) -> str:
-    decides = recipe.decides() | ({"unscored": True} if unscored else asdict(read_as))
+def _key(plan: Outline, inputs: dict[str, str], recipe: Recipe) -> str:
+    of_scoring = {"unscored": True} if plan.is_unscored else asdict(plan.night.read_as)
+    decides = recipe.decides() | of_scoring
     return hashlib.sha256(json.dumps([_code_sha256(), inputs, decides]).encode()).hexdigest()
 
 
