@@ -30,9 +30,8 @@ from eegtool.core.records import SPLITS, Epoch, write_conversations, write_epoch
 from eegtool.core.registry import check_name
 from eegtool.core.settings import EEG_CHANNEL, InspectSettings, PrepareSettings
 from eegtool.core.stages import DROPPED, STAGES
-from eegtool.core.workspace import Workspace, jsonable, read_json, run_stamp, write_json
+from eegtool.core.workspace import Workspace, jsonable, run_stamp, write_json
 from eegtool.pictures import RENDERER, STYLES, check_bands, visible_hz
-from eegtool.pictures.signals import sidecar_path
 from eegtool.prepare.download import download
 from eegtool.prepare.nights import (
     Outline,
@@ -44,6 +43,7 @@ from eegtool.prepare.nights import (
     prepare_night,
 )
 from eegtool.prepare.protocols import PROTOCOLS
+from eegtool.prepare.publishing import is_card, publish_nights
 from eegtool.prepare.questions import (
     QUESTION_TEMPLATES,
     RATIONALES,
@@ -278,8 +278,8 @@ def _staging_dir(root: Path) -> Iterator[str]:
     """Open the staging directory for this run; whole recordings stay in it when the run fails."""
     workspace = Workspace(root)
     cards = workspace.night("any").parent
-    ours = workspace.prepare_stamp.exists() or any(map(_is_card, cards.glob("*.json")))
-    ours |= any(map(_is_card, workspace.staging_dir.glob("*.json")))
+    ours = workspace.prepare_stamp.exists() or any(map(is_card, cards.glob("*.json")))
+    ours |= any(map(is_card, workspace.staging_dir.glob("*.json")))
     for folder in (cards, workspace.signals, *map(workspace.images, SPLITS)):
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
             raise EegToolError(
@@ -475,47 +475,6 @@ def _publish(
     return stamp
 
 
-def publish_nights(workspace: Workspace, sides: Sequence[tuple[Prepared, str]]) -> None:
-    """Bring every recording's signals and pictures to their place, and take away those of other recordings.
-
-    The cards stay in the staging directory, too: wherever this is interrupted, the next run finds both.
-    """
-    for prepared, side in sides:
-        name = prepared.night.recording
-        target = workspace.images(side) / name
-        if prepared.folder is not None and prepared.folder != target:
-            shutil.rmtree(target, ignore_errors=True)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            prepared.folder.rename(target)
-        if prepared.signals is not None:
-            _move_signals(prepared.signals, workspace.signals / f"{name}.npy")
-        write_json(workspace.night(name), prepared.to_card())
-    drawn = {p.night.recording: side for p, side in sides if p.folder is not None}
-    for side in SPLITS:
-        workspace.images(side).mkdir(exist_ok=True)
-        for folder in workspace.images(side).iterdir():
-            if drawn.get(folder.name) != side:
-                shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
-    stored = {p.night.recording for p, _ in sides if p.signals is not None}
-    for path in workspace.signals.glob("*"):
-        if path.stem not in stored:
-            path.unlink()
-    names = {p.night.recording for p, _ in sides}
-    for card in workspace.night("any").parent.glob("*.json"):
-        if card.stem not in names and _is_card(card):
-            card.unlink()
-
-
-def _move_signals(made: Path, target: Path) -> None:
-    """Give signals and their sidecar their place; a sidecar never stands beside the signals of others."""
-    if made == target:
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    sidecar_path(target).unlink(missing_ok=True)
-    made.replace(target)
-    sidecar_path(made).replace(sidecar_path(target))
-
-
 def transitions(nights: Iterable[Sequence[tuple[int, str]]]) -> list[list[int]]:
     """Count how often each stage is followed by each other one, in the order of `STAGES`.
 
@@ -534,13 +493,6 @@ def transitions(nights: Iterable[Sequence[tuple[int, str]]]) -> list[list[int]]:
     for staged in nights:
         counts.update((a, b) for (i, a), (j, b) in pairwise(staged) if j == i + 1)
     return [[counts[one, other] for other in STAGES] for one in STAGES]
-
-
-def _is_card(path: Path) -> bool:
-    try:
-        return {"key", "pictures_sha256"} <= read_json(path).keys()
-    except EegToolError:
-        return False
 
 
 def _dry_run(nights: Sequence[Night], settings: PrepareSettings) -> dict[str, Any]:

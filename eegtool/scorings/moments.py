@@ -89,6 +89,14 @@ def parse_moment(text: str, *, day_first: bool = True) -> Moment:
     return moment
 
 
+def moment_in(cell: str) -> Moment | None:
+    """Return the moment that a cell tells; None if it is no time of any kind."""
+    try:
+        return parse_moment(cell)
+    except ValueError:
+        return None
+
+
 def to_onsets(moments: Sequence[Moment]) -> tuple[list[float], datetime | time | None]:
     """Turn the onsets of a table into seconds.
 

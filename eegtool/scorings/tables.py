@@ -21,11 +21,11 @@ from eegtool.scorings.columns import (
     Table,
     find_table,
     fold_name,
-    is_moment,
 )
 from eegtool.scorings.levels import levels_of
 from eegtool.scorings.moments import (
     Moment,
+    moment_in,
     parse_moment,
     read_moments,
     seconds_between,
@@ -225,7 +225,7 @@ def _moment_cell(row: Row, columns: dict[str, int]) -> str:
     """Return the onset of a row, with its date where that stands in another column."""
     onset = row[columns["onset"]]
     dated = f"{row[columns['date']]} {onset}" if "date" in columns else ""
-    return dated if dated and ":" in onset and is_moment(dated) else onset
+    return dated if dated and ":" in onset and moment_in(dated) is not None else onset
 
 
 def _epoch_numbers(path: Path, rows: Sequence[Row], column: int | None) -> Sequence[int]:
