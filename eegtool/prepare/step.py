@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from eegtool.core.registry import check_name
 from eegtool.core.settings import EEG_CHANNEL, InspectSettings, PrepareSettings
 from eegtool.core.stages import DROPPED, STAGES
 from eegtool.core.workspace import Workspace, jsonable, run_stamp, write_json
-from eegtool.pictures import RENDERER, STYLES, check_bands, visible_hz
+from eegtool.pictures import STYLES, check_bands, visible_hz
 from eegtool.prepare.download import download
 from eegtool.prepare.nights import (
     Outline,
@@ -115,17 +115,16 @@ def summary(prepared: Sequence[Prepared], split: Split) -> Table:
         table.add_column(name)
     for name in ("kept", *STAGES, "move", "?", "trimmed"):
         table.add_column(name, justify="right")
+    columns = ("kept", *STAGES, *DROPPED, "trimmed")
     total: Counter[str] = Counter()
     for p in (p for p in prepared if not p.problem):
         counts = Counter(stage for _, stage in p.staged) + Counter(p.dropped)
         counts |= Counter({"kept": len(p.staged), "trimmed": p.n_trimmed})
         total += counts
-        numbers = [str(counts[name]) for name in ("kept", *STAGES, *DROPPED, "trimmed")]
-        side = _side(p.night, split)
-        table.add_row(p.night.recording, p.night.subject, side, *numbers)
-    numbers = [str(total[name]) for name in ("kept", *STAGES, *DROPPED, "trimmed")]
+        who = (p.night.recording, p.night.subject, split.side(p.night.subject))
+        table.add_row(*who, *(str(counts[name]) for name in columns))
     table.add_section()
-    table.add_row("all", "", "", *numbers, style="bold")
+    table.add_row("all", "", "", *(str(total[name]) for name in columns), style="bold")
     return table
 
 
@@ -427,10 +426,6 @@ def _make_split(stages_of: Mapping[str, Counter[str]], settings: PrepareSettings
     )
 
 
-def _side(night: Night, split: Split) -> str:
-    return "eval" if night.subject in split.eval_subjects else "ft"
-
-
 def _refusal(unusable: Sequence[Prepared], whose: str = "") -> EegToolError:
     """Return the error that none of some recordings can be used, with the first few reasons."""
     problems = [(p.night.recording, p.problem) for p in unusable if p.problem]
@@ -450,7 +445,7 @@ def _publish(
 ) -> dict[str, Any]:
     """Make the workspace that of these recordings. The stamp goes first and comes back last."""
     used = [p for p in prepared if not p.problem]
-    epochs = [epoch for p in used for epoch in p.epochs(_side(p.night, split))]
+    epochs = [epoch for p in used for epoch in p.epochs(split.side(p.night.subject))]
     rows = {side: [e for e in epochs if e.split == side] for side in SPLITS}
     rows["ft"] = balance(rows["ft"], settings.balance, settings.seed)
     kept = {epoch.sample_id for side in SPLITS for epoch in rows[side]}
@@ -462,7 +457,7 @@ def _publish(
     kinds = [channel.kind for channel in recipe_of(settings).channels]
     template = asking_about(QUESTION_TEMPLATES[settings.template], settings.context_epochs, kinds)
     workspace.prepare_stamp.unlink(missing_ok=True)
-    publish_nights(workspace, [(p, _side(p.night, split)) for p in used])
+    publish_nights(workspace, [(p, split.side(p.night.subject)) for p in used])
     write_split(workspace.split, split)
     write_epochs(workspace.epochs, (epoch for epoch in epochs if epoch.sample_id in kept))
     write_conversations(
@@ -575,22 +570,16 @@ def _stamp(
         "channel": spelt.pop(),
         "montage": _montage(settings)[0],
         "strips": recipe.strips(),
-        "low_hz": settings.low_hz,
-        "high_hz": settings.high_hz,
-        "notch_hz": settings.notch_hz,
-        "resample_hz": settings.resample_hz,
+        **{name: value for name, value in asdict(recipe).items() if name.endswith("_hz")},
         "wake_margin_min": settings.wake_margin,
         "mapping": "AASM (R&K stages 3 and 4 are N3); movement time and unscored epochs dropped",
         "split": f"by subject, {split.method}",
         "split_sha256": split.digest,
-        "eval_subjects": sorted({p.night.subject for p in used if _side(p.night, split) == "eval"}),
+        "eval_subjects": sorted(
+            {p.night.subject for p in used if split.side(p.night.subject) == "eval"}
+        ),
         "balance": settings.balance,
-        "style": settings.style,
-        "size": settings.size,
-        "amplitude_uv": settings.amplitude_uv,
-        "marks": settings.marks,
-        "context_epochs": settings.context_epochs,
-        "renderer": RENDERER,
+        **{name: value for name, value in recipe.drawing().items() if name != "strips"},
         "template": settings.template,
         "rationale": settings.rationale,
     }
@@ -601,7 +590,7 @@ def _stamp(
         "epochs": {side: len(rows[side]) for side in SPLITS},
         "recordings": {
             p.night.recording: {
-                "split": _side(p.night, split),
+                "split": split.side(p.night.subject),
                 "channel": p.channel,
                 "signals_sha256": p.signals_sha256,
                 "kept": len(p.staged),
@@ -622,7 +611,7 @@ def _stamp(
     stamp["pictures"] = settings.pictures
     stamp["sequence"] = {
         # Before balancing: thinned out, hardly an epoch is followed by its neighbour.
-        "transitions": transitions(p.staged for p in used if _side(p.night, split) == "ft"),
+        "transitions": transitions(p.staged for p in used if split.side(p.night.subject) == "ft"),
         "stages": [Counter(epoch.stage for epoch in rows["ft"])[stage] for stage in STAGES],
     }
     del stamp["finished"]  # an interrupted run ends with the bytes of an uninterrupted one
