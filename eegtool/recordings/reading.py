@@ -284,7 +284,7 @@ def read_recording(
     for rate in dict.fromkeys(f.sfreq_hz for f in wanted if f.derivation):
         of_rate = (f.derivation.weights for f in wanted if f.derivation and f.sfreq_hz == rate)
         names = list(dict.fromkeys(name for weights in of_rate for name in weights))
-        with _reading(header):
+        with _reading(header.path):
             samples = opened.read([position[name] for name in names])
         raw |= zip(names, samples, strict=True)
     signals = []
@@ -322,10 +322,18 @@ def _signal(
         with _naming(f"Channel '{name}' of {header.path}"):
             factor, note = microvolts(raw[name], unit_of[name], sfreq_hz, spec.kind)
             if header.format == _RAW and factor != UV_PER_UNIT["V"]:
-                raise _not_in_volts(raw[name], sfreq_hz)
+                size = amplitude(raw[name], sfreq_hz)
+                raise EegToolError(
+                    f"It is not in volts, as MNE holds signals: its amplitude is {size:.3g}.",
+                    "Bring it to volts (µV times 1e-6), or give the recording's file.",
+                )
         data_uv[name] = raw[name] if factor == 1 else raw[name] * factor
         notes.append(note and f"Channel '{name}': {note}")
-    signal_uv = _sum(data_uv, derivation.weights)
+    if list(derivation.weights.values()) == [1.0]:
+        signal_uv = data_uv[next(iter(data_uv))]  # a whole night: no copy for nothing
+    else:
+        weights = derivation.weights.items()
+        signal_uv = np.sum([data_uv[name] * weight for name, weight in weights], axis=0)
     if len(derivation.weights) > 1:  # two good channels can still cancel each other
         with _naming(f"Derivation '{derivation.name}' of {header.path}"):
             check_amplitude(signal_uv, sfreq_hz, spec.kind)
@@ -338,12 +346,6 @@ def _signal(
     return Signal(derivation.name, signal_uv, sfreq_hz, spec), notes
 
 
-def _sum(data_uv: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.ndarray:
-    if list(weights.values()) == [1.0]:
-        return data_uv[next(iter(weights))]  # a whole night: no copy for nothing
-    return np.sum([data_uv[name] * weight for name, weight in weights.items()], axis=0)
-
-
 @contextmanager
 def _naming(where: str) -> Iterator[None]:
     """Put where something is wrong before what is wrong."""
@@ -354,9 +356,8 @@ def _naming(where: str) -> Iterator[None]:
 
 
 @contextmanager
-def _reading(header_or_path: Header | Path) -> Iterator[None]:
+def _reading(path: Path) -> Iterator[None]:
     """Turn whatever another library's parser stumbles over into a message, and its warnings off."""
-    path = header_or_path.path if isinstance(header_or_path, Header) else header_or_path
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -482,13 +483,6 @@ def _opened_by_mne(
 
 _RAW: Final = "MNE Raw"
 """Format of what is in memory."""
-
-
-def _not_in_volts(data: np.ndarray, sfreq_hz: float) -> EegToolError:
-    return EegToolError(
-        f"It is not in volts, as MNE holds signals: its amplitude is {amplitude(data, sfreq_hz):.3g}.",
-        "Bring it to volts (µV times 1e-6), or give the recording's file.",
-    )
 
 
 _PER_VOLT: Final = {"µV": 1e6, "uV": 1e6, "μV": 1e6, "mV": 1e3, "nV": 1e9}

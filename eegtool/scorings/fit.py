@@ -175,12 +175,8 @@ class Fit:
 
     def _offset_s(self, entries: Sequence[Entry]) -> tuple[float, str]:
         """Return where onsets count from, in seconds after the recording started, and what the user should know of it."""
-        start, recording_start, duration_s = (
-            self.scoring.start,
-            self.recording_start,
-            self.duration_s,
-        )
-        if start is None or start == recording_start or math.isinf(duration_s):
+        start, recording_start = self.scoring.start, self.recording_start
+        if start is None or start == recording_start or math.isinf(self.duration_s):
             return 0.0, ""
         if recording_start in (None, _UNKNOWN_START) or start == _UNKNOWN_START:
             if self.scoring.is_absolute:
@@ -196,7 +192,7 @@ class Fit:
         if abs(offset_s) < 1:  # headers of EDF have whole seconds
             return 0.0, ""
         self._refuse_hours(entries, offset_s)
-        if _sleep_within(entries, -offset_s, duration_s - offset_s):
+        if _sleep_within(entries, -offset_s, self.duration_s - offset_s):
             return offset_s, _own_start(offset_s)
         if _off_grid_s(offset_s, _DAY_S) < 1:
             return 0.0, (
@@ -253,11 +249,9 @@ class Fit:
         hours = round(offset_s / _HOUR_S)
         if not hours or abs(hours) > _MOST_HOURS or abs(offset_s - hours * _HOUR_S) > _NEAR_S / 5:
             return
-        outside_s = _outside_s(entries, offset_s, self.duration_s)
-        if (
-            outside_s > _NEAR_S
-            and _outside_s(entries, offset_s - hours * _HOUR_S, self.duration_s) < EPOCH_S
-        ):
+        outside_s = sum(_outside_s(entries, self.duration_s, offset_s))
+        otherwise_s = sum(_outside_s(entries, self.duration_s, offset_s - hours * _HOUR_S))
+        if outside_s > _NEAR_S and otherwise_s < EPOCH_S:
             raise EegToolError(
                 f"The hypnogram {self.path} starts {abs(hours)} hour{'s' * (abs(hours) > 1)} "
                 f"{'after' if hours > 0 else 'before'} its recording by the clock and has "
@@ -268,16 +262,12 @@ class Fit:
 
     def _refuse_jump(self, entries: Sequence[Entry], offset_s: float) -> None:
         """Refuse clock times that jump by one hour, where the recording continues."""
+        late_s = entries[-1].end_s + offset_s - self.duration_s
         for a, b in pairwise(sorted(entries, key=lambda entry: entry.onset_s)):
-            gap_s = b.onset_s - a.end_s
-            jump = (
-                abs(gap_s - _HOUR_S) <= EPOCH_S + 1
-                and entries[-1].end_s + offset_s > self.duration_s + _NEAR_S
-            )
-            if jump:
+            if abs(b.onset_s - a.end_s - _HOUR_S) <= EPOCH_S + 1 and late_s > _NEAR_S:
                 raise EegToolError(
                     f"The times of the hypnogram {self.path} jump by an hour at {b.place}, and end "
-                    f"{_span(entries[-1].end_s + offset_s - self.duration_s)} after the recording: summer time began.",
+                    f"{_span(late_s)} after the recording: summer time began.",
                     "Give its onsets in seconds from the start of the recording.",
                 )
 
@@ -323,11 +313,9 @@ class Fit:
                     f"Score the night in {EPOCH_S}-s epochs, or export it epoch by epoch; epochs of another "
                     "length need --scoring-epoch.",
                 )
-        length_s = min(epoch_s, EPOCH_S)
-        first_s = scored[0].onset_s
-        return (
-            0.0 if _off_grid_s(first_s, length_s) <= TOLERANCE_S else round(first_s % length_s, 3)
-        )
+        length_s, first_s = min(epoch_s, EPOCH_S), scored[0].onset_s
+        is_shifted = _off_grid_s(first_s, length_s) > TOLERANCE_S
+        return round(first_s % length_s, 3) if is_shifted else 0.0
 
 
 def _are_changes(entries: Sequence[Entry], steps_s: Sequence[float], epoch_s: float) -> bool:
@@ -338,11 +326,13 @@ def _are_changes(entries: Sequence[Entry], steps_s: Sequence[float], epoch_s: fl
     return 2 * far > len(steps_s) and whole and not repeats
 
 
-def _outside_s(entries: Sequence[Entry], offset_s: float, duration_s: float) -> float:
-    """Return how much of the staged time was not recorded."""
+def _outside_s(
+    entries: Sequence[Entry], duration_s: float, offset_s: float = 0.0
+) -> tuple[float, float]:
+    """Return how much of the staged time lies before and after the recording."""
     spans = [(e.onset_s + offset_s, e.end_s + offset_s) for e in entries if e.stage in STAGES]
-    inside_s = sum(max(min(end, duration_s) - max(begin, 0.0), 0.0) for begin, end in spans)
-    return sum(end - begin for begin, end in spans) - inside_s
+    before_s = sum(min(end, 0.0) - min(begin, 0.0) for begin, end in spans)
+    return before_s, sum(max(end, duration_s) - max(begin, duration_s) for begin, end in spans)
 
 
 def _in_epochs(entries: Sequence[Entry], grid_s: float) -> tuple[list[Entry], int]:
@@ -372,9 +362,7 @@ def _in_epochs(entries: Sequence[Entry], grid_s: float) -> tuple[list[Entry], in
 
 def _misfits(entries: Sequence[Entry], duration_s: float) -> list[str]:
     """Say where the scoring is longer or shorter than the recording by an epoch or more."""
-    staged = [(entry.onset_s, entry.end_s) for entry in entries if entry.stage in STAGES]
-    before_s = sum(min(end, 0.0) - min(begin, 0.0) for begin, end in staged)
-    after_s = sum(max(end, duration_s) - max(begin, duration_s) for begin, end in staged)
+    before_s, after_s = _outside_s(entries, duration_s)
     late_s, early_s = entries[0].onset_s, duration_s - entries[-1].end_s
     found = (
         (before_s, "of scored time before the recording are left out."),

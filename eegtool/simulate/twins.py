@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.registry import check_name
-from eegtool.core.stages import DROPPED, EPOCH_S, UNSCORED, stage_of
+from eegtool.core.stages import EPOCH_S, UNSCORED, stage_of
 from eegtool.core.workspace import atomic_path
 from eegtool.recordings.header import Annotation
+from eegtool.recordings.signals import trim_wake
 from eegtool.simulate.eyes_and_chin import CHANNELS, simulate_eyes_and_chin
 from eegtool.simulate.waveforms import SFREQ_HZ, Floats, Traits, crossfaded, simulate_frames
 
@@ -99,9 +100,8 @@ class NightTwin:
 
     def cropped_around_sleep(self, margin_min: float) -> NightTwin:
         """Return the night from `margin_min` before the first sleep epoch to as long after the last."""
-        asleep = [i for i, stage in enumerate(self.stages()) if stage not in ("W", *DROPPED)]
-        margin = round(margin_min * 60 / EPOCH_S)
-        return self.cropped(max(asleep[0] - margin, 0), min(asleep[-1] + 1 + margin, self.n_epochs))
+        kept = trim_wake(self.stages(), margin_min)
+        return self.cropped(kept.start, kept.stop)
 
     def condensed(self, epochs_per_stage: int) -> NightTwin:
         """Return minutes of sleep with all stages: W N1 N2 N3 N2 REM W.

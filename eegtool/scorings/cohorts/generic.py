@@ -257,7 +257,10 @@ def _names(recordings: Sequence[Path]) -> dict[Path, Name]:
 def _numbered(nights: Sequence[Night]) -> list[Night]:
     """Number the nights of each subject by session, or else in the order of their names (10 follows 9)."""
     of_subject: dict[str, list[Night]] = {}
-    for night in sorted(nights, key=lambda night: _natural(night.recording)):
+    for night in sorted(
+        nights,
+        key=lambda n: [(int(i or 0), t) for t, i in re.findall(r"(\D*)(\d*)", n.recording)],
+    ):
         of_subject.setdefault(night.subject, []).append(night)
     numbered = []
     for theirs in of_subject.values():
@@ -267,7 +270,3 @@ def _numbered(nights: Sequence[Night]) -> list[Night]:
             numbers = list(range(1, len(theirs) + 1))
         numbered += [replace(n, night=i) for n, i in zip(theirs, numbers, strict=True)]
     return numbered
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(n or 0), text) for text, n in re.findall(r"(\D*)(\d*)", name)]
