@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +26,7 @@ from eegtool.scorings.cohorts.night import (
     stem_of,
 )
 from eegtool.scorings.cohorts.pairs import PAIRS
-from eegtool.scorings.cohorts.public import NAMED, is_marked, pair_named
+from eegtool.scorings.cohorts.public import PUBLIC, Cohort, is_marked, pair_named
 from eegtool.scorings.hypnograms import SUFFIXES, is_hypnogram
 from eegtool.scorings.scoring import ReadAs
 
@@ -35,7 +34,6 @@ __all__ = [
     "AUTO",
     "COHORTS",
     "PAIRING_FIX",
-    "Cohort",
     "Found",
     "Night",
     "find_nights",
@@ -43,31 +41,9 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Cohort:
-    """One way to name and pair files.
-
-    Attributes
-    ----------
-    pair : callable
-        ``files -> Found``: finds its own among all files, which are sorted.
-    named_like : str
-        How its files are named, for messages.
-    channels : tuple of str
-        Its usual EEG channels, the first choice first.
-    """
-
-    pair: Callable[[Sequence[Path]], Found]
-    named_like: str
-    channels: tuple[str, ...] = ()
-
-
 COHORTS: Final[dict[str, Cohort]] = {
-    **{
-        name: Cohort(partial(pair_named, cohort=name), line.like, line.channels)
-        for name, line in NAMED.items()
-    },
-    "generic": Cohort(generic.pair, generic.NAMED_LIKE),
+    **PUBLIC,
+    "generic": Cohort("", "", (), generic.NAMED_LIKE, ()),  # paired by what names have in common
 }
 
 AUTO: Final = "auto"
@@ -173,9 +149,8 @@ def find_recordings(paths: Sequence[Path]) -> tuple[Night, ...]:
         )
     known = {
         night.signal_path: night
-        for name, cohort in COHORTS.items()
-        if name != "generic"
-        for night in cohort.pair(files).nights
+        for cohort in PUBLIC
+        for night in pair_named(files, cohort).nights
         if is_marked(night)
     }
     nights = []
@@ -321,7 +296,7 @@ def _find(
     if cohort == AUTO:
         if subject_pattern or any(path.name.casefold() == PAIRS for path in files):
             return _find(files, named, "generic", subject_pattern, read_as)
-        known = [_find(files, named, name, "", read_as) for name in COHORTS if name != "generic"]
+        known = [_find(files, named, name, "", read_as) for name in PUBLIC]
         fitting = [found for found in known if any(map(is_marked, found.nights))]
         if len(fitting) > 1:
             examples = ", ".join(f"{f.nights[0].signal_path} ({f.cohort})" for f in fitting)
@@ -330,10 +305,10 @@ def _find(
                 "Give one folder at a time, or choose with --cohort.",
             )
         return fitting[0] if fitting else _find(files, named, "generic", "", read_as)
-    pair = COHORTS[cohort].pair
     if cohort == "generic":
-        pair = partial(generic.pair, subject_pattern=subject_pattern, meant=named, read_as=read_as)
-    found = pair(files)
+        found = generic.pair(files, subject_pattern, meant=named, read_as=read_as)
+    else:
+        found = pair_named(files, cohort)
     return replace(
         found,
         nights=tuple(night for night in found.nights if night.signal_path in named),

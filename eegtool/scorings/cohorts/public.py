@@ -16,7 +16,7 @@ _LOOK_BYTES: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class Cohort:
     """How the files of a data set are named and read.
 
     Attributes
@@ -30,8 +30,8 @@ class Named:
         Kinds of scorings, the first choice first.
     experts : bool
         Whether these are several scorers of one night: of them only the first is taken unasked.
-    like : str
-        An example, for messages.
+    named_like : str
+        How its files are named, for messages.
     channels : tuple of str
         EEG channels that are usual in the literature on it, the first choice first.
     upper : bool
@@ -57,7 +57,7 @@ class Named:
     files: str
     recording: str
     scorings: tuple[str, ...]
-    like: str
+    named_like: str
     channels: tuple[str, ...]
     experts: bool = False
     upper: bool = False
@@ -98,10 +98,10 @@ def _isruc(match: re.Match[str]) -> tuple[str, int]:
     return f"isruc{group}-{subject:03d}", night
 
 
-NAMED: Final[dict[str, Named]] = {
+PUBLIC: Final[dict[str, Cohort]] = {
     # Kemp et al. 2000, PhysioNet: SC4ssNE0 (cassette) and ST7ssNJ0 (telemetry), subject ss, night N; the
     # letters before the dash of a hypnogram name its scorer. R&K, 30 s.
-    "sleep-edf": Named(
+    "sleep-edf": Cohort(
         r"(?P<recording>(?P<key>(?P<subject>(sc4|st7)\d\d)(?P<night>\d))\w\w)-(?P<kind>psg|hypnogram)\.edf",
         "psg",
         ("hypnogram",),
@@ -111,7 +111,7 @@ NAMED: Final[dict[str, Named]] = {
     ),
     # National Sleep Research Resource (sleepdata.org); a visit counts as a night of the same person. Each scoring
     # is there in several dialects, of which its own comes first. R&K or AASM, 30 s.
-    "nsrr": Named(
+    "nsrr": Cohort(
         rf"(?P<key>(?P<study>{'|'.join(_STUDIES)})(?P<before>(?:-?(?:[a-z]+-?\d{{0,2}}|[12]))*?)"
         r"-(?P<id>[a-z]{0,2}\d{4,})(?P<after>(?:-(?!nsrr|profusion)[a-z]+\d{0,2})*))"
         r"(?P<kind>\.edf|-nsrr\.xml|-profusion\.xml|(?:-nsrr)?\.annot|\.eannot|\.stg\.txt)",
@@ -123,7 +123,7 @@ NAMED: Final[dict[str, Named]] = {
         night=_visit,
     ),
     # O'Reilly et al. 2014: 01-0S-NNNN, subset S. SS1 and SS3 AASM in 30 s; SS2, SS4 and SS5 R&K in 20 s.
-    "mass": Named(
+    "mass": Cohort(
         r"(?P<key>\d\d-0[1-5]-\d{4})[ _](?P<kind>psg|base)\.edf",
         "psg",
         ("base",),
@@ -132,7 +132,7 @@ NAMED: Final[dict[str, Named]] = {
         epoch_s=lambda key: 20.0 if key[3:5] in ("02", "04", "05") else 0.0,
     ),
     # Alvarez-Estevez & Rijsman 2021, PhysioNet: one night each. AASM, 30 s.
-    "hmc": Named(
+    "hmc": Cohort(
         r"(?P<key>sn\d{3})(?P<kind>\.edf|_sleepscoring\.edf|_sleepscoring\.txt)",
         ".edf",
         ("_sleepscoring.edf", "_sleepscoring.txt"),
@@ -141,7 +141,7 @@ NAMED: Final[dict[str, Named]] = {
         upper=True,
     ),
     # Perslev et al. 2021: a folder each, relations between them are not known. AASM, 30 s.
-    "dcsm": Named(
+    "dcsm": Cohort(
         r"(?P<key>tp[\da-f]{8}(?:_[\da-f]{4}){3}_[\da-f]{12})/(?P<kind>psg|hypnogram)\.(?:h5|edf|ids)",
         "psg",
         ("hypnogram",),
@@ -149,7 +149,7 @@ NAMED: Final[dict[str, Named]] = {
         ("C4-M1", "C3-M2"),
     ),
     # Guillot et al. 2020, DOD-H and DOD-O: the scoring is inside. AASM (4 is REM), 30 s.
-    "dod": Named(
+    "dod": Cohort(
         r"(?P<key>[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12})(?P<kind>\.h5)",
         ".h5",
         (".h5",),
@@ -158,7 +158,7 @@ NAMED: Final[dict[str, Named]] = {
         codes="-1=?,0=W,1=N1,2=N2,3=N3,4=REM",
     ),
     # Ghassemi et al. 2018, PhysioNet: tr has scorings, te has none. AASM, each stage until the next.
-    "cinc2018": Named(
+    "cinc2018": Cohort(
         r"(?P<key>t[re]\d\d-\d{4})(?P<kind>\.hea|\.arousal)",
         ".hea",
         (".arousal",),
@@ -166,7 +166,7 @@ NAMED: Final[dict[str, Named]] = {
         ("C4-M1", "C3-M2"),
     ),
     # Terzano et al. 2001, PhysioNet: a group and a number, one night each. R&K, 30 s.
-    "cap": Named(
+    "cap": Cohort(
         r"(?P<key>n(?:1[0-6]|[1-9])|brux[12]|ins[1-9]|narco[1-5]|nfle(?:40|[1-3]?[1-9]|[1-3]0)"
         r"|plm(?:10|[1-9])|rbd(?:2[0-2]|1?[1-9]|10)|sdb[1-4])(?P<kind>\.edf|\.txt)",
         ".edf",
@@ -176,7 +176,7 @@ NAMED: Final[dict[str, Named]] = {
         mark=b"sleep-s",
     ),
     # Devuyst 2005: subjects (healthy) and patients, scored twice; the AASM scoring comes first. In 5 s.
-    "dreams": Named(
+    "dreams": Cohort(
         r"(?P<kind>hypnogram(?:aasm|r&k)_(?=.+txt)|(?=.+edf))(?P<key>(?:subject|patient)\d{1,2})\.(?:edf|txt)",
         "",
         ("hypnogramaasm_", "hypnogramr&k_"),
@@ -188,7 +188,7 @@ NAMED: Final[dict[str, Named]] = {
     ),
     # Khalighi et al. 2016: a folder per subject, in subgroup II with one for each of two sessions (3/1/1.rec); .rec
     # is EDF by another name, and many rename it: 12/12.edf alone could be anybody's. Two experts, R&K, 30 s.
-    "isruc": Named(
+    "isruc": Cohort(
         r"(?P<key>(?:.*/)?0*(?P<number>\d+)/0*(?P=number))"
         r"(?P<kind>_[12](?=\.txt)|(?=\.(?:rec|edf)))\.(?:rec|edf|txt)",
         "",
@@ -207,7 +207,7 @@ NAMED: Final[dict[str, Named]] = {
 
 
 def pair_named(files: Sequence[Path], cohort: str) -> Found:
-    """Pair the files of one cohort of `NAMED` by the keys in their names, wherever they lie.
+    """Pair the files of one cohort of `PUBLIC` by the keys in their names, wherever they lie.
 
     Returns
     -------
@@ -215,7 +215,7 @@ def pair_named(files: Sequence[Path], cohort: str) -> Found:
         Of several scorings of one kind the one beside the recording is taken, or else none, and the
         problem of the night says so.
     """
-    line = NAMED[cohort]
+    line = PUBLIC[cohort]
     pattern = re.compile(rf"(?:^|/){line.files}$")
     paths = ((path, path.absolute().as_posix().lower()) for path in files)
     matches = [(path, m) for path, text in paths if (m := pattern.search(text))]
@@ -253,7 +253,7 @@ def pair_named(files: Sequence[Path], cohort: str) -> Found:
 
 def is_marked(night: Night) -> bool:
     """Say whether names and, where these do not suffice, a scoring show that a night is of its cohort."""
-    line = NAMED.get(night.cohort)
+    line = PUBLIC.get(night.cohort)
     if line is None or line.mark is None or night.signal_path.suffix.lower() == line.suffix:
         return True
     heads = []
