@@ -20,9 +20,9 @@ from eegtool.core.forms import IMAGE_TOKEN
 from eegtool.core.pictures import read_rgb
 from eegtool.core.probabilities import AIMS, Scaling, by_stage
 from eegtool.core.records import Question
-from eegtool.core.settings import AskSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, check_same_pictures, read_json
+from eegtool.evaluate.options import AskSettings
 from eegtool.evaluate.task import check_module
 from eegtool.extract.features import load_features, read_sidecar
 from eegtool.extract.stored import STORED, features_of, is_module, open_module

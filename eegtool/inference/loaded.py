@@ -16,9 +16,9 @@ import torch
 from eegtool import __version__
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError, brief
+from eegtool.core.options import AnswerMode
 from eegtool.core.records import Question
 from eegtool.core.registry import check_name
-from eegtool.core.settings import AnswerMode
 from eegtool.inference import seam
 from eegtool.inference.cache import Cached
 from eegtool.inference.decoding import Decoding
