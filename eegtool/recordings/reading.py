@@ -118,8 +118,8 @@ def is_recording(path: Path) -> bool:
         return False
 
 
-def read_header(source: Source, *, strict: bool = False) -> Header:
-    """Read what a recording says about itself. Cheap: no samples are read.
+def open_recording(source: Source, *, strict: bool = False) -> Opened:
+    """Open a recording of any format. Cheap: no samples are read.
 
     Parameters
     ----------
@@ -133,7 +133,17 @@ def read_header(source: Source, *, strict: bool = False) -> Header:
     EegToolError
         If the file is missing, of another format, damaged, empty, or has a gap.
     """
-    return _open(source, strict).header
+    opened = _open_raw(source) if isinstance(source, mne.io.BaseRaw) else _open_file(source)
+    path = opened.header.path
+    if strict and opened.loss:
+        raise EegToolError(f"{path}: {opened.loss}", "Fetch the file again, or leave out --strict.")
+    reading = _reading(path)
+    return replace(opened, read=reading(opened.read), annotations=reading(opened.annotations))
+
+
+def read_header(source: Source, *, strict: bool = False) -> Header:
+    """Read what a recording says about itself; see `open_recording`."""
+    return open_recording(source, strict=strict).header
 
 
 def paused_epochs(pauses: Sequence[Pause], n_epochs: int, first_onset_s: float = 0.0) -> set[int]:
@@ -144,41 +154,6 @@ def paused_epochs(pauses: Sequence[Pause], n_epochs: int, first_onset_s: float =
         stop = math.ceil((pause.onset_s + pause.duration_s - first_onset_s) / EPOCH_S)
         found |= set(range(max(first, 0), min(stop, n_epochs)))
     return found
-
-
-def read_annotations(path: Path) -> tuple[list[Annotation], str]:
-    """Read the annotations of a recording of any format.
-
-    Returns
-    -------
-    annotations : list of Annotation
-        Onsets from the first sample.
-    encoding : str
-        Of their texts; ``"latin-1"`` where it had to be guessed.
-
-    Raises
-    ------
-    EegToolError
-        As in `read_header`.
-    """
-    opened = _open(path, strict=False)
-    with _reading(path):
-        return opened.annotations()
-
-
-def read_slow_channel(path: Path, name: str) -> tuple[np.ndarray, float]:
-    """Read a channel that is no EEG, as it stands in the file.
-
-    Returns
-    -------
-    float64 [n_samples], float
-        Numbers in the unit of the file, and their rate in Hz.
-    """
-    opened = _open(path, strict=False)
-    names = [channel.name for channel in opened.header.channels]
-    with _reading(path):
-        numbers = opened.read([names.index(name)])[0]
-    return numbers, opened.header.channels[names.index(name)].sfreq_hz
 
 
 def find_signals(header: Header, channels: Sequence[str | ChannelSpec]) -> tuple[Found, ...]:
@@ -274,7 +249,7 @@ def read_recording(
         As in `read_header` and `find_signals`; also if a channel that may not be missing is flat,
         saturated or in no unit of its kind.
     """
-    opened = _open(source, strict)
+    opened = open_recording(source, strict=strict)
     header = opened.header
     wanted = find_signals(header, channels)
     notes = [*header.notes, *(found.note for found in wanted)]
@@ -284,8 +259,7 @@ def read_recording(
     for rate in dict.fromkeys(f.sfreq_hz for f in wanted if f.derivation):
         of_rate = (f.derivation.weights for f in wanted if f.derivation and f.sfreq_hz == rate)
         names = list(dict.fromkeys(name for weights in of_rate for name in weights))
-        with _reading(header.path):
-            samples = opened.read([position[name] for name in names])
+        samples = opened.read([position[name] for name in names])
         raw |= zip(names, samples, strict=True)
     signals = []
     for found in wanted:
@@ -371,10 +345,8 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _open(source: Source, strict: bool) -> Opened:
-    if isinstance(source, mne.io.BaseRaw):
-        return _open_raw(source)
-    path = source
+def _open_file(path: Path) -> Opened:
+    """Open a file by its suffix."""
     opener = _opener(path)
     if opener is None:
         raise EegToolError(
@@ -383,10 +355,7 @@ def _open(source: Source, strict: bool) -> Opened:
     if not path.is_file():
         raise EegToolError(f"The recording {path} does not exist.", "Check the path.")
     with _reading(path):
-        opened = opener(path)
-    if strict and opened.loss:
-        raise EegToolError(f"{path}: {opened.loss}", "Fetch the file again, or leave out --strict.")
-    return opened
+        return opener(path)
 
 
 def _open_raw(raw: mne.io.BaseRaw) -> Opened:
