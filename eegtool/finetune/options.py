@@ -87,6 +87,12 @@ class FinetuneSettings:
         "Learning rate of the second matrices, in multiples of the first ones' (LoRA+).",
         min=1.0,
     )
+    stage_share: float = TRAINING(
+        0.5,
+        "Share of the loss that the words naming the stage have in answers with reasons; 0: all words count alike.",
+        min=0.0,
+        max=0.9,
+    )
     eval_strategy: str = VALIDATION(
         "no", "Validate while training: 'no', 'steps' (every so many), 'epoch' (after each pass)."
     )

@@ -157,6 +157,7 @@ def make_plan(
         use_dora=settings.use_dora,
         use_rslora=settings.use_rslora,
         loraplus_lr_ratio=settings.loraplus_lr_ratio,
+        stage_share=settings.stage_share if form.place in ("start", "end") else 0.0,
         attention=settings.attention,
         bits=settings.bits,
         zero_stage=stage,
