@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Final
-
-from eegtool.core.workspace import read_json, write_json
 
 IMBALANCE: Final = ("weights", "sampling", "none")
 LOGS: Final = ("csv", "tensorboard")
@@ -93,16 +90,10 @@ class TrainPlan:
         return None if size is None else int(size)
 
     @classmethod
-    def read(cls, path: Path) -> TrainPlan:
-        """Read what `write` wrote."""
-        values = read_json(path)
-        for name in ("train_subjects", "val_subjects"):
-            values[name] = tuple(values[name])
-        return cls(**values)
-
-    def write(self, path: Path) -> None:
-        """Write the plan for the ranks."""
-        write_json(path, asdict(self))
+    def of(cls, values: Mapping[str, Any]) -> TrainPlan:
+        """Return the plan from what JSON has kept of its fields."""
+        subjects = {name: tuple(values[name]) for name in ("train_subjects", "val_subjects")}
+        return cls(**{**values, **subjects})
 
 
 @dataclass(frozen=True, slots=True)

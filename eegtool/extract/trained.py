@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +15,8 @@ from rich.markup import escape
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
-from eegtool.core.launching import count_ranks, is_first_rank, launch
+from eegtool.core.launching import count_ranks, is_first_rank
+from eegtool.core.ranks import call_on_ranks
 from eegtool.core.records import Epoch
 from eegtool.core.workspace import (
     Workspace,
@@ -231,7 +230,7 @@ def trained(side: FineTuneSide, subjects: Sequence[str], where: str) -> tuple[Vi
         train_module(plan)
         torch.distributed.barrier()  # the first rank writes the module
     elif (ranks := count_ranks(settings.num_gpus, torch.cuda.device_count())) > 1:
-        _launch(plan, ranks, side.lock)
+        call_on_ranks("eegtool.extract.training:train_as_rank", asdict(plan), ranks, side.lock)
     else:
         train_module(plan)
     return load_module(out, backbone=settings.backbone)
@@ -273,26 +272,3 @@ def _say(text: str) -> None:
     """Print what all ranks know once."""
     if is_first_rank():
         console.print(text)
-
-
-def _launch(plan: TrainPlan, ranks: int, lock: IO[str] | None) -> None:
-    """Train in several processes, one per GPU, which hold the lock though this one be killed."""
-    with tempfile.TemporaryDirectory(prefix="eegvlm-") as tmp:
-        path = Path(tmp) / "plan.json"
-        plan.write(path)
-        module = [sys.executable, "-m", "eegtool.extract.train"]
-        code = launch(
-            [*module, "--ranks", str(ranks), str(path)],
-            _environment(ranks),
-            kept_open=() if lock is None else (lock.fileno(),),
-        )
-    if code != 0:
-        raise EegToolError(
-            f"The training stopped with exit code {code}.", "The reason stands above."
-        )
-
-
-def _environment(ranks: int) -> dict[str, str]:
-    """Return the environment of the ranks; on a CPU they share its cores."""
-    threads = max(1, (os.cpu_count() or 1) // ranks)
-    return {"OMP_NUM_THREADS": str(threads), **os.environ}

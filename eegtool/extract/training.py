@@ -1,6 +1,6 @@
 """Training of the vision module on the fine-tune side, validated on subjects it does not train on.
 
-transformers' Trainer runs it, in this process or as one of several ranks (`eegtool.extract.train`).
+transformers' Trainer runs it, in this process or as one of several ranks (`train_as_rank`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -69,6 +69,15 @@ def split_validation(
     train = [epoch for epoch in epochs if epoch.subject not in held_out]
     val = [epoch for epoch in epochs if epoch.subject in held_out]
     return train, val, tuple(sorted(held_out))
+
+
+def train_as_rank(plan: Mapping[str, Any], rank: int, ranks: int) -> None:
+    """Train as one of several processes (see `call_on_ranks`), which know their number from torchrun."""
+    try:
+        train_module(TrainPlan.of(plan))
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def train_module(plan: TrainPlan) -> TrainResult:

@@ -1,6 +1,6 @@
 """What each rank of the training runs, once its environment is set (`eegtool.finetune.rank`).
 
-It reads the plan that the parent (`eegtool.finetune.step`) checked and wrote.
+It reads the plan that the parent (`eegtool.finetune.planning`) checked and wrote.
 """
 
 from __future__ import annotations

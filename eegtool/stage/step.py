@@ -26,10 +26,10 @@ from eegtool.core.console import console, warn
 from eegtool.core.errors import CannotWriteError, EegToolError
 from eegtool.core.launching import count_ranks
 from eegtool.core.options import AnswerMode, settings_from
+from eegtool.core.ranks import call_on_ranks
 from eegtool.core.registry import check_name
 from eegtool.core.stages import EPOCH_S
 from eegtool.core.workspace import jsonable, read_json, run_stamp, sha256_of, write_json
-from eegtool.evaluate.ranks import call_on_ranks
 from eegtool.evaluate.task import read_batch_size
 from eegtool.inference.loaded import merge_note
 from eegtool.model.loading import ATTENTIONS

@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score
 
+from eegtool.core import ranks
 from eegtool.core.errors import EegToolError
 from eegtool.core.launching import open_locked
 from eegtool.core.records import (
@@ -776,7 +777,7 @@ def test_ranks_hold_the_lock_of_the_workspace(
         assert os.fstat(number).st_ino == (workspace.root / ".extract.lock").stat().st_ino
         return 7
 
-    monkeypatch.setattr(trained_room, "launch", launch)
+    monkeypatch.setattr(ranks, "launch", launch)
     with pytest.raises(EegToolError, match="stopped with exit code 7"):
         run(replace(settings_of(workspace), num_gpus=2))
 

@@ -15,7 +15,7 @@ from transformers import Trainer
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Epoch, read_epochs, write_epochs
 from eegtool.core.stages import STAGES
-from eegtool.core.workspace import Workspace
+from eegtool.core.workspace import Workspace, read_json, write_json
 from eegtool.extract import data, training
 from eegtool.extract.data import Pictures
 from eegtool.extract.plan import TrainPlan, TrainResult
@@ -179,8 +179,8 @@ def test_balanced_sampling_draws_all_stages_equally_often() -> None:
 
 def test_plan_comes_back_from_its_file(workspace: Workspace, tmp_path: Path) -> None:
     plan = plan_of(workspace, tmp_path / "out", augmentation=AUGMENTED)
-    plan.write(tmp_path / "plan.json")
-    assert TrainPlan.read(tmp_path / "plan.json") == plan
+    write_json(tmp_path / "plan.json", asdict(plan))
+    assert TrainPlan.of(read_json(tmp_path / "plan.json")) == plan
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from eegtool.finetune import estimate
 from eegtool.finetune.estimate import Size
 from eegtool.finetune.options import FinetuneSettings
 from eegtool.finetune.plan import Plan
-from eegtool.finetune.step import make_plan
+from eegtool.finetune.planning import make_plan
 from eegtool.model.adapters import add_lora
 from eegtool.model.checkpoints import find_base, load_base
 from eegtool.model.eegvlm import EEGVLM, patches

@@ -502,6 +502,7 @@ def test_licences_are_told_as_the_hub_wants_them(
     [
         ({}, ""),
         ({"README.md": "# A model\nlicense: mit\n"}, ""),
+        ({"README.md": "---\nlicense: [\n---\n# M", "LICENSE": "Mine"}, "Mine"),
         ({"README.md": "---\ntags: [a]\nlicense: llama2\n---\n# M", "LICENSE": "x"}, "llama2"),
         (
             {"README.md": "---\ntags: [a]\n---\n# M", "LICENSE": "\n# My Licence\nmore"},

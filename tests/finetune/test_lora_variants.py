@@ -20,7 +20,7 @@ from eegtool.core.workspace import Workspace
 from eegtool.finetune import saving, step, train
 from eegtool.finetune.options import FinetuneSettings
 from eegtool.finetune.plan import Plan
-from eegtool.finetune.step import make_plan
+from eegtool.finetune.planning import make_plan
 from eegtool.finetune.trainer import EegTrainer
 from eegtool.model.adapters import add_lora, load_adapter
 from eegtool.model.checkpoints import load_base

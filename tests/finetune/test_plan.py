@@ -11,7 +11,7 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.workspace import Workspace
 from eegtool.finetune.options import FinetuneSettings
 from eegtool.finetune.plan import Plan, differences
-from eegtool.finetune.step import make_plan
+from eegtool.finetune.planning import make_plan
 
 
 @pytest.fixture
