@@ -20,10 +20,10 @@ from eegtool.core.forms import IMAGE_TOKEN
 from eegtool.core.pictures import read_rgb
 from eegtool.core.probabilities import AIMS, Scaling, by_stage
 from eegtool.core.records import Question
-from eegtool.core.settings import AskSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, read_json
 from eegtool.evaluate.model_folder import ModelFolder
+from eegtool.evaluate.options import AskSettings
 from eegtool.extract.features import load_features, read_sidecar
 from eegtool.extract.stored import STORED, features_of, open_module
 from eegtool.inference.calibration import Calibration

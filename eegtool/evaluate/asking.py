@@ -14,10 +14,10 @@ import numpy as np
 from eegtool.core.console import progress
 from eegtool.core.errors import EegToolError
 from eegtool.core.launching import is_first_rank
+from eegtool.core.options import AnswerMode, FeatureSource
 from eegtool.core.parsing import parse_json
 from eegtool.core.probabilities import by_stage
 from eegtool.core.records import Answer, Epoch, Question
-from eegtool.core.settings import AnswerMode, FeatureSource
 from eegtool.evaluate.model_folder import ModelFolder
 from eegtool.evaluate.shards import parts_of, whole_lines
 from eegtool.inference.loaded import LoadedModel

@@ -18,11 +18,12 @@ from rich.markup import escape
 from eegtool.core.console import console, warn
 from eegtool.core.errors import EegToolError
 from eegtool.core.launching import count_ranks, take_lock
+from eegtool.core.options import settings_from
 from eegtool.core.records import Answer, write_answers
-from eegtool.core.settings import EvaluateSettings, settings_from
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import run_stamp, write_json
 from eegtool.evaluate.asking import read_row
+from eegtool.evaluate.options import EvaluateSettings
 from eegtool.evaluate.ranks import call_on_ranks
 from eegtool.evaluate.shards import appended, deal, remove_parts, share
 from eegtool.evaluate.task import Task, check, read_batch_size, say_what_is_unusual

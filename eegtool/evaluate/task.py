@@ -13,10 +13,10 @@ from eegtool.core.forms import Forms, sentences
 from eegtool.core.labels import read_labels
 from eegtool.core.records import Epoch, Question, check_unique, read_epochs, read_questions
 from eegtool.core.registry import check_name, closest
-from eegtool.core.settings import EvaluateSettings
 from eegtool.core.workspace import Workspace, check_folder, target_of
 from eegtool.evaluate.asking import Job
 from eegtool.evaluate.model_folder import ModelFolder
+from eegtool.evaluate.options import EvaluateSettings
 from eegtool.evaluate.shards import part_path, share
 from eegtool.extract.features import FeatureTable, load_features, warn_if_by_order
 from eegtool.inference.calibration import Calibration

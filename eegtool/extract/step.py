@@ -33,7 +33,6 @@ from eegtool.core.records import (
     read_questions,
 )
 from eegtool.core.registry import check_name
-from eegtool.core.settings import ExtractSettings
 from eegtool.core.stages import STAGE_INDEX, STAGES
 from eegtool.core.workspace import (
     Workspace,
@@ -67,6 +66,7 @@ from eegtool.extract.features import (
 from eegtool.extract.folds import Fold, export_out_of_fold
 from eegtool.extract.module import VisionModule
 from eegtool.extract.neighbours import neighbours
+from eegtool.extract.options import ExtractSettings
 from eegtool.extract.plan import IMBALANCE, LOGS
 from eegtool.extract.stored import CARD
 from eegtool.extract.trained import (

@@ -19,7 +19,6 @@ from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
 from eegtool.core.launching import count_ranks, is_first_rank, launch
 from eegtool.core.records import Epoch
-from eegtool.core.settings import ExtractSettings
 from eegtool.core.workspace import (
     Workspace,
     atomic_path,
@@ -30,6 +29,7 @@ from eegtool.core.workspace import (
 from eegtool.extract.backbones import code_sha256
 from eegtool.extract.folds import check_can_align, fold_subjects
 from eegtool.extract.module import VisionModule
+from eegtool.extract.options import ExtractSettings
 from eegtool.extract.plan import TrainPlan
 from eegtool.extract.stored import CARD, WEIGHTS, is_module
 from eegtool.extract.training import split_validation, train_module

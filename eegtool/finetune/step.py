@@ -26,7 +26,6 @@ from eegtool.core.forms import CHAT, Forms, sentences
 from eegtool.core.launching import Stopped, launch, take_lock
 from eegtool.core.records import Conversation, check_unique, read_conversations
 from eegtool.core.registry import check_name
-from eegtool.core.settings import FinetuneSettings
 from eegtool.core.workspace import (
     Workspace,
     check_same_pictures,
@@ -49,6 +48,7 @@ from eegtool.finetune.calibrating import calibrate_adapter
 from eegtool.finetune.data import encode, trained_share
 from eegtool.finetune.hardware import Hardware
 from eegtool.finetune.held_out import Sides, draw, everybody
+from eegtool.finetune.options import FinetuneSettings
 from eegtool.finetune.plan import PLAN_FILE, Plan, differences
 from eegtool.finetune.saving import checkpoints, last_whole, step_of
 from eegtool.finetune.summary import family_of
@@ -461,6 +461,7 @@ def make_plan(
         use_dora=settings.use_dora,
         use_rslora=settings.use_rslora,
         loraplus_lr_ratio=settings.loraplus_lr_ratio,
+        stage_share=settings.stage_share if form.place in ("start", "end") else 0.0,
         attention=settings.attention,
         bits=settings.bits,
         zero_stage=stage,

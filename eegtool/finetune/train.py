@@ -76,6 +76,7 @@ def run(plan: Plan) -> None:
         processor,
         plan.model_max_length,
         count_threads(plan),
+        stage_share=plan.stage_share,
     )
     contract = _contract(plan, processor, table, len(sides.scored))
     validator = _validator(plan, model, args, dataset, sides.scored) if sides.scored else None

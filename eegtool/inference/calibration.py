@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from eegtool.core.errors import EegToolError
+from eegtool.core.options import DecideFor
 from eegtool.core.probabilities import (
     AIMS,
     Fit,
@@ -26,7 +27,6 @@ from eegtool.core.probabilities import (
     read_scaling,
 )
 from eegtool.core.records import Answer
-from eegtool.core.settings import DecideFor
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import read_json, write_json
 from eegtool.inference.smoothing import Chain, Place, chain_of, fitted_weight, knows_sequences

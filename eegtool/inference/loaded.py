@@ -18,9 +18,9 @@ from eegtool import __version__
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.launching import is_first_rank
+from eegtool.core.options import AnswerMode
 from eegtool.core.records import Question
 from eegtool.core.registry import check_name
-from eegtool.core.settings import AnswerMode
 from eegtool.inference.memory import first_batch_size, is_out_of_memory
 from eegtool.inference.scoring import Choice, behind_reasons, encode_choice, stage_log_likelihoods
 from eegtool.inference.writing import Decoding, Reply, Written, inputs_of, write

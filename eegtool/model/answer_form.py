@@ -16,8 +16,8 @@ from typing import Any, Final, Literal
 
 from eegtool.core.answers import Reading, read_stage
 from eegtool.core.errors import EegToolError
+from eegtool.core.options import AnswerMode
 from eegtool.core.records import Conversation
-from eegtool.core.settings import AnswerMode
 from eegtool.core.stages import STAGES
 
 Place = Literal["whole", "end", "start", "nowhere"]

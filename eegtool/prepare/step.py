@@ -28,7 +28,6 @@ from eegtool.core.console import console, progress
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.records import SPLITS, Epoch, write_conversations, write_epochs, write_questions
 from eegtool.core.registry import check_name
-from eegtool.core.settings import EEG_CHANNEL, InspectSettings, PrepareSettings
 from eegtool.core.stages import DROPPED, STAGES
 from eegtool.core.workspace import Workspace, jsonable, read_json, run_stamp, write_json
 from eegtool.pictures import RENDERER, STYLES, check_bands, visible_hz
@@ -43,6 +42,7 @@ from eegtool.prepare.nights import (
     outline,
     prepare_night,
 )
+from eegtool.prepare.options import EEG_CHANNEL, InspectSettings, PrepareSettings
 from eegtool.prepare.protocols import PROTOCOLS
 from eegtool.prepare.questions import (
     QUESTION_TEMPLATES,

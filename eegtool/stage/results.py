@@ -15,13 +15,13 @@ from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
 from eegtool.core.launching import take_lock
 from eegtool.core.records import write_answers
-from eegtool.core.settings import ReportSettings
 from eegtool.core.workspace import Workspace, read_json, write_json
 from eegtool.evaluate.shards import remove_parts
 from eegtool.prepare.nights import Prepared
 from eegtool.prepare.unscored import store_drawn
 from eegtool.report import step as report
 from eegtool.report.measures.sleep import in_bed, statistics
+from eegtool.report.options import ReportSettings
 from eegtool.report.reading.lights import Lights
 from eegtool.report.showing.exports import (
     write_annotations,

@@ -15,9 +15,9 @@ import torch
 from eegtool.core.console import progress
 from eegtool.core.errors import EegToolError
 from eegtool.core.launching import is_first_rank
+from eegtool.core.options import AnswerMode
 from eegtool.core.records import Answer, Question
 from eegtool.core.registry import check_name
-from eegtool.core.settings import AnswerMode
 from eegtool.evaluate.asking import Job, read_row
 from eegtool.evaluate.shards import appended, part_path, share
 from eegtool.extract.stored import features_of, open_module

@@ -25,8 +25,8 @@ from eegtool import __version__
 from eegtool.core.console import console, warn
 from eegtool.core.errors import CannotWriteError, EegToolError
 from eegtool.core.launching import count_ranks
+from eegtool.core.options import AnswerMode, settings_from
 from eegtool.core.registry import check_name
-from eegtool.core.settings import AnswerMode, StageSettings, settings_from
 from eegtool.core.stages import EPOCH_S
 from eegtool.core.workspace import jsonable, read_json, run_stamp, sha256_of, write_json
 from eegtool.evaluate.ranks import call_on_ranks
@@ -37,6 +37,7 @@ from eegtool.prepare.step import in_parallel, say_left_out
 from eegtool.prepare.unscored import DrawnNight, prepare_unscored, read_drawn, shown
 from eegtool.report.reading.lights import Lights, Span, annotated_lights, read_lights
 from eegtool.scorings.cohorts import Night, find_recordings
+from eegtool.stage.options import StageSettings
 from eegtool.stage.results import STAMP, finished, own_folder, words_file, workspace_of, write_night
 from eegtool.stage.stager import Stager
 

@@ -25,10 +25,11 @@ import torch
 from sklearn.metrics import cohen_kappa_score, f1_score
 
 from eegtool.core.records import read_answers
-from eegtool.core.settings import EvaluateSettings, FinetuneSettings
 from eegtool.core.workspace import Workspace
 from eegtool.evaluate import step as evaluate
+from eegtool.evaluate.options import EvaluateSettings
 from eegtool.finetune import step, train
+from eegtool.finetune.options import FinetuneSettings
 from eegtool.finetune.summary import family_of
 from eegtool.model.checkpoints import find_base, load_processor
 

@@ -38,10 +38,10 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from eegtool.core.settings import PrepareSettings
 from eegtool.pictures import STYLES, draw_png, spectrogram, wrapped
 from eegtool.pictures.png import encode
 from eegtool.pictures.spec import PictureSpec
+from eegtool.prepare.options import PrepareSettings
 from eegtool.recordings.signals import band_pass
 from eegtool.simulate.twins import load_twin, simulate_signal
 
@@ -311,7 +311,7 @@ def jobs(folder: Path, n_nights: int, n_rounds: int) -> dict[str, float]:
 PEAK = """
 import sys
 from pathlib import Path
-from eegtool.core.settings import PrepareSettings
+from eegtool.prepare.options import PrepareSettings
 from eegtool.prepare.step import run
 nights, workspace, channel, style = sys.argv[1:]
 run(PrepareSettings([Path(nights)], Path(workspace), channel=[channel], style=style))

@@ -32,11 +32,11 @@ import torch
 from PIL import Image
 
 from eegtool.core.records import Epoch, write_conversations, write_epochs
-from eegtool.core.settings import FinetuneSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, write_json
 from eegtool.extract.features import Sidecar, write_features
 from eegtool.finetune import saving, step, train
+from eegtool.finetune.options import FinetuneSettings
 from eegtool.finetune.trainer import EegTrainer
 from eegtool.finetune.validation import figures
 from eegtool.inference.loaded import LoadedModel

@@ -16,10 +16,11 @@ from transformers import AutoModelForImageTextToText
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import read_answers
-from eegtool.core.settings import EvaluateSettings, ExportSettings, FinetuneSettings
 from eegtool.core.workspace import Workspace
 from eegtool.evaluate import step as evaluate
+from eegtool.evaluate.options import EvaluateSettings
 from eegtool.finetune import export, step, train
+from eegtool.finetune.options import ExportSettings, FinetuneSettings
 from eegtool.model.adapters import load_adapter, read_contract
 from eegtool.model.checkpoints import base_in
 from tests.finetune.conftest import run_ranks

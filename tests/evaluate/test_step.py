@@ -17,9 +17,9 @@ import torch
 from eegtool.core.errors import EegToolError
 from eegtool.core.probabilities import Scaling, ece, of_stages
 from eegtool.core.records import Question, read_epochs, read_questions, write_questions
-from eegtool.core.settings import EvaluateSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, read_json, write_json
+from eegtool.evaluate.options import EvaluateSettings
 from eegtool.evaluate.step import run
 from eegtool.inference import loaded
 from eegtool.inference.calibration import Calibration, write_calibration

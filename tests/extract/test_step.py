@@ -32,13 +32,13 @@ from eegtool.core.records import (
     write_epochs,
     write_questions,
 )
-from eegtool.core.settings import ExtractSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, read_json, sha256_of, write_json
 from eegtool.extract import step
 from eegtool.extract import trained as trained_room
 from eegtool.extract.features import load_features, read_sidecar
 from eegtool.extract.module import VisionModule
+from eegtool.extract.options import ExtractSettings
 from eegtool.extract.step import run
 from eegtool.extract.stored import features_of, open_module
 from eegtool.extract.trained import augmentation_of

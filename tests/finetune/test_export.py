@@ -18,10 +18,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPImageProcessor, LlavaForConditionalGeneration
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.settings import EvaluateSettings, ExportSettings
 from eegtool.core.workspace import Workspace, read_json, sha256_of, write_json
 from eegtool.evaluate import step as evaluate
+from eegtool.evaluate.options import EvaluateSettings
 from eegtool.finetune import card, export
+from eegtool.finetune.options import ExportSettings
 from eegtool.model import weights
 from eegtool.model.adapters import (
     Contract,

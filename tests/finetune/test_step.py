@@ -23,10 +23,10 @@ from eegtool import cli
 from eegtool.core.errors import EegToolError
 from eegtool.core.launching import Stopped
 from eegtool.core.records import read_conversations, write_conversations
-from eegtool.core.settings import FinetuneSettings
 from eegtool.core.workspace import Workspace, read_json, sha256_of, write_json
 from eegtool.extract.features import load_features
 from eegtool.finetune import hardware, launcher, step
+from eegtool.finetune.options import FinetuneSettings
 from eegtool.finetune.plan import Plan
 from eegtool.model.adapters import read_contract
 from eegtool.model.eegvlm import EEGVLM

@@ -17,9 +17,9 @@ import pytest
 from typer.testing import CliRunner
 
 from eegtool.cli import app
-from eegtool.core.settings import FinetuneSettings
 from eegtool.core.workspace import Workspace
 from eegtool.finetune import step, train
+from eegtool.finetune.options import FinetuneSettings
 from eegtool.finetune.plan import Plan
 from eegtool.finetune.step import make_plan
 from tests.finetune.conftest import run_ranks

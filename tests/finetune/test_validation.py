@@ -27,12 +27,13 @@ from eegtool.core.records import (
     write_epochs,
     write_questions,
 )
-from eegtool.core.settings import EvaluateSettings, FinetuneSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, read_json, sha256_of
 from eegtool.evaluate import step as evaluate
+from eegtool.evaluate.options import EvaluateSettings
 from eegtool.finetune import calibrating, estimate, held_out, saving, step, train
 from eegtool.finetune.launcher import has_cpp_compiler
+from eegtool.finetune.options import FinetuneSettings
 from eegtool.finetune.plan import Plan, differences
 from eegtool.finetune.trainer import EegTrainer
 from eegtool.finetune.validation import best_of, figures

@@ -24,7 +24,6 @@ from eegtool.cli import app
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import read_conversations, read_epochs, read_questions
-from eegtool.core.settings import PrepareSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, sha256_of
 from eegtool.pictures import RENDERER, draw_png
@@ -32,6 +31,7 @@ from eegtool.pictures.signals import quantise
 from eegtool.pictures.spec import PictureSpec
 from eegtool.prepare import nights, step
 from eegtool.prepare.nights import Prepared
+from eegtool.prepare.options import PrepareSettings
 from eegtool.prepare.splits import make_split
 from eegtool.reasons.claims import claims_in, holds
 from eegtool.reasons.facts import Facts

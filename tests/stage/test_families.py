@@ -9,10 +9,10 @@ import mne
 import pytest
 
 import eegtool
-from eegtool.core.settings import AskSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace
 from eegtool.evaluate import ask
+from eegtool.evaluate.options import AskSettings
 from eegtool.extract.stored import STORED, store_module
 from eegtool.finetune import step, train
 from tests.e2e.test_families import settings_of
