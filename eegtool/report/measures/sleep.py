@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Final
 
 import numpy as np
+import pandas as pd
 import yasa
 
 from eegtool.core.parsing import finite
@@ -113,18 +114,12 @@ def night_statistics(
     found = []
     for night in nights:
         own = (lights or {}).get(night.recording)
-        both = zip(night.true, night.predicted, strict=True)
-        said = [p if t or not night.labelled else None for t, p in both]
-        true = in_bed(night.true, own, night.first_epoch) if night.labelled else None
-        found.append(
-            NightStatistics(
-                night.recording,
-                night.subject,
-                None if true is None else statistics(true),
-                statistics(in_bed(said, own, night.first_epoch)),
-                own,
-            )
-        )
+        said, true = night.predicted, None
+        if night.labelled:
+            said = tuple(p if t else None for t, p in zip(night.true, said, strict=True))
+            true = statistics(in_bed(night.true, own, night.first_epoch))
+        predicted = statistics(in_bed(said, own, night.first_epoch))
+        found.append(NightStatistics(night.recording, night.subject, true, predicted, own))
     return found
 
 
@@ -185,47 +180,34 @@ def cycles(stages: Sequence[str | None]) -> list[int]:
     with the last epoch of its REM period. What follows the last REM period is not a cycle.
     """
     per_min = 60 / EPOCH_S
-    rem = [i for i, stage in enumerate(stages) if stage == "REM"]
-    periods: list[list[int]] = []
-    for i in rem:
-        if periods and i - periods[-1][-1] <= _LEAST_NREM_MIN * per_min:
-            periods[-1].append(i)
-        else:
-            periods.append([i])
+    rem = np.flatnonzero([stage == "REM" for stage in stages])
+    breaks = np.flatnonzero(np.diff(rem) > _LEAST_NREM_MIN * per_min) + 1
     found: list[int] = []
     begin = 0
-    for period in periods:
+    for period in np.split(rem, breaks) if len(rem) else ():
         long_enough = len(period) >= _LEAST_REM_MIN * per_min or not found
-        nrem = [i for i in range(begin, period[0]) if stages[i] in _NREM]
+        first, last = int(period[0]), int(period[-1])
+        nrem = [i for i in range(begin, first) if stages[i] in _NREM]
         if long_enough and len(nrem) >= _LEAST_NREM_MIN * per_min:
-            found.append(period[-1] + 1 - nrem[0])
-            begin = period[-1] + 1
+            found.append(last + 1 - nrem[0])
+            begin = last + 1
     return found
 
 
 def deviations(nights: Sequence[NightStatistics]) -> dict[str, Deviation]:
     """Return bias and limits of agreement of each statistic over the nights that have labels."""
+    labelled = [night for night in nights if night.true is not None]
+    true = pd.DataFrame([night.true for night in labelled], columns=list(STATISTICS), dtype=float)
+    gap = pd.DataFrame([night.predicted for night in labelled], dtype=float) - true
     found = {}
     for name in STATISTICS:
-        pairs = [
-            (true, said)
-            for night in nights
-            if night.true is not None
-            and (true := night.true[name]) is not None
-            and (said := night.predicted[name]) is not None
-        ]
-        if not pairs:
+        defined = gap[name].dropna()
+        if defined.empty:
             continue
-        true, said = np.array(pairs, np.float64).T
-        bias = float((said - true).mean())
-        reach = 1.96 * float((said - true).std(ddof=1)) if len(pairs) > 1 else None
-        found[name] = Deviation(
-            nights=len(pairs),
-            true_mean=float(true.mean()),
-            bias=bias,
-            low=None if reach is None else bias - reach,
-            high=None if reach is None else bias + reach,
-        )
+        bias, spread = defined.mean(), defined.std()
+        low, high = (finite(float(bias + k * spread)) for k in (-1.96, 1.96))
+        mean = float(true.loc[defined.index, name].mean())
+        found[name] = Deviation(len(defined), mean, float(bias), low, high)
     return found
 
 

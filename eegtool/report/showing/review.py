@@ -30,13 +30,12 @@ _ESCAPED: Final = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 def render_review(data: ReportData, out: Path, pictures: PictureMode = "embed") -> str:
     """Return ``review.html``; see `eegtool.report.showing.page.render_page` for the parameters."""
-    shown = gather(data.image_folder, data.known.images, data.epochs, out, pictures)
-    island, base64_text = review_data(
-        data.epochs, shown, data.known.module_stages, data.known.facts, data.words
-    )
+    epochs, known = data.answers.epochs, data.known
+    shown = gather(data.image_folder, known.images, epochs, out, pictures)
+    island, base64_text = review_data(epochs, shown, known.module_stages, known.facts, data.words)
     script = (HERE / "review.js").read_text(encoding="utf-8")
     digest = hashlib.sha256(script.encode()).digest()
-    recordings = sorted({epoch.recording for epoch in data.epochs})
+    recordings = sorted({epoch.recording for epoch in epochs})
     # What is marked as safe below is our own, or has been made inert.
     return page_template("review.html.j2").render(
         title=recordings[0] if len(recordings) == 1 else f"{len(recordings)} recordings",
