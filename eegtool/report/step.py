@@ -36,29 +36,15 @@ from eegtool.report.reading.lights import Lights, Span, read_lights
 from eegtool.report.reading.nights import Night, lay_out
 from eegtool.report.reading.reviews import read_scorings
 from eegtool.report.reading.sources import AnswerSet, named_apart, read_answer_sets
-from eegtool.report.showing import exports
+from eegtool.report.showing import exports, forms, words
 from eegtool.report.showing.data import ReportData
 from eegtool.report.showing.figures import summary_figure
 from eegtool.report.showing.finding_tables import all_tables
-from eegtool.report.showing.forms import (
-    first_rows,
-    markdown,
-    to_csv,
-    to_latex,
-    to_markdown,
-    to_rich,
-)
 from eegtool.report.showing.hypnogram import picture
 from eegtool.report.showing.page import render_page
 from eegtool.report.showing.pictures import PictureMode
 from eegtool.report.showing.review import render_review
 from eegtool.report.showing.summary import summary
-from eegtool.report.showing.words import (
-    Notice,
-    counting_sentences,
-    notices,
-    protocol_sentences,
-)
 
 _MODULE = "vision module alone"
 _SMOOTHED = "after smoothing"
@@ -68,16 +54,16 @@ _IN_THE_TERMINAL = 30
 
 def run(
     settings: ReportSettings,
-    words: Mapping[str, str] | None = None,
+    texts: Mapping[str, str] | None = None,
     lights: Mapping[str, Lights] | None = None,
-) -> tuple[Notice, ...]:
+) -> tuple[words.Notice, ...]:
     """Write the report on an answers file and print its summary.
 
     Parameters
     ----------
     settings : ReportSettings
         Where the answers are and where the report goes.
-    words : mapping of str to str, optional
+    texts : mapping of str to str, optional
         What the model wrote about epochs beside its answers, by sample id.
     lights : mapping of str to Lights, optional
         When the lights went off and on, by recording, where that is known; else the settings say it.
@@ -138,20 +124,20 @@ def run(
         stamp=_stamp(settings, paths, metrics),
         figure=summary_figure(metrics),
         image_folder=workspace.images("eval") if known.images else None,
-        words=words or {},
+        words=texts or {},
     )
     _print_report(data, out, full=settings.full)
     _write_all(data, out, settings.pictures)
     console.print(Text.assemble("Report  ", (str(out / "report.html"), "bold")), soft_wrap=True)
-    return notices(data)
+    return words.notices(data)
 
 
 def _write_all(data: ReportData, out: Path, pictures: PictureMode) -> None:
     """Write everything but the single nights."""
     files: dict[str, str | bytes] = {
         "tables.md": tables_markdown(data),
-        "tables.csv": to_csv(data.tables),
-        "tables.tex": to_latex(data.tables),
+        "tables.csv": forms.to_csv(data.tables),
+        "tables.tex": forms.to_latex(data.tables),
         "report.html": render_page(data),
         "review.html": render_review(data, out, pictures),
     }
@@ -165,10 +151,15 @@ def _write_all(data: ReportData, out: Path, pictures: PictureMode) -> None:
 
 def tables_markdown(data: ReportData) -> str:
     """Return ``tables.md``: the tables with the sentences that belong to them."""
-    said = [notice.text for notice in notices(data)]
-    said += [*protocol_sentences(data.metrics, data.known), *counting_sentences(data.metrics)]
-    heads = ["# Sleep staging report", *(markdown(sentence) for sentence in said)]
-    return "\n\n".join([*heads, *(to_markdown(table).strip() for table in data.tables)]) + "\n"
+    said = [notice.text for notice in words.notices(data)]
+    said += [
+        *words.protocol_sentences(data.metrics, data.known),
+        *words.counting_sentences(data.metrics),
+    ]
+    heads = ["# Sleep staging report", *(forms.markdown(sentence) for sentence in said)]
+    return (
+        "\n\n".join([*heads, *(forms.to_markdown(table).strip() for table in data.tables)]) + "\n"
+    )
 
 
 def metrics_row(data: ReportData) -> dict[str, Any]:
@@ -243,16 +234,16 @@ def _print_report(data: ReportData, out: Path, *, full: bool) -> None:
             console.print(part, soft_wrap=isinstance(part, Text) and str(out) in part.plain)
         return
     console.print()
-    for sentence in protocol_sentences(data.metrics, data.known):
+    for sentence in words.protocol_sentences(data.metrics, data.known):
         console.print(Text(sentence, style="dim"))
-    for notice in notices(data):
+    for notice in words.notices(data):
         style = "bold red" if notice.level == "warning" else "yellow"
         console.print(Panel(Text(notice.text), border_style=style))
     for table in data.tables:
         if table.key != "literature":  # in the files and on the page
-            console.print("", to_rich(first_rows(table, _IN_THE_TERMINAL, "rows")))
+            console.print("", forms.to_rich(forms.first_rows(table, _IN_THE_TERMINAL, "rows")))
     console.print()
-    for sentence in counting_sentences(data.metrics):
+    for sentence in words.counting_sentences(data.metrics):
         console.print(Text(sentence))
     console.print()
 

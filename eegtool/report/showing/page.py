@@ -10,13 +10,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from eegtool.core.stages import STAGE_COLOURS
+from eegtool.report.showing import words
 from eegtool.report.showing.data import ReportData
-from eegtool.report.showing.words import (
-    counting_sentences,
-    notices,
-    protocol_facts,
-    protocol_sentences,
-)
 
 HERE: Final = Path(__file__).parent
 _LONGEST_TEXT: Final = 400
@@ -61,10 +56,10 @@ def render_page(data: ReportData) -> str:
     ).render(
         data=data,
         metrics=data.metrics,
-        notices=notices(data),
-        protocol=protocol_sentences(data.metrics, data.known),
-        facts=protocol_facts(data.metrics, data.known),
-        counting=counting_sentences(data.metrics),
+        notices=words.notices(data),
+        protocol=words.protocol_sentences(data.metrics, data.known),
+        facts=words.protocol_facts(data.metrics, data.known),
+        counting=words.counting_sentences(data.metrics),
         tables=tables,
         contents=anchors | {"source": "Source"},
         figure=Markup(data.figure.inline) if data.figure else "",  # noqa: S704

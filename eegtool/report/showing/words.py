@@ -105,26 +105,24 @@ def protocol_facts(metrics: Metrics, known: Known) -> list[tuple[str, str]]:
 def counting_sentences(metrics: Metrics) -> tuple[str, ...]:
     """Say how unreadable answers and epochs without a label were counted."""
     count = counted(metrics.unreadable, metrics.n or metrics.answered)
+    read = "Every answer could be read."
     if not metrics.n:
-        read = (
-            f"{count} of the answers name no stage."
-            if metrics.unreadable
-            else "Every answer could be read."
-        )
+        if metrics.unreadable:
+            read = f"{count} of the answers name no stage."
         return read, "No epoch has a true stage: there are sleep statistics and hypnograms only."
-    unreadable = (
-        f"{count} of the answers name no stage, or several without "
-        "a conclusion. They count as wrong in every figure and form an answer of their own in κ and "
-        "in the confusion matrix; none is dropped."
-        if metrics.unreadable
-        else "Every answer could be read. One that cannot counts as wrong in every figure."
-    )
-    unlabelled = (
-        f"{_plural(metrics.unlabelled, 'epoch')} without a true stage "
-        f"{'is' if metrics.unlabelled == 1 else 'are'} left out of the figures."
-    )
+    read += " One that cannot counts as wrong in every figure."
+    if metrics.unreadable:
+        read = (
+            f"{count} of the answers name no stage, or several without "
+            "a conclusion. They count as wrong in every figure and form an answer of their own in κ and "
+            "in the confusion matrix; none is dropped."
+        )
     intervals = interval_sentence(metrics.intervals.basis)
-    return (unreadable, *((unlabelled,) if metrics.unlabelled else ()), intervals)
+    if not metrics.unlabelled:
+        return read, intervals
+    left = f"{_plural(metrics.unlabelled, 'epoch')} without a true stage"
+    be = "is" if metrics.unlabelled == 1 else "are"
+    return read, f"{left} {be} left out of the figures.", intervals
 
 
 def interval_sentence(basis: Basis) -> str:
