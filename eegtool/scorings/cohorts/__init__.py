@@ -28,6 +28,7 @@ from eegtool.scorings.cohorts.night import (
 )
 from eegtool.scorings.cohorts.pairs import PAIRS
 from eegtool.scorings.cohorts.public import NAMED, is_marked, pair_named
+from eegtool.scorings.cohorts.reviewed import with_reviews
 from eegtool.scorings.hypnograms import SUFFIXES, is_hypnogram
 from eegtool.scorings.scoring import ReadAs
 
@@ -343,9 +344,10 @@ def _find(
     if cohort == "generic":
         pair = partial(generic.pair, subject_pattern=subject_pattern, meant=named, read_as=read_as)
     found = pair(files)
+    nights = with_reviews(found.nights, files) if cohort != "generic" else found.nights
     return replace(
         found,
-        nights=tuple(night for night in found.nights if night.signal_path in named),
+        nights=tuple(night for night in nights if night.signal_path in named),
         orphans=tuple(path for path in found.orphans if path in named),
     )
 
