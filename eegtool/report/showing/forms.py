@@ -82,7 +82,12 @@ def to_csv(tables: Sequence[Table]) -> str:
 
 def to_latex(tables: Sequence[Table]) -> str:
     """Return all tables for LaTeX with booktabs, each in a float of its own."""
-    return "\n".join(["% Needs \\usepackage{booktabs}; no other package.", *map(_latex, tables)])
+    heads = ["% Needs \\usepackage{booktabs}; no other package."]
+    body = [_latex(table) for table in tables]
+    if foreign := {c for text in body for c in text if c > "\u00ff"}:
+        shown = "".join(sorted(foreign)[:10])
+        heads.append(f"% Has {shown}: compile with XeLaTeX or LuaLaTeX, and a font that has them.")
+    return "\n".join([*heads, *body])
 
 
 def _latex(table: Table) -> str:
