@@ -111,15 +111,15 @@ def calibration(labelled: Sequence[AnsweredEpoch], bootstrap: Bootstrap) -> Cali
     weights = [known * 1.0, sure * known, right * 1.0]
     per_unit = np.stack([bootstrap.sums(bins, (BINS,), w) for w in weights], axis=1)
     totals = per_unit.sum(0)
-    ece = float(_ece(totals))
+    ece, interval = bootstrap.estimate(per_unit, _ece)
     differing = [e.predicted != STAGES[k] for e, k in zip(labelled, likeliest, strict=True)]
     kept, truth = shares[known], true[known]
     clipped = np.clip(kept, _SMALLEST, None)
     clipped /= clipped.sum(1, keepdims=True)
     return Calibration(
         n=int(known.sum()),
-        ece=ece,
-        ece_interval=bootstrap.interval(_ece(bootstrap.draw(per_unit)), ece),
+        ece=ece or 0.0,
+        ece_interval=interval,
         brier=float(((kept - np.eye(len(STAGES))[truth]) ** 2).sum(1).mean()),
         nll=float(log_loss(truth, clipped, labels=range(len(STAGES)))),
         accuracy=float(right.sum() / known.sum()),
@@ -169,8 +169,7 @@ def coverage(
         kept[order[:first]] = -1
         together[order[:first]] = human[order[:first]]
         per_unit, of_all = (bootstrap.sums(c, scores.SHAPE) for c in (kept, together))
-        kappa = finite(float(scores.kappa(per_unit.sum(0))))
-        drawn = scores.kappa(bootstrap.draw(per_unit))
+        kappa, interval = bootstrap.estimate(per_unit, scores.kappa, scores.BOUNDS["kappa"])
         least = float(certainty[order[first]])
         points.append(
             CoveragePoint(
@@ -178,7 +177,7 @@ def coverage(
                 n_kept=len(order) - first,
                 certainty=least if least >= 0 else None,
                 kappa=kappa,
-                kappa_interval=bootstrap.interval(drawn, kappa, scores.BOUNDS["kappa"]),
+                kappa_interval=interval,
                 accuracy=finite(float(scores.accuracy(per_unit.sum(0)))),
                 kappa_together=finite(float(scores.kappa(of_all.sum(0)))),
             )

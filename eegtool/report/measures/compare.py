@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.parsing import finite
-from eegtool.report.measures.intervals import Basis, Bootstrap, Interval, Sampling
+from eegtool.report.measures.intervals import Basis, Bootstrap, Floats, Interval, Sampling
 from eegtool.report.measures.metrics import Agreement, agreement, cells_of, counts_of
 from eegtool.report.measures.scores import FIGURES, SHAPE
 from eegtool.report.reading.epochs import AnsweredEpoch
@@ -163,14 +162,14 @@ def as_answers(epochs: Sequence[AnsweredEpoch], stages: Mapping[str, str]) -> li
 def _differences(cells: NDArray[np.intp], bootstrap: Bootstrap) -> dict[str, Difference]:
     # One array for both: the bootstrap then draws the same subjects for the one and the other.
     per_unit = np.stack([bootstrap.sums(c, SHAPE) for c in cells], axis=1)
-    draws = bootstrap.draw(per_unit)
-    found = {}
-    for name, figure in FIGURES.items():
-        mine, yours = figure(per_unit.sum(0))
-        value = finite(float(yours - mine))
-        drawn = np.subtract(*figure(draws).T[::-1])
-        found[name] = Difference(value, bootstrap.interval(drawn, value, (-2.0, 2.0)))
-    return found
+
+    def gained(figure: Callable[[Floats], Floats]) -> Callable[[Floats], Floats]:
+        return lambda counts: figure(counts[..., 1, :, :]) - figure(counts[..., 0, :, :])
+
+    return {
+        name: Difference(*bootstrap.estimate(per_unit, gained(figure), (-2.0, 2.0)))
+        for name, figure in FIGURES.items()
+    }
 
 
 def _mcnemar(right: NDArray[np.bool_]) -> McNemar:

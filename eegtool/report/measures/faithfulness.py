@@ -82,14 +82,12 @@ def faithfulness(
     bootstrap = Bootstrap(measured, sampling)
     everywhere = np.zeros(len(measured), np.intp)
     per_unit = np.concatenate([bootstrap.sums(everywhere, (1,), n) for n in counts], axis=1)
-    kept, made = bootstrap.draw(per_unit).T
-    share = right.total() / said.total()
     with np.errstate(invalid="ignore"):
-        drawn = kept / made
+        share, interval = bootstrap.estimate(per_unit, lambda sums: sums[..., 0] / sums[..., 1])
     return Faithfulness(
         epochs=len(measured),
         with_claims=int((counts[1] > 0).sum()),
-        share=share,
-        interval=bootstrap.interval(drawn, share),
+        share=share or 0.0,
+        interval=interval,
         kinds={kind: ClaimScore(n, right[kind]) for kind, n in said.most_common()},
     )

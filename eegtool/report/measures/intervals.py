@@ -11,7 +11,7 @@ are drawn instead, and the report says that the interval is about these subjects
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from eegtool.core.parsing import finite
 from eegtool.core.stages import EPOCH_S
 from eegtool.report.reading.epochs import AnsweredEpoch
 
@@ -125,6 +126,16 @@ class Bootstrap:
             No draws where there is nothing to draw from.
         """
         return np.tensordot(self._times, per_unit, 1)
+
+    def estimate(
+        self,
+        per_unit: Floats,
+        figure: Callable[[Floats], Floats],
+        bounds: Interval = (0.0, 1.0),
+    ) -> tuple[float | None, Interval | None]:
+        """Return a figure of the sums over all units, None where it is not defined, and its interval."""
+        value = finite(float(figure(per_unit.sum(0))))
+        return value, self.interval(figure(self.draw(per_unit)), value, bounds)
 
     def interval(
         self, draws: Floats, point: float | None, bounds: Interval = (0.0, 1.0)

@@ -6,7 +6,7 @@ computed from confusion matrices.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from eegtool.core.parsing import finite
 from eegtool.core.stages import STAGE_INDEX, STAGES
 from eegtool.report.measures.certainty import Calibration, CoveragePoint, calibration, coverage
-from eegtool.report.measures.intervals import Basis, Bootstrap, Interval, Sampling
+from eegtool.report.measures.intervals import Basis, Bootstrap, Floats, Interval, Sampling
 from eegtool.report.measures.scores import BOUNDS, FIGURES, SHAPE, STAGE_FIGURES
 from eegtool.report.reading.epochs import AnsweredEpoch
 from eegtool.report.reading.protocol import Run
@@ -221,7 +221,7 @@ def measure(epochs: Sequence[AnsweredEpoch], run: Run, sampling: Sampling | None
         most_common_answer=ANSWERS[common],
         most_common_answer_share=float(answers[common] / answers.sum()),
         chance=chance(counts) if labelled else None,
-        intervals=_intervals(bootstrap, cells, counts),
+        intervals=_intervals(bootstrap, cells),
         per_subject=_per_group(cells, [e.subject for e in labelled]),
         per_night=_per_group(cells, [e.recording for e in labelled]),
         surroundings={
@@ -350,25 +350,26 @@ def chance(counts: Counts) -> Chance:
 
 def part(bootstrap: Bootstrap, cells: NDArray[np.intp]) -> Part:
     """Return the agreement on those epochs whose cell is not negative, at least one, with intervals."""
-    figures = agreement(counts_of(cells))
-    draws = bootstrap.draw(bootstrap.sums(cells, SHAPE))
+    per_unit = bootstrap.sums(cells, SHAPE)
     intervals = {
-        name: bootstrap.interval(of(draws), getattr(figures, name), BOUNDS.get(name, (0.0, 1.0)))
+        name: bootstrap.estimate(per_unit, of, BOUNDS.get(name, (0.0, 1.0)))[1]
         for name, of in FIGURES.items()
     }
-    return Part(figures, intervals)
+    figures = agreement(counts_of(cells))
+    return Part(figures, intervals | {"mcc": intervals["mcc"] if figures.mcc is not None else None})
 
 
-def _intervals(bootstrap: Bootstrap, cells: NDArray[np.intp], counts: Counts) -> Intervals:
+def _intervals(bootstrap: Bootstrap, cells: NDArray[np.intp]) -> Intervals:
     if not len(cells):
         return Intervals(bootstrap.basis)
-    draws = bootstrap.draw(bootstrap.sums(cells, SHAPE))
-    drawn = {name: of(draws) for name, of in STAGE_FIGURES.items()}
+    per_unit = bootstrap.sums(cells, SHAPE)
+
+    def interval(of: Callable[[Floats], Floats], i: int) -> Interval | None:
+        return bootstrap.estimate(per_unit, lambda counts: of(counts)[..., i])[1]
+
     stages = {
-        stage: {
-            name: bootstrap.interval(drawn[name][..., i], getattr(score, name)) for name in drawn
-        }
-        for i, (stage, score) in enumerate(stage_scores(counts).items())
+        stage: {name: interval(of, i) for name, of in STAGE_FIGURES.items()}
+        for i, stage in enumerate(STAGES)
     }
     return Intervals(bootstrap.basis, part(bootstrap, cells).intervals, stages)
 

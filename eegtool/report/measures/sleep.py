@@ -17,46 +17,29 @@ from eegtool.report.reading.lights import Lights
 from eegtool.report.reading.nights import Night
 
 STATISTICS: Final = {
-    "tib_min": ("Time in bed [min]", "lights off to lights on"),
-    "tst_min": ("Total sleep time [min]", "AASM"),
-    "se_percent": ("Sleep efficiency [%]", "AASM: of time in bed"),
-    "sol_min": ("Sleep onset latency [min]", "AASM: to the first epoch of sleep"),
-    "lps_min": ("Latency to persistent sleep [min]", "to 10 min of sleep without a break"),
-    "spt_min": ("Sleep period [min]", "first to last epoch of sleep"),
-    "waso_min": ("Wake after sleep onset [min]", "within the sleep period, as yasa"),
-    "sme_percent": ("Sleep maintenance [%]", "sleep, of the sleep period"),
-    "rem_latency_min": ("REM latency [min]", "AASM: from sleep onset"),
-    "rem_latency_off_min": ("REM latency from lights off [min]", "yasa"),
-    "n1_percent": ("N1 [% of sleep]", "AASM"),
-    "n2_percent": ("N2 [% of sleep]", "AASM"),
-    "n3_percent": ("N3 [% of sleep]", "AASM"),
-    "rem_percent": ("REM [% of sleep]", "AASM"),
-    "awakenings": ("Awakenings", "from sleep to wake"),
-    "sfi": ("Awakenings [per h of sleep]", "fragmentation index of yasa"),
-    "stage_shifts": ("Stage shifts", "within the sleep period"),
-    "cycles": ("NREM-REM cycles", "Feinberg & Floyd 1979"),
-    "cycle_min": ("Length of a cycle [min]", "mean; Feinberg & Floyd 1979"),
+    "tib_min": ("Time in bed [min]", "lights off to lights on", "TIB"),
+    "tst_min": ("Total sleep time [min]", "AASM", "TST"),
+    "se_percent": ("Sleep efficiency [%]", "AASM: of time in bed", "SE"),
+    "sol_min": ("Sleep onset latency [min]", "AASM: to the first epoch of sleep", "SOL"),
+    "lps_min": ("Latency to persistent sleep [min]", "to 10 min of sleep without a break", ""),
+    "spt_min": ("Sleep period [min]", "first to last epoch of sleep", "SPT"),
+    "waso_min": ("Wake after sleep onset [min]", "within the sleep period, as yasa", "WASO"),
+    "sme_percent": ("Sleep maintenance [%]", "sleep, of the sleep period", "SME"),
+    "rem_latency_min": ("REM latency [min]", "AASM: from sleep onset", ""),
+    "rem_latency_off_min": ("REM latency from lights off [min]", "yasa", "Lat_REM"),
+    "n1_percent": ("N1 [% of sleep]", "AASM", "%N1"),
+    "n2_percent": ("N2 [% of sleep]", "AASM", "%N2"),
+    "n3_percent": ("N3 [% of sleep]", "AASM", "%N3"),
+    "rem_percent": ("REM [% of sleep]", "AASM", "%REM"),
+    "awakenings": ("Awakenings", "from sleep to wake", ""),
+    "sfi": ("Awakenings [per h of sleep]", "fragmentation index of yasa", "SFI"),
+    "stage_shifts": ("Stage shifts", "within the sleep period", ""),
+    "cycles": ("NREM-REM cycles", "Feinberg & Floyd 1979", ""),
+    "cycle_min": ("Length of a cycle [min]", "mean; Feinberg & Floyd 1979", ""),
 }
-"""Title and definition, or whose it is. AASM: Berry et al. 2020, AASM Manual 2.6, "Sleep scoring data to be
-reported"; yasa: Vallat & Walker 2021; persistent sleep: 20 epochs of 30 s, as trials of
-hypnotics define it;
-cycles: Feinberg & Floyd 1979, Psychophysiology 16:283-291."""
-
-_YASA: Final = {
-    "tib_min": "TIB",
-    "tst_min": "TST",
-    "se_percent": "SE",
-    "sol_min": "SOL",
-    "spt_min": "SPT",
-    "waso_min": "WASO",
-    "sme_percent": "SME",
-    "rem_latency_off_min": "Lat_REM",
-    "sfi": "SFI",
-    "n1_percent": "%N1",
-    "n2_percent": "%N2",
-    "n3_percent": "%N3",
-    "rem_percent": "%REM",
-}
+"""Title; definition, or whose it is; name in yasa, where it computes it. AASM: Berry et al. 2020, AASM Manual 2.6,
+"Sleep scoring data to be reported"; yasa: Vallat & Walker 2021; persistent sleep: 20 epochs of 30 s, as trials of
+hypnotics define it; cycles: Feinberg & Floyd 1979, Psychophysiology 16:283-291."""
 
 _PERSISTENT: Final = "10min"
 _NREM: Final = ("N1", "N2", "N3")
@@ -157,20 +140,21 @@ def statistics(stages: Iterable[str | None]) -> Statistics:
     hypnogram = yasa.Hypnogram([stage or "UNS" for stage in row], freq=f"{EPOCH_S}s")
     with np.errstate(all="ignore"):
         of_yasa = hypnogram.sleep_statistics()
-    found = {name: finite(of_yasa.get(key)) for name, key in _YASA.items()}
+    found = {name: finite(of_yasa.get(key)) for name, (_, _, key) in STATISTICS.items()}
     onset, rem = found["sol_min"], found["rem_latency_off_min"]
     found["rem_latency_min"] = None if onset is None or rem is None else rem - onset
     periods = hypnogram.consolidate_stages(2).find_periods(_PERSISTENT)
     asleep = periods[periods["values"] == "SLEEP"]["start"]
     found["lps_min"] = float(asleep.iloc[0]) * EPOCH_S / 60 if len(asleep) else None
-    shifts = [(a, b) for a, b in pairwise(_sleep_period(row)) if a and b and a != b]
-    found["stage_shifts"] = float(len(shifts)) if onset is not None else None
-    woken = sum(a not in (None, "W") and b == "W" for a, b in pairwise(row))
-    found["awakenings"] = float(woken) if onset is not None else None
-    lengths = [length * EPOCH_S / 60 for length in cycles(row)]
-    found["cycles"] = float(len(lengths)) if onset is not None else None
-    found["cycle_min"] = float(np.mean(lengths)) if lengths else None
-    return {name: found[name] for name in STATISTICS}
+    if onset is not None:
+        shifts = [(a, b) for a, b in pairwise(_sleep_period(row)) if a and b and a != b]
+        woken = sum(a not in (None, "W") and b == "W" for a, b in pairwise(row))
+        lengths = [length * EPOCH_S / 60 for length in cycles(row)]
+        found["stage_shifts"] = float(len(shifts))
+        found["awakenings"] = float(woken)
+        found["cycles"] = float(len(lengths))
+        found["cycle_min"] = float(np.mean(lengths)) if lengths else None
+    return found
 
 
 def cycles(stages: Sequence[str | None]) -> list[int]:

@@ -166,7 +166,7 @@ def _sleep(findings: Findings) -> Table:
     few = all(d.nights < 10 for d in findings.sleep_deviations.values())
     rows = (
         (
-            Cell(*STATISTICS[name]),
+            Cell(*STATISTICS[name][:2]),
             figure(d.true_mean, ".1f"),
             figure(d.bias, "+.1f"),
             NOTHING if d.low is None or d.high is None else span((d.low, d.high), "+.1f"),
