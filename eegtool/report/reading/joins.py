@@ -93,9 +93,8 @@ def look_up(
     ids = {epoch.sample_id for epoch in epochs}
     problems: list[str] = []
     try:
-        check_same_pictures(
-            protocol or {}, workspace.protocol(), f"The answers and {workspace.root}"
-        )
+        whose = f"The answers and {workspace.root}"
+        check_same_pictures(protocol or {}, workspace.protocol(), whose)
     except EegToolError as error:
         return Known(problems=(error.what,))
 
@@ -123,18 +122,15 @@ def look_up(
 
 def _epochs(workspace: Workspace, ids: set[str]) -> list[Epoch]:
     """Return the rows of the epochs in the workspace's table, if it has one."""
-    if not workspace.epochs.exists():
-        return []
-    return [e for e in read_epochs(workspace.epochs) if e.sample_id in ids]
+    rows = read_epochs(workspace.epochs) if workspace.epochs.exists() else []
+    return [e for e in rows if e.sample_id in ids]
 
 
 def _missing(workspace: Workspace, ids: set[str]) -> tuple[str, ...] | None:
     if not workspace.questions.exists():
         return None
     asked = [question.sample_id for question in read_questions(workspace.questions)]
-    if ids.isdisjoint(asked):
-        return None
-    return tuple(sample_id for sample_id in asked if sample_id not in ids)
+    return None if ids.isdisjoint(asked) else tuple(i for i in asked if i not in ids)
 
 
 def _module_stages(path: Path, epochs: Sequence[AnsweredEpoch]) -> dict[str, str]:
@@ -146,15 +142,14 @@ def _module_stages(path: Path, epochs: Sequence[AnsweredEpoch]) -> dict[str, str
     try:
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
-                sample_id, stage = row["sample_id"], row["predicted"]
+                sample_id, true, stage = (row[k] for k in ("sample_id", "stage", "predicted"))
                 if sample_id not in labels:
                     continue
                 if stage not in STAGES:
                     raise ValueError(f"'{stage}' is no stage")
-                if labels[sample_id] not in (None, row["stage"]):
+                if (ours := labels[sample_id]) not in (None, true):
                     raise ValueError(
-                        f"the true stage of '{sample_id}' is {row['stage']} there and "
-                        f"{labels[sample_id]} in the answers"
+                        f"the true stage of '{sample_id}' is {true} there and {ours} in the answers"
                     )
                 found[sample_id] = stage
     except (OSError, KeyError, ValueError, csv.Error) as error:
@@ -177,9 +172,8 @@ def _kept(workspace: Workspace, recordings: Sequence[str]) -> Kept | None:
     stamp = read_json(workspace.prepare_stamp)
     if stamp.get("step") == "stage":  # which drops nothing for want of a scoring
         return None
-    results: Mapping[str, Any] = stamp.get("results", {})
-    cards = [results.get("recordings", {}).get(name) for name in recordings]
-    known = [card for card in cards if isinstance(card, dict)]
+    cards = stamp.get("results", {}).get("recordings", {})
+    known = [card for name in recordings if isinstance(card := cards.get(name), dict)]
     if not known:
         return None
     try:

@@ -72,18 +72,13 @@ def read_lights(
                 given[name] = (str(path), own_off or given[name][1], own_on or given[name][2])
         else:
             given |= _table(path, given)
-    found = {
-        name: Lights(
-            *(
-                _seconds(where, f"lights {word} of {name}", text, spans[name].start)
-                for word, text in (("off", own_off), ("on", own_on))
-            )
-        )
-        for name, (where, own_off, own_on) in given.items()
-        if own_off or own_on
-    }
-    for name, lights in found.items():
-        _check(given[name][0], name, lights, spans[name])
+    found = {}
+    for name, (where, *texts) in given.items():
+        if any(texts):
+            pairs = zip(("off", "on"), texts, strict=True)
+            whats = [(f"lights {word} of {name}", text) for word, text in pairs]
+            found[name] = Lights(*(_seconds(where, *w, spans[name].start) for w in whats))
+            _check(where, name, found[name], spans[name])
     return found
 
 
@@ -133,7 +128,7 @@ def _seconds(where: str, what: str, text: str, start: datetime | None) -> float 
         )
     if isinstance(moment, timedelta):
         midnight = start.replace(hour=0, minute=0, second=0, microsecond=0)
-        return float(((midnight + moment - start) % _DAY).total_seconds())
+        return ((midnight + moment - start) % _DAY).total_seconds()
     return (moment - start).total_seconds()
 
 

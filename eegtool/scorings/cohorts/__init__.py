@@ -27,6 +27,7 @@ from eegtool.scorings.cohorts.night import (
 )
 from eegtool.scorings.cohorts.pairs import PAIRS
 from eegtool.scorings.cohorts.public import PUBLIC, Cohort, is_marked, pair_named
+from eegtool.scorings.cohorts.reviewed import with_reviews
 from eegtool.scorings.hypnograms import SUFFIXES, is_hypnogram
 from eegtool.scorings.scoring import ReadAs
 
@@ -309,6 +310,7 @@ def _find(
         found = generic.pair(files, subject_pattern, meant=named, read_as=read_as)
     else:
         found = pair_named(files, cohort)
+        found = replace(found, nights=with_reviews(found.nights, files))
     return replace(
         found,
         nights=tuple(night for night in found.nights if night.signal_path in named),
