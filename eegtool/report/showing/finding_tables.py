@@ -153,9 +153,16 @@ def _faithfulness(findings: Findings) -> Table:
         ]
         true, claims = (sum(getattr(s, k) for s in f.kinds.values()) for k in ("true", "claims"))
         rows.append(("all", cell(f.share, f.interval), true, claims))
+        rows.append(("all, of another epoch", f.elsewhere, None, claims))
+        if f.rules is not None:
+            rows.append(
+                ("rules cited and holding, overlap", cell(f.rules, f.rules_interval), None, None)
+            )
         note = (
             f"{counted(f.with_claims, f.epochs)} of the measured epochs have an answer that claims something. "
-            "True: as prepare measured it, its number within half of the last digit quoted."
+            "True: as prepare measured it, within what two scorers would call the same. Of another epoch: the same "
+            "claims held against an epoch elsewhere. Overlap: intersection over union of the rules cited and those "
+            "that hold by what was measured."
         )
     columns = ("Claim", "Share true", "True", "Claims")
     return table("faithfulness", "Claims against the signal", columns, rows, note)
