@@ -255,7 +255,8 @@ def _derive(wanted: str, present: Sequence[str]) -> dict[str, float]:
             case ast.BinOp(left=left, op=ast.Add() | ast.Sub() as sign, right=right):
                 ours = form(left)
                 theirs = scaled(form(right), -1.0 if isinstance(sign, ast.Sub) else 1.0)
-                return {n: ours.get(n, 0.0) + theirs.get(n, 0.0) for n in (ours | theirs)}
+                if "" not in ours | theirs:
+                    return {n: ours.get(n, 0.0) + theirs.get(n, 0.0) for n in ours | theirs}
             case ast.BinOp(left=left, op=ast.Mult(), right=right):
                 ours, theirs = form(left), form(right)
                 if ours.keys() == {""}:
