@@ -39,7 +39,6 @@ from eegtool.extract.trainer import (
     ran_out,
 )
 from eegtool.extract.weights import save_module, tensors_of
-from eegtool.pictures.augmentation import Augmentation
 
 _STATE: Final = "trainer_state.json"  # transformers' name; the last file of a checkpoint
 
@@ -115,9 +114,11 @@ def train_module(plan: TrainPlan) -> TrainResult:
     if ran_out(history_of(before), plan.patience):  # and was killed before it wrote the module
         args.num_train_epochs = len(history_of(before))
 
-    how = None if plan.augmentation is None else Augmentation(**plan.augmentation)
     folder = Path(plan.folder)
-    pictures = Pictures(train, folder, plan.size, how), Pictures(val, folder, plan.size)
+    pictures = (
+        Pictures(train, folder, plan.size, plan.augmentation),
+        Pictures(val, folder, plan.size),
+    )
     bar = Monitor(plan)
     trainer = StageTrainer(plan, module, args, pictures, bar)
     if trainer.is_world_process_zero():
