@@ -75,6 +75,11 @@ class ExtractSettings:
         "Vary the stored signals a little: amplitude, time, noise, a lost channel.",
         "--augment/--no-augment",
     )
+    learn_facts: bool = TRAINING(
+        True,
+        "Where prepare measured reasons, let features also tell what was measured.",
+        "--learn-facts/--no-learn-facts",
+    )
     flip: bool = TRAINING(False, "Also mirror in time and amplitude.")
     channel_dropout: float = TRAINING(
         0.0,

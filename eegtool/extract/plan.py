@@ -49,6 +49,8 @@ class TrainPlan:
         'sampling' (all stages are drawn equally often), 'none'.
     augmentation : Augmentation or None
         How far the signals are varied; None for not at all.
+    learn_facts : bool
+        Whether features are also to tell what prepare measured in each epoch.
     patience : int
         Passes without a better validation macro-F1 after which it stops; 0 for never.
     log : str
@@ -77,6 +79,7 @@ class TrainPlan:
     warmup: float = 0.2
     imbalance: str = "weights"
     augmentation: Augmentation | None = None
+    learn_facts: bool = False
     patience: int = 0
     log: str = "csv"
     workers: int = 0

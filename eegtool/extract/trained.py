@@ -35,6 +35,7 @@ from eegtool.extract.training import split_validation, train_module
 from eegtool.extract.weights import load_module
 from eegtool.pictures.augmentation import Augmentation
 from eegtool.pictures.source import open_signals
+from eegtool.reasons.stored import stored_facts
 
 Card = dict[str, Any]
 
@@ -203,6 +204,7 @@ def trained(side: FineTuneSide, subjects: Sequence[str], where: str) -> tuple[Vi
         weight_decay=settings.weight_decay,
         imbalance=settings.imbalance,
         augmentation=side.augmentation,
+        learn_facts=settings.learn_facts and _is_measured(side.workspace, own),
         patience=settings.patience,
         log=settings.log,
         workers=settings.workers,
@@ -231,6 +233,12 @@ def trained(side: FineTuneSide, subjects: Sequence[str], where: str) -> tuple[Vi
     else:
         train_module(plan)
     return load_module(out, backbone=settings.backbone)
+
+
+def _is_measured(workspace: Workspace, epochs: Sequence[Epoch]) -> bool:
+    """Say whether prepare measured all of these epochs."""
+    facts = stored_facts(workspace, {epoch.recording for epoch in epochs}, epochs)
+    return len(facts) == len(epochs)
 
 
 def _stages_sha256(epochs: Sequence[Epoch]) -> str:

@@ -26,8 +26,10 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.records import Epoch, read_epochs
 from eegtool.core.registry import check_name
 from eegtool.core.stages import STAGES
-from eegtool.core.workspace import read_json
+from eegtool.core.workspace import Workspace, read_json
 from eegtool.extract.data import Pictures, errors_of_workers
+from eegtool.extract.facts import targets_of
+from eegtool.extract.features import FEATURE_DIM
 from eegtool.extract.module import VisionModule, best_dtype
 from eegtool.extract.plan import IMBALANCE, LOGS, TrainPlan, TrainResult
 from eegtool.extract.trainer import (
@@ -39,6 +41,8 @@ from eegtool.extract.trainer import (
     ran_out,
 )
 from eegtool.extract.weights import save_module, tensors_of
+from eegtool.reasons.facts import Facts
+from eegtool.reasons.stored import stored_facts
 
 _STATE: Final = "trainer_state.json"  # transformers' name; the last file of a checkpoint
 
@@ -114,13 +118,17 @@ def train_module(plan: TrainPlan) -> TrainResult:
     if ran_out(history_of(before), plan.patience):  # and was killed before it wrote the module
         args.num_train_epochs = len(history_of(before))
 
+    facts = None
+    if plan.learn_facts:
+        facts = targets_of(_facts_of(plan, train))
+        module.facts = torch.nn.Linear(FEATURE_DIM, facts.shape[1])
     folder = Path(plan.folder)
     pictures = (
         Pictures(train, folder, plan.size, plan.augmentation),
         Pictures(val, folder, plan.size),
     )
     bar = Monitor(plan)
-    trainer = StageTrainer(plan, module, args, pictures, bar)
+    trainer = StageTrainer(plan, module, args, pictures, bar, facts)
     if trainer.is_world_process_zero():
         _warn(train, val)
         if plan.pretrained:
@@ -154,6 +162,7 @@ def train_module(plan: TrainPlan) -> TrainResult:
     )
     if not trainer.is_world_process_zero():
         return result
+    module.facts = None
     digest = save_module(Path(plan.out), module, _card(plan, result, module.origin))
     # Those of other plans, too: their module would have gone where this one is now.
     for left in Path(plan.out).glob(".training-*"):
@@ -176,6 +185,13 @@ def _epochs(plan: TrainPlan) -> tuple[list[Epoch], list[Epoch]]:
             "Run `eegvlm prepare` again, or name other subjects.",
         )
     return train, val
+
+
+def _facts_of(plan: TrainPlan, epochs: Sequence[Epoch]) -> list[Facts]:
+    """Return what was measured in each epoch."""
+    workspace = Workspace(Path(plan.epochs).parent)
+    found = stored_facts(workspace, {epoch.recording for epoch in epochs}, epochs)
+    return [found[epoch.sample_id] for epoch in epochs]
 
 
 def _warn(train: Sequence[Epoch], val: Sequence[Epoch]) -> None:
@@ -236,6 +252,7 @@ def _card(plan: TrainPlan, result: TrainResult, origin: str) -> dict[str, Any]:
     settings = (
         *("pretrained", "train_epochs", "batch_size", "learning_rate", "weight_decay", "warmup"),
         *("imbalance", "augmentation", "patience", "seed"),
+        *(("learn_facts",) if plan.learn_facts else ()),
     )
     described = asdict(plan)
     return {

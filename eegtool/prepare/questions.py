@@ -95,10 +95,10 @@ def check_rationale(template: str, rationale: str) -> None:
         Naming the flags.
     """
     if rationale != "none" and not QUESTION_TEMPLATES[template].reasons:
-        asking = " or ".join(f"'{n}'" for n, t in QUESTION_TEMPLATES.items() if t.reasons)
+        asking = " or ".join(name for name, t in QUESTION_TEMPLATES.items() if t.reasons)
         raise EegToolError(
             f"--rationale {rationale} does not fit --template {template}, which asks for no reasons.",
-            f"Use --template {asking.strip(chr(39))}, or --rationale none.",
+            f"Use --template {asking}, or --rationale none.",
         )
 
 

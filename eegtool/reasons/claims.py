@@ -17,6 +17,7 @@ from eegtool.reasons.facts import (
     N3_SHARE,
     Facts,
 )
+from eegtool.reasons.words import AMPLITUDE_STEP_UV
 
 NUMBERS: Final = tuple("no one two three four five six seven eight nine ten eleven twelve".split())
 
@@ -57,8 +58,8 @@ class ClaimKind:
         Its number, where it has one.
     tolerance : float
         By how much the number may differ, for two scorers to call it the same.
-    relative : bool
-        Whether that is a part of the measured number.
+    relative : float
+        The same as a part of the measured number; the larger of both counts.
     measured : callable
         Whether it was measured in an epoch; what was not is not true, whatever is claimed.
     """
@@ -67,7 +68,7 @@ class ClaimKind:
     true: Callable[[Facts], bool | None]
     value: Callable[[Facts], float | None] | None = None
     tolerance: float = 1.0
-    relative: bool = False
+    relative: float = 0.0
     measured: Callable[[Facts], bool] = lambda facts: True
 
 
@@ -109,7 +110,7 @@ def holds(claim: Claim, facts: Facts) -> bool:
     measured = kind.value(facts)
     if measured is None:
         return False
-    allowed = kind.tolerance * (measured if kind.relative else 1.0)
+    allowed = max(kind.tolerance, kind.relative * measured)
     return abs(measured - claim.value) <= allowed + 1e-9
 
 
@@ -199,7 +200,7 @@ def _kind(
     tolerance: float = 1.0,
     measured: Callable[[Facts], bool] = lambda facts: True,
     *,
-    relative: bool = False,
+    relative: float = 0.0,
 ) -> ClaimKind:
     found = re.compile(pattern, re.IGNORECASE)
     return ClaimKind(found, true, value, tolerance, relative, measured)
@@ -287,8 +288,8 @@ CLAIM_KINDS: Final[dict[str, ClaimKind]] = {
         r"(\d+(?:\.\d+)?)\s?[µμu]V\s+peak[\s-]to[\s-]peak",
         lambda f: True,
         lambda f: f.amplitude_uv,
-        _AMPLITUDE_PART,
-        relative=True,
+        AMPLITUDE_STEP_UV / 2,
+        relative=_AMPLITUDE_PART,
     ),
     "arousals": _kind(
         rf"(?:{_NUMBER}\s+)?\barousals?\b", lambda f: f.n_arousals > 0, lambda f: f.n_arousals

@@ -40,7 +40,7 @@ def define(stage: str) -> str:
 
 
 def _background(facts: Facts) -> str:
-    amplitude_uv = max(AMPLITUDE_STEP_UV * round(facts.amplitude_uv / AMPLITUDE_STEP_UV), 1)
+    amplitude_uv = AMPLITUDE_STEP_UV * round(facts.amplitude_uv / AMPLITUDE_STEP_UV)
     height = f"{facts.amplitude.capitalize()}-amplitude EEG, about {amplitude_uv} µV peak to peak"
     delta, theta, alpha = map(_percent, (facts.delta, facts.theta, facts.alpha))
     if facts.delta_dominates:

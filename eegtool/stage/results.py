@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 _WORK: Final = "work"
 _SUMMARY: Final = "night.json"
-_STAMP: Final = "stage.json"
+STAMP: Final = "stage.json"
+"""Run stamp of an output folder."""
 _UNSTAGED: Final = "?"
 """By which epochs without a stage are counted."""
 
@@ -50,11 +51,6 @@ def words_file(workspace: Workspace) -> Path:
     return workspace.answers.with_name("words.jsonl")
 
 
-def stamp_of(out: Path) -> Path:
-    """Return the run stamp of an output folder."""
-    return out / _STAMP
-
-
 @contextmanager
 def own_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[IO[str]]:
     """Take over a folder of results, if it is new or its nights have the same `identity`; give its lock.
@@ -64,7 +60,7 @@ def own_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[IO[str]]:
     EegToolError
         If it holds something else, cannot be written, or another run is at work in it.
     """
-    stamp = stamp_of(out)
+    stamp = out / STAMP
     if out.exists() and not out.is_dir():
         raise EegToolError(f"--out {out} is not a folder.", "Name another one with --out.")
     if stamp.exists():

@@ -225,9 +225,7 @@ def write_nights(folder: Path, n: int) -> None:
         )
     psg, scoring = folder / f"{TWIN}-PSG.edf", folder / f"{TWIN[:-1]}{twin.scorer}-Hypnogram.edf"
     edfio.Edf(signals, data_record_duration=30, **start).write(psg)
-    annotations = [
-        edfio.EdfAnnotation(r.onset_s, r.duration_s, r.description) for r in twin.hypnogram
-    ]
+    annotations = [edfio.EdfAnnotation(r.onset_s, r.duration_s, r.text) for r in twin.hypnogram]
     edfio.Edf([], annotations=annotations, **start).write(scoring)
     for i in range(1, n):
         for path in (psg, scoring):

@@ -163,6 +163,7 @@ def losses_of(run: Path) -> list[float]:
 
 
 @needs_compiler
+@pytest.mark.usefixtures("warm")
 def test_two_ranks_of_zero3_learn_what_one_learns(workspace: Workspace, tmp_path: Path) -> None:
     """Its positions have three dimensions, and its deeper layers get features of the picture, too."""
     base = build("qwen3_vl", tmp_path / "base")

@@ -339,6 +339,7 @@ def same_but_for_numbers(one: Path, other: Path) -> None:
     assert np.abs(np.array(numbers[0]) - np.array(numbers[1])).max() < 1e-4
 
 
+@pytest.mark.usefixtures("warm")
 def test_batches_ranks_and_chunks_give_the_same_file(
     settings: EvaluateSettings, workspace: Workspace
 ) -> None:

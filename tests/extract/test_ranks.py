@@ -35,6 +35,7 @@ def plan_of(
     )
 
 
+@pytest.mark.usefixtures("warm")
 def test_torchrun_starts_the_command_itself(stored: Workspace) -> None:
     """As on several nodes; here both ranks are on the CPU of one."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

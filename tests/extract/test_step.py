@@ -782,6 +782,7 @@ def test_ranks_hold_the_lock_of_the_workspace(
         run(replace(settings_of(workspace), num_gpus=2))
 
 
+@pytest.mark.usefixtures("warm")
 def test_two_ranks_train_one_module(
     workspace: Workspace, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -503,7 +503,7 @@ def test_augmentation_is_off_in_validation(
 def test_an_epoch_is_varied_by_its_seed_alone(stored: Workspace, epochs: list[Epoch]) -> None:
     side = [epoch for epoch in epochs if epoch.split == "ft"]
     pictures = Pictures(side, stored.images("ft"), 64, Augmentation())
-    (one, stage), (other, _), (again, _) = (pictures[3, seed] for seed in (5, 6, 5))
+    (one, stage, _), (other, *_), (again, *_) = (pictures[3, seed] for seed in (5, 6, 5))
     assert (one.dtype, one.shape, stage) == (torch.uint8, (3, 64, 64), 3)
     assert torch.equal(one, again)
     assert not torch.equal(one, other)

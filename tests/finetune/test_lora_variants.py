@@ -203,6 +203,7 @@ def test_lengths_that_are_missing_are_refused(plan_of: Planner) -> None:
 
 
 @needs_compiler
+@pytest.mark.usefixtures("warm")
 def test_under_deepspeed(plan_of: Planner, tmp_path: Path) -> None:
     """All three at once, on two ranks that share each batch; ZeRO-3 frees each weight after its use."""
     change = {"bf16": True, "max_steps": 4, "per_device_train_batch_size": 2, **ALL}

@@ -120,6 +120,7 @@ def test_without_deepspeed(plan_of: Planner) -> None:
 
 
 @needs_compiler
+@pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_under_deepspeed(
     plan_of: Planner, tmp_path: Path, workspace: Workspace, ranks: int

@@ -99,6 +99,7 @@ def stopped_at_once(plan: Plan) -> Plan:
 
 
 @needs("wandb")
+@pytest.mark.usefixtures("warm")
 def test_a_resumed_training_goes_on_in_the_same_run(
     settings: FinetuneSettings, tmp_path: Path
 ) -> None:

@@ -651,6 +651,7 @@ def stopped(plan: Plan) -> Iterator[Plan]:
 
 
 @pytest.mark.skipif(not has_cpp_compiler(), reason="DeepSpeed needs a C++ compiler on a CPU")
+@pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize(("ranks", "modes"), [(1, ("zero3",)), (2, ("zero2", "zero3"))])
 def test_under_deepspeed(
     plan_of: Planner, workspace: Workspace, tmp_path: Path, ranks: int, modes: tuple[str, ...]

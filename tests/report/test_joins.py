@@ -13,7 +13,6 @@ from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, write_json
 from eegtool.reasons.facts import Facts
 from eegtool.report.measures.faithfulness import faithfulness
-from eegtool.report.measures.findings import Findings
 from eegtool.report.measures.intervals import Sampling
 from eegtool.report.measures.metrics import measure
 from eegtool.report.reading.epochs import AnsweredEpoch
@@ -116,7 +115,7 @@ def test_it_is_known_on_whom_the_module_was_calibrated(
     known = look_up(workspace, answered)
     assert known.module_calibration == {"subjects": ["S02"], "decide_for": "kappa"}
     metrics = measure(answered, Run("m", None, {}))
-    said = protocol_sentences(metrics, Findings(module_calibration=known.module_calibration))
+    said = protocol_sentences(metrics, known)
     assert "The vision module alone: calibrated on S02" in " ".join(said)
     assert "decided for Cohen's κ." in " ".join(said)
     (workspace.vision_module / "card.json").write_text("{")

@@ -200,6 +200,7 @@ def test_the_base_is_loaded_once_for_all_nights(
     assert len(loads) == 1
 
 
+@pytest.mark.usefixtures("warm")
 def test_two_ranks_give_what_one_gives(
     settings: StageSettings, simulated: Path, tmp_path: Path
 ) -> None:

@@ -91,7 +91,7 @@ def test_how_it_is_asked_reaches_the_model(
         asked.append((how["mode"], how["batch_size"], how["calibrate"]))
         raise EegToolError("Seen.")
 
-    monkeypatch.setattr(Stager, "stage_drawn", stage)
+    monkeypatch.setattr(Stager, "stage", stage)
     refused(
         replace(settings, mode="both", batch_size="3", no_calibration=True, out=settings.out / "b")
     )

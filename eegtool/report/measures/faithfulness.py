@@ -70,27 +70,24 @@ def faithfulness(
     measured = [e for e in epochs if e.sample_id in facts]
     read = cache(claims_in)
     said, right = Counter[str](), Counter[str]()
-    made, kept = np.zeros(len(measured)), np.zeros(len(measured))
+    counts = np.zeros((2, len(measured)))
     for i, epoch in enumerate(measured):
         for claim in read(epoch.text):
             true = holds(claim, facts[epoch.sample_id])
             said[claim.kind] += 1
             right[claim.kind] += true
-            made[i] += 1
-            kept[i] += true
+            counts[:, i] += true, 1
     if not said:
         return None
     bootstrap = Bootstrap(measured, sampling)
     everywhere = np.zeros(len(measured), np.intp)
-    per_unit = np.concatenate([bootstrap.sums(everywhere, (1,), n) for n in (kept, made)], axis=1)
-    draws = bootstrap.draw(per_unit)
-    share = float(kept.sum() / made.sum())
+    per_unit = np.concatenate([bootstrap.sums(everywhere, (1,), n) for n in counts], axis=1)
     with np.errstate(invalid="ignore"):
-        drawn = draws[:, 0] / draws[:, 1]
+        share, interval = bootstrap.estimate(per_unit, lambda sums: sums[..., 0] / sums[..., 1])
     return Faithfulness(
         epochs=len(measured),
-        with_claims=int((made > 0).sum()),
-        share=share,
-        interval=bootstrap.interval(drawn, share),
+        with_claims=int((counts[1] > 0).sum()),
+        share=share or 0.0,
+        interval=interval,
         kinds={kind: ClaimScore(n, right[kind]) for kind, n in said.most_common()},
     )

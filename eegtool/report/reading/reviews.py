@@ -181,15 +181,13 @@ def _other(path: Path, of: dict[str, Night]) -> Scoring:
 
 def _check_model(scoring: Scoring, night: Night) -> None:
     """Refuse a review of other answers than these."""
-    answered = {
-        index: stage
-        for index, (stage, epoch) in enumerate(
-            zip(night.predicted, night.epochs, strict=True), start=night.first_epoch
-        )
-        if epoch is not None
-    }
-    if scoring.model and scoring.model != answered:
-        differing = [i for i in {*answered, *scoring.model} if answered.get(i, 0) != scoring.model.get(i, 0)]  # fmt: skip
+    if not scoring.model:
+        return
+    numbered = enumerate(night.epochs, start=night.first_epoch)
+    answered = {index: epoch.predicted for index, epoch in numbered if epoch is not None}
+    every = {*answered, *scoring.model}
+    differing = [i for i in every if answered.get(i, 0) != scoring.model.get(i, 0)]
+    if differing:
         raise EegToolError(
             f"{scoring.path} is a review of other answers to {scoring.recording}: {len(differing)} epochs "
             f"differ, such as epoch {min(differing)}.",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from eegtool.core.answers import Reader, Reading, read_stage
 from eegtool.core.errors import EegToolError
-from eegtool.core.labels import Labels, read_labels
+from eegtool.core.labels import read_labels
 from eegtool.core.parsing import finite, parse_json
 from eegtool.core.records import Answer, check_unique
 from eegtool.core.stages import STAGES
@@ -64,15 +64,15 @@ class _Gathering:
     labels: list[str] = field(default_factory=list)
     odd: list[str] = field(default_factory=list)
 
-    def labelled(self, path: Path, coding: str) -> tuple[tuple[AnsweredEpoch, ...], Labels]:
-        """Return the epochs with their true stages, and what was found of these."""
+    def whole(self, path: Path, coding: str, broken: str, siblings: int) -> AnswerSet:
+        """Return the answers with their true stages, which are read all together."""
         ids = [epoch.sample_id for epoch in self.epochs]
         found = read_labels(str(path), ids, self.labels, coding)
-        epochs = (
-            replace(epoch, true=stage or None)
-            for epoch, stage in zip(self.epochs, found.stages, strict=True)
-        )
-        return tuple(epochs), found
+        check_unique(path, ids)
+        pairs = zip(self.epochs, found.stages, strict=True)
+        epochs = tuple(replace(epoch, true=stage or None) for epoch, stage in pairs)
+        run, odd = self.run.run(), tuple(self.odd)
+        return AnswerSet(path, path.stem, run, epochs, broken, odd, siblings, found.notes)
 
 
 def read_answer_sets(path: Path, reader: Reader = "free", coding: str = "") -> list[AnswerSet]:
@@ -87,7 +87,6 @@ def read_answer_sets(path: Path, reader: Reader = "free", coding: str = "") -> l
         The file.
     reader : str
         How stages are read; see `eegtool.core.answers.read_stage`.
-
     coding : str
         What numbers mean as true stages; see `eegtool.core.labels.read_labels`.
 
@@ -127,24 +126,7 @@ def read_answer_sets(path: Path, reader: Reader = "free", coding: str = "") -> l
             f"{path} holds no answers{but}.",
             "Run `eegvlm evaluate` first, or give another file.",
         )
-    sets = []
-    for gathering in found.values():
-        epochs, labels = gathering.labelled(path, coding)
-        sets.append(
-            AnswerSet(
-                path=path,
-                name=path.stem,
-                run=gathering.run.run(),
-                epochs=epochs,
-                broken_line=broken,
-                odd_probabilities=tuple(gathering.odd),
-                siblings=len(found),
-                label_notes=labels.notes,
-            )
-        )
-    for one in sets:
-        check_unique(path, [epoch.sample_id for epoch in one.epochs])
-    return sets
+    return [one.whole(path, coding, broken, len(found)) for one in found.values()]
 
 
 def _answer(path: Path, place: str, row: object) -> Answer:
@@ -191,7 +173,7 @@ def _epoch(answer: Answer, read: Callable[[str], tuple[str, Reading]]) -> tuple[
         recording=_word(metadata.get("recording")),
         subject=_word(metadata.get("subject")),
         epoch_index=_whole(metadata.get("epoch_index"), 0),
-        true=None,  # of all labels together: `_Gathering.labelled`
+        true=None,  # of all labels together: `_Gathering.whole`
         text=text,
         reading=reading,
         onset_s=_onset(metadata.get("onset_s")),
