@@ -21,6 +21,7 @@ from rich.markup import escape
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
+from eegtool.core.options import FeatureSource
 from eegtool.core.parsing import parse_json
 from eegtool.core.records import (
     SPLITS,
@@ -30,7 +31,6 @@ from eegtool.core.records import (
     read_conversations,
     read_questions,
 )
-from eegtool.core.settings import FeatureSource
 from eegtool.core.workspace import Workspace, atomic_path, missing, write_json
 
 FEATURE_DIM: Final = 1024

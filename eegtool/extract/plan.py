@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Final
-
-from eegtool.core.workspace import read_json, write_json
 
 IMBALANCE: Final = ("weights", "sampling", "none")
 LOGS: Final = ("csv", "tensorboard")
@@ -50,6 +47,8 @@ class TrainPlan:
         'sampling' (all stages are drawn equally often), 'none'.
     augmentation : dict or None
         Fields of `Augmentation`; None for no augmentation.
+    learn_facts : bool
+        Whether features are also to tell what prepare measured in each epoch.
     patience : int
         Passes without a better validation macro-F1 after which it stops; 0 for never.
     log : str
@@ -78,6 +77,7 @@ class TrainPlan:
     warmup: float = 0.2
     imbalance: str = "weights"
     augmentation: dict[str, Any] | None = None
+    learn_facts: bool = False
     patience: int = 0
     log: str = "csv"
     workers: int = 0
@@ -90,16 +90,10 @@ class TrainPlan:
         return None if size is None else int(size)
 
     @classmethod
-    def read(cls, path: Path) -> TrainPlan:
-        """Read what `write` wrote."""
-        values = read_json(path)
-        for name in ("train_subjects", "val_subjects"):
-            values[name] = tuple(values[name])
-        return cls(**values)
-
-    def write(self, path: Path) -> None:
-        """Write the plan for the ranks."""
-        write_json(path, asdict(self))
+    def of(cls, values: Mapping[str, Any]) -> TrainPlan:
+        """Return the plan from what JSON has kept of its fields."""
+        subjects = {name: tuple(values[name]) for name in ("train_subjects", "val_subjects")}
+        return cls(**{**values, **subjects})
 
 
 @dataclass(frozen=True, slots=True)

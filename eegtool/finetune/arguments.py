@@ -22,8 +22,8 @@ from transformers.hf_argparser import string_to_bool
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.flags import FlagError, Values, truth
 from eegtool.core.parsing import parse_json
-from eegtool.core.settings import FinetuneSettings
 from eegtool.finetune.hardware import Hardware
+from eegtool.finetune.options import FinetuneSettings
 
 
 @dataclass(frozen=True, slots=True)

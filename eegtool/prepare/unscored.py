@@ -24,8 +24,8 @@ from eegtool.prepare.nights import (
     prepare_night,
     store_signals,
 )
+from eegtool.prepare.publishing import publish_nights
 from eegtool.prepare.recipe import Recipe
-from eegtool.prepare.step import publish_nights
 from eegtool.recordings.reading import Source, read_header
 from eegtool.scorings.cohorts import Night
 

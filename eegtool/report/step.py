@@ -13,7 +13,6 @@ from rich.text import Text
 
 from eegtool.core.console import console, progress
 from eegtool.core.errors import EegToolError
-from eegtool.core.settings import ReportSettings
 from eegtool.core.stages import EPOCH_S
 from eegtool.core.workspace import (
     Workspace,
@@ -31,6 +30,7 @@ from eegtool.report.measures.intervals import Sampling
 from eegtool.report.measures.metrics import Metrics, measure
 from eegtool.report.measures.scorers import compare_scorers, measure_review
 from eegtool.report.measures.sleep import deviations, night_statistics
+from eegtool.report.options import ReportSettings
 from eegtool.report.reading.joins import Known, look_up
 from eegtool.report.reading.lights import Lights, Span, read_lights
 from eegtool.report.reading.nights import Night, lay_out

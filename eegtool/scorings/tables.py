@@ -21,11 +21,11 @@ from eegtool.scorings.columns import (
     Table,
     find_table,
     fold_name,
-    is_moment,
 )
 from eegtool.scorings.levels import levels_of
 from eegtool.scorings.moments import (
     Moment,
+    moment_in,
     parse_moment,
     read_moments,
     seconds_between,
@@ -33,10 +33,6 @@ from eegtool.scorings.moments import (
 )
 from eegtool.scorings.scorers import chosen
 from eegtool.scorings.scoring import CONSENSUS, Entry, ReadAs, Scoring
-
-PER_LINE: Final = "one stage per line"
-NUMBERED: Final = "numbered epochs"
-STRETCHES: Final = "stages and how long each lasts"
 
 _MISSING: Final = ("", "n/a", "nan", ".")
 _ORIGIN: Final = re.compile(r"^# orig_time\s*:\s*(\d{4}-\d\d-\d\d[ T][\d:.]+)", re.MULTILINE)
@@ -83,16 +79,13 @@ def read_table(
         read_as = replace(read_as, codes=levels)
         told = f"The meaning of '{table.name(column)}' is that of the Levels in its JSON file."
         note = f"{note} {told}".strip()
+    notes: tuple[str, ...] = ()
     if of_events:
-        staged = [
-            (row, stage_of_event(path, row.place, row[column], read_as)) for row in table.rows
-        ]
-        rows = tuple(row for row, stage in staged if stage)
-        scoring, missing = _timed(replace(table, rows=rows), recording_start, epoch_s)
-        stages = [stage for _, stage in staged if stage]
-        notes: tuple[str, ...] = ()
-    else:
-        scoring, missing = _timed(table, recording_start, epoch_s)
+        found = [stage_of_event(path, row.place, row[column], read_as) for row in table.rows]
+        rows = tuple(row for row, stage in zip(table.rows, found, strict=True) if stage)
+        table, stages = replace(table, rows=rows), list(filter(None, found))
+    scoring = _timed(table, recording_start, epoch_s)
+    if not of_events:
         n_epochs = [min(s / EPOCH_S, _MANY) for s in _lengths_s(scoring.entries)]
         places = [row.place for row in table.rows]
         stages, notes = read_stages(path, table.column(column), places, n_epochs, read_as)
@@ -101,7 +94,7 @@ def read_table(
         scoring,
         entries=tuple(replace(e, stage=s) for e, s in zip(scoring.entries, stages, strict=True)),
         start=datetime.fromisoformat(origin[1]) if origin and not scoring.start else scoring.start,
-        notes=(*filter(None, (note, missing)), *notes),
+        notes=(*filter(None, (note,)), *scoring.notes, *notes),
     )
 
 
@@ -187,8 +180,8 @@ def _chosen(table: Table, read_as: ReadAs) -> tuple[int | None, str]:
     )
 
 
-def _timed(table: Table, recording_start: datetime | None, epoch_s: float) -> tuple[Scoring, str]:
-    """Lay the rows onto time, their stages left open; say if epochs are missing."""
+def _timed(table: Table, recording_start: datetime | None, epoch_s: float) -> Scoring:
+    """Lay the rows onto time, their stages left open."""
     path, rows, columns = table.path, table.rows, table.columns
     start = None
     if "onset" in columns:
@@ -221,21 +214,18 @@ def _timed(table: Table, recording_start: datetime | None, epoch_s: float) -> tu
     )
     if columns.keys() & {"onset", "end"}:
         endless = "end" in columns and all(row[columns["end"]] == UNTIL_NEXT for row in rows)
-        form = "table of onsets and stages"
-        return Scoring(form, entries, start, start is not None, until_next=endless), ""
-    if "duration" in columns:
-        return Scoring(STRETCHES, entries), ""
+        return Scoring(entries, start, start is not None, until_next=endless)
     n_missing = round(onsets_s[-1] / epoch_s) + 1 - len(rows) if rows else 0
-    if not n_missing:
-        return Scoring(PER_LINE, entries), ""
-    return Scoring(NUMBERED, entries), f"{n_missing} epochs are missing in its count."
+    counted = n_missing and "duration" not in columns
+    notes = (f"{n_missing} epochs are missing in its count.",) if counted else ()
+    return Scoring(entries, notes=notes, is_list=True)
 
 
 def _moment_cell(row: Row, columns: dict[str, int]) -> str:
     """Return the onset of a row, with its date where that stands in another column."""
     onset = row[columns["onset"]]
     dated = f"{row[columns['date']]} {onset}" if "date" in columns else ""
-    return dated if dated and ":" in onset and is_moment(dated) else onset
+    return dated if dated and ":" in onset and moment_in(dated) is not None else onset
 
 
 def _epoch_numbers(path: Path, rows: Sequence[Row], column: int | None) -> Sequence[int]:

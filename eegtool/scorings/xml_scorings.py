@@ -63,7 +63,7 @@ def _nsrr(path: Path, root: ElementTree.Element) -> Scoring:
             continue
         onset_s = _number(path, place, event, "Start")
         entries.append(Entry(onset_s, _number(path, place, event, "Duration"), stage, place))
-    return Scoring("NSRR XML", tuple(entries))
+    return Scoring(tuple(entries))
 
 
 def _profusion(path: Path, root: ElementTree.Element) -> Scoring:
@@ -81,7 +81,7 @@ def _profusion(path: Path, root: ElementTree.Element) -> Scoring:
         place = f"SleepStage {i + 1}"
         stage = stage_or_refuse(path, place, element.text or "")
         entries.append(Entry(i * length_s, length_s, stage, place))
-    return Scoring("Profusion XML", tuple(entries))
+    return Scoring(tuple(entries))
 
 
 def _philips(path: Path, root: ElementTree.Element) -> Scoring:
@@ -98,7 +98,7 @@ def _philips(path: Path, root: ElementTree.Element) -> Scoring:
         entries.append(
             Entry(_float(path, place, "Start", element.get("Start", "")), 0.0, stage, place)
         )
-    return Scoring("Philips XML", tuple(entries), until_next=True)
+    return Scoring(tuple(entries), until_next=True)
 
 
 def _local(element: ElementTree.Element) -> str:

@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score
 
+from eegtool.core import ranks
 from eegtool.core.errors import EegToolError
 from eegtool.core.launching import open_locked
 from eegtool.core.records import (
@@ -32,13 +33,13 @@ from eegtool.core.records import (
     write_epochs,
     write_questions,
 )
-from eegtool.core.settings import ExtractSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, read_json, sha256_of, write_json
 from eegtool.extract import step
 from eegtool.extract import trained as trained_room
 from eegtool.extract.features import load_features, read_sidecar
 from eegtool.extract.module import VisionModule
+from eegtool.extract.options import ExtractSettings
 from eegtool.extract.step import run
 from eegtool.extract.stored import features_of, open_module
 from eegtool.extract.trained import augmentation_of
@@ -776,11 +777,12 @@ def test_ranks_hold_the_lock_of_the_workspace(
         assert os.fstat(number).st_ino == (workspace.root / ".extract.lock").stat().st_ino
         return 7
 
-    monkeypatch.setattr(trained_room, "launch", launch)
+    monkeypatch.setattr(ranks, "launch", launch)
     with pytest.raises(EegToolError, match="stopped with exit code 7"):
         run(replace(settings_of(workspace), num_gpus=2))
 
 
+@pytest.mark.usefixtures("warm")
 def test_two_ranks_train_one_module(
     workspace: Workspace, capfd: pytest.CaptureFixture[str]
 ) -> None:

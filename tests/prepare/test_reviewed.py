@@ -9,9 +9,9 @@ import pytest
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import read_epochs
-from eegtool.core.settings import PrepareSettings
 from eegtool.prepare import step as prepare
 from eegtool.prepare.nights import outline
+from eegtool.prepare.options import PrepareSettings
 from eegtool.scorings.cohorts import find_nights
 from eegtool.scorings.hypnograms import read_hypnogram, stage_per_epoch
 from eegtool.simulate.twins import load_twin, write_night

@@ -22,13 +22,14 @@ from sklearn.metrics import cohen_kappa_score
 from eegtool.core.answers import read_stage
 from eegtool.core.console import console
 from eegtool.core.records import Answer, read_epochs
-from eegtool.core.settings import PrepareSettings, ReportSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace
 from eegtool.prepare import step as prepare
+from eegtool.prepare.options import PrepareSettings
 from eegtool.report import step as report
 from eegtool.report.measures.intervals import Sampling
 from eegtool.report.measures.metrics import measure
+from eegtool.report.options import ReportSettings
 from eegtool.report.reading.epochs import AnsweredEpoch
 from eegtool.report.reading.joins import Known
 from eegtool.report.reading.protocol import Run

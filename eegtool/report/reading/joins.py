@@ -14,6 +14,7 @@ from eegtool.core.records import Epoch, read_epochs, read_questions
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, check_same_pictures, read_json
 from eegtool.reasons.facts import Facts
+from eegtool.reasons.stored import stored_facts
 from eegtool.report.reading.epochs import AnsweredEpoch
 from eegtool.report.reading.plain import plain_value
 
@@ -113,7 +114,7 @@ def look_up(
         missing=tried(lambda: _missing(workspace, ids), None),
         module_stages=module,
         module_calibration=tried(lambda: _module_calibration(card), {}) if module else {},
-        facts=tried(lambda: _facts(workspace, table), {}),
+        facts=tried(lambda: stored_facts(workspace, recordings, table), {}),
         kept=tried(lambda: _kept(workspace, recordings), None),
         problems=tuple(problems),
     )
@@ -163,25 +164,6 @@ def _module_calibration(path: Path) -> dict[str, Any]:
     """Read from the vision module's card how its own stages were calibrated."""
     found = read_json(path).get("calibration") if path.exists() else None
     return plain_value(found) if isinstance(found, dict) else {}
-
-
-def _facts(workspace: Workspace, table: Sequence[Epoch]) -> dict[str, Facts]:
-    """Return what prepare measured, as far as it did."""
-    ids = {(e.recording, e.epoch_index): e.sample_id for e in table}
-    found = {}
-    for recording in {e.recording: None for e in table}:
-        path = workspace.night(recording)
-        card = read_json(path) if path.exists() else {}
-        try:
-            pairs = zip(card["staged"], card["facts"], strict=True) if card.get("facts") else ()
-            for (index, _), row in pairs:
-                if sample_id := ids.get((recording, index)):
-                    found[sample_id] = Facts.from_row(row)
-        except (KeyError, TypeError, ValueError) as error:
-            raise EegToolError(
-                f"What was measured in {recording} is left out, {path.name}: {error}."
-            ) from error
-    return found
 
 
 def _kept(workspace: Workspace, recordings: Sequence[str]) -> Kept | None:

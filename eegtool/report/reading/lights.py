@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from eegtool.core.errors import EegToolError
-from eegtool.recordings.edf import read_edf_annotations, read_edf_header
-from eegtool.recordings.reading import is_recording, read_annotations
+from eegtool.recordings.edf import open_edf
+from eegtool.recordings.reading import is_recording, open_recording
 from eegtool.scorings.moments import parse_moment
 
 _DAY: Final = timedelta(days=1)
@@ -85,9 +85,8 @@ def read_lights(
 def annotated_lights(path: Path) -> tuple[str, str]:
     """Return the first lights-off and the last lights-on among a recording's annotations, in seconds, or nothing."""
     is_edf = path.suffix.casefold() == ".edf"
-    annotations, _ = (
-        read_edf_annotations(read_edf_header(path)) if is_edf else read_annotations(path)
-    )
+    opened = open_edf(path, recording=False) if is_edf else open_recording(path)
+    annotations, _ = opened.annotations()
     marks = [(m[1].casefold(), a[0]) for a in annotations if (m := _ANNOTATION.search(a[2]))]
     off = min((s for word, s in marks if word != "on"), default="")
     on = max((s for word, s in marks if word == "on"), default="")
