@@ -8,7 +8,7 @@ curve          What the coverage curve of the same answers says: it must be what
 promise        What the curve of the subjects evaluated before (``--answers``, without this subject) says of such a share.
 next night     `eegvlm prepare` takes the review as scoring, `extract` gives it features by the model's own module, and
                `finetune --continue-from` trains on it; κ of the second night of the same subject by the model before
-               and after, both without calibration (the new one has none) and the first also with its own.
+               and after, both without calibration, which the new one does not have.
 
 Recordings are cut to 30 min of wake before and after sleep. Nothing is written beside model or recordings.
 
@@ -143,18 +143,11 @@ def measured(given: argparse.Namespace, out: Path) -> dict[str, Any]:
 
     # The review trains: the subject's own night, and another one's for the other side of the split.
     contract = read_json(given.model / "eegvlm.json")["protocol"]
-    for path in (*given.recordings.glob(f"{other}1??-*.edf"),):
+    for path in given.recordings.glob(f"{other}1??-*.edf"):
         (out / "night1" / path.name).symlink_to(path.resolve())
     workspace = out / "next"
-    picture = (
-        "--style",
-        contract["style"],
-        "--size",
-        contract["size"],
-        "--channel",
-        contract["channel"],
-    )
     where = ("--workspace", workspace)
+    picture = (x for name in ("style", "size", "channel") for x in (f"--{name}", contract[name]))
     eegvlm("prepare", out / "night1", *where, *picture, "--eval-subjects", other)
     eegvlm("extract", *where, "--weights", given.model / "vision_module")
     lora = read_json(given.model / "adapter_config.json")
@@ -165,23 +158,15 @@ def measured(given: argparse.Namespace, out: Path) -> dict[str, Any]:
         *("--lora-r", lora["r"], "--lora-alpha", lora["lora_alpha"]),
         *("--max-steps", given.steps, "--learning-rate", given.learning_rate),
     )
-    plain = "--no-calibration"
-    models = {
-        "as it was": (given.model, ()),
-        "uncalibrated": (given.model, (plain,)),
-        "trained on": (better, (plain,)),
-    }
     after = {
-        name: kappa(staged(second, model, out / f"next_{i}", *options), nights[1])
-        for i, (name, (model, options)) in enumerate(models.items())
+        name: kappa(staged(second, model, out / f"next_{name}", "--no-calibration"), nights[1])
+        for name, model in (("before", given.model), ("after", better))
     }
     return {
-        **{
-            "recording": recording,
-            "epochs": len(answers),
-            "reviewed": said["reviewed"],
-            "changed": changed,
-        },
+        "recording": recording,
+        "epochs": len(answers),
+        "reviewed": said["reviewed"],
+        "changed": changed,
         **{k: said[k] for k in ("before", "after", "after_interval", "expected")},
         "promised": promised(given.answers, subject, given.share, out),
         "next_night": after,
@@ -222,7 +207,7 @@ def main() -> None:
     table.add_row("curve of the same answers", f"{found['expected']:.3f}")
     table.add_row("promise of the other subjects' curve", f"{found['promised']:.3f}")
     for name, value in found["next_night"].items():
-        table.add_row(f"next night, model {name}", f"{value:.3f}")
+        table.add_row(f"next night, {name} training on the review", f"{value:.3f}")
     Console().print(table)
     if given.json:
         print(json.dumps(found))
