@@ -63,9 +63,10 @@ def cut(recordings: Path, night: str, folder: Path) -> list[str]:
     return stages[first:stop]
 
 
-def staged(recording: Path, model: Path, out: Path, *options: str) -> list[Answer]:
+def staged(recording: Path, model: Path, base: str, out: Path, *options: str) -> list[Answer]:
     """Stage a recording by the command that a user types; return the answers."""
-    eegvlm("stage", recording, "--model-path", model, "--out", out, *options)
+    which = ("--model-path", model, "--model-base", base)
+    eegvlm("stage", recording, *which, "--out", out, *options)
     (night,) = (path for path in out.iterdir() if path.is_dir())
     return read_answers(Workspace(night / "work").answers)
 
@@ -125,7 +126,7 @@ def measured(given: argparse.Namespace, out: Path) -> dict[str, Any]:
     subject, other = (SUBJECT.format(number) for number in (given.subject, given.other))
     nights = [cut(given.recordings, f"{subject}{i}", out / f"night{i}") for i in (1, 2)]
     first, second = (next((out / f"night{i}").glob("*.edf")) for i in (1, 2))
-    answers = staged(first, given.model, out / "staged")
+    answers = staged(first, given.model, given.base, out / "staged")
     recording = answers[0].metadata["recording"]
     review = out / "night1" / f"{recording}_reviewed.csv"
     changed = reviewed(answers, nights[0], given.share, review)
@@ -158,10 +159,10 @@ def measured(given: argparse.Namespace, out: Path) -> dict[str, Any]:
         *("--lora-r", lora["r"], "--lora-alpha", lora["lora_alpha"]),
         *("--max-steps", given.steps, "--learning-rate", given.learning_rate),
     )
-    after = {
-        name: kappa(staged(second, model, out / f"next_{name}", "--no-calibration"), nights[1])
-        for name, model in (("before", given.model), ("after", better))
-    }
+    after = {}
+    for name, model in (("before", given.model), ("after", better)):
+        replies = staged(second, model, given.base, out / f"next_{name}", "--no-calibration")
+        after[name] = kappa(replies, nights[1])
     return {
         "recording": recording,
         "epochs": len(answers),
@@ -178,7 +179,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", type=Path, required=True, help="folder of a fine-tuned model")
-    parser.add_argument("--base", default="tiny", help="its base model")
+    parser.add_argument("--base", default="tiny", help="its base model, by name or folder")
     parser.add_argument("--answers", type=Path, required=True, help="its evaluation")
     parser.add_argument(
         "--recordings", type=Path, required=True, help="nights named as Sleep-EDF's"
