@@ -8,7 +8,7 @@ curve          What the coverage curve of the same answers says: it must be what
 promise        What the curve of the subjects evaluated before (``--answers``, without this subject) says of such a share.
 next night     `eegvlm prepare` takes the review as scoring, `extract` gives it features by the model's own module, and
                `finetune --continue-from` trains on it; κ of the second night of the same subject by the model before
-               and after, both without calibration (the new one has none) and the first also with its own.
+               and after, both without calibration, which the new one does not have.
 
 Recordings are cut to 30 min of wake before and after sleep. Nothing is written beside model or recordings.
 
@@ -63,9 +63,10 @@ def cut(recordings: Path, night: str, folder: Path) -> list[str]:
     return stages[first:stop]
 
 
-def staged(recording: Path, model: Path, out: Path, *options: str) -> list[Answer]:
+def staged(recording: Path, model: Path, base: str, out: Path, *options: str) -> list[Answer]:
     """Stage a recording by the command that a user types; return the answers."""
-    eegvlm("stage", recording, "--model-path", model, "--out", out, *options)
+    which = ("--model-path", model, "--model-base", base)
+    eegvlm("stage", recording, *which, "--out", out, *options)
     (night,) = (path for path in out.iterdir() if path.is_dir())
     return read_answers(Workspace(night / "work").answers)
 
@@ -125,7 +126,7 @@ def measured(given: argparse.Namespace, out: Path) -> dict[str, Any]:
     subject, other = (SUBJECT.format(number) for number in (given.subject, given.other))
     nights = [cut(given.recordings, f"{subject}{i}", out / f"night{i}") for i in (1, 2)]
     first, second = (next((out / f"night{i}").glob("*.edf")) for i in (1, 2))
-    answers = staged(first, given.model, out / "staged")
+    answers = staged(first, given.model, given.base, out / "staged")
     recording = answers[0].metadata["recording"]
     review = out / "night1" / f"{recording}_reviewed.csv"
     changed = reviewed(answers, nights[0], given.share, review)
@@ -143,18 +144,11 @@ def measured(given: argparse.Namespace, out: Path) -> dict[str, Any]:
 
     # The review trains: the subject's own night, and another one's for the other side of the split.
     contract = read_json(given.model / "eegvlm.json")["protocol"]
-    for path in (*given.recordings.glob(f"{other}1??-*.edf"),):
+    for path in given.recordings.glob(f"{other}1??-*.edf"):
         (out / "night1" / path.name).symlink_to(path.resolve())
     workspace = out / "next"
-    picture = (
-        "--style",
-        contract["style"],
-        "--size",
-        contract["size"],
-        "--channel",
-        contract["channel"],
-    )
     where = ("--workspace", workspace)
+    picture = (x for name in ("style", "size", "channel") for x in (f"--{name}", contract[name]))
     eegvlm("prepare", out / "night1", *where, *picture, "--eval-subjects", other)
     eegvlm("extract", *where, "--weights", given.model / "vision_module")
     lora = read_json(given.model / "adapter_config.json")
@@ -165,23 +159,15 @@ def measured(given: argparse.Namespace, out: Path) -> dict[str, Any]:
         *("--lora-r", lora["r"], "--lora-alpha", lora["lora_alpha"]),
         *("--max-steps", given.steps, "--learning-rate", given.learning_rate),
     )
-    plain = "--no-calibration"
-    models = {
-        "as it was": (given.model, ()),
-        "uncalibrated": (given.model, (plain,)),
-        "trained on": (better, (plain,)),
-    }
-    after = {
-        name: kappa(staged(second, model, out / f"next_{i}", *options), nights[1])
-        for i, (name, (model, options)) in enumerate(models.items())
-    }
+    after = {}
+    for name, model in (("before", given.model), ("after", better)):
+        replies = staged(second, model, given.base, out / f"next_{name}", "--no-calibration")
+        after[name] = kappa(replies, nights[1])
     return {
-        **{
-            "recording": recording,
-            "epochs": len(answers),
-            "reviewed": said["reviewed"],
-            "changed": changed,
-        },
+        "recording": recording,
+        "epochs": len(answers),
+        "reviewed": said["reviewed"],
+        "changed": changed,
         **{k: said[k] for k in ("before", "after", "after_interval", "expected")},
         "promised": promised(given.answers, subject, given.share, out),
         "next_night": after,
@@ -193,7 +179,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", type=Path, required=True, help="folder of a fine-tuned model")
-    parser.add_argument("--base", default="tiny", help="its base model")
+    parser.add_argument("--base", default="tiny", help="its base model, by name or folder")
     parser.add_argument("--answers", type=Path, required=True, help="its evaluation")
     parser.add_argument(
         "--recordings", type=Path, required=True, help="nights named as Sleep-EDF's"
@@ -222,7 +208,7 @@ def main() -> None:
     table.add_row("curve of the same answers", f"{found['expected']:.3f}")
     table.add_row("promise of the other subjects' curve", f"{found['promised']:.3f}")
     for name, value in found["next_night"].items():
-        table.add_row(f"next night, model {name}", f"{value:.3f}")
+        table.add_row(f"next night, {name} training on the review", f"{value:.3f}")
     Console().print(table)
     if given.json:
         print(json.dumps(found))

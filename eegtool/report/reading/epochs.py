@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from eegtool.core.answers import Reading
-from eegtool.core.probabilities import of_stages
+from eegtool.core.stages import STAGES
 
 _SUM_TOLERANCE: Final = 0.02
 """By how much five probabilities may miss 1: two digits each, as others may write them."""
@@ -91,11 +91,13 @@ def probabilities_of(shares: Any) -> tuple[float, ...] | None:
     """
     if shares is None:
         return None
-    numbers = of_stages(shares)
-    if numbers is None:
+    if not isinstance(shares, dict) or set(shares) != set(STAGES):
         raise ValueError("they are not one number for each stage")
-    if not all(0 <= p <= 1 for p in numbers):
+    numbers = [shares[stage] for stage in STAGES]
+    if any(isinstance(p, bool) or not isinstance(p, int | float) for p in numbers):
+        raise ValueError("they are not numbers")
+    if not all(0 <= p <= 1 for p in numbers):  # NaN is not, either
         raise ValueError("one is not between 0 and 1")
     if abs(sum(numbers) - 1) > _SUM_TOLERANCE:
         raise ValueError(f"their sum is {sum(numbers):.3g}")
-    return numbers
+    return tuple(float(p) for p in numbers)
