@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.markup import escape
 
@@ -131,9 +132,11 @@ def check(settings: EvaluateSettings) -> Task:
         pictures.find(picture, f"question '{question.sample_id}'")
     features_file = settings.features_file or workspace.features("eval")
     features = _features(settings, contract, questions, features_file)
-    both = f"The model {folder} and {workspace.root}"
-    check_same_pictures(contract.protocol, workspace.protocol(), both)
-    job = _job(settings, contract, base, epochs)
+    both, here = f"The model {folder} and {workspace.root}", workspace.protocol()
+    check_same_pictures(contract.protocol, here, both)
+    job = replace(
+        _job(settings, contract, base, epochs), pictures=_as_evaluated(contract.protocol, here)
+    )
     use = settings.mode != "generate" and not (settings.no_calibration or settings.calibrate)
     return Task(
         settings=settings,
@@ -318,6 +321,16 @@ def _features(
     both = f"The model {settings.model_path} and {path}"
     check_same_pictures(contract.protocol, features.protocol, both)
     return features
+
+
+def _as_evaluated(trained: dict[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the protocol of a model; a published split must be that of its training and of the questions, too."""
+    if "protocol" not in trained:
+        return trained
+    differs = [*trained.get("protocol_differs", ()), *here.get("protocol_differs", ())]
+    if any(trained.get(key) != here.get(key) for key in ("protocol", "split_sha256")):
+        differs.append("trained and evaluated on different splits")
+    return trained | {"protocol_differs": [*dict.fromkeys(differs)]}
 
 
 def _job(

@@ -45,7 +45,8 @@ def all_tables(metrics: Metrics, findings: Findings) -> tuple[Table, ...]:
         sleep_table(findings),
         night_sleep_table(findings),
         *contents.group_tables(metrics),
-        literature_table(metrics.protocol),
+        # Nor is a part of the split's epochs the split.
+        *([] if findings.missing else [literature_table(metrics.protocol)]),
     )
     return tuple(table for table in tables if table.rows)
 
