@@ -43,7 +43,8 @@ def all_tables(metrics: Metrics, findings: Findings) -> tuple[Table, ...]:
         _sleep(findings),
         _sleep_of_nights(findings),
         *group_tables(metrics),
-        literature_table(metrics.protocol),
+        # A part of the split's epochs is not the split.
+        *([] if findings.missing else [literature_table(metrics.protocol)]),
     )
     return tuple(table for table in tables if table.rows)
 
