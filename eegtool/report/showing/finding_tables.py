@@ -32,8 +32,11 @@ from eegtool.report.showing.tables import (
 )
 
 
-def all_tables(metrics: Metrics, findings: Findings) -> tuple[Table, ...]:
-    """Return all tables of a report in their order; one without rows is left out."""
+def all_tables(metrics: Metrics, findings: Findings, *, is_part: bool = False) -> tuple[Table, ...]:
+    """Return all tables of a report in their order; one without rows is left out.
+
+    Of a part of the split's epochs nothing published is listed: it is not the split.
+    """
     tables = (
         *run_tables(metrics),
         *(_comparison(c, f"comparison_{i}") for i, c in enumerate(findings.comparisons, 1)),
@@ -43,8 +46,7 @@ def all_tables(metrics: Metrics, findings: Findings) -> tuple[Table, ...]:
         _sleep(findings),
         _sleep_of_nights(findings),
         *group_tables(metrics),
-        # A part of the split's epochs is not the split.
-        *([] if findings.missing else [literature_table(metrics.protocol)]),
+        *([] if is_part else [literature_table(metrics.protocol)]),
     )
     return tuple(table for table in tables if table.rows)
 
