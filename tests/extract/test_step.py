@@ -20,6 +20,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from typer.testing import CliRunner
 
 from eegtool.cli import app
+from eegtool.core import ranks
 from eegtool.core.errors import EegToolError
 from eegtool.core.launching import open_locked
 from eegtool.core.records import (
@@ -33,13 +34,13 @@ from eegtool.core.records import (
     write_epochs,
     write_questions,
 )
-from eegtool.core.settings import ExtractSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, read_json, sha256_of, write_json
 from eegtool.extract import step
 from eegtool.extract import trained as trained_room
 from eegtool.extract.features import load_features, read_sidecar
 from eegtool.extract.module import VisionModule
+from eegtool.extract.options import ExtractSettings
 from eegtool.extract.step import run
 from eegtool.extract.stored import features_of, open_module
 from eegtool.extract.trained import augmentation_of
@@ -172,7 +173,7 @@ def test_strips_are_left_empty_as_often_as_asked(stored: Workspace, augment: boo
     settings = replace(settings_of(stored), channel_dropout=0.3, augment=augment)
     how = augmentation_of(settings, folder)
     rest = Augmentation() if augment else Augmentation(0.0, 0.0, 0.0, 0.0)
-    assert how == asdict(replace(rest, channel_dropout=0.3))
+    assert how == replace(rest, channel_dropout=0.3)
 
 
 def test_without_strips_none_can_be_left_empty(stored: Workspace) -> None:
@@ -773,7 +774,7 @@ def test_ranks_hold_the_lock_of_the_workspace(
         assert os.fstat(number).st_ino == (workspace.root / ".extract.lock").stat().st_ino
         return 7
 
-    monkeypatch.setattr(trained_room, "launch", launch)
+    monkeypatch.setattr(ranks, "launch", launch)
     with pytest.raises(EegToolError, match="stopped with exit code 7"):
         run(replace(settings_of(workspace), num_gpus=2))
 

@@ -14,12 +14,12 @@ from deepspeed.runtime.zero.linear import zero3_linear_wrap
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.settings import FinetuneSettings
 from eegtool.core.workspace import Workspace, write_json
 from eegtool.finetune import estimate
 from eegtool.finetune.estimate import Size
+from eegtool.finetune.options import FinetuneSettings
 from eegtool.finetune.plan import Plan
-from eegtool.finetune.step import make_plan
+from eegtool.finetune.planning import make_plan
 from eegtool.model.adapters import add_lora
 from eegtool.model.checkpoints import find_base, load_base
 from eegtool.model.eegvlm import EEGVLM, patches

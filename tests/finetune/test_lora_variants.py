@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 from eegtool.cli import app
 from eegtool.core.errors import EegToolError
-from eegtool.core.settings import FinetuneSettings
 from eegtool.core.workspace import Workspace
 from eegtool.finetune import saving, step, train
+from eegtool.finetune.options import FinetuneSettings
 from eegtool.finetune.plan import Plan
-from eegtool.finetune.step import make_plan
+from eegtool.finetune.planning import make_plan
 from eegtool.finetune.trainer import EegTrainer
 from eegtool.model.adapters import add_lora, load_adapter
 from eegtool.model.checkpoints import load_base

@@ -409,6 +409,10 @@ def test_the_loss_is_that_of_the_labelled_tokens(small: Small) -> None:
     torch.testing.assert_close(found, expected / n)
     shared = model(**batch, labels=labels, high_level_features=r, num_items_in_batch=4 * n).loss
     torch.testing.assert_close(shared, expected / n / 4)
+    weights = torch.linspace(0, 2, labels.numel()).reshape(labels.shape)
+    each = cross_entropy(logits[:, :-1].transpose(1, 2), labels[:, 1:], reduction="none")
+    weighted = model(**batch, labels=labels, label_weights=weights, high_level_features=r).loss
+    torch.testing.assert_close(weighted, (each * weights[:, 1:]).sum() / n)
     nothing = model(**batch, labels=torch.full_like(labels, IGNORED), high_level_features=r).loss
     assert float(nothing) == 0
 
