@@ -75,11 +75,9 @@ class _Scratch(threading.local):
     def __init__(
         self, pairs: np.ndarray, waves: np.ndarray, n_bins: int, width: int, height: int
     ) -> None:
-        _, n_pairs, n_windows = pairs.shape
-        self.pairs = np.empty(pairs.shape)
-        self.folded = np.empty((2, 1, n_pairs, n_windows))
-        self.halves = np.empty((*waves.shape[:3], n_windows))
-        self.tapered = np.empty((2, 2, n_bins, n_windows))
+        self.folded = np.empty(pairs.shape)
+        self.halves = np.empty((*waves.shape[:3], pairs.shape[2]))
+        self.tapered = np.empty((2, 2, n_bins, pairs.shape[2]))
         self.columns = np.empty((2, width, n_bins), np.uint16)
         self.picture = np.empty((2, height, width), np.uint16)
 
@@ -91,9 +89,9 @@ class _Grid:
     pairs: np.ndarray  # int [2, n_pairs, n_windows]: samples before the middle and as far behind
     waves: np.ndarray  # float [2, n_groups, _GROUP, n_pairs]: see `_waves`
     window: np.ndarray  # int [width]: the window before each pixel column
-    window_share: np.ndarray  # uint16 [width, 1]: how far the column is behind it
+    window_share: np.ndarray  # uint16 [width, n_bins]: how far the column is behind it
     bin: np.ndarray  # int [height]: the frequency below each pixel row
-    bin_share: np.ndarray  # uint16 [height, 1]: how far the row is above it
+    bin_share: np.ndarray  # uint16 [height, width]: how far the row is above it
     scratch: _Scratch
 
 
@@ -110,8 +108,8 @@ def _grid(n_samples: int, sfreq_hz: float, width: int, height: int) -> _Grid:
     pairs = samples.T[np.stack([early, n_window - early])]
     columns = (2 * np.arange(width) + 1) * n_windows / (2 * width) - 0.5
     rows = (2 * np.arange(height)[::-1] + 1) * (MAX_HZ * n_window) / (2 * height * sfreq_hz)
-    window, window_share = _between(columns, n_windows)
-    bin_, bin_share = _between(rows, n_bins)
+    window, window_share = _between(columns, n_windows, n_bins)
+    bin_, bin_share = _between(rows, n_bins, width)
     waves = _waves(n_window, n_bins, sfreq_hz)
     scratch = _Scratch(pairs, waves, n_bins, width, height)
     return _Grid(pairs, waves, window, window_share, bin_, bin_share, scratch)
@@ -133,11 +131,12 @@ def _waves(n_window: int, n_bins: int, sfreq_hz: float) -> np.ndarray:
     return (np.stack([np.cos(turn), np.sin(turn)]) * weight).reshape(2, -1, _GROUP, len(early))
 
 
-def _between(at: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the last of `n` values before each place and the share of the way to the next."""
+def _between(at: np.ndarray, n: int, wide: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the last of `n` values before each place, and the share of the way to the next, so many times side by side."""
     parts = np.clip(np.rint(at * _SHARES), 0, (n - 1) * _SHARES).astype(np.int64)
     before = np.minimum(parts // _SHARES, n - 2)
-    return before, (parts - before * _SHARES).astype(np.uint16)[:, None]
+    share = (parts - before * _SHARES).astype(np.uint16)
+    return before, share[:, None].repeat(wide, axis=1)
 
 
 def draw(
@@ -183,10 +182,11 @@ def draw(
 def _multitaper(epoch_uv: np.ndarray, grid: _Grid) -> np.ndarray:
     """Return power spectral densities in µV²/Hz by sine tapers (Riedel & Sidorenko 1995), float [n_bins, n_windows]."""
     scratch = grid.scratch
-    early, late = epoch_uv.take(grid.pairs, out=scratch.pairs, mode="clip")
-    np.add(early, late, out=scratch.folded[0, 0])
-    np.subtract(early, late, out=scratch.folded[1, 0])
-    halves = np.matmul(grid.waves, scratch.folded, out=scratch.halves)
+    sums, differences = folded = epoch_uv.take(grid.pairs, out=scratch.folded, mode="clip")
+    sums += differences
+    differences *= -2
+    differences += sums
+    halves = np.matmul(grid.waves, folded[:, None], out=scratch.halves)
     halves = halves.reshape(2, -1, halves.shape[-1])
     # A window times a sine has the spectrum of the window, once moved down and once moved up by the frequency of
     # that sine: taper k needs no transform of its own, only the difference of the values k places below and above.
