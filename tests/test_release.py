@@ -73,7 +73,6 @@ def test_it_works_where_it_is_installed(built: tuple[Path, Path], tmp_path: Path
             capture_output=True,
             text=True,
             check=False,
-            check=False,
         )
         assert done.returncode == 0, done.stderr
         assert answer in done.stdout.replace("\n", "")
