@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -58,8 +59,7 @@ def test_its_metadata_can_be_shown(built: tuple[Path, Path]) -> None:
 
 def test_it_works_where_it_is_installed(built: tuple[Path, Path], tmp_path: Path) -> None:
     site = tmp_path / "site"
-    with zipfile.ZipFile(built[0]) as wheel:  # a pure wheel is installed by unpacking it
-        wheel.extractall(site)
+    shutil.unpack_archive(built[0], site, "zip")  # how a pure wheel is installed
     environment = os.environ | {"PYTHONPATH": str(site), "DS_ACCELERATOR": "cpu"}
     asked = "import eegtool, pathlib; print(pathlib.Path(eegtool.__file__).parent.parent)"
     for words, answer in (
