@@ -198,6 +198,10 @@ def become(asked: dict[str, Any]) -> None:
     sys.executable = asked["executable"]
     for stream in (sys.stdout, sys.stderr):
         _refresh(stream, unbuffered=asked["unbuffered"])
+    sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    sys.modules.pop("sitecustomize", None)
+    with contextlib.suppress(ImportError):
+        importlib.import_module("sitecustomize")
     words = asked["words"]
     if words[0] == "-m":
         sys.argv = words[1:]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.markup import escape
 
@@ -138,7 +140,7 @@ def check(settings: EvaluateSettings) -> Task:
         ),
         template=template,
         prompt=prompt_of(model.base, model.contract, template),
-        pictures=model.contract.protocol,
+        pictures=_as_evaluated(model.contract.protocol, workspace.protocol()),
         epochs=epochs,
         features=settings.features,
         seed=settings.seed,
@@ -283,3 +285,13 @@ def _chosen(
     if wanted:
         questions = [q for q in questions if whose.get(q.sample_id) in wanted]
     return questions[: settings.limit] if settings.limit else questions
+
+
+def _as_evaluated(trained: dict[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the protocol of a model; a published split must be that of its training and of the questions, too."""
+    if "protocol" not in trained:
+        return trained
+    differs = [*trained.get("protocol_differs", ()), *here.get("protocol_differs", ())]
+    if any(trained.get(key) != here.get(key) for key in ("protocol", "split_sha256")):
+        differs.append("trained and evaluated on different splits")
+    return trained | {"protocol_differs": [*dict.fromkeys(differs)]}

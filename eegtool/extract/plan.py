@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from eegtool.pictures.augmentation import Augmentation
+
 IMBALANCE: Final = ("weights", "sampling", "none")
 LOGS: Final = ("csv", "tensorboard")
 
@@ -45,8 +47,8 @@ class TrainPlan:
     imbalance : str
         What is done about rare stages: 'weights' (loss by the inverse square root of their share),
         'sampling' (all stages are drawn equally often), 'none'.
-    augmentation : dict or None
-        Fields of `Augmentation`; None for no augmentation.
+    augmentation : Augmentation or None
+        How far the signals are varied; None for not at all.
     learn_facts : bool
         Whether features are also to tell what prepare measured in each epoch.
     patience : int
@@ -76,7 +78,7 @@ class TrainPlan:
     weight_decay: float = 0.05
     warmup: float = 0.2
     imbalance: str = "weights"
-    augmentation: dict[str, Any] | None = None
+    augmentation: Augmentation | None = None
     learn_facts: bool = False
     patience: int = 0
     log: str = "csv"
@@ -93,7 +95,8 @@ class TrainPlan:
     def of(cls, values: Mapping[str, Any]) -> TrainPlan:
         """Return the plan from what JSON has kept of its fields."""
         subjects = {name: tuple(values[name]) for name in ("train_subjects", "val_subjects")}
-        return cls(**{**values, **subjects})
+        how = values["augmentation"]
+        return cls(**{**values, **subjects, "augmentation": how and Augmentation(**how)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,12 +59,12 @@ from eegtool.extract.export import Exporter, export, silently
 from eegtool.extract.features import (
     Sidecar,
     check_same_ids,
-    import_features,
     move_features,
     unchanged,
     write_sidecar,
 )
 from eegtool.extract.folds import Fold, export_out_of_fold
+from eegtool.extract.imported import import_features
 from eegtool.extract.module import VisionModule
 from eegtool.extract.neighbours import neighbours
 from eegtool.extract.options import ExtractSettings

@@ -50,13 +50,12 @@ class FineTuneSide:
     """Of the fine-tune side."""
     protocol: dict[str, Any]
     images_sha256: str
-    augmentation: dict[str, Any] | None = None
-    """Fields of `Augmentation`; None for none."""
+    augmentation: Augmentation | None = None
     lock: IO[str] | None = None
     """Of the workspace; launched ranks hold it, too."""
 
 
-def augmentation_of(settings: ExtractSettings, folder: Path) -> dict[str, Any] | None:
+def augmentation_of(settings: ExtractSettings, folder: Path) -> Augmentation | None:
     """Return how the signals of the training are varied; where none are stored, say that nothing is.
 
     Raises
@@ -82,8 +81,8 @@ def augmentation_of(settings: ExtractSettings, folder: Path) -> dict[str, Any] |
         )
         return None
     if not settings.augment:
-        return asdict(Augmentation(0.0, 0.0, 0.0, 0.0, dropout))
-    return asdict(Augmentation(channel_dropout=dropout, flip=settings.flip))
+        return Augmentation(0.0, 0.0, 0.0, 0.0, dropout)
+    return Augmentation(channel_dropout=dropout, flip=settings.flip)
 
 
 def reference_module(

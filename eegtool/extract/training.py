@@ -41,7 +41,6 @@ from eegtool.extract.trainer import (
     ran_out,
 )
 from eegtool.extract.weights import save_module, tensors_of
-from eegtool.pictures.augmentation import Augmentation
 from eegtool.reasons.facts import Facts
 from eegtool.reasons.stored import stored_facts
 
@@ -123,9 +122,11 @@ def train_module(plan: TrainPlan) -> TrainResult:
     if plan.learn_facts:
         facts = targets_of(_facts_of(plan, train))
         module.facts = torch.nn.Linear(FEATURE_DIM, facts.shape[1])
-    how = None if plan.augmentation is None else Augmentation(**plan.augmentation)
     folder = Path(plan.folder)
-    pictures = Pictures(train, folder, plan.size, how), Pictures(val, folder, plan.size)
+    pictures = (
+        Pictures(train, folder, plan.size, plan.augmentation),
+        Pictures(val, folder, plan.size),
+    )
     bar = Monitor(plan)
     trainer = StageTrainer(plan, module, args, pictures, bar, facts)
     if trainer.is_world_process_zero():

@@ -42,8 +42,8 @@ class _Scratch(threading.local):
         self.borders = np.empty((2, n_borders), np.int32)
         self.curve = np.empty((2, n_parts), np.int16)  # heights fit 16 bits up to 4,000 px
         self.edges = np.empty((2, 2, n_parts - 2 * (len(_PEN) - 1)), np.int16)
+        self.pixels = np.empty((2, 2 * n_pixels), np.int32)
         self.place = np.empty(n_pixels, np.intp)
-        self.pixels = np.empty((4, n_pixels), np.int32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,14 +51,14 @@ class _Grid:
     """What depends on sizes alone; the columns of all rows follow each other."""
 
     before: np.ndarray  # int [n_parts + 1]: the sample before each border of the parts
-    after: np.ndarray
-    share: np.ndarray  # how far the border is on its way from the one to the other, in 256ths
+    share: np.ndarray  # how far the border is on its way to the next sample, in 256ths
     inner: np.ndarray  # int [n_inner, n_parts]: samples within the parts
-    middle: np.ndarray  # int32 [n_rows * width]: height of the middle of the row of each column
-    x: np.ndarray  # int32 [n_rows * width]: where in the picture each column is
+    edges: np.ndarray  # int32 [2, n_rows * width]: where both edges of the pen are at rest
+    x: np.ndarray  # int [n_rows * width]: where in the picture each column is
     columns: np.ndarray  # int [n_rows * width]: 0, 1, 2 ...
     shares: np.ndarray  # int32 [n_spans]: _FULL ** 2 divided by 0, 1, 2 ... sixteenths of a pixel
     numbers: np.ndarray  # int32: 0, 1, 2 ... for as many pixels as there can be
+    below: np.ndarray  # int: 0, width, 2 * width ... likewise
     reach: int  # from the middle of a row as far as the middle of the pen can go
     scratch: _Scratch
 
@@ -75,20 +75,20 @@ def _grid(n_samples: int, height: int, width: int, n_rows: int) -> _Grid:
     looks = np.arange(1, max(-(-2 * n_samples // n_parts), 1))[:, None]
     inner = (border[:-1] * (len(looks) + 1) + looks) * n_samples // (n_parts * (len(looks) + 1))
     spans = np.maximum(np.arange((height + 2) * _UNIT), 1)
-    n_pixels = (height + 2 * n_rows) * width
-    rows = (np.arange(n_rows) * 2 + 1) * height * _UNIT // (2 * n_rows)
+    number = np.arange((height + 2 * n_rows) * width)
+    middle = (np.arange(n_rows) * 2 + 1) * height * _UNIT // (2 * n_rows)
     return _Grid(
         before=at >> 8,
-        after=(at >> 8) + 1,
         share=(at & 255).astype(np.int32),
         inner=np.clip(inner, 0, n_samples - 1),
-        middle=np.repeat(rows, width).astype(np.int32),
-        x=np.tile(np.arange(width, dtype=np.int32), n_rows),
+        edges=np.repeat([middle - _PEN[0], middle + _PEN[0]], width, axis=1).astype(np.int32),
+        x=np.tile(np.arange(width), n_rows),
         columns=np.arange(n_rows * width),
         shares=((_FULL * _FULL + spans // 2) // spans).astype(np.int32),
-        numbers=np.arange(n_pixels, dtype=np.int32),
+        numbers=number.astype(np.int32),
+        below=number * width,
         reach=max(height * _UNIT // (2 * n_rows) - _PEN[0], 1),
-        scratch=_Scratch(len(border), n_pixels),
+        scratch=_Scratch(len(border), len(number)),
     )
 
 
@@ -120,57 +120,54 @@ def draw_rows(
     # The only step with fractions. Where two machines differ in the last digit of a filter's
     # output, they practically never round to different sixteenths of a pixel.
     y = epoch_uv * (-grid.reach / spec.amplitude_uv)
-    np.minimum(np.maximum(y, -grid.reach, out=y), grid.reach, out=y)
-    np.rint(y, out=y)
-    top, bottom = _extent(_track(y.astype(np.int32), grid))
-    top = top + grid.middle
-    bottom = bottom + grid.middle
-    share = grid.shares.take(bottom - top + _UNIT)
+    y.clip(-grid.reach, grid.reach, out=y)
+    top, bottom = _extent(_track(np.rint(y, out=y).astype(np.int32), grid))
+    top = top + grid.edges
+    bottom = bottom + grid.edges
 
-    # All pixels that the track touches, column by column, and how far below the first of its column each is.
+    # All pixels that the track touches have a number, column by column.
     first = top[0] >> _UNIT_BITS
     count = (bottom[1] - 1 >> _UNIT_BITS) - first + 1
-    column = grid.columns.repeat(count)
-    n = len(column)
-    row, above, below, spare = grid.scratch.pixels[:, :n]
-    (count.cumsum(dtype=np.int32) - count).take(column, out=row, mode="clip")
-    np.subtract(grid.numbers[:n], row, out=row)
+    start = count.cumsum(dtype=np.int32) - count
 
     # How much of each is above the one and the other edge. An edge is taken to be at all heights
-    # from its top to its bottom for equally long.
+    # from its top to its bottom for equally long. What lies beyond 32 bits cancels out.
+    share = grid.shares.take(bottom - top + _UNIT)
     heights = (bottom - (first << _UNIT_BITS)) * share
     share <<= _UNIT_BITS
-    for i, part in enumerate((above, below)):
-        heights[i].take(column, out=part, mode="clip")
-        share[i].take(column, out=spare, mode="clip")
-        spare *= row
-        part -= spare
-        part >>= 8
-        np.maximum(part, 0, out=part)
-        np.minimum(part, _FULL, out=part)
-    below -= above
-    below *= N_INKS - 1
-    below += _FULL // 2
-    below >>= 8
+    heights += start * share
+    column = grid.columns.repeat(count)
+    n = len(column)
+    above, step = grid.scratch.pixels[:, : 2 * n].reshape(2, 2, n)
+    heights.take(column, axis=1, out=above, mode="clip")
+    share.take(column, axis=1, out=step, mode="clip")
+    step *= grid.numbers[:n]
+    above -= step
+    above >>= 8
+    above.clip(0, _FULL, out=above)
+    ink = above[1] - above[0]
+    ink *= N_INKS - 1
+    ink += _FULL // 2
+    ink >>= 8
 
     picture = _paper(width, height, n_rows, spec).copy()
-    place = np.multiply(row, width, out=grid.scratch.place[:n])
-    place += (grid.x + first * width).take(column, out=spare, mode="clip")
-    picture.reshape(-1)[place] = below.astype(np.uint8)
+    place = grid.scratch.place[:n]
+    (grid.x + (first - start) * width).take(column, out=place, mode="clip")
+    place += grid.below[:n]
+    picture.reshape(-1)[place] = ink.astype(np.uint8)
     return picture
 
 
 def _track(y: np.ndarray, grid: _Grid) -> np.ndarray:
-    """Return where the upper edge of what the pen draws is in each part, and the lower one, upside down."""
+    """Return how far both edges of what the pen draws are from where they rest in each part, int16 [2, n_parts]."""
     scratch = grid.scratch
-    border, after = scratch.borders
+    border, step = scratch.borders
     y.take(grid.before, out=border, mode="clip")
-    y.take(grid.after, out=after, mode="clip")
-    after -= border
-    after *= grid.share
-    after += 128
-    after >>= 8
-    border += after
+    (y[1:] - y[:-1]).take(grid.before, out=step, mode="clip")
+    step *= grid.share
+    step += 128
+    step >>= 8
+    border += step
     upper, lower = curve = scratch.curve
     np.minimum(border[:-1], border[1:], out=upper, casting="same_kind")
     np.maximum(border[:-1], border[1:], out=lower, casting="same_kind")
@@ -183,11 +180,12 @@ def _track(y: np.ndarray, grid: _Grid) -> np.ndarray:
     reach = len(_PEN) - 1
     edge, other = scratch.edges
     n = edge.shape[1]
-    np.subtract(curve[:, reach : reach + n], _PEN[0], out=edge)
+    edge[:] = curve[:, reach : reach + n]
     for i in range(1, reach + 1):
         np.minimum(curve[:, reach - i :][:, :n], curve[:, reach + i :][:, :n], out=other)
-        other -= _PEN[i]
+        other += _PEN[0] - _PEN[i]
         np.minimum(edge, other, out=edge)
+    np.negative(edge[1], out=edge[1])
     return edge
 
 
@@ -196,7 +194,7 @@ def _extent(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     a, b, c, d = (edges[:, i::_PARTS] for i in range(_PARTS))
     least = np.minimum(np.minimum(a, b), np.minimum(c, d))
     most = np.maximum(np.maximum(a, b), np.maximum(c, d))
-    return np.stack([least[0], -most[1]]), np.stack([most[0], -least[1]])
+    return least, most
 
 
 @lru_cache(maxsize=16)

@@ -320,4 +320,4 @@ def _samples(path: Path, n: int) -> np.ndarray:
             f"{path} holds {samples.dtype} {samples.shape}, and its sidecar {n} samples of int16.",
             f"They are of two recordings. {_AGAIN}",
         )
-    return samples
+    return np.asarray(samples)  # the same memory; a plain array is cut faster

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Final
 
 import numpy as np
-from scipy.fft import next_fast_len, rfft
+from scipy.fft import next_fast_len
 
 from eegtool.core.stages import EPOCH_S
 from eegtool.pictures.png import gradient
@@ -47,8 +47,8 @@ _WINDOW_S: Final = 2.0
 _HOP_S: Final = 0.25
 _TAPERS: Final = 3
 
-_BLOCKS: Final = round(_WINDOW_S / _HOP_S)  # of a window; a power of two
-_GROUP: Final = 32  # blocks that are multiplied at a time: so few that BLAS stays in one thread
+# Half bins that are multiplied at a time: so few that BLAS stays in one thread.
+_GROUP: Final = 16
 
 _FINE_BITS: Final = 5
 _FINE: Final = 1 << _FINE_BITS  # parts of a level to which power is rounded
@@ -66,56 +66,32 @@ def visible_hz(width: int, height: int) -> float:
     return MAX_HZ
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Blocks:
-    """How windows that overlap share their transforms.
-
-    A window is so many blocks, each of which is in as many windows: the transform of a block is computed
-    once. That of two blocks in a row is the first one's plus the second one's, turned by the time between
-    them; of four the same of two, and so on.
-    """
-
-    samples: (
-        np.ndarray
-    )  # int [n_groups, _GROUP, n_block]: of each block; the last ones fill the group
-    waves: (
-        np.ndarray
-    )  # float [n_block, 2 * n_half]: cosine and negative sine of each frequency in turn
-    turns: (
-        np.ndarray
-    )  # complex [n_steps, n_half]: by how much later halves of 2, 4, ... blocks turn
-
-
 class _Scratch(threading.local):
     """Arrays that each thread computes in, from picture to picture.
 
     To get that much memory from the system, and give it back, takes longer than to fill it.
     """
 
-    def __init__(self, blocks: _Blocks | None, n_windows: int, n_bins: int, size: tuple[int, int]):
-        width, height = size
-        shape = (0, 0, 0) if blocks is None else (*blocks.samples.shape[:2], blocks.turns.shape[1])
-        self.sums = np.empty((2, *shape), np.complex128)
-        self.half = np.empty((n_windows, 2 * n_bins + 2 * _TAPERS - 1), np.complex128)
-        self.tapered = np.empty((n_windows, n_bins), np.complex128)
-        self.power = np.empty((n_windows, 2 * n_bins))
+    def __init__(
+        self, pairs: np.ndarray, waves: np.ndarray, n_bins: int, width: int, height: int
+    ) -> None:
+        self.folded = np.empty(pairs.shape)
+        self.halves = np.empty((*waves.shape[:3], pairs.shape[2]))
+        self.tapered = np.empty((2, 2, n_bins, pairs.shape[2]))
         self.columns = np.empty((2, width, n_bins), np.uint16)
         self.picture = np.empty((2, height, width), np.uint16)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Grid:
-    """What depends on sizes alone."""
+    """What depends on sizes and rate alone."""
 
-    samples: (
-        np.ndarray
-    )  # int [n_windows, n_window]: of each window; mirrored at the ends of the epoch
-    blocks: _Blocks | None  # where windows begin a whole number of samples apart
-    n_bins: int  # frequencies, one per sfreq_hz / n_window
+    pairs: np.ndarray  # int [2, n_pairs, n_windows]: samples before the middle and as far behind
+    waves: np.ndarray  # float [2, n_groups, _GROUP, n_pairs]: see `_waves`
     window: np.ndarray  # int [width]: the window before each pixel column
-    window_share: np.ndarray  # uint16 [width, 1]: how far the column is behind it
+    window_share: np.ndarray  # uint16 [width, n_bins]: how far the column is behind it
     bin: np.ndarray  # int [height]: the frequency below each pixel row
-    bin_share: np.ndarray  # uint16 [height, 1]: how far the row is above it
+    bin_share: np.ndarray  # uint16 [height, width]: how far the row is above it
     scratch: _Scratch
 
 
@@ -128,40 +104,39 @@ def _grid(n_samples: int, sfreq_hz: float, width: int, height: int) -> _Grid:
     samples = np.minimum(samples, 2 * (n_samples - 1) - samples)
     # The highest frequency of which the tapers need neighbours is half the sampling rate.
     n_bins = min(math.ceil(MAX_HZ * n_window / sfreq_hz) + 1, (n_window - _TAPERS) // 2 + 1)
+    early = np.arange(1, n_window // 2 + 1)  # tapers are zero at the first sample
+    pairs = samples.T[np.stack([early, n_window - early])]
     columns = (2 * np.arange(width) + 1) * n_windows / (2 * width) - 0.5
     rows = (2 * np.arange(height)[::-1] + 1) * (MAX_HZ * n_window) / (2 * height * sfreq_hz)
-    window, window_share = _between(columns, n_windows)
-    bin_, bin_share = _between(rows, n_bins)
-    blocks = _shared(samples, 2 * n_bins + _TAPERS - 1)
-    scratch = _Scratch(blocks, n_windows, n_bins, (width, height))
-    return _Grid(samples, blocks, n_bins, window, window_share, bin_, bin_share, scratch)
+    window, window_share = _between(columns, n_windows, n_bins)
+    bin_, bin_share = _between(rows, n_bins, width)
+    waves = _waves(n_window, n_bins, sfreq_hz)
+    scratch = _Scratch(pairs, waves, n_bins, width, height)
+    return _Grid(pairs, waves, window, window_share, bin_, bin_share, scratch)
 
 
-def _shared(samples: np.ndarray, n_half: int) -> _Blocks | None:
-    """Return how windows share their first `n_half` half bins, if they are made of the same blocks."""
-    n_windows, n_window = samples.shape
-    n_block, rest = divmod(n_window, _BLOCKS)
-    blocks = samples.reshape(n_windows, _BLOCKS, -1) if not rest else None
-    if blocks is None or not (blocks[1:, :-1] == blocks[:-1, 1:]).all():
-        return None
-    own = np.concatenate([blocks[:, 0], blocks[-1, 1:]])
-    own = np.concatenate([own, np.repeat(own[-1:], -len(own) % _GROUP, axis=0)])
-    # Of the transform to twice the length of the window.
-    turn = -2j * np.pi / (2 * n_window) * np.arange(n_half)
-    waves = np.exp(np.arange(n_block)[:, None] * turn)
-    steps = 2 ** np.arange(round(math.log2(_BLOCKS)))
-    return _Blocks(
-        own.reshape(-1, _GROUP, n_block),
-        np.ascontiguousarray(waves).view(np.float64),
-        np.exp(steps[:, None] * n_block * turn),
-    )
+def _waves(n_window: int, n_bins: int, sfreq_hz: float) -> np.ndarray:
+    """Return by what sums of pairs, and by what their differences, are multiplied for the transform in half bins.
+
+    Odd half bins come first, from -3 on, then even ones from -2 on; the last ones fill the group. Signs are
+    such that sine tapers take differences, and the scale such that squares add up to a power spectral
+    density in µV²/Hz.
+    """
+    half = np.concatenate([np.arange(-3, 2 * n_bins + 3, 2), np.arange(-2, 2 * n_bins + 2, 2)])
+    half = np.pad(half, (0, -len(half) % _GROUP))[:, None]
+    early = np.arange(1, n_window // 2 + 1)
+    turn = np.pi * (0.5 - early / n_window) * half
+    weight = np.where(half // 2 % 2, -1, 1) / math.sqrt(n_window * sfreq_hz * _TAPERS)
+    weight = weight * np.where(2 * early == n_window, 0.5, 1)  # the middle is its own counterpart
+    return (np.stack([np.cos(turn), np.sin(turn)]) * weight).reshape(2, -1, _GROUP, len(early))
 
 
-def _between(at: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the last of `n` values before each place and the share of the way to the next."""
+def _between(at: np.ndarray, n: int, wide: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the last of `n` values before each place, and the share of the way to the next, so many times side by side."""
     parts = np.clip(np.rint(at * _SHARES), 0, (n - 1) * _SHARES).astype(np.int64)
     before = np.minimum(parts // _SHARES, n - 2)
-    return before, (parts - before * _SHARES).astype(np.uint16)[:, None]
+    share = (parts - before * _SHARES).astype(np.uint16)
+    return before, share[:, None].repeat(wide, axis=1)
 
 
 def draw(
@@ -187,14 +162,13 @@ def draw(
     """
     grid = _grid(len(epoch_uv), sfreq_hz, width, height)
     scratch = grid.scratch
-    psd = _multitaper(_half_bins(epoch_uv, grid), grid.samples.shape[1], sfreq_hz, scratch)
+    psd = _multitaper(epoch_uv, grid)
     level = np.log(np.maximum(psd, 1e-10, out=psd), out=psd)
-    level *= 10 / math.log(10) / STEP_DB
-    level -= FLOOR_DB / STEP_DB
-    np.minimum(np.maximum(level, 0, out=level), N_LEVELS - 1, out=level)
-    level *= _FINE
+    level *= 10 / math.log(10) / STEP_DB * _FINE
+    level -= FLOOR_DB / STEP_DB * _FINE
+    level.clip(0, (N_LEVELS - 1) * _FINE, out=level)
     # From here on in whole numbers: what machines do differently in the last digit ends here.
-    fine = np.rint(level, out=level).astype(np.uint16)
+    fine = np.rint(level, out=level).T.astype(np.uint16, order="C")
     columns = _interpolate(fine, grid.window, grid.window_share, _SHARE_BITS, scratch.columns)
     by_bin = np.ascontiguousarray(columns.T)
     bits = _SHARE_BITS + _FINE_BITS
@@ -205,49 +179,26 @@ def draw(
     return drawn
 
 
-def _half_bins(epoch_uv: np.ndarray, grid: _Grid) -> np.ndarray:
-    """Return the transforms of all windows, filled up with zeros to twice their length, from `_TAPERS` half bins below 0 Hz on."""
-    n_windows, n_window = grid.samples.shape
-    half = grid.scratch.half
-    positive = half[:, _TAPERS:]
-    if grid.blocks is None:
-        transforms = rfft(epoch_uv.take(grid.samples), 2 * n_window)
-        positive[:] = transforms[:, : positive.shape[1]]
-    else:
-        sums, later = grid.scratch.sums
-        np.matmul(epoch_uv.take(grid.blocks.samples), grid.blocks.waves, out=sums.view(np.float64))
-        sums, later = (x.reshape(-1, x.shape[-1]) for x in (sums, later))
-        *turns, last = grid.blocks.turns
-        for i, turn in enumerate(turns):
-            n = len(sums) - 2**i
-            np.multiply(sums[2**i :], turn, out=later[:n])
-            later[:n] += sums[:n]
-            sums, later = later[:n], sums
-        np.multiply(sums[_BLOCKS // 2 :][:n_windows], last, out=positive)
-        positive += sums[:n_windows]
-    # Values below zero mirror those above.
-    np.conjugate(positive[:, _TAPERS:0:-1], out=half[:, :_TAPERS])
-    return half
-
-
-def _multitaper(half: np.ndarray, n_window: int, sfreq_hz: float, scratch: _Scratch) -> np.ndarray:
-    """Return power spectral densities in µV²/Hz by sine tapers (Riedel & Sidorenko 1995), float [n_windows, n_bins]."""
+def _multitaper(epoch_uv: np.ndarray, grid: _Grid) -> np.ndarray:
+    """Return power spectral densities in µV²/Hz by sine tapers (Riedel & Sidorenko 1995), float [n_bins, n_windows]."""
+    scratch = grid.scratch
+    sums, differences = folded = epoch_uv.take(grid.pairs, out=scratch.folded, mode="clip")
+    sums += differences
+    differences *= -2
+    differences += sums
+    halves = np.matmul(grid.waves, folded[:, None], out=scratch.halves)
+    halves = halves.reshape(2, -1, halves.shape[-1])
     # A window times a sine has the spectrum of the window, once moved down and once moved up by the frequency of
     # that sine: taper k needs no transform of its own, only the difference of the values k places below and above.
-    n_bins = half.shape[1] // 2 - _TAPERS + 1
-    tapered, power = scratch.tapered, scratch.power  # real and imaginary parts beside each other
-    for k in range(1, _TAPERS + 1):
-        below, above = (
-            half[:, _TAPERS + shift : _TAPERS + shift + 2 * n_bins - 1 : 2] for shift in (-k, k)
-        )
-        np.subtract(below, above, out=tapered)
-        parts = tapered.view(np.float64)
-        np.multiply(parts, parts, out=parts if k > 1 else power)
-        if k > 1:
-            power += parts
-    density: np.ndarray = power[:, ::2] + power[:, 1::2]
-    density /= n_window * sfreq_hz * _TAPERS
-    return density
+    power, tapered = scratch.tapered
+    n_bins = power.shape[1]
+    for out, first, taper in ((power, 1, 1), (tapered, n_bins + 3, 2), (tapered, 0, 3)):
+        below, above = (halves[:, at : at + n_bins] for at in (first, first + taper))
+        np.subtract(below, above, out=out)
+        out *= out
+        if out is tapered:
+            power += tapered
+    return power[0] + power[1]
 
 
 def _interpolate(

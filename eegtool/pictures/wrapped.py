@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -17,6 +18,7 @@ _MIN_ROW_PX: Final = 18  # below, a spindle of 25 µV is hardly 2 px high
 _ROWS: Final = tuple(n for n in range(1, EPOCH_S + 1) if EPOCH_S % n == 0)
 
 
+@cache
 def n_rows(width: int, height: int) -> int:
     """Return the fewest rows of whole seconds that show 30 Hz, or as many as are high enough."""
     fitting = [n for n in _ROWS if height >= n * _MIN_ROW_PX] or [1]

@@ -394,7 +394,7 @@ def _is_whole(done: Prepared, recipe: Recipe) -> bool:
 
 def filter_in_memory(
     night: Night, recipe: Recipe, source: Source | None = None
-) -> tuple[Prepared, StoredNight, Recording]:
+) -> tuple[Prepared, StoredNight]:
     """Filter a recording that is to be staged, and write nothing.
 
     Parameters
@@ -404,8 +404,8 @@ def filter_in_memory(
 
     Returns
     -------
-    Prepared, StoredNight, Recording
-        What became of it, without a folder; its channels as they would be stored; and as they were read.
+    Prepared, StoredNight
+        What became of it, without a folder; and its channels as they would be stored.
 
     Raises
     ------
@@ -417,7 +417,7 @@ def filter_in_memory(
         recording, stored = _filtered(source or night.signal_path, plan, recipe)
         inputs = _hashes(plan.files) or {night.recording: _samples_sha256(recording)}
         done = _described(plan, recording, inputs, recipe)
-    return replace(done, drawing=recipe.drawing()), stored, recording
+    return replace(done, drawing=recipe.drawing()), stored
 
 
 def _measured(done: Prepared, stored: StoredNight, recipe: Recipe) -> Prepared:

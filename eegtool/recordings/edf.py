@@ -133,14 +133,17 @@ def open_edf(path: Path, *, recording: bool = True) -> Opened:
         _number(path, columns, "samples per record", i, least=1) for i in range(n_signals)
     )
     kind, reserved = columns["version"][0], columns["reserved"][0]
+    record_s = _decimal(path, columns, "duration of a record")
     layout = _Layout(
         path,
         f"{kind}{reserved[3:5]}" if re.match("[EB]DF[+][CD]", reserved) else kind,
         columns["label"],
         samples,
-        _decimal(path, columns, "duration of a record"),
+        record_s,
         0,
     )
+    if layout.signals and not record_s > 0:
+        raise _damaged(path, "duration of a record", f"{record_s:g}")
     n_records, rest = divmod(n_bytes, sum(samples) * layout.sample_bytes)
     layout = replace(layout, n_records=n_records)
     declared = _number(path, columns, "number of records")
@@ -217,11 +220,6 @@ def _check_recording(layout: _Layout) -> None:
     if not layout.signals:
         raise EegToolError(
             f"{path} holds annotations but no signal.", "It is a hypnogram; give the recording."
-        )
-    if not layout.record_s > 0:
-        raise EegToolError(
-            f"The header of {path} is damaged: its duration of a record is '{layout.record_s:g}'.",
-            "Fetch the file again.",
         )
     if not layout.n_records:
         raise EegToolError(

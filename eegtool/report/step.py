@@ -117,7 +117,7 @@ def run(
         known=known,
         metrics=metrics,
         findings=findings,
-        tables=all_tables(metrics, findings),
+        tables=all_tables(metrics, findings, is_part=bool(known.missing)),
         nights=nights,
         absences=absences,
         drawings=_export_nights(nights, n_drawn, out / "hypnograms", lights),

@@ -17,6 +17,7 @@ import numpy as np
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.stages import (
+    CODES,
     MOVEMENT,
     UNSCORED,
     code_in_column,
@@ -29,10 +30,7 @@ from eegtool.scorings.scoring import ReadAs, refuse_word
 _S4: Final = "S4"
 """Stage 4 of R&K: N3 in the end, but how one gets there and leaves tells codings apart."""
 
-RK: Final = {
-    **{0: "W", 1: "N1", 2: "N2", 3: "N3", 4: _S4, 5: "REM", 6: MOVEMENT, 7: UNSCORED, 9: UNSCORED},
-    **{-1: UNSCORED, -2: UNSCORED},
-}
+RK: Final = {**CODES, 4: _S4}
 CODINGS: Final[Mapping[str, Mapping[int, str]]] = {
     "R&K, as Profusion, NSRR and ISRUC count": RK,
     "AASM, as yasa, Dreem and GSSC count": {

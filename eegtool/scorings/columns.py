@@ -108,6 +108,10 @@ class Table:
         """Return how the user would call a column."""
         return self.names[column] if column < len(self.names) else str(column + 1)
 
+    def cell(self, row: Row, role: str) -> str:
+        """Return the cell of a role in a row; empty where the table has no such column."""
+        return row[self.columns[role]] if role in self.columns else ""
+
     def column(self, index: int) -> list[str]:
         """Return all cells of a column."""
         return [row[index] for row in self.rows]

@@ -31,7 +31,7 @@ def plan_of(
         backbone="test_resnet",
         train_epochs=2,
         batch_size=4,
-        augmentation=asdict(Augmentation()),
+        augmentation=Augmentation(),
     )
 
 

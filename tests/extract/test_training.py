@@ -33,7 +33,7 @@ from eegtool.extract.weights import load_module
 from eegtool.pictures.augmentation import Augmentation, vary
 from eegtool.pictures.signals import StoredNight
 
-AUGMENTED = asdict(Augmentation())
+AUGMENTED = Augmentation()
 
 
 @pytest.fixture(autouse=True)

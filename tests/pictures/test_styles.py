@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.fft import next_fast_len
 
 from eegtool.core.errors import EegToolError
 from eegtool.pictures import (
@@ -406,22 +407,21 @@ def test_levels_are_absolute(sfreq_hz: float) -> None:
 
 @pytest.mark.parametrize("sfreq_hz", [100.0, 125.0, 128.0, 200.0, 250.0, 256.0, 512.0])
 def test_the_tapers_are_sines(sfreq_hz: float) -> None:
-    """Their transforms come from one of the plain window: the same as tapering it three times."""
+    """Their transforms come from one of the folded window: the same as tapering it three times."""
     epoch_uv = np.random.default_rng(6).normal(0, 30, round(30 * sfreq_hz))
     grid = spectrogram._grid(len(epoch_uv), sfreq_hz, 224, 224)
-    # Windows of which blocks are shared, where a quarter of a second is a whole number of samples.
-    assert (grid.blocks is None) == (sfreq_hz % 4 != 0)
-    windows = epoch_uv[grid.samples]
-    n_window = windows.shape[1]
+    actual = spectrogram._multitaper(epoch_uv, grid)
+    n_window = next_fast_len(round(2 * sfreq_hz), real=True)
+    middles = (2 * np.arange(120) + 1) * len(epoch_uv) // 240
+    mirrored = np.pad(epoch_uv, n_window, mode="reflect")
+    windows = mirrored[middles[:, None] + np.arange(n_window) + n_window - n_window // 2]
     n = np.arange(n_window)
-    expected = np.zeros((120, grid.n_bins))
+    expected = np.zeros((120, len(actual)))
     for k in (1, 2, 3):
         taper = np.sqrt(2 / n_window) * np.sin(np.pi * k * n / n_window)
-        power = np.abs(np.fft.rfft(windows * taper))[:, : grid.n_bins] ** 2
+        power = np.abs(np.fft.rfft(windows * taper))[:, : len(actual)] ** 2
         expected += power * 2 / (3 * sfreq_hz)
-    half = spectrogram._half_bins(epoch_uv, grid)
-    actual = spectrogram._multitaper(half, n_window, sfreq_hz, grid.scratch)
-    np.testing.assert_allclose(actual, expected, rtol=1e-9)
+    np.testing.assert_allclose(actual.T, expected, rtol=1e-9)
 
 
 def test_threads_do_not_draw_into_each_other() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from eegtool.core.errors import EegToolError
-from eegtool.scorings.annotations import holds_scoring, read_inside
+from eegtool.scorings.annotations import holds_annotations_alone, holds_scoring, read_inside
 from eegtool.scorings.scoring import ReadAs, Scoring
 
 REAL = sorted((Path(__file__).parents[1] / "data" / "sleep_edf_hypnograms").glob("*.edf"))
@@ -125,6 +125,16 @@ def test_a_recording_may_be_cut_off_or_not_know_its_length(tmp_path: Path) -> No
     assert [e.stage for e in read_edf_annotations(path).entries] == ["W", "N2"]
     path.write_bytes(content[:HEADER_BYTES])
     with pytest.raises(EegToolError, match="not one whole record follows"):
+        read_edf_annotations(path)
+
+
+def test_a_recording_whose_records_have_no_length_is_no_hypnogram(tmp_path: Path) -> None:
+    path = recording(tmp_path / "x.edf")
+    content = path.read_bytes()
+    path.write_bytes(content[:244] + b"0       " + content[252:])
+    assert not holds_annotations_alone(path)
+    assert not holds_scoring(path)
+    with pytest.raises(EegToolError, match="its duration of a record is '0'"):
         read_edf_annotations(path)
 
 

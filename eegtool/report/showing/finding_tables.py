@@ -32,8 +32,11 @@ from eegtool.report.showing.tables import (
 )
 
 
-def all_tables(metrics: Metrics, findings: Findings) -> tuple[Table, ...]:
-    """Return all tables of a report in their order; one without rows is left out."""
+def all_tables(metrics: Metrics, findings: Findings, *, is_part: bool = False) -> tuple[Table, ...]:
+    """Return all tables of a report in their order; one without rows is left out.
+
+    Of a part of the split's epochs nothing published is listed: it is not the split.
+    """
     tables = (
         *run_tables(metrics),
         *(_comparison(c, f"comparison_{i}") for i, c in enumerate(findings.comparisons, 1)),
@@ -43,7 +46,7 @@ def all_tables(metrics: Metrics, findings: Findings) -> tuple[Table, ...]:
         _sleep(findings),
         _sleep_of_nights(findings),
         *group_tables(metrics),
-        literature_table(metrics.protocol),
+        *([] if is_part else [literature_table(metrics.protocol)]),
     )
     return tuple(table for table in tables if table.rows)
 
@@ -153,9 +156,16 @@ def _faithfulness(findings: Findings) -> Table:
         ]
         true, claims = (sum(getattr(s, k) for s in f.kinds.values()) for k in ("true", "claims"))
         rows.append(("all", cell(f.share, f.interval), true, claims))
+        rows.append(("all, of another epoch", f.elsewhere, None, claims))
+        if f.rules is not None:
+            rows.append(
+                ("rules cited and holding, overlap", cell(f.rules, f.rules_interval), None, None)
+            )
         note = (
             f"{counted(f.with_claims, f.epochs)} of the measured epochs have an answer that claims something. "
-            "True: as prepare measured it, its number within half of the last digit quoted."
+            "True: as prepare measured it, within what two scorers would call the same. Of another epoch: the same "
+            "claims held against an epoch elsewhere. Overlap: intersection over union of the rules cited and those "
+            "that hold by what was measured."
         )
     columns = ("Claim", "Share true", "True", "Claims")
     return table("faithfulness", "Claims against the signal", columns, rows, note)
