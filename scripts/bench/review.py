@@ -4,7 +4,7 @@ A fine-tuned model stages the first night of a subject that it has never seen. T
 scoring says and saved as ``review.html`` saves them. Then:
 
 before, after  κ of the first night with the scoring, as `eegvlm report --scored-by` says.
-curve          What the coverage curve of the same answers says: it must be what was reached.
+curve          What the coverage curve of the same answers says: the same epochs, so it must be what was reached.
 promise        What the curve of the subjects evaluated before (``--answers``, without this subject) says of such a share.
 next night     `eegvlm prepare` takes the review as scoring, `extract` gives it features by the model's own module, and
                `finetune --continue-from` trains on it; κ of the second night of the same subject by the model before

@@ -405,6 +405,7 @@ def test_the_address_keeps_filters_and_epoch(reader: Reader, epochs: list[Answer
     chosen, count = reader.chosen, reader.count
     assert count > len(pair)
     reader.until("location.hash.includes('N1')")
+    reader.until(f"location.hash.includes('epoch={chosen}')")  # written a moment after the key
     reader.run("window.before = true; location.reload()")
     reader.until("!window.before && document.querySelector('#epochs')?.dataset.ready")
     assert (reader.chosen, reader.count) == (chosen, count)

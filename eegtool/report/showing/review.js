@@ -40,7 +40,7 @@
     return element;
   }
   const el = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
-  const svg = (tag, attributes = {}, ...children) => fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+  const drawn = (tag, attributes = {}, ...children) => fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
   const colour = (k) => (k < NONE ? `var(--${STAGES[k]})` : "var(--faint)");
   const stage = (k, names) => el("span", { class: "stage" }, el("i", { class: "swatch", style: `background:${colour(k)}` }), names[k]);
   const count = (x) => x.toLocaleString("en-US");
@@ -96,7 +96,7 @@
     const after = { stage: null, at: "", by: "", note: "", ...before, ...change };
     mark(i, after.stage === null && !after.note ? null : after);
     keep();
-    drawNight();
+    drawStages();
   }
 
   /* A stage is decided: it is written down, and the next epoch comes. */
@@ -114,6 +114,7 @@
     const i = rowOfId.get(last[0]);
     mark(i, last[1]);
     keep();
+    drawStages();
     choose(i);
   }
 
@@ -143,49 +144,63 @@
 
   // Hypnogram and hypnodensity of the night ------------------------------------------------------
   const DEPTH = ["W", "REM", "N1", "N2", "N3"].map((s) => STAGES.indexOf(s)); // from above
-  const placeOf = (i) => data.index[i] ?? i - firstOf(i);
-  const rect = (x, y, height) => `M${x} ${y}h1v${height}h-1z`;
+  const place_of = (i) => data.index[i] ?? i - firstOf(i);
+  let night = -1; // first row of the night that is drawn
 
-  /* The final stages in their colours over a line of what the model said, ticks where something was decided, and
-     the probabilities below. */
   function drawNight() {
-    if (chosen < 0) return;
-    const [first, last] = [firstOf(chosen), lastOf(chosen)];
-    const [begin, length] = [placeOf(first), placeOf(last) - placeOf(first) + 1];
-    const [bars, density] = [STAGES.map(() => ""), STAGES.map(() => "")];
-    let [line, ticks, before, done, changed] = ["", "", -2, 0, 0];
-    for (let i = first; i <= last; i++) {
-      const [x, k, row, review] = [placeOf(i), final(i), DEPTH.indexOf(answered[i]), column.review[i]];
-      if (k < NONE) bars[k] += rect(x, DEPTH.indexOf(k) * 10 + 6, 6);
-      if (row >= 0) { line += `${before === x - 1 ? "V" : `M${x} `}${row * 10 + 9}H${x + 1}`; before = x; }
-      if (review) { done++; changed += review - 1; ticks += review === 2 ? rect(x, 0, 4) : rect(x, 2.5, 1.5); }
-      let y = 60;
-      for (const d of data.probabilities[i] ? DEPTH : []) {
-        const height = data.probabilities[i][d] * 0.03;
-        if (height > 0.1) density[d] += rect(x, y.toFixed(1), height.toFixed(1));
-        y += height;
-      }
-    }
-    const at = (epoch) => `left:${((epoch - begin) / length) * 100}%`;
-    const hour = 3600 / data.epoch_s;
-    const hours = Array.from({ length: Math.ceil((begin + length) / hour) }, (_, h) => h).filter((h) => h * hour >= begin);
-    const paths = (shapes) => shapes.map((d, k) => svg("path", { d, fill: colour(k) }));
-    chart.replaceChildren(
-      svg("svg", { viewBox: `${begin} 0 ${length} ${hasCertainty ? 90 : 58}`, preserveAspectRatio: "none" }, ...paths(density),
-        svg("g", { class: "stages" }, svg("path", { d: line, class: "line" }), ...paths(bars), svg("path", { d: ticks, class: "ticks" }))),
-      el("i", { class: "cursor", style: at(placeOf(chosen) + 0.5) }), ...hours.map((h) => el("small", { style: at(h * hour) }, `${h} h`)));
-    chart.classList.toggle("dense", hasCertainty);
+    if (chosen < 0 || (night >= 0 && firstOf(chosen) === night)) return drawCursor();
+    night = firstOf(chosen);
     nights.value = String(data.recording[chosen]);
-    one(".progress").textContent = `${count(done)} of ${count(last - first + 1)} epochs reviewed, ${count(changed)} corrected`;
+    const last = lastOf(night);
+    const [begin, length] = [place_of(night), place_of(last) - place_of(night) + 1];
+    const density = DEPTH.map(() => "");
+    for (let i = night; hasCertainty && i <= last; i++) {
+      const shares = data.probabilities[i];
+      let y = 60;
+      if (shares) DEPTH.forEach((k, d) => { const h = shares[k] * 0.03; if (h > 0.1) density[d] += `M${place_of(i)} ${y.toFixed(1)}h1v${h.toFixed(1)}h-1z`; y += h; });
+    }
+    const hours = [];
+    for (let h = Math.ceil((begin * data.epoch_s) / 3600); h * 3600 < (begin + length) * data.epoch_s; h++) hours.push(h);
+    const at = (epoch) => `${((epoch - begin) / length) * 100}%`;
+    chart.replaceChildren(
+      drawn("svg", { viewBox: `${begin} 0 ${length} ${hasCertainty ? 90 : 58}`, preserveAspectRatio: "none" },
+        ...DEPTH.map((k, d) => drawn("path", { d: density[d], fill: colour(k) })), drawn("g", { class: "stages" })),
+      el("i", { class: "cursor" }), ...hours.map((h) => el("small", { style: `left:${at((h * 3600) / data.epoch_s)}` }, `${h} h`)));
+    chart.classList.toggle("dense", hasCertainty);
+    drawStages();
+  }
+
+  /* The final stages in their colours, over a line of what the model said; a tick marks what was corrected. */
+  function drawStages() {
+    if (night < 0) return;
+    const bars = STAGES.map(() => "");
+    let [line, ticks, before, done, changed] = ["", "", -2, 0, 0];
+    const last = lastOf(night);
+    for (let i = night; i <= last; i++) {
+      const [x, k, row] = [place_of(i), final(i), DEPTH.indexOf(answered[i])];
+      if (k < NONE) bars[k] += `M${x} ${DEPTH.indexOf(k) * 10 + 6}h1v6h-1z`;
+      if (row >= 0) { line += `${before === x - 1 ? "V" : `M${x} `}${row * 10 + 9}H${x + 1}`; before = x; }
+      if (column.review[i]) { done++; changed += column.review[i] - 1; ticks += `M${x} ${column.review[i] === 2 ? 0 : 2.5}h1v${column.review[i] === 2 ? 4 : 1.5}h-1z`; }
+    }
+    chart.querySelector(".stages").replaceChildren(drawn("path", { d: line, class: "line" }),
+      ...bars.map((d, k) => drawn("path", { d, fill: colour(k) })), drawn("path", { d: ticks, class: "ticks" }));
+    one(".progress").textContent = `${count(done)} of ${count(last - night + 1)} epochs reviewed, ${count(changed)} corrected`;
     one(".undo").disabled = !past.length;
+    drawCursor();
+  }
+
+  function drawCursor() {
+    const svg = chart.querySelector("svg");
+    if (svg) chart.querySelector(".cursor").style.left = `${((place_of(chosen) + 0.5 - svg.viewBox.baseVal.x) / svg.viewBox.baseVal.width) * 100}%`;
   }
 
   function rowUnder(clientX) {
-    const { left, width } = chart.getBoundingClientRect();
-    const [first, last] = [firstOf(chosen), lastOf(chosen)];
-    const wanted = placeOf(first) + ((clientX - left) / width) * (placeOf(last) - placeOf(first) + 1) - 0.5;
-    const rows = Array.from({ length: last - first + 1 }, (_, k) => first + k);
-    return rows.reduce((best, i) => (Math.abs(placeOf(i) - wanted) < Math.abs(placeOf(best) - wanted) ? i : best));
+    const box = chart.getBoundingClientRect();
+    const { x, width } = chart.querySelector("svg").viewBox.baseVal;
+    const wanted = x + ((clientX - box.left) / box.width) * width - 0.5;
+    let best = night;
+    for (let i = night; i <= lastOf(night); i++) if (Math.abs(place_of(i) - wanted) < Math.abs(place_of(best) - wanted)) best = i;
+    return best;
   }
 
   // Filters -----------------------------------------------------------------------------------
@@ -202,7 +217,7 @@
      counts for the chips of that facet. */
   function filter() {
     const needle = wanted.find.trim().toLowerCase();
-    const said = data.texts.map(([text]) => text.toLowerCase().includes(needle));
+    const said = needle && data.texts.map(([text]) => text.toLowerCase().includes(needle));
     const of = data[wanted.subject.startsWith("r") ? "recording" : "subject"];
     const name = wanted.subject === "" ? -1 : Number(wanted.subject.slice(1));
     const bounded = hasCertainty && (wanted.low !== "" || wanted.high !== "");
@@ -212,7 +227,7 @@
     for (let i = 0; i < n; i++) {
       if (name >= 0 && of[i] !== name) continue;
       if (bounded && !(certainty[i] >= low && certainty[i] <= high)) continue;
-      if (!said[data.text[i]] && !data.id[i].toLowerCase().includes(needle)) continue;
+      if (said && !said[data.text[i]] && !data.id[i].toLowerCase().includes(needle)) continue;
       const failing = facets.filter((facet) => !facet.passes[facet.of[i]]);
       if (failing.length > 1) continue;
       for (const facet of failing.length ? failing : facets) facet.counts[facet.of[i]]++;
