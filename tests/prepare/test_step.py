@@ -1019,9 +1019,9 @@ def test_measured_reasons_end_with_the_true_stage(settings: PrepareSettings) -> 
         claims = claims_in(row.answer)
         assert sum(claim.value is not None for claim in claims) >= 2
         assert [claim for claim in claims if not holds(claim, facts_of[row.sample_id])] == []
-        # Of this epoch: the amplitude of nearly all others is another.
-        assert f"{facts_of[row.sample_id].amplitude_uv} µV" in row.answer
-    assert len({row.answer for row in answers}) > 15  # measured, not recited
+        # Of this epoch: the amplitude of most others is another.
+        assert f"about {round(facts_of[row.sample_id].amplitude_uv, -1)} µV" in row.answer
+    assert len({row.answer for row in answers}) > 12  # measured, not recited
     asked = {q.text for q in read_questions(root / "eeg_eval.jsonl")}
     assert asked == {row.question for row in answers}  # one question for all: it tells no stage
     assert len(asked) == 1
