@@ -13,7 +13,7 @@ import importlib
 import logging
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["EegToolError", "StagedNight", "Stager", "__version__"]
 
 # Where it is installed, transformers and peft import it, and on some CPUs it complains to people who never

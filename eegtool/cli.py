@@ -9,7 +9,7 @@ import inspect
 import os
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Final, get_args, get_type_hints
+from typing import Annotated, Any, Final, get_args
 
 import typer
 from rich.console import Console
@@ -18,10 +18,18 @@ from typer.core import TyperCommand
 from typer.models import ArgumentInfo, ParameterInfo
 
 from eegtool import __version__
-from eegtool.core import flags, settings
+from eegtool.core import flags
 from eegtool.core.errors import EegToolError, brief, of_system
+from eegtool.core.options import annotations_of
 from eegtool.core.parsing import check_text, finite
 from eegtool.core.registry import load
+from eegtool.evaluate.options import AskSettings, EvaluateSettings
+from eegtool.extract.options import ExtractSettings
+from eegtool.finetune.options import ExportSettings, FinetuneSettings
+from eegtool.options import DemoSettings, DoctorSettings
+from eegtool.prepare.options import InspectSettings, PrepareSettings
+from eegtool.report.options import ReportSettings
+from eegtool.stage.options import StageSettings
 
 app = typer.Typer(
     name="eegvlm",
@@ -156,7 +164,7 @@ def _command(
     name: str, settings_type: type, target: str, panel: str, cls: type[TyperCommand] | None = None
 ) -> None:
     """Make a command whose options are the fields of `settings_type` and whose body is `target`."""
-    hints = get_type_hints(settings_type, include_extras=True)
+    hints = annotations_of(settings_type)
     own = inspect.signature(settings_type).parameters.values()
     gathers = not all(_is_option(hints[p.name]) for p in own)
 
@@ -205,23 +213,17 @@ def _command(
 
 
 _STEPS = "The five steps"
-_command("prepare", settings.PrepareSettings, "eegtool.prepare.step:run", _STEPS)
-_command("extract", settings.ExtractSettings, "eegtool.extract.step:run", _STEPS)
-_command("finetune", settings.FinetuneSettings, "eegtool.finetune.step:run", _STEPS)
-_command(
-    "evaluate",
-    settings.EvaluateSettings,
-    "eegtool.evaluate.step:run",
-    _STEPS,
-    cls=SpellingCommand,
-)
-_command("report", settings.ReportSettings, "eegtool.report.step:run", _STEPS)
-_command("stage", settings.StageSettings, "eegtool.stage.step:run", "New nights")
-_command("export", settings.ExportSettings, "eegtool.finetune.export:run", "Share")
-_command("inspect", settings.InspectSettings, "eegtool.prepare.inspection:run", "Look")
-_command("ask", settings.AskSettings, "eegtool.evaluate.ask:run", "Look")
-_command("doctor", settings.DoctorSettings, "eegtool.doctor:run", "Look")
-_command("demo", settings.DemoSettings, "eegtool.demo:run", "Try it")
+_command("prepare", PrepareSettings, "eegtool.prepare.step:run", _STEPS)
+_command("extract", ExtractSettings, "eegtool.extract.step:run", _STEPS)
+_command("finetune", FinetuneSettings, "eegtool.finetune.step:run", _STEPS)
+_command("evaluate", EvaluateSettings, "eegtool.evaluate.step:run", _STEPS, cls=SpellingCommand)
+_command("report", ReportSettings, "eegtool.report.step:run", _STEPS)
+_command("stage", StageSettings, "eegtool.stage.step:run", "New nights")
+_command("export", ExportSettings, "eegtool.finetune.export:run", "Share")
+_command("inspect", InspectSettings, "eegtool.prepare.inspection:run", "Look")
+_command("ask", AskSettings, "eegtool.evaluate.ask:run", "Look")
+_command("doctor", DoctorSettings, "eegtool.doctor:run", "Look")
+_command("demo", DemoSettings, "eegtool.demo:run", "Try it")
 
 
 def print_error(error: EegToolError) -> None:

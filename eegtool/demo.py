@@ -17,9 +17,9 @@ from rich.text import Text
 
 from eegtool.core.console import console, progress
 from eegtool.core.errors import EegToolError
-from eegtool.core.settings import DemoSettings
 from eegtool.core.workspace import Workspace, write_json
 from eegtool.finetune.launcher import has_cpp_compiler
+from eegtool.options import DemoSettings
 from eegtool.simulate.twins import available_nights, simulate_cohort
 
 _MARKER: Final = "demo.json"

@@ -29,7 +29,7 @@ from rich.text import Text
 
 from eegtool import __version__
 from eegtool.core.console import console
-from eegtool.core.settings import DoctorSettings
+from eegtool.options import DoctorSettings
 
 COMMANDS: Final = {
     "prepare": ("eegtool.prepare.step", "mne", "scipy", "yasa"),

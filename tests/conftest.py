@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -134,6 +135,26 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EEGVLM_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return a Python in which PyTorch is imported already (see `tests.warm`)."""
+    import torch
+
+    from tests.warm import stand_in
+
+    if torch.cuda.is_available():  # which a forked process may not use
+        yield Path(sys.executable)
+        return
+    with stand_in(tmp_path_factory.mktemp("warm")) as python:
+        yield python
+
+
+@pytest.fixture
+def warm(warm_python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let programs that the test starts begin with PyTorch imported."""
+    monkeypatch.setattr(sys, "executable", str(warm_python))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,8 @@ import pytest
 
 from eegtool import demo
 from eegtool.core.errors import EegToolError
-from eegtool.core.settings import DemoSettings, FeatureSource
+from eegtool.core.options import FeatureSource
+from eegtool.options import DemoSettings
 
 RECORDINGS = Path("out/recordings")
 

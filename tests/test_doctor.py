@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from eegtool import doctor
-from eegtool.core.settings import DoctorSettings
+from eegtool.options import DoctorSettings
 from tests.test_cli import COMMANDS
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -47,17 +46,6 @@ def count_ranks(num_gpus: int, available: int) -> int:
 def is_first_rank() -> bool:
     """Say whether this process is the only one or the first of those that torchrun started."""
     return os.environ.get("RANK", "0") == "0"
-
-
-@contextmanager
-def this_rank() -> Iterator[tuple[int, int]]:
-    """Give the number of this rank and of all, as torchrun says them; say an error and end by it."""
-    try:
-        yield int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    except EegToolError as error:
-        console.print("error:", style="bold red", end=" ")
-        console.print(str(error), markup=False)
-        sys.exit(1)
 
 
 def open_locked(path: Path) -> IO[str] | None:

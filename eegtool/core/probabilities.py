@@ -33,8 +33,8 @@ from scipy.special import log_softmax
 from sklearn.model_selection import GroupKFold
 
 from eegtool.core.errors import EegToolError
+from eegtool.core.options import DecideFor
 from eegtool.core.parsing import finite
-from eegtool.core.settings import DecideFor
 from eegtool.core.stages import STAGE_INDEX, STAGES
 
 ANCHOR: Final = "N2"

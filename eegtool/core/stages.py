@@ -69,7 +69,7 @@ _STAGE_WORDS: Final = {
 _NUMBERED: Final = {"W": "0", "N1": "1 i", "N2": "2 ii", "N3": "3 4 iii iv"}
 """Numbers of Rechtschaffen & Kales: only behind the word "stage"."""
 
-_CODES: Final = {
+CODES: Final = {
     **{0: "W", 1: "N1", 2: "N2", 3: "N3", 4: "N3", 5: "REM", 6: MOVEMENT, 7: UNSCORED, 9: UNSCORED},
     **{-1: UNSCORED, -2: UNSCORED},
 }
@@ -134,7 +134,7 @@ def stage_in_column(cell: str) -> str | None:
         One of `STAGES` or `DROPPED`; None for an unknown entry, which nobody may pass over.
     """
     if (code := code_in_column(cell)) is not None:
-        return _CODES.get(code)
+        return CODES.get(code)
     word, behind_stage = _fold(cell)
     return (_STAGE_BEHIND_STAGE if behind_stage else _STAGE_IN_COLUMN).get(word)
 

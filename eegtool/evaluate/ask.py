@@ -20,19 +20,16 @@ from eegtool.core.forms import IMAGE_TOKEN
 from eegtool.core.pictures import read_rgb
 from eegtool.core.probabilities import AIMS, Scaling, by_stage
 from eegtool.core.records import Question
-from eegtool.core.settings import AskSettings
 from eegtool.core.stages import STAGES
-from eegtool.core.workspace import Workspace, check_same_pictures, read_json
-from eegtool.evaluate.task import check_module
+from eegtool.core.workspace import Workspace, read_json
+from eegtool.evaluate.model_folder import ModelFolder
+from eegtool.evaluate.options import AskSettings
 from eegtool.extract.features import load_features, read_sidecar
-from eegtool.extract.stored import STORED, features_of, is_module, open_module
-from eegtool.inference.calibration import Calibration, read_calibration
-from eegtool.inference.decoding import Decoding
-from eegtool.inference.loaded import LoadedModel, merge_note
-from eegtool.inference.writing import Reply
-from eegtool.model.adapters import Contract, adapter_sha256, contract_base, read_contract
+from eegtool.extract.stored import STORED, features_of, open_module
+from eegtool.inference.calibration import Calibration
+from eegtool.inference.loaded import LoadedModel
+from eegtool.inference.writing import Decoding, Reply
 from eegtool.model.answer_form import AnswerForm
-from eegtool.model.eegvlm import FUSIONS
 from eegtool.pictures.source import Signals, open_source
 
 _BAR: Final = 40
@@ -51,26 +48,39 @@ def run(settings: AskSettings) -> None:
         high-level feature of the picture cannot be had: before the model is loaded.
     """
     console.stderr = settings.json  # standard output is for the JSON object alone
-    contract = read_contract(settings.model_path)
-    contract_base(settings.model_path, contract, settings.model_base, settings.vision_tower)
-    answers = AnswerForm.from_contract(contract.answers)
+    model = ModelFolder.read(settings.model_path, settings.model_base, settings.vision_tower)
+    contract, answers = model.contract, model.answers
     question = _question(settings, answers)
     image = _file_or_drawn(settings.image)
     picture = read_rgb(image, "Give a PNG that `eegvlm prepare` drew.")
-    weights = adapter_sha256(settings.model_path)
     trained = question == contract.answers.get("question", question)
     # A temperature that was fitted to one question says nothing about another.
     use = trained and not settings.no_calibration
-    calibration = read_calibration(settings.model_path, weights) if use else None
-    said = list(_doubts(settings, contract, question, picture.size))
+    calibration = model.calibration() if use else None
+    said = list(_doubts(settings, model, question, picture.size))
     for doubt in said:
         warn(doubt)
-    feature = _high_level_feature(settings, contract, image)
-    if settings.merge:
-        console.print(merge_note(settings.model_path, contract, settings.dtype), markup=False)
-    reply = _ask(settings, image, answers, question, feature, trained=trained)
+    feature = _high_level_feature(settings, model, image)
+    with console.status("Loading the model ..."):
+        loaded = LoadedModel.load(
+            settings.model_path,
+            base=settings.model_base,
+            vision_tower=settings.vision_tower,
+            dtype=settings.dtype,
+            merge=settings.merge,
+        )
+    space = answers.max_new_tokens if trained else max(answers.max_new_tokens, _OWN_QUESTION)
+    name = settings.image.name
+    with console.status("Asking ..."):
+        (reply,) = loaded.reply(
+            [Question(settings.image.stem, (name, name), question)],
+            [loaded.processor.pixels(image)],
+            None if feature is None else feature[None],
+            "both" if answers.stages else "generate",
+            Decoding(settings.max_new_tokens or space),
+        )
     found = {"image": str(settings.image), "prompt": question}
-    found |= as_row(reply, calibration) | {"adapter_sha256": weights}
+    found |= as_row(reply, calibration) | {"adapter_sha256": model.adapter_sha256}
     if found["log_likelihoods"] and (doubt := disagreement(reply.text, found["stage"], answers)):
         warn(doubt)
         said.append(doubt)
@@ -100,9 +110,10 @@ def _question(settings: AskSettings, answers: AnswerForm) -> str:
 
 
 def _doubts(
-    settings: AskSettings, contract: Contract, question: str, picture_px: tuple[int, int]
+    settings: AskSettings, model: ModelFolder, question: str, picture_px: tuple[int, int]
 ) -> Iterator[str]:
     """Yield what makes this another task than the one that the model was trained for."""
+    contract = model.contract
     side = contract.protocol.get("size")
     if side is not None and picture_px != (side, side):
         yield (
@@ -111,12 +122,10 @@ def _doubts(
         )
     here = {name: value for name, value in drawn(settings.image).items() if name != "size"}
     try:
-        both = f"The model {settings.model_path} and {settings.image}"
-        check_same_pictures(contract.protocol, here, both)
+        model.check_pictures(here, settings.image)
     except EegToolError as error:
         yield error.what
-    if contract.features != "real":
-        yield f"the model was trained with {contract.features} features, as a sanity check."
+    yield from model.doubts()
     trained = contract.answers.get("question", question)
     if not contract.answers.get("stages", STAGES):
         yield (
@@ -150,36 +159,27 @@ def disagreement(text: str, stage: str | None, answers: AnswerForm) -> str:
 
 
 def _high_level_feature(
-    settings: AskSettings, contract: Contract, image: Path | bytes
+    settings: AskSettings, model: ModelFolder, image: Path | bytes
 ) -> np.ndarray | None:
     """Return the feature of the picture, float32 ``[1, 1024]``; None if the model looks at none."""
-    if not FUSIONS[contract.fusion].needs_features:
-        return None
-    if settings.features_file is not None:
-        return _feature_from_file(settings.image.stem, settings.features_file, contract)
-    weights = contract.features_weights_sha256
-    stored, trained = settings.model_path / STORED, Workspace(settings.workspace).vision_module
-    for folder in (stored, trained):
-        if is_module(folder, weights):
-            module, _ = open_module(folder, settings.backbone or None)
-            name = settings.image.stem
-            data = image if isinstance(image, bytes) else image.read_bytes()
-            return features_of(module, {name: data})[name]
-    if not weights:
-        raise EegToolError(
-            f"{settings.model_path} was trained with features that were made elsewhere: that of "
-            "this picture cannot be computed here.",
-            "Give it with --features-file.",
-        )
-    raise EegToolError(
-        f"The high-level feature of the picture cannot be computed: neither {stored} nor {trained} "
-        f"is the vision module that the model was trained with (weights {weights[:12]}).",
-        "Name the workspace in which it was trained with --workspace, or give the feature with "
+    name = settings.image.stem
+    if settings.features_file is not None and model.needs_features:
+        return _feature_from_file(name, settings.features_file, model)
+    folder = model.find_module(
+        settings.model_path / STORED,
+        Workspace(settings.workspace).vision_module,
+        made_elsewhere="Give that of this picture with --features-file.",
+        missing="Name the workspace in which it was trained with --workspace, or give the feature with "
         "--features-file.",
     )
+    if folder is None:
+        return None
+    module, _ = open_module(folder, settings.backbone or None)
+    data = image if isinstance(image, bytes) else image.read_bytes()
+    return features_of(module, {name: data})[name]
 
 
-def _feature_from_file(name: str, path: Path, contract: Contract) -> np.ndarray:
+def _feature_from_file(name: str, path: Path, model: ModelFolder) -> np.ndarray:
     """Find the row of the picture by its name; without a sidecar there must be one row only."""
     sidecar = read_sidecar(path)
     ids = sidecar.sample_ids if sidecar else [name]
@@ -190,39 +190,8 @@ def _feature_from_file(name: str, path: Path, contract: Contract) -> np.ndarray:
             "Rows are found by the picture's name, which prepare makes of the epoch's id.",
         )
     fix = "Give the features that belong to it, or leave out --features-file."
-    check_module(table, path, contract, fix)
+    model.check_features(table, path, fix)
     return table[name]
-
-
-def _ask(
-    settings: AskSettings,
-    image: Path | bytes,
-    answers: AnswerForm,
-    question: str,
-    feature: np.ndarray | None,
-    *,
-    trained: bool,
-) -> Reply:
-    """Load the model; return what it writes about the picture, and the score of each stage's answer."""
-    with console.status("Loading the model ..."):
-        model = LoadedModel.load(
-            settings.model_path,
-            base=settings.model_base,
-            vision_tower=settings.vision_tower,
-            dtype=settings.dtype,
-            merge=settings.merge,
-        )
-    space = answers.max_new_tokens if trained else max(answers.max_new_tokens, _OWN_QUESTION)
-    name = settings.image.name
-    with console.status("Asking ..."):
-        (reply,) = model.reply(
-            [Question(settings.image.stem, (name, name), question)],
-            [model.processor.pixels(image)],
-            None if feature is None else feature[None],
-            "both" if answers.stages else "generate",
-            Decoding(settings.max_new_tokens or space),
-        )
-    return reply
 
 
 def as_row(reply: Reply, calibration: Calibration | None) -> dict[str, Any]:

@@ -13,16 +13,15 @@ import numpy as np
 
 from eegtool.core.console import progress
 from eegtool.core.errors import EegToolError
+from eegtool.core.launching import is_first_rank
+from eegtool.core.options import AnswerMode, FeatureSource
 from eegtool.core.parsing import parse_json
 from eegtool.core.probabilities import by_stage
 from eegtool.core.records import Answer, Epoch, Question
-from eegtool.core.settings import AnswerMode, FeatureSource
+from eegtool.evaluate.model_folder import ModelFolder
 from eegtool.evaluate.shards import parts_of, whole_lines
-from eegtool.inference.decoding import Decoding
 from eegtool.inference.loaded import LoadedModel
-from eegtool.inference.writing import Reply
-from eegtool.model.adapters import Contract
-from eegtool.model.answer_form import AnswerForm
+from eegtool.inference.writing import Decoding, Reply
 from eegtool.model.processor import Pixels
 
 _WHEREABOUTS: Final = ("subject", "recording", "night", "epoch_index", "onset_s")
@@ -35,8 +34,8 @@ class Job:
 
     Attributes
     ----------
-    model_id, contract, adapter_sha256, answers
-        The model: its name, what its folder says, its weights, and how it was taught to answer.
+    model : ModelFolder
+        Who is asked.
     mode, decoding : AnswerMode, Decoding
         See `LoadedModel.reply`.
     template, prompt : str, callable
@@ -49,10 +48,7 @@ class Job:
         Source of the high-level features (see `load_features`).
     """
 
-    model_id: str
-    contract: Contract
-    adapter_sha256: str
-    answers: AnswerForm
+    model: ModelFolder
     mode: AnswerMode
     decoding: Decoding
     template: str
@@ -65,9 +61,9 @@ class Job:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What decides the answers; how they are computed (batches, precision) is not part of it."""
-        writes = self.mode != "score" or self.answers.reasons_first
+        writes = self.model.answers.writes(self.mode)
         return {
-            "adapter_sha256": self.adapter_sha256,
+            "adapter_sha256": self.model.adapter_sha256,
             "mode": self.mode,
             "conv_mode": self.template,
             "features": self.features,
@@ -79,9 +75,9 @@ class Job:
     @property
     def protocol(self) -> dict[str, Any]:
         """What a row says of the pictures and of the model."""
-        named = ("base", "fusion", "version", *(("context",) if self.contract.context else ()))
-        model = {name: getattr(self.contract, name) for name in named}
-        return {**self.pictures, **model}
+        contract = self.model.contract
+        named = ("base", "fusion", "version", *["context"] * bool(contract.context))
+        return {**self.pictures, **{name: getattr(contract, name) for name in named}}
 
     def answered(
         self,
@@ -123,7 +119,6 @@ class Job:
         *,
         batch_size: int | None,
         deterministic: bool = False,
-        quiet: bool = False,
     ) -> Iterator[list[Answer]]:
         """Ask those questions that are not `done`, and yield their rows batch by batch (see `LoadedModel.replies`).
 
@@ -135,19 +130,15 @@ class Job:
             "protocol": self.protocol,
         }
         bar = progress("epochs")
-        bar.disable = quiet
+        bar.disable = not is_first_rank()
         with bar:
             n_done = sum(question.sample_id in done for question in questions)
             line = bar.add_task("Answering", total=len(questions), completed=n_done, note="")
             began, n = time.perf_counter(), 0
-            for batch, replies, size in model.with_template(self.template).replies(
-                questions,
-                pixels_of,
-                feature_of,
-                mode=self.mode,
-                decoding=self.decoding,
-                batch_size=batch_size,
-                done=done,
+            how: dict[str, Any] = {"mode": self.mode, "decoding": self.decoding, "done": done}
+            asked = model.with_template(self.template)
+            for batch, replies, size in asked.replies(
+                questions, pixels_of, feature_of, batch_size=batch_size, **how
             ):
                 rows = [
                     self._row(question, reply, {**common, "batch_size": size})
@@ -174,8 +165,8 @@ class Job:
             prompt=self._seen(question),
             text=reply.text,
             label=question.category,
-            answer_id=f"{question.sample_id}-{self.adapter_sha256[:8]}",
-            model_id=self.model_id,
+            answer_id=f"{question.sample_id}-{self.model.adapter_sha256[:8]}",
+            model_id=self.model.name,
             metadata=metadata,
         )
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -18,25 +18,25 @@ from rich.markup import escape
 from eegtool.core.console import console, warn
 from eegtool.core.errors import EegToolError
 from eegtool.core.launching import count_ranks, take_lock
+from eegtool.core.options import settings_from
+from eegtool.core.ranks import call_on_ranks
 from eegtool.core.records import Answer, write_answers
-from eegtool.core.settings import EvaluateSettings, settings_from
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import run_stamp, write_json
 from eegtool.evaluate.asking import read_row
-from eegtool.evaluate.ranks import call_on_ranks
+from eegtool.evaluate.options import EvaluateSettings
 from eegtool.evaluate.shards import appended, deal, remove_parts, share
 from eegtool.evaluate.task import Task, check, read_batch_size, say_what_is_unusual
 from eegtool.inference.calibration import (
     CertaintyCheck,
     calibrate,
     calibrated,
-    read_calibration,
     scores_of,
     sentences,
     write_calibration,
 )
-from eegtool.inference.loaded import LoadedModel, merge_note
-from eegtool.inference.smoothing import MUCH, chain_of, knows_sequences, smoothed_stages
+from eegtool.inference.loaded import LoadedModel
+from eegtool.inference.smoothing import MUCH, knows_sequences, smoothed_stages
 from eegtool.model.adapters import is_untrained
 
 _CONSTANT: Final = 0.95
@@ -112,7 +112,13 @@ def _ask(task: Task, rank: int = 0, ranks: int = 1) -> None:
             merge=settings.merge,
         )
         if rank == 0:
-            _announce(task, done, ranks)
+            n_missing = sum(question.sample_id not in done for question in task.asked)
+            before = len(task.asked) - n_missing
+            console.print(
+                f"Asking [bold]{escape(str(settings.model_path))}[/] about {n_missing:,} epochs"
+                + (f" on {ranks} ranks" if ranks > 1 else "")
+                + (f" ({before:,} were answered before)" if before else "")
+            )
         batches = task.job.ask(
             model,
             own,
@@ -121,26 +127,10 @@ def _ask(task: Task, rank: int = 0, ranks: int = 1) -> None:
             None if task.features is None else task.features.__getitem__,
             batch_size=read_batch_size(settings.batch_size),
             deterministic=settings.deterministic,
-            quiet=rank > 0,
         )
         for number, _ in enumerate(appended(batches, task.part(rank))):
             if number == 0:
                 task.begin()
-
-
-def _announce(task: Task, done: Collection[str], ranks: int) -> None:
-    """Say what is asked."""
-    settings = task.settings
-    if settings.merge:
-        note = merge_note(settings.model_path, task.job.contract, settings.dtype)
-        console.print(note, markup=False)
-    n_missing = sum(question.sample_id not in done for question in task.asked)
-    before = len(task.asked) - n_missing
-    console.print(
-        f"Asking [bold]{escape(str(settings.model_path))}[/] about {n_missing:,} epochs"
-        + (f" on {ranks} ranks" if ranks > 1 else "")
-        + (f" ({before:,} were answered before)" if before else "")
-    )
 
 
 @contextmanager
@@ -166,45 +156,33 @@ def _finish(task: Task, n_missing: int, seconds: float) -> None:
     lines = task.answered(begun=True)
     if not _all_there(task, lines):
         return
-    settings, folder = task.settings, task.settings.model_path
+    settings, model, calibration = task.settings, task.job.model, task.calibration
     results: dict[str, Any] = {"asked": n_missing, "seconds": round(seconds, 3)}
     if settings.calibrate:
-        task, results["calibration"] = _calibrate(task, lines)
-    where, texts = str(task.answers_file), task.job.answers.texts
+        results["calibration"] = _calibrate(task, lines)
+        calibration = model.calibration()
 
     def rows() -> Iterator[Answer]:
         for question in task.questions:
             if question.sample_id in lines:
-                row = read_row(lines[question.sample_id], where)
-                yield calibrated(row, task.calibration, texts)
+                row = read_row(lines[question.sample_id], str(task.answers_file))
+                yield calibrated(row, calibration, model.answers.texts)
 
-    results |= _write(task.answers_file, _with_sequence(task, rows))
-    contract = folder / ("config.json" if is_untrained(folder) else "eegvlm.json")
+    stages: dict[str, str] = {}
+    if settings.mode != "generate" and knows_sequences(model.contract.sequence):
+        stages, changed = smoothed_stages(rows(), model.chain(calibration))
+        _warn_if_much_changed(changed)
+    results |= _write(task.answers_file, rows(), stages)
+    contract = "config.json" if is_untrained(settings.model_path) else "eegvlm.json"
     stamp = run_stamp(
         "evaluate",
         settings,
-        inputs={"questions": task.question_file, "contract": contract},
+        inputs={"questions": task.question_file, "contract": settings.model_path / contract},
         protocol=task.job.protocol,
         results=results,
     )
     write_json(task.stamp, stamp)
     remove_parts(task.answers_file)
-
-
-def _with_sequence(task: Task, rows: Callable[[], Iterator[Answer]]) -> Iterator[Answer]:
-    """Yield rows with the stage in the likeliest sequence of their night, where the model knows of sequences."""
-    contract = task.job.contract
-    stages: dict[str, str] = {}
-    if task.settings.mode != "generate" and knows_sequences(contract.sequence):
-        chain = chain_of(contract.sequence, task.settings.model_path)
-        if task.calibration:
-            chain = task.calibration.of_chain(chain)
-        stages, changed = smoothed_stages(rows(), chain)
-        _warn_if_much_changed(changed)
-    for row in rows():
-        if row.question_id in stages:
-            row.metadata["stage_smoothed"] = stages[row.question_id]
-        yield row
 
 
 def _warn_if_much_changed(changed: Mapping[str, float]) -> None:
@@ -245,49 +223,47 @@ def _all_there(task: Task, lines: Mapping[str, bytes]) -> bool:
     return False
 
 
-def _calibrate(task: Task, lines: Mapping[str, bytes]) -> tuple[Task, dict[str, Any]]:
+def _calibrate(task: Task, lines: Mapping[str, bytes]) -> dict[str, Any]:
     """Fit a calibration to the answers that were asked for, and keep it beside the adapter."""
     asked = [q.sample_id for q in task.asked if q.category in STAGES]
-    chosen = [read_row(lines[sample_id], str(task.answers_file)) for sample_id in asked]
-    folder, wanted = task.settings.model_path, task.settings.decide_for
-    sequence = task.job.contract.sequence
-    known = knows_sequences(sequence) and all(row.metadata.get("recording") for row in chosen)
+    rows = [read_row(lines[sample_id], str(task.answers_file)) for sample_id in asked]
+    known, settings, model = [row.metadata for row in rows], task.settings, task.job.model
     fitted, found = calibrate(
-        np.array([scores_of(row) for row in chosen]).reshape(-1, len(STAGES)),
-        [row.label for row in chosen],
-        mode=task.settings.mode,
-        subjects=[row.metadata.get("subject", "") for row in chosen],
-        adapter_sha256=task.job.adapter_sha256,
-        decide_for=wanted,
-        places=[(r.metadata["recording"], r.metadata["epoch_index"]) for r in chosen]
-        if known
-        else (),
-        chain=chain_of(sequence, folder) if known else None,
+        np.array([scores_of(row) for row in rows]).reshape(-1, len(STAGES)),
+        [row.label for row in rows],
+        mode=settings.mode,
+        subjects=[some.get("subject", "") for some in known],
+        adapter_sha256=model.adapter_sha256,
+        decide_for=settings.decide_for,
+        places=[(some.get("recording", ""), some.get("epoch_index", 0)) for some in known],
+        sequence=model.contract.sequence,
     )
-    write_calibration(folder, fitted)
-    for sentence in sentences(fitted, found, wanted):
+    write_calibration(settings.model_path, fitted)
+    for sentence in sentences(fitted, found, settings.decide_for):
         console.print(sentence)
-    calibration = read_calibration(folder, task.job.adapter_sha256)
-    return replace(task, calibration=calibration), asdict(fitted)
+    return asdict(fitted)
 
 
-def _write(path: Path, rows: Iterable[Answer]) -> dict[str, Any]:
-    """Write the answers file; say, and return, what there is to count."""
+def _write(path: Path, rows: Iterable[Answer], smoothed: Mapping[str, str]) -> dict[str, Any]:
+    """Write the answers file, with the smoothed stages; say, and return, what there is to count."""
     texts: Counter[str] = Counter()
     labels: Counter[str] = Counter()
-    cut: Counter[bool] = Counter()
+    truncated = 0
     certainty = CertaintyCheck()
 
     def counted() -> Iterator[Answer]:
+        nonlocal truncated
         for row in rows:
+            if row.question_id in smoothed:
+                row.metadata["stage_smoothed"] = smoothed[row.question_id]
             texts[row.text] += 1
             labels[row.label] += row.label in STAGES
-            cut[row.metadata.get("truncated") is True] += 1
+            truncated += row.metadata.get("truncated") is True
             certainty.add(row)
             yield row
 
     write_answers(path, counted())
-    n, empty, truncated = texts.total(), texts[""], cut[True]
+    n, empty = texts.total(), texts[""]
     _warn_if_constant(texts, labels)
     if truncated:
         warn(
@@ -297,12 +273,14 @@ def _write(path: Path, rows: Iterable[Answer]) -> dict[str, Any]:
     console.print(
         f"Answers: [bold]{escape(str(path))}[/] ({n:,} rows{f', {empty:,} empty' if empty else ''})"
     )
+    found: dict[str, Any] = {"n": n, "empty": empty, "truncated": truncated}
     if figures := certainty.figures():
         after = f" → {figures['after']:.3f}" if "after" in figures else ", not calibrated"
         console.print(
             f"Expected calibration error: {figures['before']:.3f}{after} ({figures['n']:,} epochs)"
         )
-    return {"n": n, "empty": empty, "truncated": truncated} | ({"ece": figures} if figures else {})
+        found["ece"] = figures
+    return found
 
 
 def _warn_if_constant(texts: Counter[str], labels: Counter[str]) -> None:

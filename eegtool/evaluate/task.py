@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,29 +15,15 @@ from eegtool.core.forms import Forms, sentences
 from eegtool.core.labels import read_labels
 from eegtool.core.records import Epoch, Question, check_unique, read_epochs, read_questions
 from eegtool.core.registry import check_name, closest
-from eegtool.core.settings import EvaluateSettings
-from eegtool.core.workspace import (
-    Workspace,
-    check_folder,
-    check_same_pictures,
-    target_of,
-)
+from eegtool.core.workspace import Workspace, check_folder, target_of
 from eegtool.evaluate.asking import Job
+from eegtool.evaluate.model_folder import ModelFolder
+from eegtool.evaluate.options import EvaluateSettings
 from eegtool.evaluate.shards import part_path, share
 from eegtool.extract.features import FeatureTable, load_features, warn_if_by_order
-from eegtool.inference.calibration import Calibration, read_calibration
-from eegtool.inference.decoding import Decoding
-from eegtool.model.adapters import (
-    Contract,
-    adapter_sha256,
-    contract_base,
-    is_untrained,
-    prompt_of,
-    read_contract,
-)
-from eegtool.model.answer_form import AnswerForm
-from eegtool.model.checkpoints import Base
-from eegtool.model.eegvlm import FUSIONS
+from eegtool.inference.calibration import Calibration
+from eegtool.inference.writing import Decoding
+from eegtool.model.adapters import is_untrained, prompt_of
 from eegtool.model.loading import ATTENTIONS
 from eegtool.model.processor import picture_of
 from eegtool.pictures.source import PictureSource, open_source
@@ -110,7 +96,7 @@ def check(settings: EvaluateSettings) -> Task:
     workspace, folder = Workspace(settings.workspace), settings.model_path
     answers_file = target_of(settings.answers_file or workspace.answers)
     check_folder(answers_file.parent, "The folder of the answers")
-    contract = read_contract(folder)
+    model = ModelFolder.read(folder, settings.model_base, settings.vision_tower)
     if settings.calibrate and is_untrained(folder):
         raise EegToolError(
             f"{folder} was not fine-tuned: a calibration has no adapter to stay beside.",
@@ -118,8 +104,6 @@ def check(settings: EvaluateSettings) -> Task:
         )
     if settings.calibrate:
         check_folder(folder, "The folder of the model")
-    # Is the base there, and is it the one it was trained on?
-    base = contract_base(folder, contract, settings.model_base, settings.vision_tower)
     question_file = settings.question_file or workspace.questions
     questions, notes = questions_of(question_file, settings.label_coding)
     known = read_epochs(workspace.epochs) if workspace.epochs.exists() else []
@@ -131,11 +115,35 @@ def check(settings: EvaluateSettings) -> Task:
         picture = picture_of(question.sample_id, question.images)
         pictures.find(picture, f"question '{question.sample_id}'")
     features_file = settings.features_file or workspace.features("eval")
-    features = _features(settings, contract, questions, features_file)
-    both, here = f"The model {folder} and {workspace.root}", workspace.protocol()
-    check_same_pictures(contract.protocol, here, both)
-    job = replace(
-        _job(settings, contract, base, epochs), pictures=_as_evaluated(contract.protocol, here)
+    features = None
+    if model.needs_features:
+        ids = [question.sample_id for question in questions]
+        features = load_features(features_file, ids, source=settings.features, seed=settings.seed)
+        fix = "Fine-tune again after `eegvlm extract`, or give the features that belong to it."
+        model.check_features(features, features_file, fix)
+        model.check_pictures(features.protocol, features_file)
+    model.check_pictures(workspace.protocol(), workspace.root)
+    if settings.mode != "generate":
+        model.check_scorable(
+            "Ask with --mode generate; `eegvlm report` reads stages out of what it writes."
+        )
+    template = settings.conv_mode or model.contract.version
+    job = Job(
+        model=model,
+        mode=settings.mode,
+        decoding=Decoding(
+            max_new_tokens=settings.max_new_tokens or model.answers.max_new_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            num_beams=settings.num_beams,
+            seed=settings.seed,
+        ),
+        template=template,
+        prompt=prompt_of(model.base, model.contract, template),
+        pictures=_as_evaluated(model.contract.protocol, workspace.protocol()),
+        epochs=epochs,
+        features=settings.features,
+        seed=settings.seed,
     )
     use = settings.mode != "generate" and not (settings.no_calibration or settings.calibrate)
     return Task(
@@ -150,7 +158,7 @@ def check(settings: EvaluateSettings) -> Task:
         features=features,
         features_file=features_file,
         answers_file=answers_file,
-        calibration=read_calibration(folder, job.adapter_sha256) if use else None,
+        calibration=model.calibration() if use else None,
     )
 
 
@@ -159,21 +167,16 @@ def say_what_is_unusual(task: Task) -> None:
     settings, job = task.settings, task.job
     for note in task.notes:
         console.print(f"[dim]  Note: {escape(note)}.[/]")
-    if is_untrained(settings.model_path):
-        warn(f"{settings.model_path} was not fine-tuned: it is asked as it is, without features.")
-    if job.answers.untaught and settings.mode != "generate":
-        warn(
-            f"the model was taught no sample of {', '.join(job.answers.untaught)}: how its answer is "
-            "spelt is guessed."
-        )
+    for doubt in job.model.doubts(scored=settings.mode != "generate"):
+        warn(doubt)
     if len(task.chosen) < len(task.questions):
         warn(
             f"only {len(task.chosen):,} of {len(task.questions):,} questions are asked (--limit, "
             "--subjects): figures from them are partial."
         )
-    if job.template != job.contract.version:
+    if job.template != job.model.contract.version:
         warn(
-            f"asked by the template '{job.template}' and trained by '{job.contract.version}': "
+            f"asked by the template '{job.template}' and trained by '{job.model.contract.version}': "
             "answers may be worse than the model."
         )
     if task.features is not None:
@@ -231,30 +234,6 @@ def read_batch_size(text: str) -> int | None:
     return int(text)
 
 
-def check_module(features: FeatureTable, path: Path, contract: Contract, fix: str) -> None:
-    """Refuse features of another vision module than the one that the model was trained with.
-
-    Raises
-    ------
-    EegToolError
-        If both are known and differ; `fix` says what to do.
-    """
-    made, trained = features.weights_sha256, contract.features_weights_sha256
-    if made and trained and made != trained:
-        raise EegToolError(
-            f"{path} comes from another vision module ({_named(made, features.context)}) than the one the "
-            f"model was trained with ({_named(trained, contract.context)}).",
-            fix,
-        )
-
-
-def _named(weights_sha256: str, context: int) -> str:
-    """Name a vision module by its weights and by what its features know of."""
-    return weights_sha256[:12] + (
-        f", context of {context} epochs on either side" if context else ""
-    )
-
-
 def _check_settings(settings: EvaluateSettings) -> None:
     """Refuse settings that are wrong by themselves, or exclude each other."""
     read_batch_size(settings.batch_size)
@@ -308,21 +287,6 @@ def _chosen(
     return questions[: settings.limit] if settings.limit else questions
 
 
-def _features(
-    settings: EvaluateSettings, contract: Contract, questions: Sequence[Question], path: Path
-) -> FeatureTable | None:
-    """Return the high-level features of the questions, if the model looks at any."""
-    if not FUSIONS[contract.fusion].needs_features:
-        return None
-    ids = [question.sample_id for question in questions]
-    features = load_features(path, ids, source=settings.features, seed=settings.seed)
-    fix = "Fine-tune again after `eegvlm extract`, or give the features that belong to it."
-    check_module(features, path, contract, fix)
-    both = f"The model {settings.model_path} and {path}"
-    check_same_pictures(contract.protocol, features.protocol, both)
-    return features
-
-
 def _as_evaluated(trained: dict[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
     """Return the protocol of a model; a published split must be that of its training and of the questions, too."""
     if "protocol" not in trained:
@@ -331,37 +295,3 @@ def _as_evaluated(trained: dict[str, Any], here: Mapping[str, Any]) -> dict[str,
     if any(trained.get(key) != here.get(key) for key in ("protocol", "split_sha256")):
         differs.append("trained and evaluated on different splits")
     return trained | {"protocol_differs": [*dict.fromkeys(differs)]}
-
-
-def _job(
-    settings: EvaluateSettings, contract: Contract, base: Base, epochs: dict[str, Epoch]
-) -> Job:
-    """Return how the model is asked, if it can be asked so."""
-    answers = AnswerForm.from_contract(contract.answers)
-    if settings.mode != "generate" and not answers.stages:
-        raise EegToolError(
-            f"{settings.model_path} was taught no form of answer that could be scored: "
-            f"{answers.sentence()}.",
-            "Ask with --mode generate; `eegvlm report` reads stages out of what it writes.",
-        )
-    template = settings.conv_mode or contract.version
-    return Job(
-        model_id=settings.model_path.resolve().name,
-        contract=contract,
-        adapter_sha256=adapter_sha256(settings.model_path),
-        answers=answers,
-        mode=settings.mode,
-        decoding=Decoding(
-            max_new_tokens=settings.max_new_tokens or answers.max_new_tokens,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            num_beams=settings.num_beams,
-            seed=settings.seed,
-        ),
-        template=template,
-        prompt=prompt_of(base, contract, template),
-        pictures=contract.protocol,
-        epochs=epochs,
-        features=settings.features,
-        seed=settings.seed,
-    )

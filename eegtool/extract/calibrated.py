@@ -13,9 +13,9 @@ import numpy as np
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
+from eegtool.core.options import DecideFor
 from eegtool.core.probabilities import AIMS, Scaling, by_stage, fit, read_scaling
 from eegtool.core.records import Epoch
-from eegtool.core.settings import DecideFor
 from eegtool.core.stages import STAGES
 
 _LEAST: Final = 1e-30

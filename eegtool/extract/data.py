@@ -23,7 +23,7 @@ _AGAIN: Final = "Run `eegvlm prepare` again."
 _AT_ONCE: Final = 4096  # pictures that wait for a thread to hash them
 
 
-class Pictures(Dataset[tuple[torch.Tensor, int]]):
+class Pictures(Dataset[tuple[torch.Tensor, int, int]]):
     """Pictures of epochs, decoded or drawn when asked for.
 
     Parameters
@@ -64,8 +64,8 @@ class Pictures(Dataset[tuple[torch.Tensor, int]]):
     def __len__(self) -> int:
         return len(self.epochs)
 
-    def __getitem__(self, index: int | tuple[int, int]) -> tuple[torch.Tensor, int]:
-        """Return the picture (uint8 ``[3, H, W]``, RGB) and the index of its stage.
+    def __getitem__(self, index: int | tuple[int, int]) -> tuple[torch.Tensor, int, int]:
+        """Return the picture (uint8 ``[3, H, W]``, RGB), the index of its stage and the epoch's number.
 
         Parameters
         ----------
@@ -88,7 +88,7 @@ class Pictures(Dataset[tuple[torch.Tensor, int]]):
             picture = load_picture(epoch, self.source)
         pixels = picture.array()
         check_side(epoch, (pixels.shape[1], pixels.shape[0]), self.size)
-        return torch.from_numpy(pixels).permute(2, 0, 1), STAGE_INDEX[epoch.stage]
+        return torch.from_numpy(pixels).permute(2, 0, 1), STAGE_INDEX[epoch.stage], index
 
 
 def load_picture(epoch: Epoch, source: PictureSource) -> Picture:

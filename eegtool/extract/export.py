@@ -36,6 +36,14 @@ class Exported:
     """Hash over the names and bytes of all pictures, in row order."""
 
 
+Exporter = Callable[..., Exported]
+"""`export`, or what has its keywords already: size, threads, device, whom it tells how far it is."""
+
+
+def silently(_: int) -> None:
+    """Tell nobody how far an export is."""
+
+
 @torch.inference_mode()
 def export(
     module: nn.Module,
@@ -47,7 +55,7 @@ def export(
     batch_size: int = 128,
     workers: int = 2,
     device: torch.device,
-    advance: Callable[[int], None] = lambda _: None,
+    advance: Callable[[int], None] = silently,
 ) -> Exported:
     """Run the module over all pictures, in order, and write its features as float32 ``[N, 1, 1024]``.
 

@@ -8,8 +8,6 @@ or dropped behind the sidecar's back are found, too.
 
 from __future__ import annotations
 
-import csv
-import shutil
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,21 +15,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from rich.markup import escape
 
-from eegtool.core.console import console
+from eegtool.core.console import warn
 from eegtool.core.errors import EegToolError
+from eegtool.core.options import FeatureSource
 from eegtool.core.parsing import parse_json
 from eegtool.core.records import (
-    SPLITS,
-    Conversation,
-    Question,
     check_unique,
-    read_conversations,
-    read_questions,
 )
-from eegtool.core.settings import FeatureSource
-from eegtool.core.workspace import Workspace, atomic_path, missing, write_json
+from eegtool.core.workspace import atomic_path, write_json
 
 FEATURE_DIM: Final = 1024
 """Width of a high-level feature: that of CLIP ViT-L, whose projector it shares (EEG-VLM, arXiv 2511.19155)."""
@@ -44,7 +36,7 @@ _SIDECAR: Final = (
     "'sample_ids' of the rows."
 )
 
-_BLOCK: Final = 2048
+BLOCK: Final = 2048
 """Rows that are in memory at a time (8 MiB) where all of them are read."""
 
 
@@ -155,7 +147,7 @@ def write_sidecar(path: Path, sidecar: Sidecar) -> None:
     ValueError
         If there are not as many rows as ids, or not as many folds.
     """
-    n_rows, ids = len(_open(path)), sidecar.sample_ids
+    n_rows, ids = len(open_rows(path)), sidecar.sample_ids
     if n_rows != len(ids):
         raise ValueError(f"{n_rows} rows for {len(ids)} sample ids")
     if sidecar.fold is not None and len(sidecar.fold) != len(ids):
@@ -195,7 +187,7 @@ def load_features(
         If the file is missing, has another shape or type, its ids are not those of `sample_ids`, or
         its rows are not those that the sidecar was written for.
     """
-    rows, sidecar = _open(path), read_sidecar(path)
+    rows, sidecar = open_rows(path), read_sidecar(path)
     if sidecar is None:
         ids, weights, protocol = _ids_by_order(path, rows, sample_ids), "", {}
     else:
@@ -214,7 +206,7 @@ def warn_if_by_order(path: Path, table: FeatureTable) -> None:
     if table.by_order:
         beside = sidecar_path(path)
         other = f" ({beside.name} beside it is something else)" if beside.exists() else ""
-        _warn(f"{path} has no sidecar{other}: its rows are taken in file order.")
+        warn(f"{path} has no sidecar{other}: its rows are taken in file order.")
 
 
 def check_finite(path: Path, table: FeatureTable) -> None:
@@ -230,15 +222,15 @@ def check_finite(path: Path, table: FeatureTable) -> None:
     id_of = {row: sample_id for sample_id, row in table.row_of.items()}
     bad: list[str] = []
     variation = Variation()
-    for start in range(0, len(table.rows), _BLOCK):
-        block = np.asarray(table.rows[start : start + _BLOCK])
+    for start in range(0, len(table.rows), BLOCK):
+        block = np.asarray(table.rows[start : start + BLOCK])
         ids = [id_of[start + i] for i in range(len(block))]
         finite = np.isfinite(block).all(axis=(1, 2))
         bad += [ids[i] for i in np.flatnonzero(~finite).tolist()]
         variation.add(block, ids)
     if bad:
         raise EegToolError(
-            f"{path}: {len(bad)} of the high-level features are not finite: {_some(bad)}.",
+            f"{path}: {len(bad)} of the high-level features are not finite: {first_three(bad)}.",
             "Run `eegvlm extract` again, or fix the features file.",
         )
     variation.warn(path)
@@ -272,13 +264,13 @@ class Variation:
         if self._n > 1 and spread <= _ROUNDING * max(
             -float(self._low.min()), float(self._high.max())
         ):
-            _warn(
+            warn(
                 f"{path}: all {self._n:,} features are the same, so they say nothing about an epoch."
             )
         elif self._flat:
-            _warn(
+            warn(
                 f"{path}: {len(self._flat):,} of {self._n:,} features are one number {FEATURE_DIM} times "
-                f"({_some(self._flat)}): they say nothing about their epochs."
+                f"({first_three(self._flat)}): they say nothing about their epochs."
             )
 
 
@@ -305,7 +297,7 @@ def check_same_ids(
     extra, lacking = sorted(set(ids) - set(sample_ids)), sorted(set(sample_ids) - set(ids))
     if extra or lacking:
         detail = "; ".join(
-            f"{len(some)} only in {where} ({_some(some)})"
+            f"{len(some)} only in {where} ({first_three(some)})"
             for some, where in ((lacking, other), (extra, path.name))
             if some
         )
@@ -336,7 +328,7 @@ def unchanged(path: Path, planned: Sidecar, fold_weights: tuple[str, ...] = ()) 
         sidecar = read_sidecar(path)
         if sidecar is None:
             return False
-        _check_against_sidecar(path, len(_open(path)), sidecar)
+        _check_against_sidecar(path, len(open_rows(path)), sidecar)
     except EegToolError:
         return False
     found = replace(sidecar, fold=None, folds=(), row_checks="")
@@ -344,99 +336,11 @@ def unchanged(path: Path, planned: Sidecar, fold_weights: tuple[str, ...] = ()) 
     return bool(sidecar.row_checks) and (found, weights) == (planned, fold_weights)
 
 
-def import_features(npy: Path, ids_file: Path | None, workspace: Workspace) -> dict[str, int]:
-    """Take over features that were made elsewhere, joined by id into the order of the JSON files.
-
-    One file may hold both sides of the workspace or one of them; of a side it holds all epochs.
-
-    Parameters
-    ----------
-    npy : Path
-        float32 ``[N, 1, 1024]``; it is neither changed nor read into memory as a whole.
-    ids_file : Path or None
-        Epoch of each row, in any order: see `read_ids`. None: the rows are in the order of the JSON files,
-        which is said; their number must leave no doubt of which.
-    workspace : Workspace
-        Gets the features and sidecars, under the names that finetune and evaluate look for.
-
-    Returns
-    -------
-    dict of str to int
-        Rows that were written, per side (``"ft"``, ``"eval"``).
-
-    Raises
-    ------
-    EegToolError
-        If shape, type or ids do not fit, or a row is not finite. Nothing is written then.
-    """
-    rows, sides = _open(npy), _ids_of_sides(workspace)
-    ids = read_ids(ids_file) if ids_file else _in_row_order(npy, len(rows), sides)
-    if len(rows) != len(ids):
-        raise EegToolError(
-            f"{npy} has {len(rows)} rows and {ids_file} {len(ids)} ids.",
-            "Each row needs the id of its epoch.",
-        )
-    check_unique(ids_file or npy, ids)
-    wanted = _sides_of_import(ids_file or npy, ids, sides, workspace)
-    row_of = {sample_id: i for i, sample_id in enumerate(ids)}
-    variation = Variation()
-    staging = workspace.root / ".import"
-    shutil.rmtree(staging, ignore_errors=True)  # of a killed run
-    staging.mkdir()
-    try:
-        for side, own in wanted.items():
-            made = staging / f"{side}.npy"
-            with RowWriter(made, len(own)) as out:
-                for start in range(0, len(own), _BLOCK):
-                    some = own[start : start + _BLOCK]
-                    block = _open(npy)[[row_of[sample_id] for sample_id in some]]
-                    out.write(block, some)
-                    variation.add(block, some)
-            # Whose weights and which pictures made them, nobody here can know.
-            write_sidecar(made, Sidecar(own, f"imported from {npy.name}", "", ""))
-        for side in wanted:
-            move_features(staging / f"{side}.npy", workspace.features(side))
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    variation.warn(npy)
-    return {side: len(own) for side, own in wanted.items()}
-
-
 def move_features(made: Path, path: Path) -> None:
     """Give features and their sidecar another name; those that had it before go."""
     sidecar_path(path).unlink(missing_ok=True)  # features never stand beside the ids of others
     made.replace(path)
     sidecar_path(made).replace(sidecar_path(path))
-
-
-def read_ids(path: Path) -> tuple[str, ...]:
-    """Read sample ids: ``.txt`` with one per line, ``.json`` list, or ``.csv`` with a column ``sample_id``.
-
-    Raises
-    ------
-    EegToolError
-        If the file is missing or is none of these.
-    """
-    forms = "Give a .txt with one id per line, a .json list, or a .csv with a column 'sample_id'."
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise missing(path) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise EegToolError(f"{path} cannot be read: {error}.", forms) from error
-    ids: Any
-    match path.suffix.lower():
-        case ".txt":
-            ids = [line.strip() for line in text.splitlines() if line.strip()]
-        case ".json":
-            ids = parse_json(text, path)
-        case ".csv":
-            ids = [row.get("sample_id") for row in csv.DictReader(text.splitlines())]
-        case _:
-            ids = None
-    if not isinstance(ids, list) or not all(isinstance(i, str) and i for i in ids):
-        raise EegToolError(f"{path} is not a list of sample ids.", forms)
-    return tuple(ids)
 
 
 class RowWriter:
@@ -476,75 +380,13 @@ class RowWriter:
         if not finite.all():
             bad = [sample_ids[i] for i in np.flatnonzero(~finite).tolist()]
             raise EegToolError(
-                f"{len(bad)} of the high-level features are not finite: {_some(bad)}.",
+                f"{len(bad)} of the high-level features are not finite: {first_three(bad)}.",
                 "Train with a lower --learning-rate, or fix the rows that you import.",
             )
         self._file.write(np.ascontiguousarray(rows, "<f4").data)
 
 
-def _ids_of_sides(workspace: Workspace) -> dict[str, tuple[str, ...]]:
-    """Return the ids of each side, in the order of its JSON file."""
-    rows: dict[str, Sequence[Conversation | Question]] = {}
-    if workspace.conversations.exists() or not workspace.questions.exists():
-        rows["ft"] = read_conversations(workspace.conversations)
-    if workspace.questions.exists():
-        rows["eval"] = read_questions(workspace.questions)
-    sides = {side: tuple(row.sample_id for row in own) for side, own in rows.items()}
-    check_unique(workspace.root, [sample_id for own in sides.values() for sample_id in own])
-    return sides
-
-
-def _in_row_order(npy: Path, n: int, sides: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """Return the ids of so many rows in the order of the JSON files, if only one reading is possible."""
-    readings = {side: own for side, own in sides.items() if len(own) == n}
-    both = tuple(sample_id for own in sides.values() for sample_id in own)
-    if len(sides) > 1 and len(both) == n:
-        readings["both"] = both
-    if len(readings) != 1:
-        counts = ", ".join(f"{len(own):,} on the {side} side" for side, own in sides.items())
-        raise EegToolError(
-            f"{npy} has {n:,} rows; there are {counts}: which rows are whose cannot be decided.",
-            "Give the ids of its rows with --ids.",
-        )
-    (side, ids), *_ = readings.items()
-    names = {
-        "ft": "eeg_ft.json",
-        "eval": "eeg_eval.jsonl",
-        "both": "eeg_ft.json and eeg_eval.jsonl",
-    }
-    console.print(f"The rows of {npy.name} are taken in the order of {names[side]}.", markup=False)
-    return ids
-
-
-def _sides_of_import(
-    source: Path, ids: Sequence[str], sides: dict[str, tuple[str, ...]], workspace: Workspace
-) -> dict[str, tuple[str, ...]]:
-    """Return the ids of each side that the file has, in the order of its JSON file."""
-    given = set(ids)
-    wanted = {side: own for side, own in sides.items() if given & set(own)}
-    known = set().union(*sides.values())
-    faults = {
-        f"epochs of the {side} side are not in it": [i for i in own if i not in given]
-        for side, own in wanted.items()
-    } | {"of its ids are in neither JSON file": [i for i in ids if i not in known]}
-    found = "; ".join(
-        f"{len(some)} {what} ({_some(some)})" for what, some in faults.items() if some
-    )
-    if found or not wanted:
-        raise EegToolError(
-            f"{source} does not fit {workspace.root}: {found or 'it is empty'}.",
-            "It needs each epoch of a side once (see eeg_ft.json and eeg_eval.jsonl).",
-        )
-    for side in SPLITS:
-        if side not in wanted:
-            _warn(
-                f"{source} has no epochs of the {side} side: import its features from the same "
-                "module, too."
-            )
-    return wanted
-
-
-def _open(path: Path) -> np.ndarray:
+def open_rows(path: Path) -> np.ndarray:
     """Map a features file into memory, without reading it."""
     try:
         rows = np.lib.format.open_memmap(path, mode="r")
@@ -560,10 +402,10 @@ def _open(path: Path) -> np.ndarray:
 
 def _row_checks(path: Path, ids: Sequence[str]) -> Iterator[str]:
     """Yield the checksum of each row together with its id, as far as there are rows."""
-    for start in range(0, len(ids), _BLOCK):
+    for start in range(0, len(ids), BLOCK):
         # Mapped again: pages of the blocks before need not stay in memory.
-        block = _open(path)[start : start + _BLOCK]
-        for sample_id, row in zip(ids[start : start + _BLOCK], block, strict=False):
+        block = open_rows(path)[start : start + BLOCK]
+        for sample_id, row in zip(ids[start : start + BLOCK], block, strict=False):
             check = zlib.crc32(np.ascontiguousarray(row).data, zlib.crc32(sample_id.encode()))
             yield f"{check:08x}"
 
@@ -592,16 +434,12 @@ def _check_against_sidecar(path: Path, n_rows: int, sidecar: Sidecar) -> None:
     if mismatched:
         raise EegToolError(
             f"{path}: {len(mismatched)} of {n_rows} rows are not those that were written for their epochs: "
-            f"{_some(mismatched)}.",
+            f"{first_three(mismatched)}.",
             "Rows were moved or changed; run `eegvlm extract` again.",
         )
 
 
-def _warn(text: str) -> None:
-    console.print(f"[yellow]warning:[/] {escape(text)}")
-
-
-def _some(ids: Sequence[str]) -> str:
+def first_three(ids: Sequence[str]) -> str:
     """Name the first three."""
     return ", ".join(ids[:3]) + (", …" if len(ids) > 3 else "")
 

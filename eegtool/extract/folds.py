@@ -29,13 +29,12 @@ the aligned rows of the folds' modules explain: Procrustes alone κ 0.684, R² 0
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import torch
 from scipy.linalg import orthogonal_procrustes
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GroupKFold
@@ -45,7 +44,7 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.records import Epoch
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import atomic_path
-from eegtool.extract.export import export
+from eegtool.extract.export import Exporter, silently
 from eegtool.extract.features import FEATURE_DIM, FoldCard, sidecar_path
 
 METHOD: Final = "orthogonal Procrustes with shift and scale, then ridge regression of the rest"
@@ -265,12 +264,8 @@ def export_out_of_fold(
     reference: tuple[np.ndarray, Sequence[str]],
     out: Path,
     *,
-    size: int | None = None,
-    batch_size: int = 128,
-    workers: int = 2,
-    device: torch.device,
+    export: Exporter,
     seed: int = 0,
-    advance: Callable[[int], None] = lambda _: None,
 ) -> OutOfFold:
     """Write each subject's features by the module that did not see him, in the reference's space.
 
@@ -287,8 +282,9 @@ def export_out_of_fold(
         and the subjects it was trained on.
     out : Path
         The ``.npy`` file; it takes this name only when it is whole, and an old sidecar goes.
-    size, batch_size, workers, device, advance
-        As for `eegtool.extract.export.export`; `advance` counts each row once, not those of the fits.
+    export : callable
+        `eegtool.extract.export.export` with its keywords; its ``advance`` counts each row once, not those
+        of the fits.
     seed : int
         Seed of the draw of epochs to fit on.
 
@@ -306,21 +302,6 @@ def export_out_of_fold(
     cards = []
     part = out.with_name(f".{out.stem}.fold.npy")  # one name: a killed run leaves no more than this
 
-    def run(module: nn.Module, chosen: np.ndarray, count: Callable[[int], None]) -> np.ndarray:
-        some = [epochs[i] for i in chosen]
-        exported = export(
-            module,
-            some,
-            folder,
-            part,
-            size=size,
-            batch_size=batch_size,
-            workers=workers,
-            device=device,
-            advance=count,
-        )
-        return exported.probabilities
-
     try:
         with atomic_path(out) as tmp:
             shape = (len(epochs), 1, FEATURE_DIM)
@@ -332,9 +313,12 @@ def export_out_of_fold(
                 fitted = fit_rows(
                     subjects, fold.trained_on, reference_trained_on, fold.held_out, seed
                 )
-                run(fold.module, fitted, lambda _: None)
+                export(
+                    fold.module, [epochs[int(i)] for i in fitted], folder, part, advance=silently
+                )
                 alignment = align(np.load(part), rows[fitted])
-                probabilities[own] = run(fold.module, own, advance)
+                exported = export(fold.module, [epochs[int(i)] for i in own], folder, part)
+                probabilities[own] = exported.probabilities
                 for start in range(0, len(own), _BLOCK):
                     # Mapped again each time: pages of a map count as this process's memory.
                     block = np.lib.format.open_memmap(part, mode="r")[start : start + _BLOCK]

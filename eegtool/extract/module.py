@@ -43,6 +43,8 @@ class VisionModule(nn.Module):
         Width of the encoder's own feature vector.
     origin : str
         Where its first weights came from, for people to read.
+    facts : Linear or None
+        What reads the facts of an epoch out of its representation, in a training that teaches them.
     context : ContextEncoder or None
         What makes features of the representations of a night (see `eegtool.extract.context`); None where a
         representation is the feature.
@@ -77,6 +79,7 @@ class VisionModule(nn.Module):
         self.widen = nn.Sequential(*widening, norm) if self.width != FEATURE_DIM else norm
         self.classifier = nn.Linear(FEATURE_DIM, len(STAGES))
         self.context = ContextEncoder(context) if context else None
+        self.facts: nn.Linear | None = None
 
     def represent(self, pictures: Tensor) -> Tensor:
         """Return float ``[B, 1024]`` for uint8 RGB pictures ``[B, 3, H, W]``."""

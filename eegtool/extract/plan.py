@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Final
 
-from eegtool.core.workspace import read_json, write_json
+from eegtool.pictures.augmentation import Augmentation
 
 IMBALANCE: Final = ("weights", "sampling", "none")
 LOGS: Final = ("csv", "tensorboard")
@@ -48,8 +47,10 @@ class TrainPlan:
     imbalance : str
         What is done about rare stages: 'weights' (loss by the inverse square root of their share),
         'sampling' (all stages are drawn equally often), 'none'.
-    augmentation : dict or None
-        Fields of `Augmentation`; None for no augmentation.
+    augmentation : Augmentation or None
+        How far the signals are varied; None for not at all.
+    learn_facts : bool
+        Whether features are also to tell what prepare measured in each epoch.
     patience : int
         Passes without a better validation macro-F1 after which it stops; 0 for never.
     log : str
@@ -77,7 +78,8 @@ class TrainPlan:
     weight_decay: float = 0.05
     warmup: float = 0.2
     imbalance: str = "weights"
-    augmentation: dict[str, Any] | None = None
+    augmentation: Augmentation | None = None
+    learn_facts: bool = False
     patience: int = 0
     log: str = "csv"
     workers: int = 0
@@ -90,16 +92,11 @@ class TrainPlan:
         return None if size is None else int(size)
 
     @classmethod
-    def read(cls, path: Path) -> TrainPlan:
-        """Read what `write` wrote."""
-        values = read_json(path)
-        for name in ("train_subjects", "val_subjects"):
-            values[name] = tuple(values[name])
-        return cls(**values)
-
-    def write(self, path: Path) -> None:
-        """Write the plan for the ranks."""
-        write_json(path, asdict(self))
+    def of(cls, values: Mapping[str, Any]) -> TrainPlan:
+        """Return the plan from what JSON has kept of its fields."""
+        subjects = {name: tuple(values[name]) for name in ("train_subjects", "val_subjects")}
+        how = values["augmentation"]
+        return cls(**{**values, **subjects, "augmentation": how and Augmentation(**how)})
 
 
 @dataclass(frozen=True, slots=True)

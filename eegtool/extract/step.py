@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -33,7 +34,6 @@ from eegtool.core.records import (
     read_questions,
 )
 from eegtool.core.registry import check_name
-from eegtool.core.settings import ExtractSettings
 from eegtool.core.stages import STAGE_INDEX, STAGES
 from eegtool.core.workspace import (
     Workspace,
@@ -55,18 +55,19 @@ from eegtool.extract.context import (
     train_context,
 )
 from eegtool.extract.data import images_sha256
-from eegtool.extract.export import export
+from eegtool.extract.export import Exporter, export, silently
 from eegtool.extract.features import (
     Sidecar,
     check_same_ids,
-    import_features,
     move_features,
     unchanged,
     write_sidecar,
 )
 from eegtool.extract.folds import Fold, export_out_of_fold
+from eegtool.extract.imported import import_features
 from eegtool.extract.module import VisionModule
 from eegtool.extract.neighbours import neighbours
+from eegtool.extract.options import ExtractSettings
 from eegtool.extract.plan import IMBALANCE, LOGS
 from eegtool.extract.stored import CARD
 from eegtool.extract.trained import (
@@ -284,15 +285,16 @@ def _export(
     n_rows = sum(map(len, sides.values())) + (len(sides["ft"]) if folds else 0)
     with _removed_in_the_end(staging_dir), progress("epochs") as bar:
         task = bar.add_task("Exporting", total=n_rows, note="")
-        common: dict[str, Any] = {
-            "size": side.protocol.get("size"),
-            "workers": settings.workers,
-            "device": device,
-            "advance": lambda n: bar.advance(task, n),
-        }
+        exporter = partial(
+            export,
+            size=side.protocol.get("size"),
+            workers=settings.workers,
+            device=device,
+            advance=lambda n: bar.advance(task, n),
+        )
 
         def rows_of(split: str, out: Path) -> np.ndarray:
-            exported = export(module, sides[split], workspace.images(split), out, **common)
+            exported = exporter(module, sides[split], workspace.images(split), out)
             if exported.images_sha256 != sidecars[split].images_sha256:
                 raise EegToolError(
                     f"The pictures of the {split} side changed while they were exported.",
@@ -309,8 +311,8 @@ def _export(
                 workspace.images("ft"),
                 (np.lib.format.open_memmap(reference, mode="r"), card["train_subjects"]),
                 made["ft"],
+                export=exporter,
                 seed=settings.seed,
-                **common,
             )
             sidecars["ft"] = replace(sidecars["ft"], fold=out_of_fold.fold, folds=out_of_fold.cards)
         else:
@@ -318,30 +320,15 @@ def _export(
         probabilities = rows_of("eval", made["eval"])
         if settings.context or module.context is not None:
             reach = module.context.reach if module.context else epochs_of(settings.context)
-            others = {
-                split: staging_dir / f"{split}_neighbours.npy" for split in SPLITS if not folds
-            }
             around = {
                 split: _look_around(
-                    module, sides[split], workspace.images(split), reach, out, common
+                    module, epochs, workspace.images(split), reach, made[split], exporter
                 )
-                for split, out in others.items()
+                for split, epochs in sides.items()
+                if not folds
             }
             whole = {split: [*sides[split], *around.get(split, ())] for split in SPLITS}
-            rows = {split: _rows(made[split], others.get(split)) for split in SPLITS}
-            if module.context is None:
-                module.context, card = _learn_context(
-                    module, card, side, whole["ft"], rows["ft"], device
-                )
-                for split in SPLITS:
-                    sidecars[split] = replace(
-                        sidecars[split],
-                        weights_sha256=card["weights_sha256"],
-                        context=module.context.reach,
-                    )
-            own, probabilities = (
-                add_context(module.context, whole[split], rows[split], device) for split in SPLITS
-            )
+            own, probabilities, card = _in_context(module, card, side, sidecars, whole, made)
         calibration = fit_module(card, sides["ft"], own, settings.decide_for)
         said, probabilities = stages_and_probabilities(calibration, probabilities)
         for split in SPLITS:
@@ -356,6 +343,37 @@ def _export(
             move_features(made[split], workspace.features(split))
         (staging_dir / _PREDICTIONS).replace(predictions)
     return said
+
+
+def _in_context(
+    module: VisionModule,
+    card: Card,
+    side: FineTuneSide,
+    sidecars: dict[str, Sidecar],
+    epochs: dict[str, list[Epoch]],
+    made: dict[str, Path],
+) -> tuple[np.ndarray, np.ndarray, Card]:
+    """Let the rows know of those around them, by a context encoder that is learnt if there is none.
+
+    Returns
+    -------
+    tuple
+        The probabilities of both sides, and the card of the module.
+    """
+    device = next(module.parameters()).device
+    rows = {split: _rows(made[split]) for split in SPLITS}
+    if module.context is None:
+        module.context, card = _learn_context(module, card, side, epochs["ft"], rows["ft"], device)
+        for split in SPLITS:
+            sidecars[split] = replace(
+                sidecars[split],
+                weights_sha256=card["weights_sha256"],
+                context=module.context.reach,
+            )
+    own, probabilities = (
+        add_context(module.context, epochs[split], rows[split], device) for split in SPLITS
+    )
+    return own, probabilities, card
 
 
 def _context_plan(side: FineTuneSide) -> ContextPlan:
@@ -402,21 +420,27 @@ def _look_around(
     epochs: Sequence[Epoch],
     folder: Path,
     reach: int,
-    out: Path,
-    common: dict[str, Any],
+    made: Path,
+    exporter: Exporter,
 ) -> list[Epoch]:
-    """Export the representations of a side's neighbours, drawn from stored signals; return which these are."""
+    """Export the representations of a side's neighbours, drawn from stored signals, beside its own; return which these are."""
     signals = open_signals(folder)
     found = neighbours(epochs, signals, reach) if signals else []
     if found and signals:
-        export(module, found, signals, out, **common | {"advance": lambda _: None})
+        exporter(module, found, signals, _of_neighbours(made), advance=silently)
     return found
 
 
-def _rows(path: Path, others: Path | None) -> Rows:
+def _of_neighbours(path: Path) -> Path:
+    """Return where the representations of a side's neighbours lie, beside its own."""
+    return path.with_name(f"{path.stem}_neighbours.npy")
+
+
+def _rows(path: Path) -> Rows:
     """Map the representations of a side, to be written to, and those of its neighbours, if there are any."""
     own = np.lib.format.open_memmap(path, mode="r+")
-    if others is None or not others.exists():
+    others = _of_neighbours(path)
+    if not others.exists():
         return Rows(own)
     return Rows(own, np.lib.format.open_memmap(others, mode="r"))
 

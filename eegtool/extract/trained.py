@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,9 +15,9 @@ from rich.markup import escape
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
-from eegtool.core.launching import count_ranks, is_first_rank, launch
+from eegtool.core.launching import count_ranks, is_first_rank
+from eegtool.core.ranks import call_on_ranks
 from eegtool.core.records import Epoch
-from eegtool.core.settings import ExtractSettings
 from eegtool.core.workspace import (
     Workspace,
     atomic_path,
@@ -30,12 +28,14 @@ from eegtool.core.workspace import (
 from eegtool.extract.backbones import code_sha256
 from eegtool.extract.folds import check_can_align, fold_subjects
 from eegtool.extract.module import VisionModule
+from eegtool.extract.options import ExtractSettings
 from eegtool.extract.plan import TrainPlan
 from eegtool.extract.stored import CARD, WEIGHTS, is_module
 from eegtool.extract.training import split_validation, train_module
 from eegtool.extract.weights import load_module
 from eegtool.pictures.augmentation import Augmentation
 from eegtool.pictures.source import open_signals
+from eegtool.reasons.stored import stored_facts
 
 Card = dict[str, Any]
 
@@ -50,13 +50,12 @@ class FineTuneSide:
     """Of the fine-tune side."""
     protocol: dict[str, Any]
     images_sha256: str
-    augmentation: dict[str, Any] | None = None
-    """Fields of `Augmentation`; None for none."""
+    augmentation: Augmentation | None = None
     lock: IO[str] | None = None
     """Of the workspace; launched ranks hold it, too."""
 
 
-def augmentation_of(settings: ExtractSettings, folder: Path) -> dict[str, Any] | None:
+def augmentation_of(settings: ExtractSettings, folder: Path) -> Augmentation | None:
     """Return how the signals of the training are varied; where none are stored, say that nothing is.
 
     Raises
@@ -82,8 +81,8 @@ def augmentation_of(settings: ExtractSettings, folder: Path) -> dict[str, Any] |
         )
         return None
     if not settings.augment:
-        return asdict(Augmentation(0.0, 0.0, 0.0, 0.0, dropout))
-    return asdict(Augmentation(channel_dropout=dropout, flip=settings.flip))
+        return Augmentation(0.0, 0.0, 0.0, 0.0, dropout)
+    return Augmentation(channel_dropout=dropout, flip=settings.flip)
 
 
 def reference_module(
@@ -205,6 +204,7 @@ def trained(side: FineTuneSide, subjects: Sequence[str], where: str) -> tuple[Vi
         weight_decay=settings.weight_decay,
         imbalance=settings.imbalance,
         augmentation=side.augmentation,
+        learn_facts=settings.learn_facts and _is_measured(side.workspace, own),
         patience=settings.patience,
         log=settings.log,
         workers=settings.workers,
@@ -229,10 +229,16 @@ def trained(side: FineTuneSide, subjects: Sequence[str], where: str) -> tuple[Vi
         train_module(plan)
         torch.distributed.barrier()  # the first rank writes the module
     elif (ranks := count_ranks(settings.num_gpus, torch.cuda.device_count())) > 1:
-        _launch(plan, ranks, side.lock)
+        call_on_ranks("eegtool.extract.training:train_as_rank", asdict(plan), ranks, side.lock)
     else:
         train_module(plan)
     return load_module(out, backbone=settings.backbone)
+
+
+def _is_measured(workspace: Workspace, epochs: Sequence[Epoch]) -> bool:
+    """Say whether prepare measured all of these epochs."""
+    facts = stored_facts(workspace, {epoch.recording for epoch in epochs}, epochs)
+    return len(facts) == len(epochs)
 
 
 def _stages_sha256(epochs: Sequence[Epoch]) -> str:
@@ -265,26 +271,3 @@ def _say(text: str) -> None:
     """Print what all ranks know once."""
     if is_first_rank():
         console.print(text)
-
-
-def _launch(plan: TrainPlan, ranks: int, lock: IO[str] | None) -> None:
-    """Train in several processes, one per GPU, which hold the lock though this one be killed."""
-    with tempfile.TemporaryDirectory(prefix="eegvlm-") as tmp:
-        path = Path(tmp) / "plan.json"
-        plan.write(path)
-        module = [sys.executable, "-m", "eegtool.extract.train"]
-        code = launch(
-            [*module, "--ranks", str(ranks), str(path)],
-            _environment(ranks),
-            kept_open=() if lock is None else (lock.fileno(),),
-        )
-    if code != 0:
-        raise EegToolError(
-            f"The training stopped with exit code {code}.", "The reason stands above."
-        )
-
-
-def _environment(ranks: int) -> dict[str, str]:
-    """Return the environment of the ranks; on a CPU they share its cores."""
-    threads = max(1, (os.cpu_count() or 1) // ranks)
-    return {"OMP_NUM_THREADS": str(threads), **os.environ}

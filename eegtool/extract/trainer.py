@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from rich.progress import TaskID
 from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -29,6 +29,8 @@ from eegtool.extract.module import VisionModule, best_dtype
 from eegtool.extract.plan import TrainPlan
 
 _EVAL_BATCH: Final = 128
+_FACTS_PART: Final = 0.5
+"""Weight of the facts in the loss, each scaled to variance 1. Our choice."""
 _SECONDS_BETWEEN_NOTES: Final = 0.5
 
 
@@ -125,6 +127,9 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         Those to train on, and those to validate on (maybe none).
     bar : Monitor
         What is seen of it.
+    facts : float32 [N, K], optional
+        What representations are also to tell of the N pictures to train on (see `facts.targets_of`), NaN where
+        it was not measured; ``module.facts`` reads it.
     """
 
     def __init__(
@@ -134,6 +139,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         args: TrainingArguments,
         pictures: tuple[Pictures, Pictures],
         bar: Monitor,
+        facts: torch.Tensor | None = None,
     ) -> None:
         train, val = pictures
         super().__init__(
@@ -151,6 +157,8 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         self.plan = plan
         weighted = plan.imbalance == "weights"
         self.class_weights = class_weights(train.epochs).to(args.device) if weighted else None
+        self.facts = None if facts is None else facts.to(args.device)
+        self.head = module.facts
 
     def compute_loss(
         self,
@@ -160,8 +168,12 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         num_items_in_batch: Any = None,
     ) -> Any:
         """Return the loss of a batch (and its logits)."""
-        _, logits = model(inputs["pictures"])
+        features, logits = model(inputs["pictures"])
         loss = cross_entropy(logits.float(), inputs["labels"], weight=self.class_weights)
+        if model.training and self.facts is not None and self.head is not None:
+            told, true = self.head(features).float(), self.facts[inputs["numbers"]]
+            is_measured = ~true.isnan()
+            loss = loss + _FACTS_PART * mse_loss(told[is_measured], true[is_measured])
         if model.training:
             self.bar.loss = loss.detach()
         return (loss, {"logits": logits}) if return_outputs else loss
@@ -308,10 +320,14 @@ def arguments(plan: TrainPlan, n_train: int, *, with_validation: bool) -> Traini
     return args
 
 
-def collate(rows: Sequence[tuple[torch.Tensor, int]]) -> dict[str, torch.Tensor]:
+def collate(rows: Sequence[tuple[torch.Tensor, int, int]]) -> dict[str, torch.Tensor]:
     """Bring rows of `Pictures` into the batch that the Trainer hands on."""
-    pictures, stages = zip(*rows, strict=True)
-    return {"pictures": torch.stack(pictures), "labels": torch.tensor(stages)}
+    pictures, stages, numbers = zip(*rows, strict=True)
+    return {
+        "pictures": torch.stack(pictures),
+        "labels": torch.tensor(stages),
+        "numbers": torch.tensor(numbers),
+    }
 
 
 def history_of(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

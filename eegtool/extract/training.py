@@ -1,6 +1,6 @@
 """Training of the vision module on the fine-tune side, validated on subjects it does not train on.
 
-transformers' Trainer runs it, in this process or as one of several ranks (`eegtool.extract.train`).
+transformers' Trainer runs it, in this process or as one of several ranks (`train_as_rank`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,8 +26,10 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.records import Epoch, read_epochs
 from eegtool.core.registry import check_name
 from eegtool.core.stages import STAGES
-from eegtool.core.workspace import read_json
+from eegtool.core.workspace import Workspace, read_json
 from eegtool.extract.data import Pictures, errors_of_workers
+from eegtool.extract.facts import targets_of
+from eegtool.extract.features import FEATURE_DIM
 from eegtool.extract.module import VisionModule, best_dtype
 from eegtool.extract.plan import IMBALANCE, LOGS, TrainPlan, TrainResult
 from eegtool.extract.trainer import (
@@ -39,7 +41,8 @@ from eegtool.extract.trainer import (
     ran_out,
 )
 from eegtool.extract.weights import save_module, tensors_of
-from eegtool.pictures.augmentation import Augmentation
+from eegtool.reasons.facts import Facts
+from eegtool.reasons.stored import stored_facts
 
 _STATE: Final = "trainer_state.json"  # transformers' name; the last file of a checkpoint
 
@@ -65,6 +68,15 @@ def split_validation(
     train = [epoch for epoch in epochs if epoch.subject not in held_out]
     val = [epoch for epoch in epochs if epoch.subject in held_out]
     return train, val, tuple(sorted(held_out))
+
+
+def train_as_rank(plan: Mapping[str, Any], rank: int, ranks: int) -> None:
+    """Train as one of several processes (see `call_on_ranks`), which know their number from torchrun."""
+    try:
+        train_module(TrainPlan.of(plan))
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def train_module(plan: TrainPlan) -> TrainResult:
@@ -106,11 +118,17 @@ def train_module(plan: TrainPlan) -> TrainResult:
     if ran_out(history_of(before), plan.patience):  # and was killed before it wrote the module
         args.num_train_epochs = len(history_of(before))
 
-    how = None if plan.augmentation is None else Augmentation(**plan.augmentation)
+    facts = None
+    if plan.learn_facts:
+        facts = targets_of(_facts_of(plan, train))
+        module.facts = torch.nn.Linear(FEATURE_DIM, facts.shape[1])
     folder = Path(plan.folder)
-    pictures = Pictures(train, folder, plan.size, how), Pictures(val, folder, plan.size)
+    pictures = (
+        Pictures(train, folder, plan.size, plan.augmentation),
+        Pictures(val, folder, plan.size),
+    )
     bar = Monitor(plan)
-    trainer = StageTrainer(plan, module, args, pictures, bar)
+    trainer = StageTrainer(plan, module, args, pictures, bar, facts)
     if trainer.is_world_process_zero():
         _warn(train, val)
         if plan.pretrained:
@@ -144,6 +162,7 @@ def train_module(plan: TrainPlan) -> TrainResult:
     )
     if not trainer.is_world_process_zero():
         return result
+    module.facts = None
     digest = save_module(Path(plan.out), module, _card(plan, result, module.origin))
     # Those of other plans, too: their module would have gone where this one is now.
     for left in Path(plan.out).glob(".training-*"):
@@ -166,6 +185,13 @@ def _epochs(plan: TrainPlan) -> tuple[list[Epoch], list[Epoch]]:
             "Run `eegvlm prepare` again, or name other subjects.",
         )
     return train, val
+
+
+def _facts_of(plan: TrainPlan, epochs: Sequence[Epoch]) -> list[Facts]:
+    """Return what was measured in each epoch."""
+    workspace = Workspace(Path(plan.epochs).parent)
+    found = stored_facts(workspace, {epoch.recording for epoch in epochs}, epochs)
+    return [found[epoch.sample_id] for epoch in epochs]
 
 
 def _warn(train: Sequence[Epoch], val: Sequence[Epoch]) -> None:
@@ -226,6 +252,7 @@ def _card(plan: TrainPlan, result: TrainResult, origin: str) -> dict[str, Any]:
     settings = (
         *("pretrained", "train_epochs", "batch_size", "learning_rate", "weight_decay", "warmup"),
         *("imbalance", "augmentation", "patience", "seed"),
+        *(("learn_facts",) if plan.learn_facts else ()),
     )
     described = asdict(plan)
     return {

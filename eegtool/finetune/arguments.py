@@ -22,8 +22,8 @@ from transformers.hf_argparser import string_to_bool
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.flags import FlagError, Values, truth
 from eegtool.core.parsing import parse_json
-from eegtool.core.settings import FinetuneSettings
 from eegtool.finetune.hardware import Hardware
+from eegtool.finetune.options import FinetuneSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,13 @@ _NO_COMPILER: Final = (
 )
 _OWN_VALIDATION: Final = "validation scores the stages in its own way; see --eval-strategy"
 _NO_UPLOAD: Final = "`eegvlm export --push-to-hub` uploads"
+
+_OPTIONS: Final = (
+    *("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "seed"),
+    *("learning_rate", "weight_decay", "lr_scheduler_type", "logging_steps", "report_to"),
+    *("save_strategy", "save_steps", "save_total_limit"),
+)
+"""Options of finetune that transformers has under the same name, and takes as they are."""
 
 # Arguments of transformers that are set here; a command line that asks for just that is fine.
 _FIXED: Final[dict[str, tuple[Any, str]]] = {
@@ -272,31 +279,18 @@ def training_arguments(
     if further.get("use_liger_kernel"):
         _check_liger(hardware)
     arguments: dict[str, Any] = {
+        **{name: getattr(settings, name) for name in _OPTIONS},
         "output_dir": output_dir,
-        "num_train_epochs": settings.num_train_epochs,
         "max_steps": settings.max_steps or -1,
-        "per_device_train_batch_size": settings.per_device_train_batch_size,
-        "gradient_accumulation_steps": settings.gradient_accumulation_steps,
-        "learning_rate": settings.learning_rate,
-        "weight_decay": settings.weight_decay,
         "warmup_steps": further.pop("warmup_steps", settings.warmup_ratio),
-        "lr_scheduler_type": settings.lr_scheduler_type,
-        "logging_steps": settings.logging_steps,
-        "report_to": settings.report_to,
         "deepspeed": None,
-        "seed": settings.seed,
         "bf16": dtype == torch.bfloat16,
         "fp16": dtype == torch.float16,
-        "save_strategy": settings.save_strategy,
-        "save_steps": settings.save_steps,
-        "save_total_limit": settings.save_total_limit,
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "label_names": ["labels"],
     }
-    if (
-        settings.eval_strategy != "no"
-    ):  # absent else: plans are as they were before there was validation
+    if settings.eval_strategy != "no":  # else plans are as they were before there was validation
         arguments["eval_strategy"] = settings.eval_strategy
     if settings.eval_strategy == "steps":
         arguments["eval_steps"] = settings.eval_steps

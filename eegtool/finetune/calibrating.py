@@ -15,7 +15,6 @@ from eegtool.finetune import held_out
 from eegtool.finetune.plan import Plan
 from eegtool.inference.calibration import calibrate, sentences, write_calibration
 from eegtool.inference.loaded import LoadedModel
-from eegtool.inference.smoothing import chain_of, knows_sequences
 from eegtool.model.adapters import adapter_sha256
 from eegtool.model.eegvlm import FUSIONS
 from eegtool.pictures.source import open_source
@@ -59,7 +58,7 @@ def calibrate_adapter(folder: Path, plan: Plan) -> None:
             subjects=[epoch.subject for epoch in scored],
             adapter_sha256=adapter_sha256(folder),
             places=[(epoch.recording, epoch.epoch_index) for epoch in scored],
-            chain=chain_of(plan.sequence, folder) if knows_sequences(plan.sequence) else None,
+            sequence=plan.sequence,
         )
     except EegToolError as error:
         warn(f"the adapter is not calibrated: {error.what}")

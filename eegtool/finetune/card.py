@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+import yaml
+from huggingface_hub import ModelCardData, metadata_load
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.workspace import read_json
@@ -80,21 +84,19 @@ The weights derive from `{base}` (licence: {licence}), whose terms bind them, to
 
     def _metadata(self) -> str:
         """Return the YAML that the hub reads."""
-        lines = []
-        if _LICENCE_ID.fullmatch(self.licence):
-            lines = [f"license: {self.licence}"]
-        elif self.licence:
-            lines = ["license: other", f"license_name: {_quoted(self.licence)}"]
-        if HUB_NAME.fullmatch(self.contract.base):
-            lines += [f"base_model: {self.contract.base}", "base_model_relation: finetune"]
-        lines += ["library_name: transformers", "pipeline_tag: image-text-to-text"]
-        return "\n".join(
-            [
-                *lines,
-                f"tags: [eeg, sleep-staging, polysomnography, {self.contract.family}, eegvlm]",
-                "",
-            ]
+        base, licence = self.contract.base, self.licence
+        is_known = _LICENCE_ID.fullmatch(licence) is not None
+        on_hub = HUB_NAME.fullmatch(base) is not None
+        metadata = ModelCardData(
+            license=licence if is_known else "other" if licence else None,
+            license_name=None if is_known else licence or None,
+            base_model=base if on_hub else None,
+            base_model_relation="finetune" if on_hub else None,
+            library_name="transformers",
+            pipeline_tag="image-text-to-text",
+            tags=["eeg", "sleep-staging", "polysomnography", self.contract.family, "eegvlm"],
         )
+        return f"{metadata.to_yaml()}\n"
 
     def _protocol(self) -> Iterable[tuple[str, Any]]:
         return self.contract.protocol.items() or [("not known", "")]
@@ -140,10 +142,9 @@ def licence_of(base: str, folder: Path) -> str:
         return _OWN_LICENCE
     card = folder / "README.md"
     if card.is_file():
-        head = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8"), re.DOTALL)
-        named = re.search(r"^license:\s*(\S+)", head[1], re.MULTILINE) if head else None
-        if named:
-            return named[1].strip("'\"")
+        with suppress(ValueError, yaml.YAMLError):  # nothing that the hub would read
+            if named := (metadata_load(card) or {}).get("license"):
+                return str(named)
     for path in (folder / name for name in _LICENCE_FILES):
         if path.is_file():
             lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -196,7 +197,3 @@ def _cell(value: Any) -> str:
 
 def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

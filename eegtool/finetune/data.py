@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 
+from eegtool.core.answers import read_stage
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Conversation, Question
 from eegtool.extract.features import FeatureTable
@@ -35,6 +37,8 @@ class FinetuneDataset(Dataset[dict[str, Any]]):
         processor: AnyProcessor,
         max_length: int,
         threads: int = 1,
+        *,
+        stage_share: float = 0.0,
     ) -> None:
         self._pool = ThreadPoolExecutor(threads, "decode") if threads > 1 else None
         self.rows = rows
@@ -42,6 +46,7 @@ class FinetuneDataset(Dataset[dict[str, Any]]):
         self.features = features
         self.processor = processor
         self.max_length = max_length
+        self.stage_share = stage_share
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -73,6 +78,8 @@ class FinetuneDataset(Dataset[dict[str, Any]]):
             "labels": (IGNORED,) * len(encoded.labels) if index < 0 else encoded.labels,
             "picture": pixels,
         }
+        if self.stage_share:
+            item["label_weights"] = label_weights(row, encoded, self.processor, self.stage_share)
         if self.features is not None:
             item["high_level_features"] = torch.from_numpy(self.features[row.sample_id])
         return item
@@ -121,11 +128,61 @@ def encode(row: Conversation, processor: AnyProcessor, max_length: int) -> Encod
     return encoded
 
 
+def label_weights(
+    row: Conversation, encoded: Encoded, processor: AnyProcessor, stage_share: float
+) -> tuple[float, ...]:
+    """Weigh the tokens of a sample, so that those which name the stage have a share of its loss.
+
+    Parameters
+    ----------
+    row, encoded : Conversation, Encoded
+        The sample, and its tokens.
+    processor : Processor or FamilyProcessor
+        What tokenised it.
+    stage_share : float
+        The share, between 0 and 1.
+
+    Returns
+    -------
+    tuple of float
+        One per token, 0 where there is no label; their sum is the number of labels. All labels count alike
+        where no stage is read, or nothing but the stage is said.
+    """
+    n = len(encoded.labels)
+    is_trained = [label != IGNORED for label in encoded.labels]
+    n_trained = sum(is_trained)
+    alike = tuple(map(float, is_trained))
+    begin, end = read_stage(row.answer).span or (0, 0)
+    if not row.answer[end:].strip(" .") and not row.answer[:begin].strip():
+        return alike
+
+    def n_read(text: str) -> int:
+        """Return how many tokens of the sample are those of its answer up to there."""
+        tokens = processor.encode(row.question, len(row.images), text, (), row.system).input_ids
+        pairs = zip(tokens[:-1], encoded.input_ids, strict=False)  # without its end
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+    first = n_read(row.answer[:begin].rstrip()) if begin else is_trained.index(True)
+    last = n_read(row.answer[:end])
+    n_named = last - first
+    if not 0 < n_named < n_trained:
+        return alike
+    named = stage_share * n_trained / n_named
+    others = (1 - stage_share) * n_trained / (n_trained - n_named)
+    return tuple(
+        (named if first <= i < last else others) if is_trained[i] else 0.0 for i in range(n)
+    )
+
+
 def collate(items: list[dict[str, Any]], processor: AnyProcessor) -> dict[str, torch.Tensor]:
     """Stack samples, padded on the right to the longest of the batch."""
     rows, pictures = ([item[name] for item in items] for name in ("input_ids", "picture"))
     batch = processor.inputs(rows, pictures, "right")
     batch["labels"] = pad([item["labels"] for item in items], IGNORED, "right")
+    if "label_weights" in items[0]:
+        batch["label_weights"] = torch.zeros(batch["labels"].shape)
+        for weights, item in zip(batch["label_weights"], items, strict=True):
+            weights[: len(item["label_weights"])] = torch.tensor(item["label_weights"])
     if "high_level_features" in items[0]:
         batch["high_level_features"] = torch.stack([i["high_level_features"] for i in items])
     return batch

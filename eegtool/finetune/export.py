@@ -20,10 +20,10 @@ from rich.markup import escape
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError, brief
-from eegtool.core.settings import ExportSettings
 from eegtool.core.workspace import check_folder, read_json, run_stamp, write_json
 from eegtool.extract.stored import STORED, store_module
 from eegtool.finetune import card
+from eegtool.finetune.options import ExportSettings
 from eegtool.model.adapters import (
     Contract,
     adapter_sha256,

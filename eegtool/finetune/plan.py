@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.forms import CHAT
+from eegtool.core.options import FeatureSource
 from eegtool.core.pictures import PICTURE_SIDE
-from eegtool.core.settings import FeatureSource
 from eegtool.core.workspace import read_json, write_json
 
 if TYPE_CHECKING:
@@ -94,6 +94,8 @@ class Plan:
     """LoRA is scaled by alpha / sqrt(r) (rsLoRA)."""
     loraplus_lr_ratio: float = 1.0
     """Learning rate of LoRA's second matrices over that of the first ones (LoRA+)."""
+    stage_share: float = 0.0
+    """Share of a sample's loss that the words naming the stage have; 0: all words count alike."""
     attention: str = "auto"
     bits: int = 16
     """4: the language model is quantised."""
@@ -166,6 +168,8 @@ def outcome(plan: Mapping[str, Any]) -> dict[str, Any]:
         names += ("picture_side",)
     if plan.get("eval_subjects"):  # else plans are as they were before there was validation
         names += ("eval_subjects",)
+    if plan.get("stage_share"):
+        names += ("stage_share",)
     if plan.get("continue_from"):
         names += ("continue_from_sha256",)
     if plan.get("best_metric"):

@@ -3,70 +3,38 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shlex
 import signal
 import tempfile
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, fields, replace
-from importlib.util import find_spec
-from netrc import NetrcParseError, netrc
 from pathlib import Path
-from typing import IO, Any, Final
-from urllib.parse import urlsplit
+from typing import IO
 
 import torch
 from rich.markup import escape
-from transformers import SchedulerType
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError, brief
-from eegtool.core.forms import CHAT, Forms, sentences
 from eegtool.core.launching import Stopped, launch, take_lock
-from eegtool.core.records import Conversation, check_unique, read_conversations
-from eegtool.core.registry import check_name
-from eegtool.core.settings import FinetuneSettings
 from eegtool.core.workspace import (
     Workspace,
-    check_same_pictures,
-    jsonable,
     read_json,
     run_stamp,
-    sha256_of,
     write_json,
 )
-from eegtool.extract.features import (
-    check_finite,
-    load_features,
-    read_sidecar,
-    warn_if_by_order,
-)
-from eegtool.extract.stored import CARD, is_module, store_module
+from eegtool.extract.stored import store_module
 from eegtool.finetune import estimate, held_out, launcher
-from eegtool.finetune.arguments import training_arguments
 from eegtool.finetune.calibrating import calibrate_adapter
-from eegtool.finetune.data import encode, trained_share
-from eegtool.finetune.hardware import Hardware
-from eegtool.finetune.held_out import Sides, draw, everybody
-from eegtool.finetune.plan import PLAN_FILE, Plan, differences
+from eegtool.finetune.data import encode
+from eegtool.finetune.options import FinetuneSettings
+from eegtool.finetune.plan import PLAN_FILE, Plan
+from eegtool.finetune.planning import LOCK_FILE, hardware_of, is_finished, make_plan
 from eegtool.finetune.saving import checkpoints, last_whole, step_of
 from eegtool.finetune.summary import family_of
-from eegtool.finetune.validation import METRICS, check_scorable
-from eegtool.model.adapters import adapter_sha256, read_contract
-from eegtool.model.answer_form import AnswerForm, form_of
-from eegtool.model.checkpoints import KNOWN_BASES, Base, base_sha256, find_base, load_processor
-from eegtool.model.contract import wrong_field
+from eegtool.model.answer_form import AnswerForm
+from eegtool.model.checkpoints import load_processor
 from eegtool.model.eegvlm import FUSIONS
-from eegtool.model.loading import choose_attention, quantization
-from eegtool.model.processor import IGNORED, TEMPLATES, picture_of
-from eegtool.pictures.source import open_source
-
-_TRACKERS: Final = ("none", "tensorboard", "wandb")
-_SAVE_STRATEGIES: Final = ("steps", "epoch", "no")
-_EVAL_STRATEGIES: Final = ("no", "steps", "epoch")
-_STOP_FILE: Final = ".stop"
-_LOCK_FILE: Final = ".lock"
+from eegtool.model.processor import IGNORED
 
 
 def run(settings: FinetuneSettings) -> None:
@@ -94,7 +62,7 @@ def run(settings: FinetuneSettings) -> None:
     console.print(
         f"Fine-tuning [bold]{escape(plan.base)}[/] (fusion {plan.fusion}, template {plan.version}, "
         f"features {plan.features}) with {with_deepspeed} on {ranks} "
-        f"{'GPU' if _hardware(settings, hosts).gpu else 'CPU'} rank{'s' * (ranks > 1)}: "
+        f"{'GPU' if hardware_of(settings, hosts).gpu else 'CPU'} rank{'s' * (ranks > 1)}: "
         f"{size.samples} samples, {steps} steps"
     )
     form = AnswerForm.from_contract(plan.answers)
@@ -162,7 +130,7 @@ def _train(
     """Start all ranks and wait for them; leave nothing behind that is of no use."""
     output_dir, stop_file = Path(plan.output_dir), Path(plan.stop_file)
     use_deepspeed = plan.arguments["deepspeed"] is not None
-    if use_deepspeed and not _hardware(settings, hosts).gpu:
+    if use_deepspeed and not hardware_of(settings, hosts).gpu:
         console.print("[dim]  On first use DeepSpeed builds its CPU extension: about a minute.[/]")
     port = launcher.free_port()
     plan_path = output_dir / PLAN_FILE
@@ -185,7 +153,7 @@ def _train(
             kept_open=(lock.fileno(),),
         )
     except Stopped:
-        if not _finished(output_dir):  # else it came when all was done
+        if not is_finished(output_dir):  # else it came when all was done
             _tell_stopped(output_dir)
             raise
         code = 0
@@ -194,7 +162,7 @@ def _train(
         stop_file.unlink(missing_ok=True)
         Path(lock.name).unlink(missing_ok=True)
         lock.close()
-        if not checkpoints(output_dir) and not _finished(output_dir):
+        if not checkpoints(output_dir) and not is_finished(output_dir):
             plan_path.unlink(missing_ok=True)
             with suppress(OSError):  # something else is in it
                 for path in made:
@@ -211,7 +179,7 @@ def _train(
             f"The training stopped with exit code {code}; no adapter was written.",
             reason + (f" --resume continues after step {step_of(last)}." if last else ""),
         )
-    if not _finished(output_dir):  # the ranks were stopped, and not through this process (Slurm)
+    if not is_finished(output_dir):  # the ranks were stopped, and not through this process (Slurm)
         _tell_stopped(output_dir)
         raise Stopped(signal.SIGTERM)
 
@@ -234,14 +202,10 @@ def _store_module(folder: Path, output_dir: Path) -> None:
 def _lock(output_dir: Path) -> IO[str]:
     """Refuse a second training in a folder; the ranks of a parent that was killed may still be at work."""
     return take_lock(
-        output_dir / _LOCK_FILE,
+        output_dir / LOCK_FILE,
         f"A training is running in {output_dir}.",
         "Wait for it, or end it: where its parent was killed, its ranks may still be at work.",
     )
-
-
-def _finished(output_dir: Path) -> bool:
-    return (output_dir / "eegvlm.json").exists()
 
 
 def _tell_stopped(output_dir: Path) -> None:
@@ -251,51 +215,6 @@ def _tell_stopped(output_dir: Path) -> None:
         if last
         else "Stopped; there is no checkpoint to continue from."
     )
-
-
-def _environment(
-    settings: FinetuneSettings, out: Path, ranks: int, hosts: launcher.Hosts | None
-) -> dict[str, str]:
-    """Return the variables of the ranks; where logs go, unless the user's own say it."""
-    ranks_each = hosts.ranks_each if hosts else ranks
-    environment = launcher.rank_environment(ranks_each, elsewhere=hosts is not None)
-    logs = str(out.parent / "runs" / out.name)
-    if settings.report_to == "tensorboard":
-        environment.setdefault("TENSORBOARD_LOGGING_DIR", logs)
-    if settings.report_to == "wandb":
-        environment.setdefault("WANDB_DIR", logs)
-        environment.setdefault("WANDB_PROJECT", "eegvlm")
-        environment.setdefault("WANDB_RUN_ID", _wandb_run_id(out, resume=settings.resume))
-        environment.setdefault("WANDB_RESUME", "allow")
-        if hosts:  # each machine has a run of its own
-            environment.setdefault("WANDB_RUN_GROUP", out.name)
-        # A key in the environment is not in the plan, which others may read: other machines lack it.
-        seen = environment if hosts else os.environ
-        if "WANDB_MODE" not in environment and not _has_wandb_key(seen):
-            environment["WANDB_MODE"] = "offline"
-            console.print(
-                "  No key of Weights & Biases here: logged offline, for `wandb sync` "
-                "(`wandb login`, or WANDB_MODE=online, changes that).",
-            )
-    return environment
-
-
-def _wandb_run_id(out: Path, *, resume: bool) -> str:
-    """Return the id of the run in Weights & Biases; a training that is resumed has it in its first plan."""
-    known = None
-    if resume and last_whole(out) and (out / PLAN_FILE).exists():
-        known = read_json(out / PLAN_FILE)["environment"].get("WANDB_RUN_ID")
-    return known or secrets.token_hex(4)
-
-
-def _has_wandb_key(environment: Mapping[str, str]) -> bool:
-    """Look for a key where `wandb login` puts it; without one wandb would end the training."""
-    host = urlsplit(environment.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    try:
-        known = netrc(environment.get("NETRC")).hosts
-    except (OSError, NetrcParseError):
-        known = {}
-    return bool(environment.get("WANDB_API_KEY")) or host in known
 
 
 def _tell(
@@ -314,7 +233,7 @@ def _tell(
     command = launcher.command(
         plan_path, ranks, use_deepspeed=use_deepspeed, port=port, hosts=hosts
     )
-    environment = launcher.environment(plan.environment, gpu=_hardware(settings, hosts).gpu)
+    environment = launcher.environment(plan.environment, gpu=hardware_of(settings, hosts).gpu)
     changed = [f"{k}={v}" for k, v in environment.items() if os.environ.get(k) != v]
     for part, trained, total in size.parts:
         console.print(f"  {part:<22}{trained:>14,} of {total:>15,} parameters trained")
@@ -350,361 +269,6 @@ def _tell(
     console.print("  Would be run (the plan it names is written, nothing else is):")
     typed = shlex.join(["env", *changed, *command])
     console.print(typed, markup=False, soft_wrap=True)
-
-
-def _hardware(settings: FinetuneSettings, hosts: launcher.Hosts | None) -> Hardware:
-    """Return what is trained on: this machine, or one that only the user knows."""
-    return Hardware.elsewhere() if hosts or settings.gpu_memory else Hardware.here()
-
-
-def make_plan(
-    settings: FinetuneSettings,
-    output_dir: Path,
-    ranks: int = 1,
-    hosts: launcher.Hosts | None = None,
-) -> Plan:
-    """Check files, names and ids, and gather what each rank needs.
-
-    Parameters
-    ----------
-    settings : FinetuneSettings
-        What was asked for.
-    output_dir : Path
-        Where the adapter goes.
-    ranks : int
-        Ranks of all machines together.
-    hosts : Hosts or None
-        The machines, where there are several; this one need not be like them.
-    """
-    workspace = Workspace(settings.workspace)
-    data_path = settings.data_path or workspace.conversations
-    image_folder = settings.image_folder or workspace.images("ft")
-    features_file = settings.features_file or workspace.features("ft")
-    _check_names(settings)
-    hardware = _hardware(settings, hosts)
-    here = hosts is None and not settings.gpu_memory
-    arguments, notes = training_arguments(
-        settings, output_dir=str(output_dir.resolve()), hardware=hardware
-    )
-    deepspeed = launcher.deepspeed_settings(settings.deepspeed)
-    stage = launcher.check_deepspeed(deepspeed, arguments, ranks) if deepspeed else 0
-    if deepspeed and here:
-        launcher.check_compiler(read_json(deepspeed), gpu=hardware.gpu)
-    notes += _unused(settings)
-    _check_hardware(settings, arguments, stage, here=here)
-    _check_output(output_dir, resume=settings.resume)
-    base = find_base(settings.model_name_or_path, settings.vision_tower)
-    if settings.vision_tower and base.vision_tower is None:
-        notes.append("--vision_tower: the base model brings its own")
-    taken = Forms()
-    rows = read_conversations(data_path, taken)
-    notes += [f"{data_path.name}: {sentence}" for sentence in sentences(taken)]
-    if not rows:
-        raise EegToolError(f"{data_path} has no samples.", "Run `eegvlm prepare` again.")
-    check_unique(data_path, [row.sample_id for row in rows])
-    version, side = base.template(settings.version), _side_of_pictures(rows, image_folder)
-    processor = load_processor(base, fusion=settings.fusion, version=version, side=side)
-    notes += _family_notes(settings, base, version)
-    if arguments.get("use_liger_kernel") and version == CHAT:
-        raise EegToolError(
-            f"--use_liger_kernel: its kernels are not put into a '{base.name}' model.",
-            "Leave it out.",
-        )
-    protocol, sequence = workspace.protocol(), workspace.sequence()
-    if wrong := wrong_field({"protocol": protocol, "sequence": sequence}):
-        raise EegToolError(f"{workspace.prepare_stamp}: {wrong}.", "Run `eegvlm prepare` again.")
-    features_sha256 = features_weights = ""
-    if FUSIONS[settings.fusion].needs_features:
-        features_weights = _check_features(features_file, data_path, rows, workspace, protocol)
-        features_sha256 = sha256_of(features_file)
-    unseen = _unseen(workspace, features_file) if features_sha256 else frozenset()
-    sides = _sides(settings, rows, workspace.epochs, unseen)
-    if sequence and sides.subjects:  # its transitions are those of the whole fine-tune side
-        sequence["stages"] = list(sides.stages)
-    share = trained_share(sides.training, processor, settings.model_max_length)
-    form = form_of(sides.training, processor.count_tokens)
-    if sides.subjects:
-        check_scorable(form, stage, ranks)
-        notes += _validation_notes(settings, sides, unseen, features_file)
-    if deepspeed:
-        text = base.config.get_text_config()
-        widest = max(text.hidden_size, text.intermediate_size)
-        arguments["deepspeed"] = launcher.filled(read_json(deepspeed), settings.lora_r, widest)
-    plan = Plan(
-        base=_lasting_name(settings.model_name_or_path, base),
-        base_folder=str(base.folder),
-        output_dir=str(output_dir.resolve()),
-        data_path=str(data_path.resolve()),
-        image_folder=str(image_folder.resolve()),
-        features_file=str(features_file.resolve()),
-        features=settings.features,
-        fusion=settings.fusion,
-        version=version,
-        model_max_length=settings.model_max_length,
-        lora_r=settings.lora_r,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
-        mm_projector_lr=settings.mm_projector_lr,
-        gradient_checkpointing=settings.gradient_checkpointing,
-        trained_share=share,
-        protocol=protocol,
-        arguments=arguments,
-        answers=jsonable(asdict(form)),
-        sequence=sequence,
-        environment=_environment(settings, output_dir.resolve(), ranks, hosts),
-        stop_file=str(output_dir.resolve() / _STOP_FILE),
-        vision_tower=str(base.vision_tower or ""),
-        picture_side=processor.pixel_spec.size,
-        base_sha256=base_sha256(base),
-        data_sha256=sha256_of(data_path),
-        features_sha256=features_sha256,
-        use_dora=settings.use_dora,
-        use_rslora=settings.use_rslora,
-        loraplus_lr_ratio=settings.loraplus_lr_ratio,
-        attention=settings.attention,
-        bits=settings.bits,
-        zero_stage=stage,
-        group_by_length=settings.group_by_modality_length,
-        eval_subjects=list(sides.subjects),
-        eval_limit=settings.eval_limit if sides.subjects else 0,
-        epochs_file=str(workspace.epochs.resolve()) if sides.subjects else "",
-        epochs_sha256=sides.epochs_sha256,
-        best_metric=settings.metric_for_best_model if _chooses(settings) else "",
-        early_stopping_patience=settings.early_stopping_patience,
-        resume=settings.resume,
-    )
-    plan = _continued(settings.continue_from, plan, features_weights)
-    _check_same_training(output_dir, plan)
-    for note in notes:
-        console.print(f"[dim]  Note: {escape(note)}.[/]")
-    return plan
-
-
-def _lasting_name(name: str, base: Base) -> str:
-    """Return a known name or a name on the hub as it is, a folder by its whole path."""
-    is_folder = name not in KNOWN_BASES and Path(name).is_dir()
-    return str(base.folder) if is_folder else name
-
-
-def _chooses(settings: FinetuneSettings) -> bool:
-    """Say whether the adapter is to be the best validated one."""
-    return settings.load_best_model_at_end or settings.early_stopping_patience > 0
-
-
-def _unseen(workspace: Workspace, features_file: Path) -> frozenset[str]:
-    """Return the subjects that validated the vision module and were not trained on, if it is the features' module."""
-    sidecar, folder = read_sidecar(features_file), workspace.vision_module
-    if sidecar is None or not is_module(folder, sidecar.weights_sha256):
-        return frozenset()
-    return frozenset(read_json(folder / CARD).get("val_subjects", ()))
-
-
-def _sides(
-    settings: FinetuneSettings,
-    rows: list[Conversation],
-    epochs_file: Path,
-    unseen: frozenset[str],
-) -> Sides:
-    """Hold subjects out, where there is validation; first those that the vision module has not seen."""
-    if settings.eval_strategy == "no":
-        return everybody(rows)
-    for row in rows:
-        picture_of(row.sample_id, row.images)
-    share, limit = settings.eval_subjects_share, settings.eval_limit
-    return draw(rows, epochs_file, share, limit, settings.seed, first=unseen)
-
-
-def _validation_notes(
-    settings: FinetuneSettings, sides: Sides, unseen: frozenset[str], features_file: Path
-) -> list[str]:
-    """Say why the κ of a validation may differ from what `evaluate` finds on new subjects."""
-    notes = []
-    if settings.eval_limit and len(sides.scored) < sides.n_held_out:
-        notes.append(
-            "--eval-limit: epochs are drawn evenly over the stages, so κ is not that of whole nights"
-        )
-    if settings.bits == 4:
-        notes.append("--bits 4: validations ask the packed base, `evaluate` asks one of 16 bits")
-    sidecar = read_sidecar(features_file) if FUSIONS[settings.fusion].needs_features else None
-    seen = [subject for subject in sides.subjects if subject not in unseen]
-    if seen and sidecar is not None and sidecar.fold is None:
-        notes.append(
-            f"--eval-strategy: the vision module was trained on this side, {len(seen)} of the held-out subjects "
-            f"included ({', '.join(seen[:3])}), so κ may be higher than on new ones; `eegvlm extract --folds` "
-            "makes features without them"
-        )
-    return notes
-
-
-def _unused(settings: FinetuneSettings) -> list[str]:
-    """Name the options of validation that were given without one."""
-    if settings.eval_strategy != "no":
-        return []
-    asked = ("eval_steps", "eval_subjects_share", "eval_limit", "metric_for_best_model")
-    usual = {f.name: f.default for f in fields(settings) if f.name in asked}
-    given = [name for name in asked if getattr(settings, name) != usual[name]]
-    return [f"--{name}: nothing is validated; see --eval-strategy" for name in given]
-
-
-def _check_validation(settings: FinetuneSettings) -> None:
-    """Check what is asked of the validation; without one, nothing may be asked of it."""
-    check_name("--eval-strategy", settings.eval_strategy, _EVAL_STRATEGIES)
-    check_name("--metric-for-best-model", settings.metric_for_best_model, METRICS)
-    needing = ("load_best_model_at_end", "early_stopping_patience", "calibrate")
-    given = [name for name in needing if getattr(settings, name)]
-    if settings.eval_strategy == "no" and given:
-        flag = f"--{given[0].replace('_', '-')}"
-        raise EegToolError(f"{flag} needs validation.", "Add --eval-strategy steps, or epoch.")
-
-
-def _check_names(settings: FinetuneSettings) -> None:
-    _check_validation(settings)
-    check_name("fusion", settings.fusion, FUSIONS)
-    check_name("conversation template", settings.version, TEMPLATES)
-    check_name("--lr-scheduler-type", settings.lr_scheduler_type, [s.value for s in SchedulerType])
-    check_name("--save-strategy", settings.save_strategy, _SAVE_STRATEGIES)
-    check_name("--report-to", settings.report_to, _TRACKERS)
-    if not settings.learning_rate or not (settings.max_steps or settings.num_train_epochs):
-        raise EegToolError(
-            "With --learning-rate 0, or no passes at all, nothing is learnt.", "Give more than 0."
-        )
-    if settings.report_to != "none" and find_spec(settings.report_to) is None:
-        raise EegToolError(
-            f"--report-to {settings.report_to} is not installed.", "pip install 'eegvlm[track]'"
-        )
-
-
-def _check_hardware(
-    settings: FinetuneSettings, arguments: dict[str, Any], stage: int, *, here: bool
-) -> None:
-    half = torch.bfloat16 if arguments["bf16"] else torch.float16
-    dtype = half if arguments["bf16"] or arguments["fp16"] else torch.float32
-    if here:  # what other machines have installed cannot be seen
-        choose_attention(settings.attention, dtype)
-    quantization(settings.bits, dtype)
-    if settings.bits == 4 and stage == 3:
-        raise EegToolError(
-            "--bits 4 and ZeRO-3 exclude each other: packed weights cannot be sharded.",
-            "Use --deepspeed zero2.",
-        )
-
-
-def _check_output(output_dir: Path, *, resume: bool) -> None:
-    """Refuse to write into a folder that holds anything but a training to continue with."""
-    inside_it = {path.name for path in output_dir.iterdir()} if output_dir.exists() else set()
-    if not inside_it - {_LOCK_FILE}:
-        return
-    if _finished(output_dir):
-        raise EegToolError(
-            f"--output-dir {output_dir} already holds an adapter.",
-            "Its training has ended: there is nothing to resume."
-            if resume
-            else "Choose another folder, or remove that one.",
-        )
-    if not (output_dir / PLAN_FILE).exists() and not checkpoints(output_dir):
-        raise EegToolError(
-            f"--output-dir {output_dir} is not empty and is no adapter folder.",
-            "Choose another folder; nothing in it is overwritten.",
-        )
-    if not resume:
-        raise EegToolError(
-            f"--output-dir {output_dir} holds a training that has not ended.",
-            "Continue it with --resume, or choose another folder.",
-        )
-
-
-def _check_same_training(output_dir: Path, plan: Plan) -> None:
-    """Refuse to continue with a training that was started with other settings or data.
-
-    Raises
-    ------
-    EegToolError
-        Naming what differs.
-    """
-    if not (output_dir / PLAN_FILE).exists():
-        return
-    differing = differences(read_json(output_dir / PLAN_FILE), asdict(plan))
-    if differing:
-        raise EegToolError(
-            f"--resume: the training in {output_dir} was started with other settings; then and now: "
-            f"{', '.join(differing)}.",
-            "Resume with what it was started with, or train into another --output-dir.",
-        )
-
-
-def _check_features(
-    features_file: Path,
-    data_path: Path,
-    rows: list[Conversation],
-    workspace: Workspace,
-    protocol: dict[str, Any],
-) -> str:
-    """Check the features of the samples; return of which weights they are."""
-    ids = [row.sample_id for row in rows]
-    table = load_features(features_file, ids, other=data_path.name)
-    warn_if_by_order(features_file, table)
-    check_same_pictures(table.protocol, protocol, f"{features_file} and {workspace.root}")
-    check_finite(features_file, table)
-    return table.weights_sha256
-
-
-def _continued(folder: Path | None, plan: Plan, features_weights: str) -> Plan:
-    """Return a plan that starts from an adapter, if that was trained as the plan trains."""
-    if folder is None:
-        return plan
-    contract = read_contract(folder)
-    if contract.merged:
-        raise EegToolError(
-            f"--continue-from {folder} holds no adapter: base and adapter are merged in it.",
-            "Give the folder that `eegvlm finetune` wrote.",
-        )
-    lora = read_json(folder / "adapter_config.json")
-    pairs = {
-        "base model": (contract.base_sha256, plan.base_sha256),
-        "--fusion": (contract.fusion, plan.fusion),
-        "--version": (contract.version, plan.version),
-        "side of the pictures": (contract.pixel_spec.size, plan.picture_side),
-        "weights behind the features": (contract.features_weights_sha256, features_weights),
-        "--lora-r": (lora.get("r"), plan.lora_r),
-        "--lora-alpha": (lora.get("lora_alpha"), plan.lora_alpha),
-        "--use-dora": (lora.get("use_dora"), plan.use_dora),
-        "--use-rslora": (lora.get("use_rslora"), plan.use_rslora),
-        "how answers read": (contract.answers.get("place"), plan.answers.get("place")),
-    }
-    differing = [f"{n} ({_brief(a)} and {_brief(b)})" for n, (a, b) in pairs.items() if a != b]
-    if differing:
-        raise EegToolError(
-            f"--continue-from {folder} was trained otherwise than is asked for; then and now: "
-            f"{', '.join(differing)}.",
-            "Train with what it was trained with, or from the beginning.",
-        )
-    check_same_pictures(contract.protocol, plan.protocol, f"{folder} and {plan.image_folder}")
-    found = adapter_sha256(folder)
-    return replace(plan, continue_from=str(folder.resolve()), continue_from_sha256=found)
-
-
-def _brief(value: Any) -> str:
-    return str(value)[:12] or "none"
-
-
-def _side_of_pictures(rows: list[Conversation], image_folder: Path) -> int:
-    """Check that all pictures are there; return the longer side of one in pixels: all have one size."""
-    source = open_source(image_folder)
-    for row in rows:
-        source.find(row.images[0], f"sample '{row.sample_id}'")
-    return max(source.load(rows[0].images[0]).rgb().size)
-
-
-def _family_notes(settings: FinetuneSettings, base: Base, version: str) -> list[str]:
-    """Say how a base model of another family than the recipe's is treated."""
-    if version == settings.version:
-        return []
-    notes = []
-    if not base.is_tested:
-        notes.append(f"a '{base.name}' model works by the common seam; it was not tested here")
-    if settings.version != "v1":
-        notes.append(f"--version: a '{base.name}' model is asked by its own chat template")
-    return notes
 
 
 def _size(plan: Plan) -> estimate.Size:

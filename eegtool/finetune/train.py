@@ -1,6 +1,6 @@
 """What each rank of the training runs, once its environment is set (`eegtool.finetune.rank`).
 
-It reads the plan that the parent (`eegtool.finetune.step`) checked and wrote.
+It reads the plan that the parent (`eegtool.finetune.planning`) checked and wrote.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ def run(plan: Plan) -> None:
         processor,
         plan.model_max_length,
         count_threads(plan),
+        stage_share=plan.stage_share,
     )
     contract = _contract(plan, processor, table, len(sides.scored))
     validator = _validator(plan, model, args, dataset, sides.scored) if sides.scored else None

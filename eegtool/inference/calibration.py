@@ -6,7 +6,7 @@ How scores become probabilities and a stage, and how that is fitted, is in `eegt
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from eegtool.core.errors import EegToolError
+from eegtool.core.options import DecideFor
 from eegtool.core.probabilities import (
     AIMS,
     Fit,
@@ -26,10 +27,9 @@ from eegtool.core.probabilities import (
     read_scaling,
 )
 from eegtool.core.records import Answer
-from eegtool.core.settings import DecideFor
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import read_json, write_json
-from eegtool.inference.smoothing import Chain, Place, fitted_weight
+from eegtool.inference.smoothing import Chain, Place, chain_of, fitted_weight, knows_sequences
 
 _FILE: Final = "calibration.json"
 _NONE: Final = Scaling()
@@ -91,7 +91,7 @@ def calibrate(
     adapter_sha256: str,
     decide_for: DecideFor = "likelihood",
     places: Sequence[Place] = (),
-    chain: Chain | None = None,
+    sequence: Mapping[str, Any] | None = None,
 ) -> tuple[Calibration, Fit]:
     """Fit the scaling and say what it changes.
 
@@ -101,9 +101,9 @@ def calibrate(
         See `eegtool.core.probabilities.fit`.
     mode, adapter_sha256 : str
         How the answers were asked for, and of which weights.
-    places, chain
-        Recording and index of each epoch and what the model knows of sequences, if it does: how much the
-        sequence counts is then fitted as well (see `eegtool.inference.smoothing.fitted_weight`).
+    places, sequence
+        Recording and index of each epoch, and what the contract says of sequences. Where both are known, how much
+        the sequence counts is fitted as well (see `eegtool.inference.smoothing.fitted_weight`).
 
     Raises
     ------
@@ -124,9 +124,10 @@ def calibrate(
         adapter_sha256=adapter_sha256,
         stages=tuple(list(stages).count(stage) for stage in STAGES),
     )
-    if chain:
+    if sequence and knows_sequences(sequence) and all(recording for recording, _ in places):
         probabilities = scaling.probabilities(log_likelihood)
-        weight = fitted_weight(places, probabilities, stages, calibration.of_chain(chain))
+        chain = calibration.of_chain(chain_of(sequence, adapter_sha256))
+        weight = fitted_weight(places, probabilities, stages, chain)
         calibration = replace(calibration, sequence_weight=weight)
     return calibration, found
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
-from contextlib import closing
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -16,15 +17,13 @@ import torch
 from eegtool import __version__
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError, brief
+from eegtool.core.launching import is_first_rank
+from eegtool.core.options import AnswerMode
 from eegtool.core.records import Question
 from eegtool.core.registry import check_name
-from eegtool.core.settings import AnswerMode
-from eegtool.inference import seam
-from eegtool.inference.cache import Cached
-from eegtool.inference.decoding import Decoding
 from eegtool.inference.memory import first_batch_size, is_out_of_memory
 from eegtool.inference.scoring import Choice, behind_reasons, encode_choice, stage_log_likelihoods
-from eegtool.inference.writing import Reply, Written, decoded_ahead, write
+from eegtool.inference.writing import Decoding, Reply, Written, inputs_of, write
 from eegtool.model.adapters import Contract, inner, load_adapter
 from eegtool.model.answer_form import AnswerForm
 from eegtool.model.checkpoints import AnyProcessor, Network
@@ -33,6 +32,8 @@ from eegtool.model.loading import best_dtype
 from eegtool.model.processor import Pixels, joined
 
 DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
+_DECODERS: Final = 4
+"""Threads that decode pictures while the model is busy."""
 
 
 class Batch(NamedTuple):
@@ -116,6 +117,8 @@ class LoadedModel:
             device=where,
             merge=merge,
         )
+        if merge and is_first_rank():
+            console.print(merge_note(folder, contract, dtype), markup=False)
         network = inner(loaded)
         network.drop_unread_layers()
         answers = AnswerForm.from_contract(contract.answers)
@@ -175,23 +178,41 @@ class LoadedModel:
             return
         decoding = decoding or Decoding(self.answers.max_new_tokens)
         ordered = longest_first(questions, self.processor)
-        size = batch_size or self._first_batch_size(ordered[0], mode, decoding)
-        missing = _torn_batches(ordered, done, size)
-        ready: list[Pixels] = []
+        size = batch_size or first_batch_size(
+            self.network,
+            n_tokens=len(self.processor.encode_prompt(ordered[0].text, len(ordered[0].images))),
+            n_new_tokens=decoding.max_new_tokens,
+            n_beams=decoding.num_beams,
+            writes=self.answers.writes(mode),
+            scores=mode != "generate",
+        )
+        batches = (ordered[i : i + size] for i in range(0, len(ordered), size))
+        torn = (batch for batch in batches if any(q.sample_id not in done for q in batch))
+        missing = list(chain.from_iterable(torn))
+        waiting: list[Future[Pixels]] = []
         start = 0
-        with closing(decoded_ahead(pixels_of, missing, 2 * size)) as pictures:
+        pool = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
+        try:
             while start < len(missing):
                 batch = missing[start : start + size]
-                ready += islice(pictures, max(0, len(batch) - len(ready)))
+                ahead = missing[start + len(waiting) : start + 3 * size]
+                waiting += [pool.submit(pixels_of, question) for question in ahead]
+                pixels = [picture.result() for picture in waiting[: len(batch)]]
                 high = None
                 if feature_of is not None:
                     high = np.stack([feature_of(q.sample_id) for q in batch])
-                pixels = ready[: len(batch)]
-                replies, reason = self._try(batch, pixels, high, mode, decoding)
+                replies, reason = None, ""
+                try:
+                    replies = self.around(partial(self.reply, batch, pixels, high, mode, decoding))
+                except (MemoryError, RuntimeError) as error:  # CUDA's is a RuntimeError, too
+                    if not is_out_of_memory(error):
+                        raise
+                    reason = brief(error)
+                # Only here the exception has ended, and with it the tensors of all frames it went through.
                 if replies is not None:
                     yield Batch(batch, replies, size)
                     start += len(batch)
-                    del ready[: len(batch)]
+                    del waiting[: len(batch)]
                     continue
                 if batch_size is not None or len(batch) == 1:
                     fix = "Use --batch-size auto." if batch_size else "Use a GPU with more memory."
@@ -203,6 +224,8 @@ class LoadedModel:
                 console.print(f"  Memory ran out: continuing with {size} questions at a time.")
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def reply(
         self,
@@ -235,113 +258,59 @@ class LoadedModel:
         decoding = decoding or Decoding(self.answers.max_new_tokens)
         high = None if features is None else torch.from_numpy(features).to(self.network.device)
         found: dict[int, Reply] = {}
-        for rows, replies, cached in self._written(questions, pixels, high, mode, decoding):
+        nothing = Written(range(len(questions)), [Reply("")] * len(questions), None)
+        parts: Iterable[Written] = [nothing]
+        if self.answers.writes(mode):
+            parts = write(self.network, self.processor, questions, pixels, high, decoding)
+        for part in parts:
+            replies = part.replies
             if mode != "generate":
-                scored = self._scored(
-                    [questions[row] for row in rows],
-                    [reply.text for reply in replies],
-                    [pixels[row] for row in rows],
-                    None if high is None else high[list(rows)],
-                    cached,
-                )
-                replies = [
-                    replace(
-                        w,
-                        text=s.text if mode == "score" else w.text,
-                        log_likelihood=s.log_likelihood,
-                    )
-                    for w, s in zip(replies, scored, strict=True)
-                ]
-            found |= zip(rows, replies, strict=True)
+                replies = self._scored(part, questions, pixels, high, keeps_text=mode == "both")
+            found |= zip(part.rows, replies, strict=True)
         return [found[row] for row in range(len(questions))]
-
-    def writes(self, mode: AnswerMode) -> bool:
-        """Say whether the model writes anything, be it only reasons before a score."""
-        return mode != "score" or self.answers.reasons_first
-
-    def _first_batch_size(self, longest: Question, mode: AnswerMode, decoding: Decoding) -> int:
-        """Return how many questions fit into memory, by the longest of them."""
-        return first_batch_size(
-            self.network,
-            n_tokens=len(self.processor.encode_prompt(longest.text, len(longest.images))),
-            n_new_tokens=decoding.max_new_tokens,
-            n_beams=decoding.num_beams,
-            writes=self.writes(mode),
-            scores=mode != "generate",
-        )
-
-    def _try(
-        self,
-        batch: list[Question],
-        pixels: list[Pixels],
-        features: np.ndarray | None,
-        mode: AnswerMode,
-        decoding: Decoding,
-    ) -> tuple[list[Reply] | None, str]:
-        """Ask; return None and the reason if memory ran out.
-
-        The exception ends here: as long as it lives, so do the tensors of all frames it went through.
-        """
-        try:
-            return self.around(lambda: self.reply(batch, pixels, features, mode, decoding)), ""
-        except (MemoryError, RuntimeError) as error:  # CUDA's is a RuntimeError, too
-            if not is_out_of_memory(error):
-                raise
-            return None, brief(error)
-
-    def _written(
-        self,
-        questions: Sequence[Question],
-        pixels: Sequence[Pixels],
-        features: torch.Tensor | None,
-        mode: AnswerMode,
-        decoding: Decoding,
-    ) -> Iterable[Written]:
-        """Let the model write where words are wanted, or come before a score."""
-        network, processor = self.network, self.processor
-        if not self.writes(mode):
-            return [Written(range(len(questions)), [Reply("")] * len(questions), None)]
-        if isinstance(processor, FamilyProcessor):
-            return seam.write(network, processor, questions, pixels, features, decoding)
-        pictures = joined(pixels)["pixel_values"].to(network.device)
-        return write(network, processor, questions, pictures, features, decoding)
 
     def _scored(
         self,
-        questions: Sequence[Question],
-        texts: Sequence[str],
-        pixels: Sequence[Pixels],
+        part: Written,
+        batch: Sequence[Question],
+        pictures: Sequence[Pixels],
         features: torch.Tensor | None,
-        cached: Cached | None,
+        *,
+        keeps_text: bool,
     ) -> list[Reply]:
-        """Score the stages, behind what was written where that has reasons; say the likeliest answer."""
-        form = self.answers
+        """Score the stages, behind what was written where that has reasons; say the likeliest, or what was written."""
+        form, network, processor = self.answers, self.network, self.processor
+        questions, pixels = [batch[row] for row in part.rows], [pictures[row] for row in part.rows]
+        high = None if features is None else features[list(part.rows)]
         endings = [list(form.texts)] * len(questions)
         if form.reasons_first:
-            endings = [behind_reasons(text, form.texts, form.lead) for text in texts]
+            endings = [behind_reasons(reply.text, form.texts, form.lead) for reply in part.replies]
         choices = [self._choice(q, e) for q, e in zip(questions, endings, strict=True)]
-        network, processor = self.network, self.processor
         if isinstance(processor, FamilyProcessor):
-            scores = seam.stage_scores(network, processor, choices, pixels, features)
+            inputs = inputs_of(network, processor, [choice.prompt for choice in choices], pixels)
+            scores = network.score(inputs, high, [choice.answers for choice in choices])
         else:
-            pictures = joined(pixels)["pixel_values"].to(network.device)
-            scores = stage_log_likelihoods(network, processor, choices, pictures, features, cached)
+            shown = joined(pixels)["pixel_values"]
+            scores = stage_log_likelihoods(network, processor, choices, shown, high, part.cached)
         if not np.isfinite(scores).all():
             raise EegToolError(
                 f"The model gives no numbers for the stages of '{questions[0].sample_id}' and others.",
                 "Ask with --dtype float32; if that does not help, its training diverged.",
             )
-        return [Reply(e[int(s.argmax())], s) for e, s in zip(endings, scores, strict=True)]
+        return [
+            replace(r, text=r.text if keeps_text else e[int(s.argmax())], log_likelihood=s)
+            for r, e, s in zip(part.replies, endings, scores, strict=True)
+        ]
 
     def _choice(self, question: Question, answers: list[str]) -> Choice:
         """Tokenise the five answers to a question; without reasons, they are the same for all epochs."""
         key = (question.text, len(question.images))
-        is_whole = self.answers.is_whole
-        if self.answers.reasons_first:
-            return encode_choice(self.processor, *key, answers, is_whole=is_whole)
-        if key not in self._choices:
-            self._choices[key] = encode_choice(self.processor, *key, answers, is_whole=is_whole)
-        return self._choices[key]
+        found = None if self.answers.reasons_first else self._choices.get(key)
+        if found is None:
+            is_whole = self.answers.is_whole
+            found = encode_choice(self.processor, *key, answers, is_whole=is_whole)
+            self._choices[key] = found
+        return found
 
 
 def longest_first(questions: Sequence[Question], processor: AnyProcessor) -> list[Question]:
@@ -360,14 +329,6 @@ def merge_note(folder: Path, contract: Contract, dtype: str) -> str:
         f"--merge: LoRA is added to the weights, and the sums are rounded to {named}; "
         "answers may differ in the last bits."
     )
-
-
-def _torn_batches(
-    questions: Sequence[Question], done: Collection[str], size: int
-) -> list[Question]:
-    """Return the batches in which any reply is missing, as wholes."""
-    batches = (questions[i : i + size] for i in range(0, len(questions), size))
-    return [q for batch in batches if any(q.sample_id not in done for q in batch) for q in batch]
 
 
 def device_of(device: str | torch.device) -> torch.device:

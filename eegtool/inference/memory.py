@@ -26,8 +26,9 @@ def first_batch_size(
 ) -> int:
     """Return where ``--batch-size auto`` begins: on a CPU with `LARGEST_BATCH`.
 
-    See `questions_that_fit` and `bytes_per_question`; each beam takes as much as a question. The model
-    must be on its device, or its weights are taken for free memory.
+    On a GPU as many as fit (see `bytes_per_question`; each beam takes as much as a question), from 8 on a multiple
+    of 8. LLaVA-1.5-13B in bfloat16 has 27 GB of an 80 GB card, and an answer takes 1.2 GB while it is written: 32.
+    The model must be on its device, or its weights are taken for free memory.
     """
     if model.device.type != "cuda":
         return LARGEST_BATCH
@@ -41,20 +42,7 @@ def first_batch_size(
         kept=_REPEATED if scores and isinstance(model, FusedModel) else int(writes),
         scores=scores,
     )
-    return questions_that_fit(free, n_beams * per_question)
-
-
-def questions_that_fit(free_bytes: int, bytes_per_question: int) -> int:
-    """Return how many questions fit, from 1 to `LARGEST_BATCH`, from 8 on a multiple of 8.
-
-    Examples
-    --------
-    LLaVA-1.5-13B in bfloat16 has 27 GB of an 80 GB card; an answer takes 1.2 GB while it is written.
-
-    >>> questions_that_fit(53 * 10**9, 1_200_000_000)
-    32
-    """
-    n = min(int(_SHARE * free_bytes) // bytes_per_question, LARGEST_BATCH)
+    n = min(int(_SHARE * free) // (n_beams * per_question), LARGEST_BATCH)
     return max(1, n - n % _MULTIPLE if n > _MULTIPLE else n)
 
 

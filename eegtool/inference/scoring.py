@@ -70,7 +70,7 @@ def encode_choice(
     rows = [processor.encode(question, n_images, answer).input_ids for answer in answers]
     if not is_whole:
         rows = [row[:-1] for row in rows]
-    n_shared = next(i for i, tokens in enumerate(zip(*rows, strict=False)) if len(set(tokens)) > 1)
+    n_shared = _n_common(*rows)
     return Choice(rows[0][:n_shared], tuple(row[n_shared:] for row in rows))
 
 
@@ -123,8 +123,8 @@ def stage_log_likelihoods(
         is the least likely one.
     """
     device, language = model.device, model.model.language_model
-    packed = _pack(choices, cached, processor.tokenizer.pad_token_id)
-    ids = packed.ids.to(device)
+    ids, parts, positions, last = _pack(choices, cached, processor.tokenizer.pad_token_id)
+    ids = ids.to(device)
     how: dict[str, Any] = {"use_cache": False}
     if cached is None:
         features = None if high_level_features is None else high_level_features.to(device)
@@ -137,30 +137,24 @@ def stage_log_likelihoods(
     with _attention_with_mask(model):
         states = language(
             inputs_embeds=embeds,
-            attention_mask=_mask(packed.parts.to(device), ids.shape[1], embeds.dtype),
-            position_ids=packed.positions.to(device),
+            attention_mask=_mask(parts.to(device), ids.shape[1], embeds.dtype),
+            position_ids=positions.to(device),
             **how,
         ).last_hidden_state
     with in_float32(model.lm_head):
-        logits = model.lm_head(states[:, packed.begin :])
+        logits = model.lm_head(states[:, last:])
     return _means(log_softmax(logits, dim=-1), choices)
 
 
-@dataclass(frozen=True, slots=True)
-class _Packed:
-    """The rest of the prompts, padded on the left, and what is read of their answers, padded on the right."""
+def _pack(
+    choices: Sequence[Choice], cached: Cached | None, pad_token_id: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
+    """Put the rest of the prompts, padded on the left, before what is read of their answers, padded on the right.
 
-    ids: torch.Tensor
-    """int64 [B, T]"""
-    parts: torch.Tensor
-    """int64 [B, C + T], the columns of the cache first: `_PADDING`, `_PROMPT`, or the number of the answer."""
-    positions: torch.Tensor
-    """int64 [B, T]"""
-    begin: int
-    """The last column of the prompts: its states predict the first token of every answer."""
-
-
-def _pack(choices: Sequence[Choice], cached: Cached | None, pad_token_id: int) -> _Packed:
+    Return token ids ``[B, T]``, parts ``[B, C + T]`` with the columns of the cache first (`_PADDING`, `_PROMPT` or
+    the number of the answer), positions ``[B, T]``, and the last column of the prompts: its states predict the
+    first token of every answer.
+    """
     read = cached.tokens if cached else [()] * len(choices)
     n_read = [_n_common(tokens, c.prompt[:-1]) for tokens, c in zip(read, choices, strict=True)]
     rests = [choice.prompt[n:] for choice, n in zip(choices, n_read, strict=True)]
@@ -168,28 +162,28 @@ def _pack(choices: Sequence[Choice], cached: Cached | None, pad_token_id: int) -
     for row, tokens, n in zip(seen, read, n_read, strict=True):
         begin = len(row) - len(tokens)
         row[begin : begin + n] = _PROMPT
-    ids, parts, positions = [], [], []
-    for choice in choices:
-        begin = len(choice.prompt)
-        shown = [(n, i) for n, a in enumerate(choice.answers, start=1) for i in range(len(a) - 1)]
-        ids.append([choice.answers[n - 1][i] for n, i in shown])
-        parts.append([n for n, _ in shown])
-        positions.append([begin + i for _, i in shown])
+    # Of each token that is read of an answer: the answer's number, its place there, its id.
+    shown = [
+        [(n, i, a[i]) for n, a in enumerate(choice.answers, start=1) for i in range(len(a) - 1)]
+        for choice in choices
+    ]
 
     def columns(left: Sequence[Sequence[int]], right: list[list[int]], value: int) -> torch.Tensor:
         return torch.cat([pad(left, value, "left"), pad(right, value, "right")], dim=1)
 
-    return _Packed(
-        columns(rests, ids, pad_token_id),
-        torch.cat([seen, columns([[_PROMPT] * len(r) for r in rests], parts, _PADDING)], dim=1),
-        columns([range(n, n + len(r)) for n, r in zip(n_read, rests, strict=True)], positions, 0),
-        begin=max(map(len, rests)) - 1,
-    )
+    ids = columns(rests, [[token for *_, token in row] for row in shown], pad_token_id)
+    numbers = [[n for n, *_ in row] for row in shown]
+    parts = columns([[_PROMPT] * len(rest) for rest in rests], numbers, _PADDING)
+    behind = [[len(c.prompt) + i for _, i, _ in row] for c, row in zip(choices, shown, strict=True)]
+    places = [range(n, len(c.prompt)) for n, c in zip(n_read, choices, strict=True)]
+    last = max(map(len, rests)) - 1
+    return ids, torch.cat([seen, parts], dim=1), columns(places, behind, 0), last
 
 
-def _n_common(one: Sequence[int], other: Sequence[int]) -> int:
-    """Count the tokens that both begin with."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+def _n_common(*rows: Sequence[int]) -> int:
+    """Count the tokens that all begin with."""
+    columns = zip(*rows, strict=False)
+    return sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, columns))
 
 
 def _mask(parts: torch.Tensor, width: int, dtype: torch.dtype) -> torch.Tensor:

@@ -33,6 +33,9 @@ _LEAST: Final = 1e-12
 _WEIGHTS: Final = tuple(i / 10 for i in range(11))
 """That are tried on validation subjects."""
 
+Place = tuple[str, int]
+"""Recording and epoch index."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chain:
@@ -93,10 +96,8 @@ def _shares(counts: ArrayLike) -> np.ndarray:
     return raised / raised.sum()
 
 
-def smoothed(
-    epoch_indices: Sequence[int], probabilities: np.ndarray, chain: Chain
-) -> tuple[str, ...]:
-    """Return the stage of each epoch of a recording in the likeliest sequence.
+def smoothed(places: Sequence[Place], probabilities: np.ndarray, chain: Chain) -> list[str]:
+    """Return the stage of each epoch in the likeliest sequence of its recording.
 
     Stretches are decoded by themselves: behind epochs that are missing (a gap, an electrode that was
     off) the sequence starts again, whatever stood before. The shorter the recording, the less the sequence
@@ -104,35 +105,25 @@ def smoothed(
 
     Parameters
     ----------
-    epoch_indices : sequence of int
-        Places of the epochs in their recording, rising.
+    places : sequence of (str, int)
+        Recording and epoch index of each epoch, in any order.
     probabilities : float [n_epochs, 5]
         Of each stage, as the model gives them.
+    chain : Chain
+        For the frequencies of stages that the probabilities hold.
     """
-    n = len(epoch_indices)
-    if not n:
-        return ()
-    weight = chain.weight * n / (n + chain.short)
-    prior, moves, start = (
-        weight * np.log(part) for part in (chain.trained, chain.transitions, chain.start)
-    )
-    log_likelihood = np.log(np.maximum(probabilities, _LEAST)) - prior
-    cuts = [k for k, (i, j) in enumerate(pairwise(epoch_indices), start=1) if j != i + 1]
-    paths = [viterbi(part, moves, start) for part in np.split(log_likelihood, cuts)]
-    return tuple(STAGES[state] for state in np.concatenate(paths).tolist())
-
-
-Place = tuple[str, int]
-"""Recording and epoch index."""
-
-
-def smoothed_nights(places: Sequence[Place], probabilities: np.ndarray, chain: Chain) -> list[str]:
-    """Return the stage of epochs of several recordings, in any order, each recording by itself (see `smoothed`)."""
     stages = [""] * len(places)
     for rows in _by_recording(places).values():
-        found = smoothed([places[row][1] for row in rows], probabilities[rows], chain)
-        for row, stage in zip(rows, found, strict=True):
-            stages[row] = stage
+        weight = chain.weight * len(rows) / (len(rows) + chain.short)
+        prior, moves, start = (
+            weight * np.log(part) for part in (chain.trained, chain.transitions, chain.start)
+        )
+        log_likelihood = np.log(np.maximum(probabilities[rows], _LEAST)) - prior
+        indices = [places[row][1] for row in rows]
+        cuts = [k for k, (i, j) in enumerate(pairwise(indices), start=1) if j != i + 1]
+        paths = [viterbi(part, moves, start) for part in np.split(log_likelihood, cuts)]
+        for row, state in zip(rows, np.concatenate(paths).tolist(), strict=True):
+            stages[row] = STAGES[state]
     return stages
 
 
@@ -151,10 +142,8 @@ def fitted_weight(
 
     Parameters
     ----------
-    places : sequence of (str, int)
-        Recording and epoch index of each epoch.
-    probabilities : float [n_epochs, 5]
-        As the chain takes them.
+    places, probabilities
+        See `smoothed`.
     stages : sequence of str
         True ones.
     chain : Chain
@@ -164,41 +153,23 @@ def fitted_weight(
         return chain.weight
 
     def kappa(weight: float) -> float:
-        said = smoothed_nights(places, probabilities, replace(chain, weight=weight))
+        said = smoothed(places, probabilities, replace(chain, weight=weight))
         return round(float(cohen_kappa_score(list(stages), said)), 4)
 
     return max(_WEIGHTS, key=kappa)
 
 
-def changed(
-    places: Sequence[Place], probabilities: np.ndarray, stages: Sequence[str]
-) -> dict[str, float]:
-    """Return of each recording the share of its epochs in which `stages` are not the likeliest ones."""
-    said = [STAGES[i] for i in np.argmax(probabilities, axis=1)]
-    return {
-        recording: float(np.mean([said[row] != stages[row] for row in rows]))
-        for recording, rows in _by_recording(places).items()
-    }
-
-
 def smoothed_stages(
     rows: Iterable[Answer], chain: Chain
 ) -> tuple[dict[str, str], dict[str, float]]:
-    """Return the stage of each epoch in the likeliest sequence of its recording.
-
-    Parameters
-    ----------
-    rows : iterable of Answer
-        Those without probabilities, or without a place in a recording, get no stage.
-    chain : Chain
-        For the frequencies of stages that the probabilities hold.
+    """Return the stage of each answered epoch in the likeliest sequence of its recording (see `smoothed`).
 
     Returns
     -------
     stages : dict of str to str
-        By sample id.
-    shares : dict of str to float
-        Of the epochs that were changed, by recording (see `changed`).
+        By sample id; rows without probabilities, or without a place in a recording, get none.
+    changed : dict of str to float
+        Of each recording the share of its epochs in which this is not the likeliest stage.
     """
     ids: list[str] = []
     places: list[Place] = []
@@ -210,10 +181,14 @@ def smoothed_stages(
             ids.append(row.question_id)
             places.append((recording, index))
             known.append(probabilities)
-    if not ids:
-        return {}, {}
-    stages = smoothed_nights(places, np.array(known), chain)
-    return dict(zip(ids, stages, strict=True)), changed(places, np.array(known), stages)
+    shares = np.array(known).reshape(-1, len(STAGES))
+    stages = smoothed(places, shares, chain)
+    differs = [STAGES[i] != stage for i, stage in zip(shares.argmax(axis=1), stages, strict=True)]
+    changed = {
+        recording: float(np.mean([differs[row] for row in own]))
+        for recording, own in _by_recording(places).items()
+    }
+    return dict(zip(ids, stages, strict=True)), changed
 
 
 def viterbi(log_likelihood: np.ndarray, log_transitions: np.ndarray, log_start: np.ndarray) -> Any:

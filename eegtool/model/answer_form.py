@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 
 from eegtool.core.answers import Reading, read_stage
 from eegtool.core.errors import EegToolError
+from eegtool.core.options import AnswerMode
 from eegtool.core.records import Conversation
 from eegtool.core.stages import STAGES
 
@@ -101,6 +102,10 @@ class AnswerForm:
     def reasons_first(self) -> bool:
         """Whether reasons come before the stage."""
         return self.place == "end"
+
+    def writes(self, mode: AnswerMode) -> bool:
+        """Say whether a model that answers so writes anything, be it only reasons before a score."""
+        return mode != "score" or self.reasons_first
 
     @property
     def is_whole(self) -> bool:

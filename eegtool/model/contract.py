@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, get_args
 
-from eegtool.core.settings import FeatureSource
+from eegtool.core.options import FeatureSource
 from eegtool.core.stages import STAGES
 from eegtool.model.loading import BITS
 

@@ -44,6 +44,35 @@ FUSIONS: Final[dict[str, Fusion]] = {
 }
 
 
+def mean_loss(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    weights: torch.Tensor | None,
+    num_items_in_batch: torch.Tensor | int | None,
+) -> torch.Tensor:
+    """Return the cross-entropy of the labelled tokens, a scalar, computed in float32.
+
+    Parameters
+    ----------
+    logits : float [N, vocabulary]
+        What is said of the N tokens that are labelled, in their order.
+    targets : int64 [B, T]
+        Token ids, `IGNORED` where nothing is to be learnt.
+    weights : float [B, T] or None
+        How much each counts (see `eegtool.finetune.data.label_weights`); None: all alike.
+    num_items_in_batch : int or None
+        Labelled tokens of the whole step, over all ranks and accumulated batches; None for those of this
+        batch.
+    """
+    trained = targets != IGNORED
+    losses = cross_entropy(
+        logits.float(), targets[trained], reduction="sum" if weights is None else "none"
+    )
+    loss = losses if weights is None else (losses * weights[trained]).sum()
+    count = trained.sum() if num_items_in_batch is None else num_items_in_batch
+    return loss / torch.as_tensor(count, device=loss.device).clamp(min=1)
+
+
 def patches(config: LlavaConfig) -> int:
     """Return the number of patch tokens of a model's vision tower, class token not counted."""
     vision = config.vision_config
@@ -171,6 +200,7 @@ class EEGVLM(LlavaForConditionalGeneration):  # type: ignore[misc]
         high_level_features: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        label_weights: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         compute: Callable[[], Any] | None = None,
         **kwargs: Any,
@@ -191,31 +221,10 @@ class EEGVLM(LlavaForConditionalGeneration):  # type: ignore[misc]
         if labels is None:
             return super().forward(input_ids=input_ids, inputs_embeds=inputs_embeds, **kwargs)
         outputs = self.model(input_ids=input_ids, inputs_embeds=inputs_embeds, **kwargs)
-        loss = self._loss(outputs.last_hidden_state, labels, num_items_in_batch)
-        return LlavaCausalLMOutputWithPast(loss=loss)
-
-    def _loss(
-        self,
-        states: torch.Tensor,
-        labels: torch.Tensor,
-        num_items_in_batch: torch.Tensor | int | None,
-    ) -> torch.Tensor:
-        """Return the cross-entropy of the labelled tokens, each told by the state before it.
-
-        Parameters
-        ----------
-        states : float [B, T, D]
-            Last hidden states of the language model.
-        labels : int64 [B, T]
-            Token ids, `IGNORED` where nothing is to be learnt.
-        num_items_in_batch : int or None
-            Labelled tokens of the whole step, over all ranks and accumulated batches; None for
-            those of this batch.
-        """
-        targets = labels[:, 1:]
-        trained = targets != IGNORED
+        states = outputs.last_hidden_state[:, :-1]
+        trained = labels[:, 1:] != IGNORED
         # Called even where no token is trained: under ZeRO-3 all ranks must run the same modules.
-        logits = self.lm_head(states[:, :-1][trained]).float()
-        loss = cross_entropy(logits, targets[trained], reduction="sum")
-        count = trained.sum() if num_items_in_batch is None else num_items_in_batch
-        return loss / torch.as_tensor(count, device=loss.device).clamp(min=1)
+        logits = self.lm_head(states[trained])
+        weights = None if label_weights is None else label_weights[:, 1:]
+        loss = mean_loss(logits, labels[:, 1:], weights, num_items_in_batch)
+        return LlavaCausalLMOutputWithPast(loss=loss)

@@ -48,8 +48,18 @@ _WORDS: Final = (
     "W N1 N2 N3 REM wake stage sleep light deep rapid eye movement This is a VQA task Question The "
     "answer Which What does this 30 second EEG epoch show Answer with one of or and the in A chat "
     "between curious user an artificial intelligence assistant gives helpful detailed polite "
-    "answers to questions USER ASSISTANT picture spectrogram waveform options"
-).split()
+    "answers to questions USER ASSISTANT picture spectrogram waveform options "
+    # Of measured reasons: a sentence is then as many tokens as words, as with a large vocabulary.
+    "% AASM Alpha Begin Blinks By Conclude High Hz K Low Medium Neither No R REM Reason Slow Spindles Such "
+    "That Then Vertex Without about activity agree agrees all alpha amplitude another are arousal as at "
+    "awake before begins begun belong blinks but by chin complex complexes count counts cover decide delta "
+    "describes do dominates ends enough falls first fit fits for frequencies front give given go goes had "
+    "half has have head image is it last least left less lets like long look looks low make makes may "
+    "measured medium high mixed more mostly movements muscle neither no nor not on once one others out over "
+    "peak power quite rapid reasons rests rhythm rule rules same short sigma signs slow somebody speak "
+    "spindle spindles stages stand stands stays step such than that then theta they tone unless until want "
+    "wants was wave waves way were where whether which with without µV"
+).split() + [str(number) for number in (*range(21), *range(25, 100, 5), *range(100, 260, 10))]
 
 # CLIP's own pixel statistics (Radford et al. 2021), as in LLaVA-1.5's preprocessor_config.json.
 _PREPROCESSOR: Final = {
@@ -65,19 +75,16 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     vocab = {token: i for i, token in enumerate(special)}
     for char in sorted(pre_tokenizers.ByteLevel.alphabet()):
         vocab[char] = len(vocab)
-    merges: list[tuple[str, str]] = []
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     for word in _WORDS:
-        for spelling in (word, f"Ġ{word}"):  # Ġ is byte-level BPE's sign for a blank
-            for end in range(1, len(spelling)):
-                pair = (spelling[:end], spelling[end])
-                if pair[0] + pair[1] not in vocab:
-                    vocab[pair[0] + pair[1]] = len(vocab)
-                    merges.append(pair)
-    bpe = models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", ignore_merges=True)
+        for spelling in (word, f" {word}"):
+            ((spelt, _),) = bytes_.pre_tokenize_str(spelling)
+            vocab.setdefault(spelt, len(vocab))
+    # Without merges: a token is a whole word of the vocabulary, or a byte.
+    bpe = models.BPE(vocab=vocab, merges=[], unk_token="<unk>", ignore_merges=True)
     tokenizer = Tokenizer(bpe)
     # Words are letters and digits together, so that " N2" is one token: a stage is one decision.
     words = pre_tokenizers.Split(Regex(r" ?\w+| ?[^\w\s]+|\s"), "isolated")
-    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, bytes_])
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])

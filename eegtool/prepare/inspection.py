@@ -15,15 +15,15 @@ from rich.text import Text
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
-from eegtool.core.settings import EEG_CHANNEL, InspectSettings, PrepareSettings
 from eegtool.core.stages import DROPPED, EPOCH_S, SLEEP_STAGES, STAGES
 from eegtool.core.workspace import jsonable
 from eegtool.prepare.nights import outline
+from eegtool.prepare.options import EEG_CHANNEL, InspectSettings, PrepareSettings
 from eegtool.prepare.step import read_as_of, recipe_of
 from eegtool.recordings.channels import resolve, usual_eeg
+from eegtool.recordings.header import Header
 from eegtool.recordings.montages import MONTAGES, montage_of, spec_of
 from eegtool.recordings.reading import (
-    Header,
     find_signals,
     is_recording,
     read_header,

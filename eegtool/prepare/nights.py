@@ -37,7 +37,7 @@ from eegtool.pictures.signals import (
 )
 from eegtool.prepare.recipe import Recipe
 from eegtool.reasons.facts import Facts, measure
-from eegtool.recordings.edf import Pause
+from eegtool.recordings.header import Pause
 from eegtool.recordings.reading import (
     Recording,
     Signal,
@@ -60,7 +60,6 @@ from eegtool.recordings.signals import (
 from eegtool.scorings.cohorts import COHORTS, PAIRING_FIX, Night
 from eegtool.scorings.hypnograms import read_hypnogram, stage_per_epoch
 from eegtool.scorings.levels import level_files
-from eegtool.scorings.scoring import ReadAs
 
 _OWNER: Final = ".run"
 """File of the staging directory with the name of the run that draws in it."""
@@ -83,6 +82,11 @@ class Outline:
     notes: tuple[str, ...]
     pauses: tuple[Pause, ...] = ()
     """Time in which nothing was recorded."""
+
+    @property
+    def is_unscored(self) -> bool:
+        """Whether there is no scoring: every epoch that holds EEG is taken, the others are flagged."""
+        return not any(self.stages)
 
     @property
     def staged(self) -> tuple[tuple[int, str], ...]:
@@ -217,8 +221,12 @@ def outline(night: Night, recipe: Recipe) -> Outline:
         If either cannot be used, or no sleep is scored within the recording.
     """
     header = read_header(night.signal_path, strict=recipe.strict)
-    with _naming_usual_channels(night):
+    try:
         wanted = find_signals(header, recipe.channels)
+    except EegToolError as error:
+        usual = " or ".join(f"--channel '{name}'" for name in COHORTS[night.cohort].channels)
+        more = f" Usual in {night.cohort}: {usual}." if usual else ""
+        raise EegToolError(error.what, error.fix + more) from error
     for found in wanted:
         if found.derivation and (band_hz := found.spec.fitting_band_hz(found.sfreq_hz)):
             check_band(*band_hz, found.sfreq_hz)
@@ -350,29 +358,17 @@ def prepare_night(
         with _naming_defects(night):
             plan = (outline_unscored if unscored else outline)(night, recipe)
             inputs = _hashes(plan.files)
-            key = _key(inputs, recipe, night.read_as, unscored=unscored)
-            done = _find(plan, key, recipe, workspace)
+            done = _find(plan, inputs, recipe, workspace)
             if done and _is_whole(done, recipe):
                 return done
             if done and done.signals:
                 stored = read_signals(done.signals, night.recording)
             else:
-                recording = read_recording(night.signal_path, recipe.channels, strict=recipe.strict)
-                stored = _filtered(recording, plan, recipe)
+                recording, stored = _filtered(night.signal_path, plan, recipe)
             if done is None:
-                done = _described(plan, recording, unscored=unscored)
-                done = replace(done, key=key, inputs=inputs)
+                done = _described(plan, recording, inputs, recipe)
             if recipe.measured:
-                kinds = ("eeg", "eog", "emg")
-                eeg, eyes, chins = (_of_kind(stored, recipe, kind) for kind in kinds)
-                if not eeg:
-                    raise EegToolError(
-                        f"{stored.recording} has no EEG in this montage that could be measured.",
-                        "Leave out --rationale measured, or choose a montage with EEG.",
-                    )
-                onsets_s = [e.onset_s for e in done.epochs("")]
-                facts = measure(*eeg[0], onsets_s, eyes[:2], next(iter(chins), None))
-                done = replace(done, facts=tuple(f.to_row() for f in facts))
+                done = _measured(done, stored, recipe)
     except EegToolError as problem:
         return Prepared(night, problem=problem)
     try:
@@ -398,26 +394,18 @@ def _is_whole(done: Prepared, recipe: Recipe) -> bool:
 
 def filter_in_memory(
     night: Night, recipe: Recipe, source: Source | None = None
-) -> tuple[Prepared, StoredNight, Recording]:
+) -> tuple[Prepared, StoredNight]:
     """Filter a recording that is to be staged, and write nothing.
 
     Parameters
     ----------
-    night : Night
-        The recording.
-    recipe : Recipe
-        How to filter and draw.
-    source : Path or mne.io.BaseRaw, optional
-        Where it is, if not in the file of `night`.
+    night, recipe, source
+        See `outline_unscored`.
 
     Returns
     -------
-    prepared : Prepared
-        Without a folder.
-    stored : StoredNight
-        Its filtered channels, as they would be stored.
-    recording : Recording
-        As it was read.
+    Prepared, StoredNight
+        What became of it, without a folder; and its channels as they would be stored.
 
     Raises
     ------
@@ -426,37 +414,27 @@ def filter_in_memory(
     """
     with _naming_defects(night):
         plan = outline_unscored(night, recipe, source)
-        recording = read_recording(
-            source or night.signal_path, recipe.channels, strict=recipe.strict
-        )
-        stored = _filtered(recording, plan, recipe)
+        recording, stored = _filtered(source or night.signal_path, plan, recipe)
         inputs = _hashes(plan.files) or {night.recording: _samples_sha256(recording)}
-        done = replace(
-            _described(plan, recording, unscored=True),
-            key=_key(inputs, recipe, night.read_as, unscored=True),
-            inputs=inputs,
-            drawing=recipe.drawing(),
+        done = _described(plan, recording, inputs, recipe)
+    return replace(done, drawing=recipe.drawing()), stored
+
+
+def _measured(done: Prepared, stored: StoredNight, recipe: Recipe) -> Prepared:
+    """Measure in every epoch what reasons are made of."""
+    of_kind: dict[str, list[tuple[np.ndarray, float]]] = {"eeg": [], "eog": [], "emg": []}
+    for channel, spec in zip(stored.channels, recipe.channels, strict=True):
+        if len(channel.samples):
+            of_kind[spec.kind].append((channel.data_uv, channel.sfreq_hz))
+    eeg, eyes, chins = of_kind.values()
+    if not eeg:
+        raise EegToolError(
+            f"{stored.recording} has no EEG in this montage that could be measured.",
+            "Leave out --rationale measured, or choose a montage with EEG.",
         )
-    return done, stored, recording
-
-
-@contextmanager
-def _naming_usual_channels(night: Night) -> Iterator[None]:
-    """Add to an error which EEG channels are usual in the cohort of a night."""
-    try:
-        yield
-    except EegToolError as error:
-        usual = " or ".join(f"--channel '{name}'" for name in COHORTS[night.cohort].channels)
-        if not usual:
-            raise
-        fix = f"{error.fix} Usual in {night.cohort}: {usual}."
-        raise EegToolError(error.what, fix) from error
-
-
-def _of_kind(stored: StoredNight, recipe: Recipe, kind: str) -> list[tuple[np.ndarray, float]]:
-    """Return signal and rate of all channels of a kind that are there."""
-    pairs = zip(stored.channels, recipe.channels, strict=True)
-    return [(c.data_uv, c.sfreq_hz) for c, s in pairs if s.kind == kind and len(c.samples)]
+    onsets_s = [epoch.onset_s for epoch in done.epochs("")]
+    facts = measure(*eeg[0], onsets_s, eyes[:2], next(iter(chins), None))
+    return replace(done, facts=tuple(f.to_row() for f in facts))
 
 
 @contextmanager
@@ -475,11 +453,15 @@ def _naming_defects(night: Night) -> Iterator[None]:
         ) from error
 
 
-def _described(plan: Outline, recording: Recording, *, unscored: bool) -> Prepared:
+def _described(
+    plan: Outline, recording: Recording, inputs: dict[str, str], recipe: Recipe
+) -> Prepared:
     """Return what is known of a recording that was read, before anything of it is drawn."""
-    flagged = _flagged(recording.signals, plan) if unscored else {}
+    flagged = _flagged(recording.signals, plan) if plan.is_unscored else {}
     return Prepared(
         plan.night,
+        key=_key(plan, inputs, recipe),
+        inputs=inputs,
         channel=", ".join(signal.name for signal in recording.signals),
         staged=tuple((i, stage) for i, stage in plan.staged if i not in flagged),
         first_onset_s=plan.first_onset_s,
@@ -524,8 +506,7 @@ def estimate(night: Night, recipe: Recipe, n_pictures: int = 20) -> tuple[float,
     """
     began = time.perf_counter()
     plan = outline(night, recipe)
-    recording = read_recording(night.signal_path, recipe.channels, strict=recipe.strict)
-    stored = _filtered(recording, plan, recipe)
+    _, stored = _filtered(night.signal_path, plan, recipe)
     read_s = time.perf_counter() - began
     spread = plan.staged[:: max(len(plan.staged) // n_pictures, 1)]
     epochs = Prepared(night, staged=spread, first_onset_s=plan.first_onset_s).epochs("")
@@ -576,9 +557,11 @@ def _check_owner(workspace: Workspace, run: str) -> None:
         )
 
 
-def _find(plan: Outline, key: str, recipe: Recipe, workspace: Workspace) -> Prepared | None:
+def _find(
+    plan: Outline, inputs: dict[str, str], recipe: Recipe, workspace: Workspace
+) -> Prepared | None:
     """Return what is whole of that which an earlier run made of these files in this way."""
-    name = plan.night.recording
+    name, key = plan.night.recording, _key(plan, inputs, recipe)
     found: Prepared | None = None
     for card_path in (workspace.staging_dir / f"{name}.json", workspace.night(name)):
         try:
@@ -641,8 +624,9 @@ def _flagged(signals: Sequence[Signal], plan: Outline) -> dict[int, str]:
     return dict(sorted(reasons.items()))
 
 
-def _key(inputs: dict[str, str], recipe: Recipe, read_as: ReadAs, *, unscored: bool) -> str:
-    decides = recipe.decides() | ({"unscored": True} if unscored else asdict(read_as))
+def _key(plan: Outline, inputs: dict[str, str], recipe: Recipe) -> str:
+    of_scoring = {"unscored": True} if plan.is_unscored else asdict(plan.night.read_as)
+    decides = recipe.decides() | of_scoring
     return hashlib.sha256(json.dumps([_code_sha256(), inputs, decides]).encode()).hexdigest()
 
 
@@ -665,12 +649,14 @@ def _hashes(files: Sequence[Path]) -> dict[str, str]:
     return hashes
 
 
-def _filtered(recording: Recording, plan: Outline, recipe: Recipe) -> StoredNight:
-    """Return the whole recording as it is stored and drawn."""
+def _filtered(source: Source, plan: Outline, recipe: Recipe) -> tuple[Recording, StoredNight]:
+    """Read a recording; return it, and as it is stored and drawn."""
+    recording = read_recording(source, recipe.channels, strict=recipe.strict)
     start = recording.start.isoformat() if recording.start else ""
     filtered = [_cleaned(signal, recipe) for signal in recording.signals]
     pauses = [(pause.onset_s, pause.duration_s) for pause in plan.pauses]
-    return quantise(plan.night.recording, start, plan.first_onset_s, filtered, pauses)
+    name = plan.night.recording
+    return recording, quantise(name, start, plan.first_onset_s, filtered, pauses)
 
 
 def _cleaned(signal: Signal, recipe: Recipe) -> tuple[str, np.ndarray, float]:

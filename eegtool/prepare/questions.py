@@ -29,23 +29,31 @@ class QuestionTemplate:
     question : str
         The same for every epoch: it cannot tell the stage.
     answer : callable
-        The answer without reasons, given the stage.
+        The answer, given the stage and its reasons (maybe none).
     reasons : bool
         Whether reasons are asked for.
     """
 
     question: str
-    answer: Callable[[str], str]
+    answer: Callable[[str, str], str]
     reasons: bool = False
 
 
+_ASPECTS: Final = f"amplitude and frequencies, rhythm, spindles, {_WAVES}, the AASM rule"
+
 QUESTION_TEMPLATES: Final[dict[str, QuestionTemplate]] = {
-    "stage": QuestionTemplate(_ASK, str),
-    "options": QuestionTemplate(f"{_ASK} Answer with one of {_CHOICE}.", str),
+    "stage": QuestionTemplate(_ASK, lambda stage, reasons: stage),
+    "options": QuestionTemplate(
+        f"{_ASK} Answer with one of {_CHOICE}.", lambda stage, reasons: stage
+    ),
+    "explain": QuestionTemplate(
+        f"{_ASK} Begin with 'The stage is ...', one of {_CHOICE}. Then give the reasons: {_ASPECTS}.",
+        lambda stage, reasons: f"{conclusion(stage)} {reasons}".strip(),
+        reasons=True,
+    ),
     "cot": QuestionTemplate(
-        f"{_ASK} Reason step by step: amplitude and frequencies, rhythm, spindles, {_WAVES}, "
-        f"the AASM rule. Conclude with 'The stage is ...', one of {_CHOICE}.",
-        conclusion,
+        f"{_ASK} Reason step by step: {_ASPECTS}. Conclude with 'The stage is ...', one of {_CHOICE}.",
+        lambda stage, reasons: f"{reasons} {conclusion(stage)}".strip(),
         reasons=True,
     ),
 }
@@ -87,10 +95,10 @@ def check_rationale(template: str, rationale: str) -> None:
         Naming the flags.
     """
     if rationale != "none" and not QUESTION_TEMPLATES[template].reasons:
-        asking = " or ".join(f"'{n}'" for n, t in QUESTION_TEMPLATES.items() if t.reasons)
+        asking = " or ".join(name for name, t in QUESTION_TEMPLATES.items() if t.reasons)
         raise EegToolError(
             f"--rationale {rationale} does not fit --template {template}, which asks for no reasons.",
-            f"Use --template {asking.strip(chr(39))}, or --rationale none.",
+            f"Use --template {asking}, or --rationale none.",
         )
 
 
@@ -109,11 +117,11 @@ def conversation(epoch: Epoch, template: QuestionTemplate, reasons: str = "") ->
     Raises
     ------
     ValueError
-        If the reasons do not conclude with the true stage, or the template asks for none.
+        If there are reasons and the template asks for none.
     """
-    if reasons and not (template.reasons and reasons.endswith(conclusion(epoch.stage))):
-        raise ValueError(f"{epoch.sample_id}: these reasons do not answer the question: {reasons}")
-    answer = reasons or template.answer(epoch.stage)
+    if reasons and not template.reasons:
+        raise ValueError(f"{epoch.sample_id}: reasons do not answer '{template.question}'")
+    answer = template.answer(epoch.stage, reasons)
     return Conversation(epoch.sample_id, (epoch.image,) * 2, template.question, answer)
 
 

@@ -62,6 +62,10 @@ class Split:
     absent: tuple[str, ...] = ()
     note: str = ""
 
+    def side(self, subject: str) -> str:
+        """Return the side of a subject, ``"eval"`` or ``"ft"``."""
+        return "eval" if subject in self.eval_subjects else "ft"
+
 
 def make_split(
     stages_of: Mapping[str, Counter[str]],

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,9 @@ from eegtool.core.console import console, progress
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.records import SPLITS, Epoch, write_conversations, write_epochs, write_questions
 from eegtool.core.registry import check_name
-from eegtool.core.settings import EEG_CHANNEL, InspectSettings, PrepareSettings
 from eegtool.core.stages import DROPPED, STAGES
-from eegtool.core.workspace import Workspace, jsonable, read_json, run_stamp, write_json
-from eegtool.pictures import RENDERER, STYLES, check_bands, visible_hz
-from eegtool.pictures.signals import sidecar_path
+from eegtool.core.workspace import Workspace, jsonable, run_stamp, write_json
+from eegtool.pictures import STYLES, check_bands, visible_hz
 from eegtool.prepare.download import download
 from eegtool.prepare.nights import (
     Outline,
@@ -43,7 +41,9 @@ from eegtool.prepare.nights import (
     outline,
     prepare_night,
 )
+from eegtool.prepare.options import EEG_CHANNEL, InspectSettings, PrepareSettings
 from eegtool.prepare.protocols import PROTOCOLS
+from eegtool.prepare.publishing import is_card, publish_nights
 from eegtool.prepare.questions import (
     QUESTION_TEMPLATES,
     RATIONALES,
@@ -115,17 +115,16 @@ def summary(prepared: Sequence[Prepared], split: Split) -> Table:
         table.add_column(name)
     for name in ("kept", *STAGES, "move", "?", "trimmed"):
         table.add_column(name, justify="right")
+    columns = ("kept", *STAGES, *DROPPED, "trimmed")
     total: Counter[str] = Counter()
     for p in (p for p in prepared if not p.problem):
         counts = Counter(stage for _, stage in p.staged) + Counter(p.dropped)
         counts |= Counter({"kept": len(p.staged), "trimmed": p.n_trimmed})
         total += counts
-        numbers = [str(counts[name]) for name in ("kept", *STAGES, *DROPPED, "trimmed")]
-        side = _side(p.night, split)
-        table.add_row(p.night.recording, p.night.subject, side, *numbers)
-    numbers = [str(total[name]) for name in ("kept", *STAGES, *DROPPED, "trimmed")]
+        who = (p.night.recording, p.night.subject, split.side(p.night.subject))
+        table.add_row(*who, *(str(counts[name]) for name in columns))
     table.add_section()
-    table.add_row("all", "", "", *numbers, style="bold")
+    table.add_row("all", "", "", *(str(total[name]) for name in columns), style="bold")
     return table
 
 
@@ -278,8 +277,8 @@ def _staging_dir(root: Path) -> Iterator[str]:
     """Open the staging directory for this run; whole recordings stay in it when the run fails."""
     workspace = Workspace(root)
     cards = workspace.night("any").parent
-    ours = workspace.prepare_stamp.exists() or any(map(_is_card, cards.glob("*.json")))
-    ours |= any(map(_is_card, workspace.staging_dir.glob("*.json")))
+    ours = workspace.prepare_stamp.exists() or any(map(is_card, cards.glob("*.json")))
+    ours |= any(map(is_card, workspace.staging_dir.glob("*.json")))
     for folder in (cards, workspace.signals, *map(workspace.images, SPLITS)):
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
             raise EegToolError(
@@ -427,10 +426,6 @@ def _make_split(stages_of: Mapping[str, Counter[str]], settings: PrepareSettings
     )
 
 
-def _side(night: Night, split: Split) -> str:
-    return "eval" if night.subject in split.eval_subjects else "ft"
-
-
 def _refusal(unusable: Sequence[Prepared], whose: str = "") -> EegToolError:
     """Return the error that none of some recordings can be used, with the first few reasons."""
     problems = [(p.night.recording, p.problem) for p in unusable if p.problem]
@@ -450,7 +445,7 @@ def _publish(
 ) -> dict[str, Any]:
     """Make the workspace that of these recordings. The stamp goes first and comes back last."""
     used = [p for p in prepared if not p.problem]
-    epochs = [epoch for p in used for epoch in p.epochs(_side(p.night, split))]
+    epochs = [epoch for p in used for epoch in p.epochs(split.side(p.night.subject))]
     rows = {side: [e for e in epochs if e.split == side] for side in SPLITS}
     rows["ft"] = balance(rows["ft"], settings.balance, settings.seed)
     kept = {epoch.sample_id for side in SPLITS for epoch in rows[side]}
@@ -462,7 +457,7 @@ def _publish(
     kinds = [channel.kind for channel in recipe_of(settings).channels]
     template = asking_about(QUESTION_TEMPLATES[settings.template], settings.context_epochs, kinds)
     workspace.prepare_stamp.unlink(missing_ok=True)
-    publish_nights(workspace, [(p, _side(p.night, split)) for p in used])
+    publish_nights(workspace, [(p, split.side(p.night.subject)) for p in used])
     write_split(workspace.split, split)
     write_epochs(workspace.epochs, (epoch for epoch in epochs if epoch.sample_id in kept))
     write_conversations(
@@ -473,47 +468,6 @@ def _publish(
     shutil.rmtree(workspace.staging_dir)  # with what is left there of runs that were given up
     write_json(workspace.prepare_stamp, stamp)
     return stamp
-
-
-def publish_nights(workspace: Workspace, sides: Sequence[tuple[Prepared, str]]) -> None:
-    """Bring every recording's signals and pictures to their place, and take away those of other recordings.
-
-    The cards stay in the staging directory, too: wherever this is interrupted, the next run finds both.
-    """
-    for prepared, side in sides:
-        name = prepared.night.recording
-        target = workspace.images(side) / name
-        if prepared.folder is not None and prepared.folder != target:
-            shutil.rmtree(target, ignore_errors=True)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            prepared.folder.rename(target)
-        if prepared.signals is not None:
-            _move_signals(prepared.signals, workspace.signals / f"{name}.npy")
-        write_json(workspace.night(name), prepared.to_card())
-    drawn = {p.night.recording: side for p, side in sides if p.folder is not None}
-    for side in SPLITS:
-        workspace.images(side).mkdir(exist_ok=True)
-        for folder in workspace.images(side).iterdir():
-            if drawn.get(folder.name) != side:
-                shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
-    stored = {p.night.recording for p, _ in sides if p.signals is not None}
-    for path in workspace.signals.glob("*"):
-        if path.stem not in stored:
-            path.unlink()
-    names = {p.night.recording for p, _ in sides}
-    for card in workspace.night("any").parent.glob("*.json"):
-        if card.stem not in names and _is_card(card):
-            card.unlink()
-
-
-def _move_signals(made: Path, target: Path) -> None:
-    """Give signals and their sidecar their place; a sidecar never stands beside the signals of others."""
-    if made == target:
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    sidecar_path(target).unlink(missing_ok=True)
-    made.replace(target)
-    sidecar_path(made).replace(sidecar_path(target))
 
 
 def transitions(nights: Iterable[Sequence[tuple[int, str]]]) -> list[list[int]]:
@@ -534,13 +488,6 @@ def transitions(nights: Iterable[Sequence[tuple[int, str]]]) -> list[list[int]]:
     for staged in nights:
         counts.update((a, b) for (i, a), (j, b) in pairwise(staged) if j == i + 1)
     return [[counts[one, other] for other in STAGES] for one in STAGES]
-
-
-def _is_card(path: Path) -> bool:
-    try:
-        return {"key", "pictures_sha256"} <= read_json(path).keys()
-    except EegToolError:
-        return False
 
 
 def _dry_run(nights: Sequence[Night], settings: PrepareSettings) -> dict[str, Any]:
@@ -623,22 +570,16 @@ def _stamp(
         "channel": spelt.pop(),
         "montage": _montage(settings)[0],
         "strips": recipe.strips(),
-        "low_hz": settings.low_hz,
-        "high_hz": settings.high_hz,
-        "notch_hz": settings.notch_hz,
-        "resample_hz": settings.resample_hz,
+        **{name: value for name, value in asdict(recipe).items() if name.endswith("_hz")},
         "wake_margin_min": settings.wake_margin,
         "mapping": "AASM (R&K stages 3 and 4 are N3); movement time and unscored epochs dropped",
         "split": f"by subject, {split.method}",
         "split_sha256": split.digest,
-        "eval_subjects": sorted({p.night.subject for p in used if _side(p.night, split) == "eval"}),
+        "eval_subjects": sorted(
+            {p.night.subject for p in used if split.side(p.night.subject) == "eval"}
+        ),
         "balance": settings.balance,
-        "style": settings.style,
-        "size": settings.size,
-        "amplitude_uv": settings.amplitude_uv,
-        "marks": settings.marks,
-        "context_epochs": settings.context_epochs,
-        "renderer": RENDERER,
+        **{name: value for name, value in recipe.drawing().items() if name != "strips"},
         "template": settings.template,
         "rationale": settings.rationale,
     }
@@ -649,7 +590,7 @@ def _stamp(
         "epochs": {side: len(rows[side]) for side in SPLITS},
         "recordings": {
             p.night.recording: {
-                "split": _side(p.night, split),
+                "split": split.side(p.night.subject),
                 "channel": p.channel,
                 "signals_sha256": p.signals_sha256,
                 "kept": len(p.staged),
@@ -670,7 +611,7 @@ def _stamp(
     stamp["pictures"] = settings.pictures
     stamp["sequence"] = {
         # Before balancing: thinned out, hardly an epoch is followed by its neighbour.
-        "transitions": transitions(p.staged for p in used if _side(p.night, split) == "ft"),
+        "transitions": transitions(p.staged for p in used if split.side(p.night.subject) == "ft"),
         "stages": [Counter(epoch.stage for epoch in rows["ft"])[stage] for stage in STAGES],
     }
     del stamp["finished"]  # an interrupted run ends with the bytes of an uninterrupted one

@@ -24,9 +24,9 @@ from eegtool.prepare.nights import (
     prepare_night,
     store_signals,
 )
+from eegtool.prepare.publishing import publish_nights
 from eegtool.prepare.recipe import Recipe
-from eegtool.prepare.step import publish_nights
-from eegtool.recordings.reading import Source, read_header
+from eegtool.recordings.reading import Source
 from eegtool.scorings.cohorts import Night
 
 
@@ -69,16 +69,19 @@ class DrawnNight:
         Which epochs hold EEG, and which do not.
     pictures : Pictures
         Of each epoch that holds EEG.
-    start : datetime or None
-        When the recording began, where it says so.
     features : dict of str to dict of str to float32 [1, 1024]
         The high-level feature of each epoch, by the weights of each module that has looked at the pictures.
     """
 
     prepared: Prepared
     pictures: Pictures
-    start: datetime | None
     features: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+
+    @property
+    def start(self) -> datetime | None:
+        """When the recording began, where it says so."""
+        start = self.pictures.signals.start
+        return datetime.fromisoformat(start) if start else None
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -94,22 +97,18 @@ def draw_unscored(night: Night, recipe: Recipe, source: Source | None = None) ->
     EegToolError
         If the recording cannot be used.
     """
-    prepared, signals, recording = filter_in_memory(night, recipe, source)
-    return _drawn(prepared, signals, recipe, recording.start)
+    return _drawn(*filter_in_memory(night, recipe, source), recipe)
 
 
 def read_drawn(prepared: Prepared, workspace: Workspace, recipe: Recipe) -> DrawnNight:
     """Open what `prepare_unscored` stored in a workspace by the same recipe."""
     name = prepared.night.recording
-    signals = read_signals(workspace.signals / f"{name}.npy", name)
-    return _drawn(prepared, signals, recipe, read_header(prepared.night.signal_path).start)
+    return _drawn(prepared, read_signals(workspace.signals / f"{name}.npy", name), recipe)
 
 
-def _drawn(
-    prepared: Prepared, signals: StoredNight, recipe: Recipe, start: datetime | None
-) -> DrawnNight:
+def _drawn(prepared: Prepared, signals: StoredNight, recipe: Recipe) -> DrawnNight:
     onsets_s = {epoch.sample_id: epoch.onset_s for epoch in prepared.epochs("eval")}
-    return DrawnNight(prepared, Pictures(signals, recipe, onsets_s), start)
+    return DrawnNight(prepared, Pictures(signals, recipe, onsets_s))
 
 
 def store_drawn(

@@ -8,40 +8,41 @@ from __future__ import annotations
 
 from typing import Final
 
-from eegtool.reasons.facts import N3_SHARE, Facts
+from eegtool.reasons.facts import Facts
 from eegtool.reasons.rules import verdict
 
-NUMBERS: Final = tuple("no one two three four five six seven eight nine ten eleven twelve".split())
+AMPLITUDE_STEP_UV: Final = 10
+SHARE_STEP: Final = 0.05
+"""Numbers are quoted in few forms, which a language model can learn: our choice."""
 
 LEAD: Final = "The stage is "
-"""Words with which every conclusion begins."""
+"""Words with which every conclusion begins, be it before or behind the reasons."""
 
 
 def conclusion(stage: str) -> str:
-    """Return the sentence that ends every rationale."""
+    """Return the sentence that names the stage, before the reasons or behind them."""
     return f"{LEAD}{stage}."
 
 
 def reason(facts: Facts, stage: str) -> str:
-    """Return the reasons for a stage, step by step: background, rhythm, events, eyes and chin, rule, conclusion.
+    """Return the reasons for a stage, step by step: background, rhythm, events, eyes and chin, rule.
 
     All sentences before the rule are the same whatever the stage; that of eyes and chin is left out where
     neither was measured. Which rule is said follows from the facts, see `eegtool.reasons.rules`.
     """
     parts = [_background(facts), _rhythm(facts), _events(facts), _eyes_and_chin(facts)]
-    return " ".join(filter(None, [*parts, verdict(facts, stage), conclusion(stage)]))
+    return " ".join(filter(None, [*parts, verdict(facts, stage)]))
 
 
 def define(stage: str) -> str:
     """Return how the AASM Manual describes a stage: reasons that claim nothing of any epoch."""
-    return f"{_DEFINITIONS[stage]} {conclusion(stage)}"
+    return _DEFINITIONS[stage]
 
 
 def _background(facts: Facts) -> str:
-    height = (
-        f"{facts.amplitude.capitalize()}-amplitude EEG, about {facts.amplitude_uv} µV peak to peak"
-    )
-    delta, theta, alpha = (f"{100 * s:.0f} %" for s in (facts.delta, facts.theta, facts.alpha))
+    amplitude_uv = AMPLITUDE_STEP_UV * round(facts.amplitude_uv / AMPLITUDE_STEP_UV)
+    height = f"{facts.amplitude.capitalize()}-amplitude EEG, about {amplitude_uv} µV peak to peak"
+    delta, theta, alpha = map(_percent, (facts.delta, facts.theta, facts.alpha))
     if facts.delta_dominates:
         return f"{height}, in which delta dominates with {delta} of the power."
     return (
@@ -53,7 +54,7 @@ def _rhythm(facts: Facts) -> str:
     if not facts.rhythms:
         return "No rhythm stands out."
     seen = [
-        f"{'an' if band == 'alpha' else 'a'} {band} rhythm of {hz} Hz"
+        f"{'an' if band == 'alpha' else 'a'} {band} rhythm of {hz:.0f} Hz"
         for band, hz in facts.rhythms.items()
     ]
     stand = "stands" if len(seen) == 1 else "stand"
@@ -64,25 +65,29 @@ def _rhythm(facts: Facts) -> str:
 
 
 def _events(facts: Facts) -> str:
-    spindles = count(facts.n_spindles, "spindle", "spindles")
-    k_complexes = count(facts.n_k_complexes, "K-complex-like wave", "K-complex-like waves")
-    found = f"{spindles.capitalize()}, {k_complexes}"
+    k_complexes = "K-complex-like waves" if facts.n_k_complexes else "no K-complex-like waves"
+    found = f"{'Spindles' if facts.n_spindles else 'No spindles'}, {k_complexes}"
     if facts.n_arousals:
-        found += f", {count(facts.n_arousals, 'arousal', 'arousals')}"
+        found += ", an arousal"
     if facts.slow_wave_share == 0:
         return f"{found}, no slow wave over 75 µV."
-    than = "more than" if facts.slow_wave_share > N3_SHARE else "just"
-    than = than if facts.enough_slow_waves else "less than"
-    share = f"{100 * facts.slow_wave_share:.0f} %"
-    return f"{found}; slow waves over 75 µV cover {share} of the epoch, {than} the 20 % of N3."
+    share = facts.slow_wave_share if facts.enough_slow_waves else min(facts.slow_wave_share, 0.17)
+    than = "at least" if facts.enough_slow_waves else "less than"
+    covered = f"slow waves over 75 µV cover {_percent(share)} of the epoch"
+    return f"{found}; {covered}, {than} the 20 % of N3."
+
+
+def _percent(share: float) -> str:
+    """Return such as ``65 %``; what is nearly nothing is the smallest step."""
+    return f"{100 * SHARE_STEP * max(round(share / SHARE_STEP), 1):.0f} %"
 
 
 def _eyes_and_chin(facts: Facts) -> str:
     """Return what eyes and chin do, of those that were measured."""
     said = []
     if facts.n_rapid is not None and facts.n_blinks is not None:
-        rapid = count(facts.n_rapid, "rapid eye movement", "rapid eye movements")
-        said.append(f"{rapid}, {count(facts.n_blinks, 'blink', 'blinks')}")
+        rapid = "rapid eye movements" if facts.n_rapid else "no rapid eye movements"
+        said.append(f"{rapid}, {'blinks' if facts.n_blinks else 'no blinks'}")
     if facts.slow_eyes is not None:
         said.append("slow eye movements" if facts.has_slow_eyes else "no slow eye movements")
     text = ", ".join(said)
@@ -91,12 +96,6 @@ def _eyes_and_chin(facts: Facts) -> str:
         chin = f"chin tone is {facts.chin}, {against} the level of the night"
         text = f"{text}; {chin}" if text else chin
     return f"{text[0].upper()}{text[1:]}." if text else ""
-
-
-def count(n: int, one: str, more: str) -> str:
-    """Return such as ``no spindle``, ``one spindle``, ``two spindles``, ``13 spindles``."""
-    word = NUMBERS[n] if n < len(NUMBERS) else str(n)
-    return f"{word} {one if n <= 1 else more}"
 
 
 _DEFINITIONS: Final = {

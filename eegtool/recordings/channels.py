@@ -236,10 +236,14 @@ def _derive(wanted: str, present: Sequence[str]) -> dict[str, float]:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise _no_derivation(wanted) from error
 
-    def form(node: ast.expr) -> dict[str, float] | float:
+    def scaled(weights: dict[str, float], factor: float) -> dict[str, float]:
+        return {name: weight * factor for name, weight in weights.items()}
+
+    def form(node: ast.expr) -> dict[str, float]:
+        """Return the weight of each channel, and under "" a number of its own."""
         match node:
             case ast.Constant(value=float(number)):
-                return number
+                return {"": number}
             case ast.Name(id=name):
                 text = names[int(name[1:])]
                 found = _find(text, present)
@@ -247,39 +251,28 @@ def _derive(wanted: str, present: Sequence[str]) -> dict[str, float]:
                     raise _unknown(text, present, wanted)
                 return {found: 1.0}
             case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=operand):
-                return _scaled(form(operand), -1.0 if isinstance(sign, ast.USub) else 1.0)
-            case ast.BinOp(left=left, op=operator, right=right):
-                return _combined(form(left), operator, form(right), wanted)
+                return scaled(form(operand), -1.0 if isinstance(sign, ast.USub) else 1.0)
+            case ast.BinOp(left=left, op=ast.Add() | ast.Sub() as sign, right=right):
+                ours = form(left)
+                theirs = scaled(form(right), -1.0 if isinstance(sign, ast.Sub) else 1.0)
+                if "" not in ours | theirs:
+                    return {n: ours.get(n, 0.0) + theirs.get(n, 0.0) for n in ours | theirs}
+            case ast.BinOp(left=left, op=ast.Mult(), right=right):
+                ours, theirs = form(left), form(right)
+                if ours.keys() == {""}:
+                    ours, theirs = theirs, ours
+                if theirs.keys() == {""}:
+                    return scaled(ours, theirs[""])
+            case ast.BinOp(left=left, op=ast.Div(), right=right):
+                ours, theirs = form(left), form(right)
+                if theirs.keys() == {""} and theirs[""]:
+                    return scaled(ours, 1 / theirs[""])
         raise _no_derivation(wanted)
 
-    weights = form(tree)
-    if not isinstance(weights, dict) or not any(weights.values()):
+    weights = {name: weight for name, weight in form(tree).items() if weight}
+    if not weights or "" in weights:
         raise _no_derivation(wanted)
-    return {name: weight for name, weight in weights.items() if weight}
-
-
-_Form = dict[str, float] | float
-
-
-def _scaled(form: _Form, factor: float) -> _Form:
-    if isinstance(form, dict):
-        return {name: weight * factor for name, weight in form.items()}
-    return form * factor
-
-
-def _combined(left: _Form, operator: ast.operator, right: _Form, wanted: str) -> _Form:
-    match operator, left, right:
-        case ast.Add() | ast.Sub(), dict(), dict():
-            sign = 1.0 if isinstance(operator, ast.Add) else -1.0
-            names = dict.fromkeys([*left, *right])
-            return {n: left.get(n, 0.0) + sign * right.get(n, 0.0) for n in names}
-        case ast.Mult(), _, float():
-            return _scaled(left, right)
-        case ast.Mult(), float(), dict():
-            return _scaled(right, left)
-        case ast.Div(), _, float() if right:
-            return _scaled(left, 1 / right)
-    raise _no_derivation(wanted)
+    return weights
 
 
 def _no_derivation(wanted: str) -> EegToolError:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, TypeAlias
 
 import numpy as np
 
 from eegtool.core.errors import EegToolError
+from eegtool.recordings.header import Annotation, ChannelInfo, Header, Opened, Pause
 
 # EDF (Kemp et al. 1992), EDF+ (Kemp & Olivan 2003), BDF (BioSemi): one fixed part, then one column
 # per signal of every field, all in text.
@@ -53,7 +54,6 @@ _NO_DATE: Final = (1985, 1, 1)
 """The first day EDF can tell; what anonymised files have."""
 _GAP_S: Final = 0.05  # onsets of records are written in few digits
 _LONGEST_S: Final = 4 * 86400.0  # no recording with its pauses is longer
-_CHUNK_BYTES: Final = 1 << 23
 
 # A "time-stamped annotations list" of the EDF+ specification (Kemp & Olivan 2003): onset, perhaps a
 # duration, texts. The first list of every record has an empty text and tells when the record begins.
@@ -64,72 +64,24 @@ _LIST: Final = re.compile(
 _RECORD_TIME: Final = re.compile(rb"([+-]\d+(?:\.\d*)?)\x14\x14")
 
 
-class Annotation(NamedTuple):
-    """A text about a stretch of time; onset from the first sample, or from the start of a file without signals."""
-
-    onset_s: float
-    duration_s: float
-    text: str
-
-
-class Pause(NamedTuple):
-    """Time in which nothing was recorded; onset from the first sample."""
-
-    onset_s: float
-    duration_s: float
+_Columns: TypeAlias = dict[str, tuple[str, ...]]
+"""Fields of a header; one cell, or one for each signal."""
 
 
 @dataclass(frozen=True, slots=True)
-class EdfHeader:
-    """What the header of an EDF or BDF file says, and how much of the file is there.
-
-    Attributes
-    ----------
-    path : Path
-        The file.
-    format : str
-        ``"EDF"``, ``"EDF+C"``, ``"EDF+D"``, ``"BDF"``, ``"BDF+C"`` or ``"BDF+D"``.
-    labels, units : tuple of str
-        Of all signals, annotations too.
-    samples : tuple of int
-        Samples of each signal per record.
-    scales : tuple of (float, float) or None
-        Factor and offset from the numbers of each signal to its unit; None where the header's limits are
-        no numbers apart from each other.
-    record_s : float
-        Duration of a record.
-    n_records : int
-        Whole records in the file.
-    declared : int
-        Records that the header speaks of; -1 where it does not know.
-    start : datetime or None
-        Local clock of the first sample; on 1 January 1985 where only the date is junk.
-    first_s : float
-        When the first sample was taken, counted from the start that stands in the header.
-    pauses : tuple of Pause
-        Where records do not follow each other at once.
-    simulated : bool
-        Whether the patient or recording field says so.
-    loss : str
-        What is missing at the end of the file; empty if it is whole.
-    notes : tuple of str
-        Oddities that do no harm.
-    """
+class _Layout:
+    """Where samples and annotations lie in a file, and when its records begin."""
 
     path: Path
-    format: str
+    form: str
     labels: tuple[str, ...]
-    units: tuple[str, ...]
     samples: tuple[int, ...]
-    scales: tuple[tuple[float, float] | None, ...]
+    """Of each signal per record."""
     record_s: float
     n_records: int
-    declared: int
-    start: datetime | None
-    simulated: bool
-    loss: str
-    notes: tuple[str, ...]
+    """Whole records in the file."""
     first_s: float = 0.0
+    """When the first sample was taken, counted from the start that stands in the header."""
     pauses: tuple[Pause, ...] = ()
 
     @property
@@ -138,54 +90,107 @@ class EdfHeader:
         return tuple(i for i, label in enumerate(self.labels) if label not in _ANNOTATIONS)
 
     @property
-    def annotations(self) -> tuple[slice, ...]:
-        """Bytes of every annotation signal within a record."""
-        return tuple(self.place(i) for i, label in enumerate(self.labels) if label in _ANNOTATIONS)
-
-    @property
     def duration_s(self) -> float:
         """From the first sample to the last, pauses included."""
         return self.n_records * self.record_s + sum(p.duration_s for p in self.pauses)
 
     @property
-    def header_bytes(self) -> int:
-        """Bytes before the first record."""
-        return _BLOCK * (1 + len(self.labels))
-
-    @property
-    def record_bytes(self) -> int:
-        """Bytes of a record."""
-        return sum(self.samples) * self.sample_bytes
-
-    def place(self, signal: int) -> slice:
-        """Return where a signal lies in every record, in bytes."""
-        at = sum(self.samples[:signal]) * self.sample_bytes
-        return slice(at, at + self.samples[signal] * self.sample_bytes)
-
-    @property
     def sample_bytes(self) -> int:
         """Bytes per sample."""
-        return 3 if self.format.startswith("BDF") else 2
+        return 3 if self.form.startswith("BDF") else 2
 
-    def sfreq_hz(self, signal: int) -> float:
-        """Return the sampling rate of one signal."""
-        return self.samples[signal] / self.record_s
+    def columns(self, signals: Iterable[int]) -> list[np.ndarray]:
+        """Map some signals, uint8 [n_records, n_bytes] each: only what is used of them is read."""
+        at = np.cumsum((0, *self.samples)) * self.sample_bytes
+        offset, shape = _BLOCK * (1 + len(self.labels)), (self.n_records, int(at[-1]))
+        records = np.memmap(self.path, np.uint8, "r", offset, shape)
+        return [records[:, at[i] : at[i + 1]] for i in signals]
+
+    def annotations(self) -> list[np.ndarray]:
+        """Map all annotation signals."""
+        return self.columns(i for i, label in enumerate(self.labels) if label in _ANNOTATIONS)
 
 
-def read_edf_header(path: Path) -> EdfHeader:
-    """Read the header of an EDF or BDF file, with or without signals, and compare it with the file's size.
+def open_edf(path: Path, *, recording: bool = True) -> Opened:
+    """Open an EDF or BDF file, and compare its header with its size.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    recording : bool
+        Whether there must be signals and samples, and times that can be known; else it may be a hypnogram, which has
+        no channels.
 
     Raises
     ------
     EegToolError
         If the file is of another format, cut within the header or damaged, or its records step back in time.
     """
+    columns, notes, n_bytes = _header(path)
+    n_signals = len(columns["label"])
+    samples = tuple(
+        _number(path, columns, "samples per record", i, least=1) for i in range(n_signals)
+    )
+    kind, reserved = columns["version"][0], columns["reserved"][0]
+    record_s = _decimal(path, columns, "duration of a record")
+    layout = _Layout(
+        path,
+        f"{kind}{reserved[3:5]}" if re.match("[EB]DF[+][CD]", reserved) else kind,
+        columns["label"],
+        samples,
+        record_s,
+        0,
+    )
+    if layout.signals and not record_s > 0:
+        raise _damaged(path, "duration of a record", f"{record_s:g}")
+    n_records, rest = divmod(n_bytes, sum(samples) * layout.sample_bytes)
+    layout = replace(layout, n_records=n_records)
+    declared = _number(path, columns, "number of records")
+    loss = _loss(declared, n_records, rest, layout.record_s)
+    start, odd = _start(columns)
+    if recording:
+        _check_recording(layout)
+    if layout.signals and len(layout.signals) < n_signals and n_records:
+        layout, more = _timed(layout)
+        notes += more
+    header = Header(
+        path=path,
+        format=layout.form,
+        channels=tuple(
+            ChannelInfo(columns["label"][i], samples[i] / layout.record_s, columns["unit"][i])
+            for i in layout.signals
+        ),
+        duration_s=layout.duration_s,
+        start=start and start + timedelta(seconds=layout.first_s),
+        notes=tuple(filter(None, (loss, odd, *notes))),
+        simulated="SIMULATED" in "".join(columns["patient"] + columns["recording"]).upper(),
+        files=(path,),
+        pauses=layout.pauses,
+    )
+
+    def annotations() -> tuple[list[Annotation], str]:
+        if not layout.signals and (not n_records or n_records < declared):
+            raise EegToolError(
+                f"The hypnogram {path} is cut off: {n_records} of {declared} records are there.",
+                "Fetch it again.",
+            )
+        return _read_annotations(layout)
+
+    def read(which: Sequence[int]) -> np.ndarray:
+        return _read_samples(layout, columns, [layout.signals[i] for i in which])
+
+    return Opened(header, read, annotations, loss)
+
+
+def _header(path: Path) -> tuple[_Columns, list[str], int]:
+    """Return the fields of a header, what is odd about it, and how many bytes follow it."""
     with path.open("rb") as file:
         content = file.read(_BLOCK)
         size = file.seek(0, 2)
         if not content:
             raise EegToolError(f"The recording {path} is empty.", "Fetch it again.")
-        if not (content.startswith(EDF_MARKS)):
+        if not content.startswith(EDF_MARKS):
             raise EegToolError(
                 f"{path} is no EDF or BDF file: it begins with {content[:16]!r}.",
                 "Give the recording itself, or convert it to EDF.",
@@ -203,123 +208,67 @@ def read_edf_header(path: Path) -> EdfHeader:
     columns = fixed | _columns(content[_BLOCK:], _PER_SIGNAL, n_signals)
     if _number(path, columns, "header size") != header_bytes:
         raise _damaged(path, "header size", columns["header size"][0])
-    record_s = _decimal(path, columns, "duration of a record")
-    samples = tuple(
-        _number(path, columns, "samples per record", i, least=1) for i in range(n_signals)
-    )
-    kind, reserved = ("BDF" if content[0] == 0xFF else "EDF"), columns["reserved"][0]
-    form = f"{kind}{reserved[3:5]}" if re.match("[EB]DF[+][CD]", reserved) else kind
-    declared = _number(path, columns, "number of records")
-    record_bytes = sum(samples) * (3 if kind == "BDF" else 2)
-    n_records, rest = divmod(size - header_bytes, record_bytes)
-    start, odd = parse_start(
-        *(columns[name][0] for name in ("recording", "start date", "start time"))
-    )
-    notes = [odd] if odd else []
-    if any(byte > 127 for byte in content[8:]):  # the first byte of BDF is 255
-        notes.append("The header is not ASCII as EDF demands; it was read as Latin-1.")
-    header = EdfHeader(
-        path=path,
-        format=form,
-        labels=columns["label"],
-        units=columns["unit"],
-        samples=samples,
-        scales=tuple(_scale(columns, i) for i in range(n_signals)),
-        record_s=record_s,
-        n_records=n_records,
-        declared=declared,
-        start=start,
-        simulated=b"SIMULATED" in content[:168].upper(),
-        loss=_loss(declared, n_records, rest, record_s),
-        notes=tuple(notes),
-    )
-    return _timed(header) if header.signals and header.annotations and n_records else header
+    columns["version"] = ("BDF" if content[0] == 0xFF else "EDF",)
+    odd = "The header is not ASCII as EDF demands; it was read as Latin-1."
+    is_odd = any(byte > 127 for byte in content[8:])  # the first byte of BDF is 255
+    return columns, [odd] * is_odd, size - header_bytes
 
 
-def read_edf_samples(header: EdfHeader, signals: Sequence[int]) -> np.ndarray:
-    """Read signals of one sampling rate, all others unheld; a straight line goes through pauses.
+def _check_recording(layout: _Layout) -> None:
+    """Refuse a file without signals or samples, or whose times cannot be known."""
+    path = layout.path
+    if not layout.signals:
+        raise EegToolError(
+            f"{path} holds annotations but no signal.", "It is a hypnogram; give the recording."
+        )
+    if not layout.n_records:
+        raise EegToolError(
+            f"The recording {path} holds no data: not one whole record follows its header.",
+            "Fetch the file again.",
+        )
+    if layout.form.endswith("D") and len(layout.signals) == len(layout.labels):
+        raise EegToolError(
+            f"{path} is an {layout.form} file without annotations: its times are not known.",
+            "Export it as one continuous recording.",
+        )
 
-    Parameters
-    ----------
-    header : EdfHeader
-        From `read_edf_header`.
-    signals : sequence of int
-        Positions in ``header.labels``.
 
-    Returns
-    -------
-    float64 [n_signals, n_samples]
-        In the unit of the file.
-
-    Raises
-    ------
-    EegToolError
-        If the header does not tell what the numbers of a signal mean.
-    """
-    scales = [scale for i in signals if (scale := header.scales[i])]
-    for i in signals:
-        if header.scales[i] is None:
+def _read_samples(layout: _Layout, columns: _Columns, signals: Sequence[int]) -> np.ndarray:
+    """Read signals of one sampling rate in the unit of the file; a straight line goes through pauses."""
+    scales = [_scale(columns, i) for i in signals]
+    for i, scale in zip(signals, scales, strict=True):
+        if scale is None:
             raise EegToolError(
-                f"Channel '{header.labels[i]}' of {header.path} is not calibrated: its physical or "
+                f"Channel '{layout.labels[i]}' of {layout.path} is not calibrated: its physical or "
                 "digital minimum and maximum are the same, or no numbers.",
                 "Choose another with --channel, or fix the header (EDFbrowser does that).",
             )
-    n = header.samples[signals[0]]
-    data = np.empty((len(signals), header.n_records * n))
-    for first, records in _records(header):
-        for row, i in zip(data, signals, strict=True):
-            numbers = _numbers(records[:, header.place(i)], header.sample_bytes)
-            row[first * n : first * n + numbers.size] = numbers.ravel()
-    for row, (factor, offset) in zip(data, scales, strict=True):
+    n = layout.samples[signals[0]]
+    data = np.empty((len(signals), layout.n_records * n))
+    for row, cells, scale in zip(data, layout.columns(signals), scales, strict=True):
+        row[:] = _numbers(cells, layout.sample_bytes).ravel()
+        factor, offset = scale or (1.0, 0.0)
         row *= factor
         row += offset
-    return _with_pauses(data, header, n / header.record_s) if header.pauses else data
+    return _with_pauses(data, layout, n / layout.record_s) if layout.pauses else data
 
 
-def read_edf_annotations(header: EdfHeader) -> tuple[list[Annotation], str]:
-    """Read all annotations of a file.
-
-    Returns
-    -------
-    annotations : list of Annotation
-        With duration 0 where there is none.
-    encoding : str
-        ``"utf-8"``, or ``"latin-1"`` where it is not that.
-    """
-    data = b"".join(_cells(header, range(header.n_records), header.annotations))
+def _read_annotations(layout: _Layout) -> tuple[list[Annotation], str]:
+    """Return all annotations, with duration 0 where there is none, and the encoding of their texts."""
+    cells = layout.annotations()
+    data = np.concatenate(cells, axis=1).tobytes() if cells else b""
     try:
         text, encoding = data.decode("utf-8"), "utf-8"
     except UnicodeDecodeError:
         text, encoding = data.decode("latin-1"), "latin-1"
     return [
         Annotation(
-            float(found["onset"]) - header.first_s, float(found["duration"] or 0), description
+            float(found["onset"]) - layout.first_s, float(found["duration"] or 0), description
         )
         for found in _LIST.finditer(text)
         for description in found["texts"].split("\x14")
         if description.strip()
     ], encoding
-
-
-def _cells(header: EdfHeader, records: Sequence[int], parts: Sequence[slice]) -> Iterator[bytes]:
-    """Give some bytes of some records; what lies between them may be large, and is not read."""
-    with header.path.open("rb", buffering=0) as file:
-        for i in records:
-            at = header.header_bytes + (i % header.n_records) * header.record_bytes
-            for part in parts:
-                file.seek(at + part.start)
-                yield file.read(part.stop - part.start)
-
-
-def _records(header: EdfHeader) -> Iterator[tuple[int, np.ndarray]]:
-    """Give the records in blocks, uint8 [n, record_bytes], each with the number of its first."""
-    step = max(_CHUNK_BYTES // header.record_bytes, 1)
-    with header.path.open("rb") as file:
-        file.seek(header.header_bytes)
-        for first in range(0, header.n_records, step):
-            n = min(step, header.n_records - first)
-            content = file.read(n * header.record_bytes)
-            yield first, np.frombuffer(content, np.uint8).reshape(n, header.record_bytes)
 
 
 def _numbers(cells: np.ndarray, sample_bytes: int) -> np.ndarray:
@@ -331,30 +280,34 @@ def _numbers(cells: np.ndarray, sample_bytes: int) -> np.ndarray:
     return wide.view("<i4")[..., 0] >> 8
 
 
-def _timed(header: EdfHeader) -> EdfHeader:
-    """Find out when each record of an EDF+ file begins: how late the first is, where there are pauses."""
-    stamps = _stamps(header, range(header.n_records) if header.format.endswith("D") else (0, -1))
-    if len(stamps) > 1 and stamps[-1] - stamps[0] > header.duration_s - header.record_s + _GAP_S:
-        stamps = _stamps(header, range(header.n_records))
+def _timed(layout: _Layout) -> tuple[_Layout, list[str]]:
+    """Find out when each record of an EDF+ file begins: how late the first is, where there are pauses; say so."""
+    path, form, record_s = layout.path, layout.form, layout.record_s
+    is_discontinuous = form.endswith("D")
+    stamps = _stamps(layout, range(layout.n_records) if is_discontinuous else (0, -1))
+    if len(stamps) > 1 and stamps[-1] - stamps[0] > layout.duration_s - record_s + _GAP_S:
+        stamps = _stamps(layout, range(layout.n_records))
     if not len(stamps):
-        return header
-    first_s = float(stamps[0])
-    timed = replace(
-        header, start=header.start and header.start + timedelta(seconds=first_s), first_s=first_s
-    )
+        return layout, []
+    first_s, notes = float(stamps[0]), []
     if abs(first_s) >= 1:
-        note = f"The first sample was taken {first_s:g} s after the start that the header tells."
-        timed = replace(timed, notes=(*header.notes, note))
+        notes.append(
+            f"The first sample was taken {first_s:g} s after the start that the header tells."
+        )
+    layout = replace(layout, first_s=first_s)
     if len(stamps) < 3:
-        return timed
-    reached_s = (np.arange(len(stamps)) * header.record_s)[1:]
-    jumps_s = np.diff(stamps) - header.record_s
+        return layout, notes
+    reached_s = (np.arange(len(stamps)) * record_s)[1:]
+    jumps_s = np.diff(stamps) - record_s
+    apart = (
+        "Export its parts as files of their own (EDFbrowser does that), each with its hypnogram."
+    )
     if min(jumps_s) < -_GAP_S:
         at = int(np.argmin(jumps_s))
         raise EegToolError(
-            f"{header.path} is an {header.format} file with a step back of {-jumps_s[at]:g} s after "
+            f"{path} is an {form} file with a step back of {-jumps_s[at]:g} s after "
             f"{reached_s[at]:g} s.",
-            "Export its parts as files of their own (EDFbrowser does that), each with its hypnogram.",
+            apart,
         )
     late_s = stamps[1:] - stamps[0]
     pauses = tuple(
@@ -362,34 +315,30 @@ def _timed(header: EdfHeader) -> EdfHeader:
         for i in np.flatnonzero(jumps_s > _GAP_S)
     )
     if not pauses:
-        return timed
+        return layout, notes
     listed = ", ".join(f"{p.duration_s:g} s after {p.onset_s:g} s" for p in pauses[:3])
     more = f" and {len(pauses) - 3} more" if len(pauses) > 3 else ""
-    if not header.format.endswith("D"):
+    if not is_discontinuous:
         raise EegToolError(
-            f"{header.path} calls itself continuous ({header.format}), but its records tell of "
-            f"a gap: {listed}{more}.",
+            f"{path} calls itself continuous ({form}), but its records tell of a gap: {listed}{more}.",
             "Write EDF+D into its header (EDFbrowser does that), and gaps are read as unscored time; or "
             "export it again.",
         )
-    note = f"The recording pauses: {listed}{more}. This is unscored time."
-    timed = replace(timed, pauses=pauses, notes=(*timed.notes, note))
-    if timed.duration_s > _LONGEST_S:
-        raise EegToolError(
-            f"{header.path} pauses for {sum(p.duration_s for p in pauses) / 3600:.0f} hours.",
-            "Export its parts as files of their own (EDFbrowser does that), each with its hypnogram.",
-        )
-    return timed
+    layout = replace(layout, pauses=pauses)
+    if layout.duration_s > _LONGEST_S:
+        paused_s = sum(p.duration_s for p in pauses)
+        raise EegToolError(f"{path} pauses for {paused_s / 3600:.0f} hours.", apart)
+    return layout, [*notes, f"The recording pauses: {listed}{more}. This is unscored time."]
 
 
-def _stamps(header: EdfHeader, records: Sequence[int]) -> np.ndarray:
+def _stamps(layout: _Layout, records: Sequence[int]) -> np.ndarray:
     """Return the onsets that some records tell, in seconds; empty if these cannot be known."""
-    stamps = []
-    for i, cell in zip(records, _cells(header, records, header.annotations[:1]), strict=True):
-        found = _RECORD_TIME.match(cell)
-        if found is None and header.format.endswith("D"):
+    stamps, cells = [], layout.annotations()[0]
+    for i in records:
+        found = _RECORD_TIME.match(cells[i].tobytes())
+        if found is None and layout.form.endswith("D"):
             raise EegToolError(
-                f"Record {i + 1} of {header.path} does not tell its time.", "Fetch the file again."
+                f"Record {i + 1} of {layout.path} does not tell its time.", "Fetch the file again."
             )
         if found is None:  # EDF+C is continuous by definition
             return np.empty(0)
@@ -397,11 +346,11 @@ def _stamps(header: EdfHeader, records: Sequence[int]) -> np.ndarray:
     return np.array(stamps)
 
 
-def _with_pauses(data: np.ndarray, header: EdfHeader, sfreq_hz: float) -> np.ndarray:
+def _with_pauses(data: np.ndarray, layout: _Layout, sfreq_hz: float) -> np.ndarray:
     """Put a straight line where nothing was recorded, as long as the pause."""
-    spread = np.empty((len(data), round(header.duration_s * sfreq_hz)))
+    spread = np.empty((len(data), round(layout.duration_s * sfreq_hz)))
     read = written = 0
-    for onset_s, duration_s in (*header.pauses, Pause(header.duration_s, 0.0)):
+    for onset_s, duration_s in (*layout.pauses, Pause(layout.duration_s, 0.0)):
         stop = min(round(onset_s * sfreq_hz), written + data.shape[1] - read)
         spread[:, written:stop] = data[:, read : read + stop - written]
         read, written = (
@@ -414,8 +363,9 @@ def _with_pauses(data: np.ndarray, header: EdfHeader, sfreq_hz: float) -> np.nda
     return spread[:, :written]
 
 
-def _columns(content: bytes, fields: dict[str, int], n: int) -> dict[str, tuple[str, ...]]:
-    columns, at = {}, 0
+def _columns(content: bytes, fields: dict[str, int], n: int) -> _Columns:
+    columns: _Columns = {}
+    at = 0
     for name, width in fields.items():
         cells = [content[at + i * width : at + (i + 1) * width] for i in range(n)]
         columns[name] = tuple(c.decode("latin-1").split("\0")[0].strip() for c in cells)
@@ -423,7 +373,7 @@ def _columns(content: bytes, fields: dict[str, int], n: int) -> dict[str, tuple[
     return columns
 
 
-def _decimal(path: Path, columns: dict[str, tuple[str, ...]], field: str, i: int = 0) -> float:
+def _decimal(path: Path, columns: _Columns, field: str, i: int = 0) -> float:
     text = columns[field][i]
     try:
         return float(text.replace(",", "."))
@@ -431,16 +381,14 @@ def _decimal(path: Path, columns: dict[str, tuple[str, ...]], field: str, i: int
         raise _damaged(path, field, text) from None
 
 
-def _number(
-    path: Path, columns: dict[str, tuple[str, ...]], field: str, i: int = 0, least: int = -1
-) -> int:
+def _number(path: Path, columns: _Columns, field: str, i: int = 0, least: int = -1) -> int:
     value = _decimal(path, columns, field, i)
     if not (value.is_integer() and value >= least):
         raise _damaged(path, field, columns[field][i])
     return int(value)
 
 
-def _scale(columns: dict[str, tuple[str, ...]], i: int) -> tuple[float, float] | None:
+def _scale(columns: _Columns, i: int) -> tuple[float, float] | None:
     """Return factor and offset from the numbers of a signal to its unit, if the limits tell."""
     try:
         low, high, first, last = (
@@ -481,30 +429,16 @@ def _loss(declared: int, there: int, rest: int, record_s: float) -> str:
     return ""
 
 
-def parse_start(recording: str, date: str, time: str) -> tuple[datetime | None, str]:
-    """Read the start from three fields of a header.
-
-    Parameters
-    ----------
-    recording : str
-        Recording field; in EDF+ it begins like ``Startdate 24-APR-1989``.
-    date, time : str
-        Such as ``24.04.89`` and ``16.13.00``; years before 85 are after 2000 (EDF+ specification).
-
-    Returns
-    -------
-    datetime or None
-        On 1 January 1985 where only the date is junk; None where the time is.
-    str
-        What is odd about it; empty if nothing.
-    """
+def _start(columns: _Columns) -> tuple[datetime | None, str]:
+    """Return the start that a header tells, on 1 January 1985 where only the date is junk, and what is odd about it."""
+    recording, date, time = (columns[f][0] for f in ("recording", "start date", "start time"))
     clock = re.fullmatch(r"(\d{1,2})\D(\d{1,2})\D(\d{1,2})", time)
     day = re.fullmatch(r"(\d{1,2})\D(\d{1,2})\D(\d{2})", date)
     full = re.match(r"Startdate (\d{1,2})-([A-Z]{3})-(\d{4})\b", recording, re.IGNORECASE)
     candidates = []
     if full and full[2].upper() in _MONTHS:  # EDF+: four digits of the year
         candidates.append((int(full[3]), _MONTHS.index(full[2].upper()) + 1, int(full[1])))
-    if day:  # EDF: 1985 to 2084
+    if day:  # EDF: years before 85 are after 2000
         year = int(day[3])
         candidates.append((year + (1900 if year >= 85 else 2000), int(day[2]), int(day[1])))
     if clock:

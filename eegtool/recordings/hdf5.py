@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,59 +12,61 @@ import numpy as np
 from eegtool.core.errors import EegToolError
 from eegtool.core.parsing import parse_json
 from eegtool.core.stages import EPOCH_S
+from eegtool.recordings.header import ChannelInfo, Header, Opened
 
 _HYPNOGRAM: Final = "hypnogram"
 
 
-@dataclass(frozen=True, slots=True)
-class Dataset:
-    """One signal: its name and place in the file, rate in Hz, unit (empty if the file has none), and length."""
-
-    name: str
-    place: str
-    sfreq_hz: float
-    unit: str
-    n_samples: int
-
-
-def find_datasets(path: Path) -> tuple[Dataset, ...]:
-    """Return the signals of a file; none if it is of another layout.
-
-    Dreem lists them in its attribute ``description``, and has a stage per epoch in ``hypnogram``; U-Time has them
-    in the group ``channels``, with one ``sample_rate``.
+def open_hdf5(path: Path) -> Opened:
+    """Open a file whose signals Dreem or U-Time has written.
 
     Raises
     ------
     EegToolError
-        If the package h5py is not there.
+        If it is of another layout, or the package h5py is not there.
     """
-    with _opened(path) as file:
-        if "description" in file.attrs:
-            rows = parse_json(file.attrs["description"], path)
-            listed = [(r["path"], float(r["fs"]), str(r.get("unit") or "")) for r in rows]
-            if _HYPNOGRAM in file:
-                listed.append((_HYPNOGRAM, 1 / EPOCH_S, ""))
-        elif "channels" in file:
-            of_all = file.attrs.get("sample_rate")
-            places = [f"channels/{name}" for name in file["channels"]]
-            rates = [file[place].attrs.get("sample_rate", of_all) for place in places]
-            listed = [(p, float(rate), "") for p, rate in zip(places, rates, strict=True)]
-        else:
-            listed = []
-        return tuple(
-            Dataset(place.rpartition("/")[2], place, sfreq_hz, unit, len(file[place]))
-            for place, sfreq_hz, unit in listed
-        )
+    with _file(path) as file:
+        places = _places(path, file)
+        if not places:
+            raise EegToolError(
+                f"{path} is not an HDF5 file of Dreem or U-Time.", "Give the recording as EDF."
+            )
+        n_samples = len(file[places[0][0]])
+    header = Header(
+        path=path,
+        format="HDF5",
+        channels=tuple(
+            ChannelInfo(place.rpartition("/")[2], sfreq_hz, unit)
+            for place, sfreq_hz, unit in places
+        ),
+        duration_s=n_samples / places[0][1],
+        files=(path,),
+    )
+
+    def read(which: Sequence[int]) -> np.ndarray:
+        with _file(path) as file:
+            return np.stack([np.asarray(file[places[i][0]], float) for i in which])
+
+    return Opened(header, read)
 
 
-def read_datasets(path: Path, datasets: Sequence[Dataset]) -> np.ndarray:
-    """Read signals of one rate, float64 [n_signals, n_samples] in the units of the file."""
-    with _opened(path) as file:
-        return np.stack([np.asarray(file[one.place], float) for one in datasets])
+def _places(path: Path, file: Any) -> list[tuple[str, float, str]]:
+    """Return place, rate in Hz and unit (or an empty text) of each signal; none in a file of another layout.
+
+    Dreem lists them in its attribute ``description``, and has a stage per epoch in ``hypnogram``; U-Time has them
+    in the group ``channels``, with one ``sample_rate``.
+    """
+    if "description" in file.attrs:
+        rows = parse_json(file.attrs["description"], path)
+        listed = [(str(r["path"]), float(r["fs"]), str(r.get("unit") or "")) for r in rows]
+        return listed + [(_HYPNOGRAM, 1 / EPOCH_S, "")] * (_HYPNOGRAM in file)
+    of_all = file.attrs.get("sample_rate")
+    names = [f"channels/{name}" for name in file.get("channels", ())]
+    return [(name, float(file[name].attrs.get("sample_rate", of_all)), "") for name in names]
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _file(path: Path) -> Iterator[Any]:
     try:
         import h5py
     except ImportError:

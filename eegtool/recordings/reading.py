@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import mne
 import numpy as np
@@ -18,15 +17,16 @@ import numpy as np
 from eegtool.core.errors import EegToolError, brief
 from eegtool.core.stages import EPOCH_S
 from eegtool.recordings.channels import Derivation, kind_of, resolve
-from eegtool.recordings.edf import (
-    Annotation,
-    EdfHeader,
-    Pause,
-    read_edf_annotations,
-    read_edf_header,
-    read_edf_samples,
+from eegtool.recordings.edf import open_edf
+from eegtool.recordings.hdf5 import open_hdf5
+from eegtool.recordings.header import Header, Opened, Pause
+from eegtool.recordings.mne_formats import (
+    IN_MEMORY,
+    open_brainvision,
+    open_eeglab,
+    open_fif,
+    open_raw,
 )
-from eegtool.recordings.hdf5 import find_datasets, read_datasets
 from eegtool.recordings.montages import ChannelSpec, spec_of
 from eegtool.recordings.signals import (
     UV_PER_UNIT,
@@ -35,64 +35,7 @@ from eegtool.recordings.signals import (
     check_rate,
     microvolts,
 )
-from eegtool.recordings.wfdb import read_wfdb_header, read_wfdb_samples
-
-
-@dataclass(frozen=True, slots=True)
-class ChannelInfo:
-    """A channel as the header of a file describes it.
-
-    Attributes
-    ----------
-    name : str
-        As the file spells it; need not be unique.
-    sfreq_hz : float
-        Sampling rate of this channel.
-    unit : str
-        As the file spells it; may be empty.
-    """
-
-    name: str
-    sfreq_hz: float
-    unit: str
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What a recording says about itself, without its samples.
-
-    Attributes
-    ----------
-    path : Path
-        The file.
-    format : str
-        ``"EDF"``, ``"EDF+C"``, ``"EDF+D"``, ``"BDF"`` (and its ``+C``, ``+D``), ``"FIF"``,
-        ``"BrainVision"``, ``"EEGLAB"``, ``"WFDB"`` or ``"HDF5"``.
-    channels : tuple of ChannelInfo
-        Its signals, in the order of the file.
-    duration_s : float
-        Of what is really there.
-    start : datetime or None
-        Local clock; on 1 January 1985 where only the date is junk, None where the file does not say.
-    notes : tuple of str
-        What the user should know: a loss at the end, odd dates.
-    simulated : bool
-        Whether the file calls itself simulated.
-    files : tuple of Path
-        The file itself, and others that hold its samples or markers.
-    pauses : tuple of Pause
-        Time within the recording in which nothing was recorded.
-    """
-
-    path: Path
-    format: str
-    channels: tuple[ChannelInfo, ...]
-    duration_s: float
-    start: datetime | None = None
-    notes: tuple[str, ...] = ()
-    simulated: bool = False
-    files: tuple[Path, ...] = ()
-    pauses: tuple[Pause, ...] = ()
+from eegtool.recordings.wfdb import open_wfdb
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -166,18 +109,6 @@ class Recording:
 Source: TypeAlias = Path | mne.io.BaseRaw
 """A recording: its file, or what MNE has in memory."""
 
-_Read = Callable[[Sequence[int]], np.ndarray]
-"""Reads channels of one rate by position, float64 [n_channels, n_samples] in the file's units."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    header: Header
-    loss: str
-    read: _Read
-    annotations: Callable[[], tuple[list[Annotation], str]] = lambda: ([], "utf-8")
-    """Gives all annotations, and the encoding of their texts."""
-
 
 def is_recording(path: Path) -> bool:
     """Say whether a path has the suffix of a format that can be read, in upper or lower case.
@@ -185,16 +116,16 @@ def is_recording(path: Path) -> bool:
     HDF5 holds anything: there, its layout decides.
     """
     opener = _opener(path)
-    if opener is not _open_hdf5:
+    if opener is not open_hdf5:
         return opener is not None
     try:
-        return bool(find_datasets(path))
+        return bool(open_hdf5(path).header.channels)
     except (OSError, ValueError, KeyError, TypeError, EegToolError):
         return False
 
 
-def read_header(source: Source, *, strict: bool = False) -> Header:
-    """Read what a recording says about itself. Cheap: no samples are read.
+def open_recording(source: Source, *, strict: bool = False) -> Opened:
+    """Open a recording of any format. Cheap: no samples are read.
 
     Parameters
     ----------
@@ -208,7 +139,17 @@ def read_header(source: Source, *, strict: bool = False) -> Header:
     EegToolError
         If the file is missing, of another format, damaged, empty, or has a gap.
     """
-    return _open(source, strict).header
+    opened = open_raw(source) if isinstance(source, mne.io.BaseRaw) else _open_file(source)
+    path = opened.header.path
+    if strict and opened.loss:
+        raise EegToolError(f"{path}: {opened.loss}", "Fetch the file again, or leave out --strict.")
+    reading = _reading(path)
+    return replace(opened, read=reading(opened.read), annotations=reading(opened.annotations))
+
+
+def read_header(source: Source, *, strict: bool = False) -> Header:
+    """Read what a recording says about itself; see `open_recording`."""
+    return open_recording(source, strict=strict).header
 
 
 def paused_epochs(pauses: Sequence[Pause], n_epochs: int, first_onset_s: float = 0.0) -> set[int]:
@@ -219,41 +160,6 @@ def paused_epochs(pauses: Sequence[Pause], n_epochs: int, first_onset_s: float =
         stop = math.ceil((pause.onset_s + pause.duration_s - first_onset_s) / EPOCH_S)
         found |= set(range(max(first, 0), min(stop, n_epochs)))
     return found
-
-
-def read_annotations(path: Path) -> tuple[list[Annotation], str]:
-    """Read the annotations of a recording of any format.
-
-    Returns
-    -------
-    annotations : list of Annotation
-        Onsets from the first sample.
-    encoding : str
-        Of their texts; ``"latin-1"`` where it had to be guessed.
-
-    Raises
-    ------
-    EegToolError
-        As in `read_header`.
-    """
-    opened = _open(path, strict=False)
-    with _reading(path):
-        return opened.annotations()
-
-
-def read_slow_channel(path: Path, name: str) -> tuple[np.ndarray, float]:
-    """Read a channel that is no EEG, as it stands in the file.
-
-    Returns
-    -------
-    float64 [n_samples], float
-        Numbers in the unit of the file, and their rate in Hz.
-    """
-    opened = _open(path, strict=False)
-    names = [channel.name for channel in opened.header.channels]
-    with _reading(path):
-        numbers = opened.read([names.index(name)])[0]
-    return numbers, opened.header.channels[names.index(name)].sfreq_hz
 
 
 def find_signals(header: Header, channels: Sequence[str | ChannelSpec]) -> tuple[Found, ...]:
@@ -349,7 +255,7 @@ def read_recording(
         As in `read_header` and `find_signals`; also if a channel that may not be missing is flat,
         saturated or in no unit of its kind.
     """
-    opened = _open(source, strict)
+    opened = open_recording(source, strict=strict)
     header = opened.header
     wanted = find_signals(header, channels)
     notes = [*header.notes, *(found.note for found in wanted)]
@@ -359,8 +265,7 @@ def read_recording(
     for rate in dict.fromkeys(f.sfreq_hz for f in wanted if f.derivation):
         of_rate = (f.derivation.weights for f in wanted if f.derivation and f.sfreq_hz == rate)
         names = list(dict.fromkeys(name for weights in of_rate for name in weights))
-        with _reading(header):
-            samples = opened.read([position[name] for name in names])
+        samples = opened.read([position[name] for name in names])
         raw |= zip(names, samples, strict=True)
     signals = []
     for found in wanted:
@@ -396,11 +301,19 @@ def _signal(
     for name in derivation.weights:
         with _naming(f"Channel '{name}' of {header.path}"):
             factor, note = microvolts(raw[name], unit_of[name], sfreq_hz, spec.kind)
-            if header.format == _RAW and factor != UV_PER_UNIT["V"]:
-                raise _not_in_volts(raw[name], sfreq_hz)
+            if header.format == IN_MEMORY and factor != UV_PER_UNIT["V"]:
+                size = amplitude(raw[name], sfreq_hz)
+                raise EegToolError(
+                    f"It is not in volts, as MNE holds signals: its amplitude is {size:.3g}.",
+                    "Bring it to volts (µV times 1e-6), or give the recording's file.",
+                )
         data_uv[name] = raw[name] if factor == 1 else raw[name] * factor
         notes.append(note and f"Channel '{name}': {note}")
-    signal_uv = _sum(data_uv, derivation.weights)
+    if list(derivation.weights.values()) == [1.0]:
+        signal_uv = data_uv[next(iter(data_uv))]  # a whole night: no copy for nothing
+    else:
+        weights = derivation.weights.items()
+        signal_uv = np.sum([data_uv[name] * weight for name, weight in weights], axis=0)
     if len(derivation.weights) > 1:  # two good channels can still cancel each other
         with _naming(f"Derivation '{derivation.name}' of {header.path}"):
             check_amplitude(signal_uv, sfreq_hz, spec.kind)
@@ -413,12 +326,6 @@ def _signal(
     return Signal(derivation.name, signal_uv, sfreq_hz, spec), notes
 
 
-def _sum(data_uv: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.ndarray:
-    if list(weights.values()) == [1.0]:
-        return data_uv[next(iter(weights))]  # a whole night: no copy for nothing
-    return np.sum([data_uv[name] * weight for name, weight in weights.items()], axis=0)
-
-
 @contextmanager
 def _naming(where: str) -> Iterator[None]:
     """Put where something is wrong before what is wrong."""
@@ -429,9 +336,8 @@ def _naming(where: str) -> Iterator[None]:
 
 
 @contextmanager
-def _reading(header_or_path: Header | Path) -> Iterator[None]:
+def _reading(path: Path) -> Iterator[None]:
     """Turn whatever another library's parser stumbles over into a message, and its warnings off."""
-    path = header_or_path.path if isinstance(header_or_path, Header) else header_or_path
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -445,10 +351,8 @@ def _reading(header_or_path: Header | Path) -> Iterator[None]:
         ) from error
 
 
-def _open(source: Source, strict: bool) -> _Opened:
-    if isinstance(source, mne.io.BaseRaw):
-        return _open_raw(source)
-    path = source
+def _open_file(path: Path) -> Opened:
+    """Open a file by its suffix."""
     opener = _opener(path)
     if opener is None:
         raise EegToolError(
@@ -457,235 +361,22 @@ def _open(source: Source, strict: bool) -> _Opened:
     if not path.is_file():
         raise EegToolError(f"The recording {path} does not exist.", "Check the path.")
     with _reading(path):
-        opened = opener(path)
-    if strict and opened.loss:
-        raise EegToolError(f"{path}: {opened.loss}", "Fetch the file again, or leave out --strict.")
-    return opened
+        return opener(path)
 
 
-def _open_raw(raw: mne.io.BaseRaw) -> _Opened:
-    """Describe a recording in memory: MNE holds all in volts, whatever its file was in."""
-    file = next(filter(None, raw.filenames), None)
-    path = Path(f"Raw object of {Path(file).name}" if file else "Raw object in memory")
-    opened = _opened_by_mne(path, _RAW, raw, unit="V")
-    channels = tuple(replace(channel, unit="V") for channel in opened.header.channels)
-    header = replace(opened.header, channels=channels, files=())
-    return replace(
-        opened,
-        header=header,
-        read=lambda which: np.asarray(raw.get_data(picks=list(which))),
-    )
-
-
-def _open_edf(path: Path) -> _Opened:
-    edf = read_edf_header(path)
-    _check_edf(edf)
-    header = Header(
-        path=path,
-        format=edf.format,
-        channels=tuple(
-            ChannelInfo(edf.labels[i], edf.sfreq_hz(i), edf.units[i]) for i in edf.signals
-        ),
-        duration_s=edf.duration_s,
-        start=edf.start,
-        notes=(*filter(None, (edf.loss,)), *edf.notes),
-        simulated=edf.simulated,
-        files=(path,),
-        pauses=edf.pauses,
-    )
-    return _Opened(
-        header,
-        edf.loss,
-        lambda which: read_edf_samples(edf, [edf.signals[i] for i in which]),
-        lambda: read_edf_annotations(edf),
-    )
-
-
-def _check_edf(edf: EdfHeader) -> None:
-    """Refuse a file without signals or samples, or whose times cannot be known."""
-    path = edf.path
-    if not edf.signals:
-        raise EegToolError(
-            f"{path} holds annotations but no signal.", "It is a hypnogram; give the recording."
-        )
-    if not edf.record_s > 0:
-        raise EegToolError(
-            f"The header of {path} is damaged: its duration of a record is '{edf.record_s:g}'.",
-            "Fetch the file again.",
-        )
-    if not edf.n_records:
-        raise EegToolError(
-            f"The recording {path} holds no data: not one whole record follows its header.",
-            "Fetch the file again.",
-        )
-    if edf.format.endswith("D") and not edf.annotations:
-        raise EegToolError(
-            f"{path} is an {edf.format} file without annotations: its times are not known.",
-            "Export it as one continuous recording.",
-        )
-
-
-def _open_fif(path: Path) -> _Opened:
-    raw = mne.io.read_raw_fif(path, allow_maxshield="yes", verbose="ERROR")
-    return _opened_by_mne(path, "FIF", raw, unit="V")
-
-
-def _open_brainvision(path: Path) -> _Opened:
-    if path.suffix != ".vhdr":
-        raise EegToolError(
-            f"MNE reads BrainVision headers in lower case only, not {path}.",
-            f"Rename it to {path.stem}.vhdr.",
-        )
-    raw = mne.io.read_raw_brainvision(path, verbose="ERROR")
-    header = path.read_text(encoding="utf-8", errors="replace")
-    declared = re.search(r"^DataPoints=(\d+)", header, re.MULTILINE)
-    markers = re.findall(r"^MarkerFile=(.+?)\s*$", header, re.MULTILINE)
-    files = [path.with_name(name.replace("$b", path.stem)) for name in markers]
-    n_declared = int(declared[1]) if declared else 0
-    return _opened_by_mne(
-        path,
-        "BrainVision",
-        raw,
-        unit="µV",
-        n_declared=n_declared,
-        more_files=[file for file in files if file.is_file()],
-    )
-
-
-def _open_eeglab(path: Path) -> _Opened:
-    return _opened_by_mne(path, "EEGLAB", mne.io.read_raw_eeglab(path, verbose="ERROR"), unit="µV")
-
-
-def _open_wfdb(path: Path) -> _Opened:
-    wfdb = read_wfdb_header(path)
-    header = Header(
-        path=path,
-        format="WFDB",
-        channels=tuple(
-            ChannelInfo(label, wfdb.sfreq_hz, unit)
-            for label, unit in zip(wfdb.labels, wfdb.units, strict=True)
-        ),
-        duration_s=wfdb.n_samples / wfdb.sfreq_hz,
-        start=wfdb.start,
-        notes=(wfdb.loss,) if wfdb.loss else (),
-        files=(path, wfdb.samples_path),
-    )
-    return _Opened(header, wfdb.loss, lambda which: read_wfdb_samples(wfdb, which))
-
-
-def _open_hdf5(path: Path) -> _Opened:
-    datasets = find_datasets(path)
-    if not datasets:
-        raise EegToolError(
-            f"{path} is not an HDF5 file of Dreem or U-Time.", "Give the recording as EDF."
-        )
-    header = Header(
-        path=path,
-        format="HDF5",
-        channels=tuple(ChannelInfo(d.name, d.sfreq_hz, d.unit) for d in datasets),
-        duration_s=datasets[0].n_samples / datasets[0].sfreq_hz,
-        files=(path,),
-    )
-    return _Opened(header, "", lambda which: read_datasets(path, [datasets[i] for i in which]))
-
-
-def _opened_by_mne(
-    path: Path,
-    form: str,
-    raw: Any,
-    *,
-    unit: str,
-    n_declared: int = 0,
-    more_files: Sequence[Path] = (),
-) -> _Opened:
-    """Describe what MNE has opened; `unit` is for channels without one, `n_declared` counts promised samples."""
-    sfreq_hz = float(raw.info["sfreq"])
-    units = getattr(raw, "_orig_units", {})
-    channels = tuple(ChannelInfo(name, sfreq_hz, units.get(name) or unit) for name in raw.ch_names)
-    began = raw.info["meas_date"]
-    if began is not None:
-        began = began.replace(tzinfo=None) + timedelta(seconds=raw.first_time)
-    lost_s = (n_declared - raw.n_times) / sfreq_hz
-    loss = f"The file is cut off: the last {lost_s:g} s are missing." if lost_s > 0 else ""
-    _refuse_breaks(path, raw)
-    header = Header(
-        path=path,
-        format=form,
-        channels=channels,
-        duration_s=raw.n_times / sfreq_hz,
-        start=began,
-        notes=(loss,) if loss else (),
-        simulated="SIMULATED" in f"{raw.info['subject_info']} {raw.info['description']}".upper(),
-        files=tuple(dict.fromkeys((path, *map(Path, filter(None, raw.filenames)), *more_files))),
-    )
-
-    def read(which: Sequence[int]) -> np.ndarray:
-        data = np.asarray(raw.get_data(picks=list(which)))
-        for row, i in zip(data, which, strict=True):
-            # MNE gives volts; back to the unit of the file, of which the amplitudes are to be judged
-            row *= _PER_VOLT.get(channels[i].unit, 1.0)
-        return data
-
-    def annotations() -> tuple[list[Annotation], str]:
-        onsets_s = _onsets_s(raw)
-        rows = zip(onsets_s, raw.annotations.duration, raw.annotations.description, strict=True)
-        return [
-            Annotation(float(at), float(lasts), str(text).removeprefix("Comment/"))  # BrainVision's
-            for at, lasts, text in rows
-        ], "utf-8"
-
-    return _Opened(header, loss, read, annotations)
-
-
-_RAW: Final = "MNE Raw"
-"""Format of what is in memory."""
-
-
-def _not_in_volts(data: np.ndarray, sfreq_hz: float) -> EegToolError:
-    return EegToolError(
-        f"It is not in volts, as MNE holds signals: its amplitude is {amplitude(data, sfreq_hz):.3g}.",
-        "Bring it to volts (µV times 1e-6), or give the recording's file.",
-    )
-
-
-_PER_VOLT: Final = {"µV": 1e6, "uV": 1e6, "μV": 1e6, "mV": 1e3, "nV": 1e9}
-"""Units that MNE turns into volts; all others it takes for volts."""
-
-_BREAK: Final = re.compile("boundary|(BAD|EDGE) boundary|New Segment/.*")
-"""Where EEGLAB, MNE and BrainVision have joined what was recorded apart."""
-
-
-def _onsets_s(raw: Any) -> np.ndarray:
-    """Return when annotations begin, from the first sample."""
-    return np.asarray(
-        raw.annotations.onset - raw.first_time * (raw.annotations.orig_time is not None)
-    )
-
-
-def _refuse_breaks(path: Path, raw: Any) -> None:
-    for onset_s, text in zip(_onsets_s(raw), raw.annotations.description, strict=True):
-        if _BREAK.fullmatch(text) and 0 < onset_s < raw.n_times / raw.info["sfreq"]:
-            raise EegToolError(
-                f"{path} is not one continuous recording: it was joined ('{text}') at "
-                f"{onset_s:g} s.",
-                "Read as continuous, all later epochs would be mislabelled. Give each part as a "
-                "file of its own, with its hypnogram.",
-            )
-
-
-_OPENERS: Final[dict[str, Callable[[Path], _Opened]]] = {
-    ".edf": _open_edf,
-    ".rec": _open_edf,  # EDF in ISRUC-Sleep
-    ".bdf": _open_edf,
-    ".fif": _open_fif,
-    ".fif.gz": _open_fif,
-    ".vhdr": _open_brainvision,
-    ".set": _open_eeglab,
-    ".hea": _open_wfdb,
-    ".h5": _open_hdf5,
+_OPENERS: Final[dict[str, Callable[[Path], Opened]]] = {
+    ".edf": open_edf,
+    ".rec": open_edf,  # EDF in ISRUC-Sleep
+    ".bdf": open_edf,
+    ".fif": open_fif,
+    ".fif.gz": open_fif,
+    ".vhdr": open_brainvision,
+    ".set": open_eeglab,
+    ".hea": open_wfdb,
+    ".h5": open_hdf5,
 }
 
 
-def _opener(path: Path) -> Callable[[Path], _Opened] | None:
+def _opener(path: Path) -> Callable[[Path], Opened] | None:
     name = path.name.lower()
     return next((opener for suffix, opener in _OPENERS.items() if name.endswith(suffix)), None)

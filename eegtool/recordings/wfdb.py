@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -12,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from eegtool.core.errors import EegToolError, brief
-from eegtool.recordings.edf import Annotation
+from eegtool.recordings.header import Annotation, ChannelInfo, Header, Opened, loss_of
 
 # header(5) and annot(5) of the WFDB Applications Guide (Moody, PhysioNet).
 _RECORD: Final = re.compile(
@@ -29,24 +28,8 @@ _INT16: Final = "16"
 _SKIP, _NUM, _SUB, _CHN, _AUX = 59, 60, 61, 62, 63
 
 
-@dataclass(frozen=True, slots=True)
-class WfdbHeader:
-    """What a header says; `scales` has a gain per unit and a baseline for each signal."""
-
-    path: Path
-    labels: tuple[str, ...]
-    units: tuple[str, ...]
-    scales: tuple[tuple[float, float], ...]
-    sfreq_hz: float
-    n_samples: int
-    start: datetime | None
-    samples_path: Path
-    offset: int
-    loss: str
-
-
-def read_wfdb_header(path: Path) -> WfdbHeader:
-    """Read the header of a record, and find its samples.
+def open_wfdb(path: Path) -> Opened:
+    """Open a record by its header, and find its samples.
 
     Raises
     ------
@@ -73,38 +56,34 @@ def read_wfdb_header(path: Path) -> WfdbHeader:
         raise EegToolError(f"{path}: its samples, {name}, are not there.", "Put them beside it.")
     there = (samples_path.stat().st_size - int(offset)) // (2 * len(found))
     declared = int(record["samples"] or there)
-    sfreq_hz = float(record["hz"] or _HZ)
-    lost_s = (declared - there) / sfreq_hz
-    day = record["date"] or "1/1/1985"  # only the clock is known: as in EDF files
-    return WfdbHeader(
+    n_samples, sfreq_hz = min(declared, there), float(record["hz"] or _HZ)
+    loss = loss_of((declared - there) / sfreq_hz)
+    start = (
+        f"{record['date'] or '1/1/1985'} {record['time']}"  # as in EDF, if only the clock is known
+    )
+    header = Header(
         path=path,
-        labels=tuple(match["label"] or f"signal {i}" for i, match in enumerate(found, start=1)),
-        units=tuple(match["unit"] or _UNIT for match in found),
-        scales=tuple(
-            (float(match["gain"] or 0) or _GAIN, float(match["baseline"] or match["zero"] or 0))
-            for match in found
+        format="WFDB",
+        channels=tuple(
+            ChannelInfo(signal["label"] or f"signal {i}", sfreq_hz, signal["unit"] or _UNIT)
+            for i, signal in enumerate(found, start=1)
         ),
-        sfreq_hz=sfreq_hz,
-        n_samples=min(declared, there),
-        start=datetime.strptime(f"{day} {record['time']}", "%d/%m/%Y %H:%M:%S")
-        if record["time"]
-        else None,
-        samples_path=samples_path,
-        offset=int(offset),
-        loss=f"The file is cut off: the last {lost_s:g} s are missing." if lost_s > 0 else "",
+        duration_s=n_samples / sfreq_hz,
+        start=datetime.strptime(start, "%d/%m/%Y %H:%M:%S") if record["time"] else None,
+        notes=(loss,) if loss else (),
+        files=(path, samples_path),
     )
 
+    def read(which: Sequence[int]) -> np.ndarray:
+        shape = (n_samples, len(found))
+        samples = np.memmap(samples_path, "<i2", "r", int(offset), shape)
+        data = np.array(samples[:, list(which)].T, dtype=float)
+        for row, signal in zip(data, (found[i] for i in which), strict=True):
+            row -= float(signal["baseline"] or signal["zero"] or 0)
+            row /= float(signal["gain"] or 0) or _GAIN
+        return data
 
-def read_wfdb_samples(header: WfdbHeader, which: Sequence[int]) -> np.ndarray:
-    """Read signals by position, float64 [n_signals, n_samples] in the units of the header."""
-    shape = (header.n_samples, len(header.labels))
-    samples = np.memmap(header.samples_path, "<i2", "r", header.offset, shape)
-    data = np.array(samples[:, list(which)].T, dtype=float)
-    for row, i in zip(data, which, strict=True):
-        gain, baseline = header.scales[i]
-        row -= baseline
-        row /= gain
-    return data
+    return Opened(header, read, loss=loss)
 
 
 def read_wfdb_annotations(path: Path) -> list[Annotation]:
@@ -120,7 +99,7 @@ def read_wfdb_annotations(path: Path) -> list[Annotation]:
         raise EegToolError(
             f"{path}: its header, {header_path.name}, is not there.", "Put it beside it."
         )
-    sfreq_hz = read_wfdb_header(header_path).sfreq_hz
+    sfreq_hz = open_wfdb(header_path).header.channels[0].sfreq_hz
     try:
         return [Annotation(at / sfreq_hz, 0.0, text) for at, text in _texts(path.read_bytes())]
     except IndexError as error:

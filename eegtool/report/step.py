@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from rich.panel import Panel
 from rich.text import Text
 
 from eegtool.core.console import console, progress
 from eegtool.core.errors import EegToolError
-from eegtool.core.settings import ReportSettings
 from eegtool.core.stages import EPOCH_S
 from eegtool.core.workspace import (
     Workspace,
     atomic_path,
     check_folder,
+    jsonable,
     read_json,
     run_stamp,
     write_json,
@@ -28,29 +29,22 @@ from eegtool.report.measures.findings import Findings
 from eegtool.report.measures.intervals import Sampling
 from eegtool.report.measures.metrics import Metrics, measure
 from eegtool.report.measures.scorers import compare_scorers, measure_review
-from eegtool.report.measures.sleep import NightStatistics, deviations, night_statistics
+from eegtool.report.measures.sleep import deviations, night_statistics
+from eegtool.report.options import ReportSettings
 from eegtool.report.reading.joins import Known, look_up
 from eegtool.report.reading.lights import Lights, Span, read_lights
 from eegtool.report.reading.nights import Night, lay_out
 from eegtool.report.reading.reviews import read_scorings
 from eegtool.report.reading.sources import AnswerSet, named_apart, read_answer_sets
-from eegtool.report.showing import exports
+from eegtool.report.showing import exports, forms, words
 from eegtool.report.showing.data import ReportData
 from eegtool.report.showing.figures import summary_figure
 from eegtool.report.showing.finding_tables import all_tables
-from eegtool.report.showing.forms import markdown, to_csv, to_latex, to_markdown, to_rich
 from eegtool.report.showing.hypnogram import picture
 from eegtool.report.showing.page import render_page
 from eegtool.report.showing.pictures import PictureMode
 from eegtool.report.showing.review import render_review
 from eegtool.report.showing.summary import summary
-from eegtool.report.showing.words import (
-    Notice,
-    counting_sentences,
-    notices,
-    protocol_facts,
-    protocol_sentences,
-)
 
 _MODULE = "vision module alone"
 _SMOOTHED = "after smoothing"
@@ -60,16 +54,16 @@ _IN_THE_TERMINAL = 30
 
 def run(
     settings: ReportSettings,
-    words: Mapping[str, str] | None = None,
+    texts: Mapping[str, str] | None = None,
     lights: Mapping[str, Lights] | None = None,
-) -> tuple[Notice, ...]:
+) -> tuple[words.Notice, ...]:
     """Write the report on an answers file and print its summary.
 
     Parameters
     ----------
     settings : ReportSettings
         Where the answers are and where the report goes.
-    words : mapping of str to str, optional
+    texts : mapping of str to str, optional
         What the model wrote about epochs beside its answers, by sample id.
     lights : mapping of str to Lights, optional
         When the lights went off and on, by recording, where that is known; else the settings say it.
@@ -100,67 +94,90 @@ def run(
         spans = {night.recording: _span(night, workspace) for night in nights}
         lights = read_lights(spans, settings.lights_off, settings.lights_on, settings.lights)
     scorings = read_scorings(settings.scored_by, nights)
-    drawn = nights if settings.hypnograms < 0 else nights[: settings.hypnograms]
 
     # Measures
     sampling = Sampling(settings.draws, settings.seed)
     metrics = measure(first.epochs, first.run, sampling)
-    findings = replace(
-        _find(sets, known, night_statistics(nights, lights), sampling),
+    statistics = night_statistics(nights, lights)
+    reviews = (s for s in scorings if s.decisions)
+    findings = Findings(
+        comparisons=tuple(_comparisons(sets, known, sampling)),
+        sleep_statistics=tuple(statistics),
+        sleep_deviations=deviations(statistics),
         scorers=compare_scorers(first.epochs, scorings, sampling) if scorings else None,
-        reviews=tuple(
-            measure_review(first.epochs, scoring, sampling)
-            for scoring in scorings
-            if scoring.decisions
-        ),
-        not_drawn=len(nights) - len(drawn),
+        reviews=tuple(measure_review(first.epochs, review, sampling) for review in reviews),
+        faithfulness=faithfulness(first.epochs, known.facts, sampling),
     )
 
     # Showing
     _make_folder(out)
-    drawings = _export_nights(nights, len(drawn), out / "hypnograms", lights)
+    n_drawn = len(nights) if settings.hypnograms < 0 else settings.hypnograms
     data = ReportData(
-        metrics=metrics,
-        figure=summary_figure(metrics),
-        tables=all_tables(metrics, findings),
-        notices=notices(metrics, findings),
-        protocol=protocol_sentences(metrics, findings),
-        counting=counting_sentences(metrics),
-        facts=protocol_facts(metrics, findings),
-        epochs=first.epochs,
-        nights=tuple(nights),
-        drawings=tuple(drawings),
-        absences=tuple(absences),
-        stamp=_stamp(settings, paths, metrics),
-        image_folder=workspace.images("eval") if known.images else None,
+        answers=first,
         known=known,
-        words=words or {},
+        metrics=metrics,
+        findings=findings,
+        tables=all_tables(metrics, findings, is_part=bool(known.missing)),
+        nights=nights,
+        absences=absences,
+        drawings=_export_nights(nights, n_drawn, out / "hypnograms", lights),
+        stamp=_stamp(settings, paths, metrics),
+        figure=summary_figure(metrics),
+        image_folder=workspace.images("eval") if known.images else None,
+        words=texts or {},
     )
     _print_report(data, out, full=settings.full)
     _write_all(data, out, settings.pictures)
-    write_json(out / "metrics.json", {**metrics.to_row(), **findings.to_row()})
     console.print(Text.assemble("Report  ", (str(out / "report.html"), "bold")), soft_wrap=True)
-    return data.notices
+    return words.notices(data)
 
 
 def _write_all(data: ReportData, out: Path, pictures: PictureMode) -> None:
-    _write(out / "tables.md", tables_markdown(data))
-    _write(out / "tables.csv", to_csv(data.tables))
-    _write(out / "tables.tex", to_latex(data.tables))
+    """Write everything but the single nights."""
+    files: dict[str, str | bytes] = {
+        "tables.md": tables_markdown(data),
+        "tables.csv": forms.to_csv(data.tables),
+        "tables.tex": forms.to_latex(data.tables),
+        "report.html": render_page(data),
+        "review.html": render_review(data, out, pictures),
+    }
     if data.figure:
-        _write(out / "figure.svg", data.figure.svg)
-        _write(out / "figure.png", data.figure.png)
-    _write(out / "report.html", render_page(data))
-    _write(out / "review.html", render_review(data, out, pictures))
+        files |= {"figure.svg": data.figure.svg, "figure.png": data.figure.png}
+    for name, content in files.items():
+        _write(out / name, content)
     write_json(out / "report.json", dict(data.stamp))
+    write_json(out / "metrics.json", metrics_row(data))
 
 
 def tables_markdown(data: ReportData) -> str:
     """Return ``tables.md``: the tables with the sentences that belong to them."""
-    said = [notice.text for notice in data.notices]
-    said += [*data.protocol, *data.counting]
-    heads = ["# Sleep staging report", *(markdown(sentence) for sentence in said)]
-    return "\n\n".join([*heads, *(to_markdown(table).strip() for table in data.tables)]) + "\n"
+    said = [notice.text for notice in words.notices(data)]
+    said += [
+        *words.protocol_sentences(data.metrics, data.known),
+        *words.counting_sentences(data.metrics),
+    ]
+    heads = ["# Sleep staging report", *(forms.markdown(sentence) for sentence in said)]
+    return (
+        "\n\n".join([*heads, *(forms.to_markdown(table).strip() for table in data.tables)]) + "\n"
+    )
+
+
+def metrics_row(data: ReportData) -> dict[str, Any]:
+    """Return ``metrics.json``: all figures, and what is to be known of answers and workspace."""
+    answers, known = data.answers, data.known
+    about = {
+        "name": answers.name,
+        "broken_line": answers.broken_line,
+        "odd_probabilities": answers.odd_probabilities,
+        "models_in_file": answers.siblings,
+        "label_notes": answers.label_notes,
+        "kept": asdict(known.kept) if known.kept else None,
+        "missing": known.missing,
+        "problems": known.problems,
+        "module_calibration": known.module_calibration,
+        "not_drawn": len(data.nights) - len(data.drawings),
+    }
+    return dict(jsonable({**asdict(data.metrics), **asdict(data.findings), **about}))
 
 
 def _paths(settings: ReportSettings, workspace: Workspace) -> list[Path]:
@@ -169,30 +186,6 @@ def _paths(settings: ReportSettings, workspace: Workspace) -> list[Path]:
             "Answers are given twice, as files and by --answers-file.", "Give all of them as files."
         )
     return list(settings.answers) or [settings.answers_file or workspace.answers]
-
-
-def _find(
-    sets: Sequence[AnswerSet],
-    known: Known,
-    statistics: Sequence[NightStatistics],
-    sampling: Sampling,
-) -> Findings:
-    first = sets[0]
-    return Findings(
-        name=first.name,
-        comparisons=tuple(_comparisons(sets, known, sampling)),
-        sleep_statistics=tuple(statistics),
-        sleep_deviations=deviations(statistics),
-        faithfulness=faithfulness(first.epochs, known.facts, sampling),
-        kept=known.kept,
-        missing=known.missing,
-        broken_line=first.broken_line,
-        odd_probabilities=first.odd_probabilities,
-        models_in_file=first.siblings,
-        problems=known.problems,
-        label_notes=first.label_notes,
-        module_calibration=known.module_calibration,
-    )
 
 
 def _span(night: Night, workspace: Workspace) -> Span:
@@ -241,25 +234,16 @@ def _print_report(data: ReportData, out: Path, *, full: bool) -> None:
             console.print(part, soft_wrap=isinstance(part, Text) and str(out) in part.plain)
         return
     console.print()
-    for sentence in data.protocol:
+    for sentence in words.protocol_sentences(data.metrics, data.known):
         console.print(Text(sentence, style="dim"))
-    for notice in data.notices:
+    for notice in words.notices(data):
         style = "bold red" if notice.level == "warning" else "yellow"
         console.print(Panel(Text(notice.text), border_style=style))
     for table in data.tables:
-        if table.key == "literature":  # in the files and on the page
-            continue
-        console.print()
-        left = len(table.rows) - _IN_THE_TERMINAL
-        if left > 0:
-            table = replace(
-                table,
-                rows=table.rows[:_IN_THE_TERMINAL],
-                note=f"{left:,} further rows in tables.csv. {table.note}".strip(),
-            )
-        console.print(to_rich(table))
+        if table.key != "literature":  # in the files and on the page
+            console.print("", forms.to_rich(forms.first_rows(table, _IN_THE_TERMINAL, "rows")))
     console.print()
-    for sentence in data.counting:
+    for sentence in words.counting_sentences(data.metrics):
         console.print(Text(sentence))
     console.print()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Final
 
@@ -12,19 +12,9 @@ import numpy as np
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.stages import EPOCH_S, UNSCORED, is_misspelt, stage_of
-from eegtool.recordings.edf import (
-    EDF_MARKS,
-    Annotation,
-    EdfHeader,
-    read_edf_annotations,
-    read_edf_header,
-)
-from eegtool.recordings.reading import (
-    is_recording,
-    read_annotations,
-    read_header,
-    read_slow_channel,
-)
+from eegtool.recordings.edf import EDF_MARKS, open_edf
+from eegtool.recordings.header import Annotation, Opened
+from eegtool.recordings.reading import open_recording
 from eegtool.recordings.wfdb import read_wfdb_annotations
 from eegtool.scorings.codings import read_stages, stage_of_event
 from eegtool.scorings.scoring import Entry, ReadAs, Scoring
@@ -46,24 +36,20 @@ def is_edf(path: Path) -> bool:
 def holds_annotations_alone(path: Path) -> bool:
     """Say whether an EDF or BDF file has annotations and no signals; False for one that is damaged."""
     try:
-        header = _edf_alone(path)
+        return is_edf(path) and not open_edf(path, recording=False).header.channels
     except EegToolError:
         return False
-    return header is not None and bool(header.annotations)
 
 
-def has_stages(path: Path) -> bool:
-    """Say whether a recording has sleep stages, among its annotations or as a signal.
-
-    Raises
-    ------
-    EegToolError
-        If the file is damaged.
-    """
-    header = _edf_alone(path)
-    if not header and _hypnogram_channel(path):
-        return True
-    annotations, _ = read_edf_annotations(header) if header else read_annotations(path)
+def holds_scoring(path: Path) -> bool:
+    """Say whether a recording has sleep stages, among its annotations or as a signal; reads all of these."""
+    try:
+        opened = _opened(path)
+        if _slow_channels(opened):
+            return True
+        annotations, _ = opened.annotations()
+    except (OSError, EegToolError):
+        return False
     return any(stage_of(text) or is_misspelt(text) for _, _, text in annotations)
 
 
@@ -77,23 +63,19 @@ def read_inside(path: Path, read_as: ReadAs) -> Scoring:
     EegToolError
         If the file is damaged, a recording without scoring, or has a misspelt stage.
     """
-    if header := _edf_alone(path):
-        if not header.n_records or header.n_records < header.declared:
-            raise EegToolError(
-                f"The hypnogram {path} is cut off: {header.n_records} of {header.declared} records "
-                "are there.",
-                "Fetch it again.",
-            )
-        return _among(path, header, *read_edf_annotations(header), read_as)
-    if channel := _hypnogram_channel(path):
-        return _signal(path, channel, read_as)
-    annotations, encoding = read_annotations(path)
-    if not annotations:
+    opened = _opened(path)
+    if slow := _slow_channels(opened):
+        return _signal(path, opened, slow[0], read_as)
+    annotations, encoding = opened.annotations()
+    if not annotations and opened.header.channels:
         raise EegToolError(
             f"{path} is a recording and holds no scoring.",
             "Give the hypnogram that belongs to it: an EDF+, XML, CSV, TSV or text file.",
         )
-    return _among(path, None, annotations, encoding, read_as)
+    scoring = _among(path, annotations, encoding, read_as)
+    if opened.header.channels:
+        return scoring
+    return replace(scoring, start=opened.header.start, inside=False)
 
 
 def read_beside(path: Path, read_as: ReadAs) -> Scoring:
@@ -104,22 +86,11 @@ def read_beside(path: Path, read_as: ReadAs) -> Scoring:
     EegToolError
         If the file is damaged, has no stages, or a misspelt one.
     """
-    scoring = _among(path, None, read_wfdb_annotations(path), "", read_as)
-    return replace(scoring, until_next=True, inside=True)
-
-
-def _edf_alone(path: Path) -> EdfHeader | None:
-    """Return the header of an EDF or BDF file without signals; None for a recording."""
-    header = read_edf_header(path) if is_edf(path) else None
-    return header if header and not header.signals else None
+    return replace(_among(path, read_wfdb_annotations(path), "", read_as), until_next=True)
 
 
 def _among(
-    path: Path,
-    header: EdfHeader | None,
-    annotations: Sequence[Annotation],
-    encoding: str,
-    read_as: ReadAs,
+    path: Path, annotations: Sequence[Annotation], encoding: str, read_as: ReadAs
 ) -> Scoring:
     entries = []
     for number, (onset_s, duration_s, text) in enumerate(annotations, start=1):
@@ -136,27 +107,29 @@ def _among(
             "others mean.",
         )
     notes = ("Its annotations are read as Latin-1.",) if encoding == "latin-1" else ()
-    start = header.start if header else None
-    return Scoring("annotations", tuple(entries), start, notes=notes, inside=header is None)
+    return Scoring(tuple(entries), notes=notes, inside=True)
 
 
-def _hypnogram_channel(path: Path) -> str:
-    """Return the name of the signal that is the scoring, if a recording has one."""
-    if not is_recording(path):
-        return ""
-    return next(
-        (
-            c.name
-            for c in read_header(path).channels
-            if c.sfreq_hz <= _FASTEST_HZ and _SIGNAL.fullmatch(c.name.strip())
-        ),
-        "",
-    )
+def _opened(path: Path) -> Opened:
+    """Open a recording, or an EDF or BDF file without signals, whatever its name."""
+    if is_edf(path) and not (opened := open_edf(path, recording=False)).header.channels:
+        return opened
+    return open_recording(path)
 
 
-def _signal(path: Path, channel: str, read_as: ReadAs) -> Scoring:
+def _slow_channels(opened: Opened) -> list[int]:
+    """Return the positions of signals that are a scoring by their name and rate."""
+    return [
+        i
+        for i, channel in enumerate(opened.header.channels)
+        if channel.sfreq_hz <= _FASTEST_HZ and _SIGNAL.fullmatch(channel.name.strip())
+    ]
+
+
+def _signal(path: Path, opened: Opened, position: int, read_as: ReadAs) -> Scoring:
     """Read a signal of numbers; an epoch in which they change is unscored."""
-    numbers, sfreq_hz = read_slow_channel(path, channel)
+    channel, sfreq_hz, _ = astuple(opened.header.channels[position])
+    numbers = opened.read([position])[0]
     n_epochs = int((len(numbers) / sfreq_hz + 1e-3) // EPOCH_S)
     parts = np.array_split(np.rint(numbers[: round(n_epochs * EPOCH_S * sfreq_hz)]), n_epochs)
     cells = [str(int(part[0])) if np.ptp(part) == 0 else "?" for part in parts]
@@ -167,4 +140,4 @@ def _signal(path: Path, channel: str, read_as: ReadAs) -> Scoring:
         for i, (stage, place) in enumerate(zip(stages, places, strict=True))
         if stage != UNSCORED
     ]
-    return Scoring("a signal of the recording", tuple(entries), notes=notes, inside=True)
+    return Scoring(tuple(entries), notes=notes, inside=True)

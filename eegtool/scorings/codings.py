@@ -17,6 +17,7 @@ import numpy as np
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.stages import (
+    CODES,
     MOVEMENT,
     UNSCORED,
     code_in_column,
@@ -29,10 +30,7 @@ from eegtool.scorings.scoring import ReadAs, refuse_word
 _S4: Final = "S4"
 """Stage 4 of R&K: N3 in the end, but how one gets there and leaves tells codings apart."""
 
-RK: Final = {
-    **{0: "W", 1: "N1", 2: "N2", 3: "N3", 4: _S4, 5: "REM", 6: MOVEMENT, 7: UNSCORED, 9: UNSCORED},
-    **{-1: UNSCORED, -2: UNSCORED},
-}
+RK: Final = {**CODES, 4: _S4}
 CODINGS: Final[Mapping[str, Mapping[int, str]]] = {
     "R&K, as Profusion, NSRR and ISRUC count": RK,
     "AASM, as yasa, Dreem and GSSC count": {
@@ -69,6 +67,7 @@ _BEGINS: Final = (0.9, 0.05, 0.02, 0.01, 0.005, 0.015, 1.0, 1.0)
 _ENTER, _STAY, _LEAVE = {MOVEMENT: 0.005, UNSCORED: 0.005}, {MOVEMENT: 0.2, UNSCORED: 0.5}, 0.2
 """Movement and unscored time: rare, short."""
 
+_SHORT: Final = {MOVEMENT: "MT", UNSCORED: "?"}
 _PLAINLY: Final = 8.0
 """Log-likelihood by which one reading must beat the next: of 3,800 encoded nights and parts of nights (those
 14; halved, pieces of 10 min, disturbed, without REM) none was read wrongly, and every whole night was read."""
@@ -144,17 +143,16 @@ def read_stages(
     EegToolError
         If an entry is not known, or numbers can be read in more than one way.
     """
-    words = [told_stage(cell, read_as) for cell in cells]
-    open_codes = [
-        c if w is None else None for c, w in zip(map(code_in_column, cells), words, strict=True)
-    ]
     stages: list[str | int] = []
-    for cell, place, word, code in zip(cells, places, words, open_codes, strict=True):
-        stage = word or (code if code is not None else stage_in_column(cell))
-        if stage is None or (code is not None and read_as.codes):
+    for cell, place in zip(cells, places, strict=True):
+        code = code_in_column(cell)
+        stage: str | int | None = told_stage(cell, read_as)
+        if stage is None and (code is None or not read_as.codes):
+            stage = stage_in_column(cell) if code is None else code
+        if stage is None:
             refuse_word(path, place, cell)
         stages.append(stage)
-    if all(code is None for code in open_codes):
+    if all(isinstance(stage, str) for stage in stages):
         return [str(stage) for stage in stages], ()
     coding = _judge(path, stages, n_epochs)
     read = [_aasm(coding[s]) if isinstance(s, int) else s for s in stages]
@@ -196,7 +194,7 @@ def _judge(path: Path, stages: Sequence[str | int], n_epochs: Sequence[float]) -
 
 def _refusal(path: Path, what: str, readings: Sequence[Mapping[int, str]]) -> EegToolError:
     ways = dict.fromkeys(
-        "--stage-codes " + ",".join(f"{n}={s}" for n, s in sorted(_short(r).items()))
+        "--stage-codes " + ",".join(f"{n}={_SHORT.get(s, s)}" for n, s in sorted(r.items()))
         for r in readings
     )
     either = " or ".join(ways) or "--stage-codes 0=W,1=N1,..."
@@ -235,8 +233,7 @@ def _log_chances(*, with_stage_4: bool) -> np.ndarray:
         chances[: len(_STATES), i] = _ENTER[state]
         chances[i, i] = _STAY[state]
     chances[-1] = _BEGINS
-    logs: np.ndarray = np.log(chances)
-    return logs
+    return np.log(chances)
 
 
 _LOG_CHANCES: Final = {four: _log_chances(with_stage_4=four) for four in (False, True)}
@@ -261,10 +258,6 @@ def _best_assignment(counts: np.ndarray, states: np.ndarray, named: set[int]) ->
 
 def _aasm(stage: str) -> str:
     return "N3" if stage == _S4 else stage
-
-
-def _short(reading: Mapping[int, str]) -> dict[int, str]:
-    return {n: {MOVEMENT: "MT", UNSCORED: "?"}.get(s, s) for n, s in reading.items()}
 
 
 def _told(reading: Mapping[int, str]) -> str:

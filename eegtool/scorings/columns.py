@@ -23,7 +23,13 @@ from eegtool.core.stages import (
     stage_in_column,
     stage_of,
 )
-from eegtool.scorings.moments import parse_moment, read_moments, seconds_between, to_onsets
+from eegtool.scorings.moments import (
+    moment_in,
+    parse_moment,
+    read_moments,
+    seconds_between,
+    to_onsets,
+)
 
 # Names of columns as `fold_name` leaves them, the surest first.
 NAMES: Final = {
@@ -102,6 +108,10 @@ class Table:
         """Return how the user would call a column."""
         return self.names[column] if column < len(self.names) else str(column + 1)
 
+    def cell(self, row: Row, role: str) -> str:
+        """Return the cell of a role in a row; empty where the table has no such column."""
+        return row[self.columns[role]] if role in self.columns else ""
+
     def column(self, index: int) -> list[str]:
         """Return all cells of a column."""
         return [row[index] for row in self.rows]
@@ -137,15 +147,6 @@ def fold_name(name: str) -> str:
     return "".join(w for w in re.split(r"[\W_]+", plain.casefold()) if w not in _UNITS)
 
 
-def is_moment(cell: str) -> bool:
-    """Say whether a cell is a time of any kind."""
-    try:
-        parse_moment(cell)
-    except ValueError:
-        return False
-    return True
-
-
 def _rows(path: Path, lines: Sequence[str]) -> list[Row]:
     """Split lines by the mark that most of them have."""
     used = [line for line in lines if line.strip() and not line.startswith(_COMMENTS)]
@@ -155,7 +156,8 @@ def _rows(path: Path, lines: Sequence[str]) -> list[Row]:
         split = [tuple(line.split()) for line in lines]
         # Blanks stand between columns, as Visbrain writes, or within the name of a stage.
         tables = sum(
-            len(c) > 1 and any(map(is_moment, c)) and any(map(stage_in_column, c)) for c in split
+            len(cells) > 1 and _tells_time(cells) and any(map(stage_in_column, cells))
+            for cells in split
         )
         if 2 * tables > len(used) > 2 * sum(stage_in_column(line) is not None for line in used):
             return [Row(i, cells or ("",)) for i, cells in enumerate(split, start=1)]
@@ -186,7 +188,7 @@ def _header(rows: Sequence[Row]) -> tuple[int, tuple[str, ...]]:
             several and (timed or like) and (told or like or not comment)
         ):
             return i, names
-        if not comment and several and any(map(is_moment, row.cells)):
+        if not comment and several and _tells_time(row.cells):
             break  # the table has begun
     return 0, ()
 
@@ -207,7 +209,7 @@ def _named(path: Path, rows: Sequence[Row], names: tuple[str, ...]) -> Table:
     first = next(iter(_filled(rows)), Row(0, ("",)))
     # Seconds count before times of day: recordings may have lost their clock.
     starts = [folded.index(name) for name in NAMES["onset"].split() if name in folded]
-    columns |= dict([("onset", i) for i in starts if _is_seconds(first[i])][:1])
+    columns |= dict([("onset", i) for i in starts if isinstance(moment_in(first[i]), float)][:1])
     stage = columns.pop("stage", None)
     alike = [i for i, n in enumerate(folded) if "stage" in n and i != stage and len(names) > 1]
     if stage is None and not alike and "event" not in columns:
@@ -268,12 +270,8 @@ def _unnamed(path: Path, rows: Sequence[Row], *, ends: bool) -> Table:
         raise _nameless(path, rows[0])
     first = cells[columns["onset"]][0] if "onset" in columns else "0"
     length = cells[columns["duration"]][0] if "duration" in columns else first
-    if (
-        _is_seconds(first)
-        and parse_moment(first) != 0.0
-        and "end" not in columns
-        and _same(first, length)
-    ):
+    at_s = moment_in(first)
+    if at_s and isinstance(at_s, float) and "end" not in columns and at_s == moment_in(length):
         raise EegToolError(
             f"The times of the hypnogram {path} are {first} and so on: they may be when each stage begins, "
             "or when it ends.",
@@ -288,7 +286,7 @@ def _second_time(
     """Find ends or durations beside onsets: where a row ends, the next begins."""
     for i in candidates:
         rows = list(zip(starts, cells[i], starts[1:], strict=False))
-        ends = sum(_same(cell, later) for _, cell, later in rows)
+        ends = sum(moment_in(cell) == moment_in(later) is not None for _, cell, later in rows)
         lengths = sum(_reaches(onset, cell, later) for onset, cell, later in rows)
         if UNTIL_NEXT in cells[i] or 2 * max(ends, lengths) >= len(rows) > 0:
             return {"end" if ends > lengths or UNTIL_NEXT in cells[i] else "duration": i}
@@ -322,8 +320,8 @@ def _is_comment(row: Row) -> bool:
     return row[0].startswith(_COMMENTS)
 
 
-def _is_seconds(cell: str) -> bool:
-    return is_moment(cell) and isinstance(parse_moment(cell), float)
+def _tells_time(cells: Sequence[str]) -> bool:
+    return any(moment_in(cell) is not None for cell in cells)
 
 
 def _counts_up(cells: Sequence[str]) -> bool:
@@ -355,17 +353,12 @@ def _are_codes(cells: Sequence[str]) -> bool:
     return 1 < len(codes) <= 10 and all(code is not None and abs(code) < EPOCH_S for code in codes)
 
 
-def _same(one: str, other: str) -> bool:
-    return is_moment(one) and is_moment(other) and parse_moment(one) == parse_moment(other)
-
-
 def _reaches(onset: str, length: str, later: str) -> bool:
     """Say whether a row of a length ends where the next begins."""
-    length = length.lstrip("+")
-    if not (is_moment(onset) and is_moment(later) and _is_seconds(length)):
+    begin, lasts_s, end = map(moment_in, (onset, length.lstrip("+"), later))
+    if begin is None or end is None or not isinstance(lasts_s, float):
         return False
-    step_s = seconds_between(parse_moment(onset), parse_moment(later))
-    return math.isclose(step_s, parse_moment(length), abs_tol=0.05)  # type: ignore[arg-type]
+    return math.isclose(seconds_between(begin, end), lasts_s, abs_tol=0.05)
 
 
 def _nameless(path: Path, row: Row) -> EegToolError:

@@ -8,40 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, time
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from eegtool.core.errors import EegToolError, brief
-from eegtool.core.stages import EPOCH_S, SLEEP_STAGES, UNSCORED
-from eegtool.recordings.edf import Pause
+from eegtool.core.stages import EPOCH_S, UNSCORED
+from eegtool.recordings.header import Pause
 from eegtool.recordings.reading import is_recording, paused_epochs
 from eegtool.scorings.annotations import (
-    has_stages,
     holds_annotations_alone,
     is_edf,
     read_beside,
     read_inside,
 )
-from eegtool.scorings.fit import (
-    TOLERANCE_S,
-    check_list,
-    check_overlaps,
-    check_pauses,
-    find_grid_s,
-    find_offset_s,
-    in_epochs,
-    misfits,
-    sleep_within,
-    with_durations,
-)
+from eegtool.scorings.fit import TOLERANCE_S, Fit
 from eegtool.scorings.scorers import agreement, chosen, majority, own_parts
-from eegtool.scorings.scoring import CONSENSUS, Entry, ReadAs, Scoring, decode
+from eegtool.scorings.scoring import CONSENSUS, Entry, Hypnogram, ReadAs, Scoring, decode
 from eegtool.scorings.tables import (
-    NUMBERED,
-    PER_LINE,
-    STRETCHES,
     is_table_of_stages,
     read_table,
     scorers_of,
@@ -60,29 +45,6 @@ _KINDS: Final = (
     "A hypnogram is an EDF+ file with annotations, NSRR, Profusion or Philips XML, or text (UTF-8) with "
     "one stage per line or the columns onset, duration and stage."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Hypnogram:
-    """A scoring on the time of its recording.
-
-    Attributes
-    ----------
-    runs : tuple of Entry
-        In order of time and without overlaps; onsets in seconds from the first sample of the
-        recording. Nothing lies outside of the recording.
-    first_onset_s : float
-        Where the 30-s grid of the scoring begins: at least 0, less than 30.
-    notes : tuple of str
-        What the user should know.
-    start : datetime, time or None
-        When the scoring says that it begins.
-    """
-
-    runs: tuple[Entry, ...]
-    first_onset_s: float = 0.0
-    notes: tuple[str, ...] = ()
-    start: datetime | time | None = None
 
 
 def is_hypnogram(path: Path, read_as: ReadAs | None = None) -> bool:
@@ -106,14 +68,6 @@ def is_hypnogram(path: Path, read_as: ReadAs | None = None) -> bool:
         return any(root in text for root in XML_ROOTS)
     whole = len(data) < _LOOK_BYTES
     return is_table_of_stages(path, text if whole else text.rpartition("\n")[0], read_as)
-
-
-def holds_scoring(path: Path) -> bool:
-    """Say whether a recording has sleep stages among its annotations, or as a signal; reads all of these."""
-    try:
-        return has_stages(path)
-    except (OSError, EegToolError):
-        return False
 
 
 def why_no_hypnogram(path: Path) -> str:
@@ -163,9 +117,14 @@ def read_hypnogram(
     paths = [paths[i] for i in chosen([p.stem for p in paths], read_as.scorer)]
     same = len({p.name for p in paths}) < len(paths)
     read = {
-        f"{p if same else p.name}{c and f' ({c})'}": _fitted(
-            p, recording_start, duration_s, replace(read_as, column=c), pauses
-        )
+        f"{p if same else p.name}{c and f' ({c})'}": Fit(
+            p,
+            _read(p, replace(read_as, column=c), recording_start),
+            read_as.epoch_s or float(EPOCH_S),
+            recording_start,
+            duration_s,
+            pauses,
+        ).hypnogram()
         for p in paths
         for c in _columns(p, read_as)
     }
@@ -217,55 +176,6 @@ def _columns(path: Path, read_as: ReadAs) -> Sequence[str]:
         return (read_as.column,)
     names = scorers_of(path, _text(path)[0])
     return names if len(names) > 1 else ("",)
-
-
-def _fitted(
-    path: Path,
-    recording_start: datetime | None,
-    duration_s: float,
-    read_as: ReadAs,
-    pauses: Sequence[Pause],
-) -> Hypnogram:
-    """Read one scoring and lay it onto its recording."""
-    epoch_s = read_as.epoch_s or float(EPOCH_S)
-    scoring = _read(path, read_as, recording_start)
-    entries, open_end, notes = with_durations(path, scoring, epoch_s)
-    check_pauses(path, scoring, entries, duration_s, pauses)
-    offset_s, note = find_offset_s(path, scoring, entries, recording_start, duration_s)
-    entries = sorted(
-        (replace(entry, onset_s=entry.onset_s + offset_s) for entry in entries),
-        key=lambda entry: entry.onset_s,
-    )
-    if open_end and not math.isinf(duration_s):
-        rest_s = (duration_s - entries[-1].onset_s) // EPOCH_S * EPOCH_S
-        entries[-1] = replace(entries[-1], duration_s=max(rest_s, float(EPOCH_S)))
-    if scoring.format in (PER_LINE, NUMBERED, STRETCHES):
-        check_list(path, round(entries[-1].end_s / epoch_s), duration_s, epoch_s)
-    if not sleep_within(entries, 0.0, duration_s):
-        asleep = [entry for entry in entries if entry.stage in SLEEP_STAGES]
-        raise EegToolError(
-            f"The hypnogram {path} scores no sleep within the recording, which lasts {duration_s:g} s: "
-            f"its sleep is at {asleep[0].onset_s:g} to {asleep[-1].end_s:g} s.",
-            "Check that it belongs to this recording, and that its times are in seconds from its start.",
-        )
-    check_overlaps(path, entries)
-    grid_s = find_grid_s(path, entries, epoch_s)
-    if epoch_s != EPOCH_S:
-        entries, n_ties = in_epochs(entries, grid_s)
-        notes.append(
-            f"Epochs of {epoch_s:g} s were scored; a {EPOCH_S}-s epoch has the stage that fills most of it "
-            f"({n_ties} ties are unscored)."
-        )
-    if grid_s:
-        notes.append(
-            f"The epochs of the scoring begin {grid_s:g} s after those of the recording; they are used."
-        )
-    return Hypnogram(
-        _within(entries, duration_s),
-        grid_s,
-        (*scoring.notes, *([note] if note else []), *notes, *misfits(entries, duration_s)),
-        scoring.start,
-    )
 
 
 def stage_per_epoch(hypnogram: Hypnogram, n_epochs: int, pauses: Sequence[Pause] = ()) -> list[str]:
@@ -341,12 +251,3 @@ def _text(path: Path) -> tuple[str, str]:
         ) from error
     except ValueError as error:
         raise EegToolError(f"The hypnogram {path} cannot be read: {error}.", _KINDS) from error
-
-
-def _within(entries: Sequence[Entry], duration_s: float) -> tuple[Entry, ...]:
-    """Cut off what lies outside of the recording."""
-    return tuple(
-        Entry(begin_s, end_s - begin_s, entry.stage)
-        for entry in entries
-        if (begin_s := max(entry.onset_s, 0.0)) < (end_s := min(entry.end_s, duration_s))
-    )

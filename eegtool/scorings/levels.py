@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from eegtool.core.stages import code_in_column, stage_in_column
 from eegtool.core.workspace import read_json
@@ -34,7 +34,8 @@ def levels_of(path: Path) -> dict[str, tuple[tuple[str, str], ...]]:
         for column, described in read_json(sidecar).items():
             levels = described.get("Levels") if isinstance(described, Mapping) else None
             for code, level in levels.items() if isinstance(levels, Mapping) else ():
-                stage = stage_in_column(_text(level))
+                text = level.get("Description", "") if isinstance(level, Mapping) else level
+                stage = stage_in_column(text) if isinstance(text, str) else None
                 known = code_in_column(code) is None and stage_in_column(code)
                 if stage and not known:
                     columns.setdefault(column, {}).setdefault(fold_code(code), stage)
@@ -59,8 +60,3 @@ def level_files(path: Path) -> list[Path]:
             break
         folder = folder.parent
     return found
-
-
-def _text(level: Any) -> str:
-    text = level.get("Description", "") if isinstance(level, Mapping) else level
-    return text if isinstance(text, str) else ""

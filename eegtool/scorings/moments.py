@@ -44,19 +44,14 @@ def read_moments(texts: Sequence[str], recording_start: datetime | None = None) 
         raise ValueError(why)
     found = list(readings.values())
     if len(found) > 1 and found[0] != found[1] and recording_start:
-        near = [
-            f for f in found if abs((_date(f) - recording_start).total_seconds()) < 1.5 * _DAY_S
-        ]
-        found = near or found
+        firsts = [next(m for m in f if isinstance(m, datetime)) for f in found]
+        apart_s = [abs((first - recording_start).total_seconds()) for first in firsts]
+        found = [f for f, s in zip(found, apart_s, strict=True) if s < 1.5 * _DAY_S] or found
     if len(found) > 1 and found[0] != found[1]:
         raise ValueError(
             f"'{texts[0]}' may have the day or the month first; write dates as 2024-05-31"
         )
     return found[0]
-
-
-def _date(moments: Sequence[Moment]) -> datetime:
-    return next(m for m in moments if isinstance(m, datetime))
 
 
 def parse_moment(text: str, *, day_first: bool = True) -> Moment:
@@ -87,6 +82,14 @@ def parse_moment(text: str, *, day_first: bool = True) -> Moment:
     if moment.tzinfo:
         raise ValueError("it has a time zone, which recordings do not have; write local time")
     return moment
+
+
+def moment_in(cell: str) -> Moment | None:
+    """Return the moment that a cell tells; None if it is no time of any kind."""
+    try:
+        return parse_moment(cell)
+    except ValueError:
+        return None
 
 
 def to_onsets(moments: Sequence[Moment]) -> tuple[list[float], datetime | time | None]:

@@ -45,8 +45,6 @@ class Scoring:
 
     Attributes
     ----------
-    format : str
-        For the user: ``"EDF+ annotations"``, ``"NSRR XML"`` ...
     entries : tuple of Entry
         In the order of the file.
     start : datetime, time or None
@@ -61,15 +59,40 @@ class Scoring:
         Whether each entry lasts until the next, and the last until the end of the recording.
     inside : bool
         Whether it is in the recording itself.
+    is_list : bool
+        Whether it tells no times of its own: one entry follows the other from the start of the recording.
     """
 
-    format: str
     entries: tuple[Entry, ...]
     start: datetime | time | None = None
     is_absolute: bool = False
     notes: tuple[str, ...] = ()
     until_next: bool = False
     inside: bool = False
+    is_list: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hypnogram:
+    """A scoring on the time of its recording.
+
+    Attributes
+    ----------
+    runs : tuple of Entry
+        In order of time and without overlaps; onsets in seconds from the first sample of the
+        recording. Nothing lies outside of the recording.
+    first_onset_s : float
+        Where the 30-s grid of the scoring begins: at least 0, less than 30.
+    notes : tuple of str
+        What the user should know.
+    start : datetime, time or None
+        When the scoring says that it begins.
+    """
+
+    runs: tuple[Entry, ...]
+    first_onset_s: float = 0.0
+    notes: tuple[str, ...] = ()
+    start: datetime | time | None = None
 
 
 CONSENSUS: Final = "consensus"

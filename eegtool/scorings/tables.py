@@ -21,11 +21,11 @@ from eegtool.scorings.columns import (
     Table,
     find_table,
     fold_name,
-    is_moment,
 )
 from eegtool.scorings.levels import levels_of
 from eegtool.scorings.moments import (
     Moment,
+    moment_in,
     parse_moment,
     read_moments,
     seconds_between,
@@ -33,10 +33,6 @@ from eegtool.scorings.moments import (
 )
 from eegtool.scorings.scorers import chosen
 from eegtool.scorings.scoring import CONSENSUS, Entry, ReadAs, Scoring
-
-PER_LINE: Final = "one stage per line"
-NUMBERED: Final = "numbered epochs"
-STRETCHES: Final = "stages and how long each lasts"
 
 _MISSING: Final = ("", "n/a", "nan", ".")
 _ORIGIN: Final = re.compile(r"^# orig_time\s*:\s*(\d{4}-\d\d-\d\d[ T][\d:.]+)", re.MULTILINE)
@@ -83,16 +79,13 @@ def read_table(
         read_as = replace(read_as, codes=levels)
         told = f"The meaning of '{table.name(column)}' is that of the Levels in its JSON file."
         note = f"{note} {told}".strip()
+    notes: tuple[str, ...] = ()
     if of_events:
-        staged = [
-            (row, stage_of_event(path, row.place, row[column], read_as)) for row in table.rows
-        ]
-        rows = tuple(row for row, stage in staged if stage)
-        scoring, missing = _timed(replace(table, rows=rows), recording_start, epoch_s)
-        stages = [stage for _, stage in staged if stage]
-        notes: tuple[str, ...] = ()
-    else:
-        scoring, missing = _timed(table, recording_start, epoch_s)
+        found = [stage_of_event(path, row.place, row[column], read_as) for row in table.rows]
+        rows = tuple(row for row, stage in zip(table.rows, found, strict=True) if stage)
+        table, stages = replace(table, rows=rows), list(filter(None, found))
+    scoring = _timed(table, recording_start, epoch_s)
+    if not of_events:
         n_epochs = [min(s / EPOCH_S, _MANY) for s in _lengths_s(scoring.entries)]
         places = [row.place for row in table.rows]
         stages, notes = read_stages(path, table.column(column), places, n_epochs, read_as)
@@ -101,7 +94,7 @@ def read_table(
         scoring,
         entries=tuple(replace(e, stage=s) for e, s in zip(scoring.entries, stages, strict=True)),
         start=datetime.fromisoformat(origin[1]) if origin and not scoring.start else scoring.start,
-        notes=(*filter(None, (note, missing)), *notes),
+        notes=(*filter(None, (note,)), *scoring.notes, *notes),
     )
 
 
@@ -187,115 +180,106 @@ def _chosen(table: Table, read_as: ReadAs) -> tuple[int | None, str]:
     )
 
 
-def _timed(table: Table, recording_start: datetime | None, epoch_s: float) -> tuple[Scoring, str]:
-    """Lay the rows onto time, their stages left open; say if epochs are missing."""
-    path, rows, columns = table.path, table.rows, table.columns
+def _timed(table: Table, recording_start: datetime | None, epoch_s: float) -> Scoring:
+    """Lay the rows onto time, their stages left open."""
+    rows, roles = table.rows, table.columns.keys()
     start = None
-    if "onset" in columns:
-        cells = [_moment_cell(row, columns) for row in rows]
-        moments = _moments(path, rows, cells, recording_start)
+    if "onset" in roles:
+        moments = _moments(table, [_onset_cell(table, row) for row in rows], recording_start)
         try:
             onsets_s, start = to_onsets(moments)
         except ValueError as error:
             raise EegToolError(
-                f"The onsets of the hypnogram {path} cannot be read: {error}.", HELP
+                f"The onsets of the hypnogram {table.path} cannot be read: {error}.", HELP
             ) from error
-        durations_s = [
-            _duration_s(path, row, m, columns) for row, m in zip(rows, moments, strict=True)
-        ]
-    elif "end" in columns:  # each row begins where the one before ends
-        ends = _moments(path, rows, table.column(columns["end"]), recording_start)
-        durations_s = [
-            _between(path, row, a, b) for row, a, b in zip(rows, [0.0, *ends], ends, strict=False)
-        ]
-        onsets_s = [0.0, *accumulate(durations_s)][:-1]
-    elif "duration" in columns:
-        durations_s = [_duration_s(path, row, 0.0, columns) for row in rows]
+        durations_s = [_duration_s(table, row, m) for row, m in zip(rows, moments, strict=True)]
+    elif roles & {"end", "duration"}:  # each row begins where the one before ends
+        if "end" in roles:
+            ends = _moments(table, [table.cell(row, "end") for row in rows], recording_start)
+            rows_and_ends = zip(rows, [0.0, *ends], ends, strict=False)
+            durations_s = [_between(table, row, a, b) for row, a, b in rows_and_ends]
+        else:
+            durations_s = [_duration_s(table, row, 0.0) for row in rows]
         onsets_s = [0.0, *accumulate(durations_s)][:-1]
     else:
-        numbers = _epoch_numbers(path, rows, columns.get("epoch"))
+        numbers = _epoch_numbers(table)
         onsets_s, durations_s = [n * epoch_s for n in numbers], [epoch_s] * len(rows)
     entries = tuple(
         Entry(onset_s, duration_s, "", row.place)
         for row, onset_s, duration_s in zip(rows, onsets_s, durations_s, strict=True)
     )
-    if columns.keys() & {"onset", "end"}:
-        endless = "end" in columns and all(row[columns["end"]] == UNTIL_NEXT for row in rows)
-        form = "table of onsets and stages"
-        return Scoring(form, entries, start, start is not None, until_next=endless), ""
-    if "duration" in columns:
-        return Scoring(STRETCHES, entries), ""
+    if roles & {"onset", "end"}:
+        endless = "end" in roles and all(table.cell(row, "end") == UNTIL_NEXT for row in rows)
+        return Scoring(entries, start, start is not None, until_next=endless)
     n_missing = round(onsets_s[-1] / epoch_s) + 1 - len(rows) if rows else 0
-    if not n_missing:
-        return Scoring(PER_LINE, entries), ""
-    return Scoring(NUMBERED, entries), f"{n_missing} epochs are missing in its count."
+    counted = n_missing and "duration" not in roles
+    notes = (f"{n_missing} epochs are missing in its count.",) if counted else ()
+    return Scoring(entries, notes=notes, is_list=True)
 
 
-def _moment_cell(row: Row, columns: dict[str, int]) -> str:
+def _onset_cell(table: Table, row: Row) -> str:
     """Return the onset of a row, with its date where that stands in another column."""
-    onset = row[columns["onset"]]
-    dated = f"{row[columns['date']]} {onset}" if "date" in columns else ""
-    return dated if dated and ":" in onset and is_moment(dated) else onset
+    onset, date = table.cell(row, "onset"), table.cell(row, "date")
+    dated = f"{date} {onset}"
+    return dated if date and ":" in onset and moment_in(dated) is not None else onset
 
 
-def _epoch_numbers(path: Path, rows: Sequence[Row], column: int | None) -> Sequence[int]:
+def _epoch_numbers(table: Table) -> Sequence[int]:
     """Return where numbered epochs lie; some may be missing, but none is misplaced or there twice."""
-    if column is None:
-        return range(len(rows))
+    if "epoch" not in table.columns:
+        return range(len(table.rows))
     numbers: list[int] = []
-    for row in rows:
-        number = re.fullmatch(r"(\d+)(?:\.0)?", row[column])
+    for row in table.rows:
+        cell = table.cell(row, "epoch")
+        number = re.fullmatch(r"(\d+)(?:\.0)?", cell)
         least = numbers[-1] + 1 if numbers else 0
         if number is None or int(number[1]) < least or (not numbers and int(number[1]) > 1):
             next_one = f"{least} or more" if numbers else "0 or 1"
-            _refuse(path, row, row[column], f"epochs count up from 0 or 1; it should be {next_one}")
+            _refuse(table, row, cell, f"epochs count up from 0 or 1; it should be {next_one}")
         numbers.append(int(number[1]))
     return [number - numbers[0] for number in numbers]
 
 
-def _moments(
-    path: Path, rows: Sequence[Row], cells: Sequence[str], recording_start: datetime | None
-) -> list[Moment]:
+def _moments(table: Table, cells: Sequence[str], recording_start: datetime | None) -> list[Moment]:
     try:
         return read_moments(cells, recording_start)
     except ValueError as why:
-        for row, cell in zip(rows, cells, strict=True):
-            _moment(path, row, cell)  # names the line
+        for row, cell in zip(table.rows, cells, strict=True):
+            _moment(table, row, cell)  # names the line
         raise EegToolError(
-            f"The times of the hypnogram {path} cannot be read: {why}.", HELP
+            f"The times of the hypnogram {table.path} cannot be read: {why}.", HELP
         ) from why
 
 
-def _duration_s(path: Path, row: Row, onset: Moment, columns: dict[str, int]) -> float:
+def _duration_s(table: Table, row: Row, onset: Moment) -> float:
     """Return how long a row lasts; 0 where the table does not say."""
-    length = row[columns["duration"]] if "duration" in columns else ""
-    end = row[columns["end"]] if "end" in columns else ""
+    length, end = table.cell(row, "duration"), table.cell(row, "end")
     if end.startswith("+"):  # of Luna
         length, end = end, ""
     if length.casefold() not in _MISSING:
-        duration = _moment(path, row, length)
+        duration = _moment(table, row, length)
         if isinstance(duration, float | timedelta):
             return duration if isinstance(duration, float) else duration.total_seconds()
-        _refuse(path, row, length, "it is no duration")
+        _refuse(table, row, length, "it is no duration")
     if end.casefold() in (*_MISSING, UNTIL_NEXT):
         return 0.0
     # Luna's epochs end when they are over.
-    return _between(path, row, onset, _moment(path, row, end)) + EPOCH_S * end.startswith("e:")
+    return _between(table, row, onset, _moment(table, row, end)) + EPOCH_S * end.startswith("e:")
 
 
-def _between(path: Path, row: Row, first: Moment, last: Moment) -> float:
+def _between(table: Table, row: Row, first: Moment, last: Moment) -> float:
     try:
         return seconds_between(first, last)
     except ValueError as error:
-        _refuse(path, row, f"{last}", str(error))
+        _refuse(table, row, f"{last}", str(error))
 
 
-def _moment(path: Path, row: Row, cell: str) -> Moment:
+def _moment(table: Table, row: Row, cell: str) -> Moment:
     try:
         return parse_moment(cell)
     except ValueError as error:
-        _refuse(path, row, cell, str(error))
+        _refuse(table, row, cell, str(error))
 
 
-def _refuse(path: Path, row: Row, cell: str, why: str) -> NoReturn:
-    raise EegToolError(f"The hypnogram {path} has '{cell[:40]}' in {row.place}: {why}.", HELP)
+def _refuse(table: Table, row: Row, cell: str, why: str) -> NoReturn:
+    raise EegToolError(f"The hypnogram {table.path} has '{cell[:40]}' in {row.place}: {why}.", HELP)

@@ -40,7 +40,9 @@ def read_xml(path: Path, text: str) -> Scoring:
         raise EegToolError(
             f"The hypnogram {path} is damaged XML: {error}.", "Fetch or export it again."
         ) from error
-    name = _local(root)
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]  # without its name space
+    name = root.tag
     if name not in XML_ROOTS:
         raise EegToolError(
             f"{path} is XML, but no scoring that is known: it is a <{name}>.",
@@ -52,10 +54,10 @@ def read_xml(path: Path, text: str) -> Scoring:
 def _nsrr(path: Path, root: ElementTree.Element) -> Scoring:
     """Read ``<EventConcept>Stage 2 sleep|2</EventConcept>`` with its start and duration in seconds."""
     entries = []
-    for number, event in enumerate(_all(root, "ScoredEvent"), start=1):
+    for number, event in enumerate(root.iter("ScoredEvent"), start=1):
         place = f"ScoredEvent {number}"
-        word = _text(event, "EventConcept").partition("|")[0]
-        if _text(event, "EventType").casefold().startswith("stages"):
+        word = event.findtext("EventConcept", "").strip().partition("|")[0]
+        if event.findtext("EventType", "").strip().casefold().startswith("stages"):
             stage = stage_or_refuse(path, place, word)
         else:  # an apnoea, an arousal; some exports leave the type of the stages empty
             stage = stage_of_event(path, place, word, ReadAs())
@@ -63,34 +65,31 @@ def _nsrr(path: Path, root: ElementTree.Element) -> Scoring:
             continue
         onset_s = _number(path, place, event, "Start")
         entries.append(Entry(onset_s, _number(path, place, event, "Duration"), stage, place))
-    return Scoring("NSRR XML", tuple(entries))
+    return Scoring(tuple(entries))
 
 
 def _profusion(path: Path, root: ElementTree.Element) -> Scoring:
     """Read ``<SleepStage>2</SleepStage>``, one per epoch."""
-    length_s = (
-        _number(path, "the study", root, "EpochLength") if _all(root, "EpochLength") else EPOCH_S
-    )
+    has_length = root.find(".//EpochLength") is not None
+    length_s = _number(path, "the study", root, "EpochLength") if has_length else EPOCH_S
     if length_s <= 0 or length_s % EPOCH_S:
         raise EegToolError(
             f"The hypnogram {path} has epochs of {length_s:g} s.",
             f"Stages of {EPOCH_S}-s epochs cannot be told from them; score the night in {EPOCH_S}-s epochs.",
         )
     entries = []
-    for i, element in enumerate(_all(root, "SleepStage")):
+    for i, element in enumerate(root.iter("SleepStage")):
         place = f"SleepStage {i + 1}"
         stage = stage_or_refuse(path, place, element.text or "")
         entries.append(Entry(i * length_s, length_s, stage, place))
-    return Scoring("Profusion XML", tuple(entries))
+    return Scoring(tuple(entries))
 
 
 def _philips(path: Path, root: ElementTree.Element) -> Scoring:
     """Read ``<Stage Type="NonREM2" Start="330"/>``, each until the next; a scorer's before the machine's."""
-    scorers = [e for name in ("UserStaging", "MachineStaging") for e in _all(root, name)]
-    stagings = [
-        list(e) for scorer in scorers for e in scorer.iter() if _local(e).endswith("Staging")
-    ]
-    elements = next((s for s in stagings if s and _local(s[0]) == "Stage"), [])
+    scorers = [e for name in ("UserStaging", "MachineStaging") for e in root.iter(name)]
+    stagings = [list(e) for scorer in scorers for e in scorer.iter() if e.tag.endswith("Staging")]
+    elements = next((s for s in stagings if s and s[0].tag == "Stage"), [])
     entries = []
     for i, element in enumerate(elements, start=1):
         place = f"Stage {i}"
@@ -98,23 +97,11 @@ def _philips(path: Path, root: ElementTree.Element) -> Scoring:
         entries.append(
             Entry(_float(path, place, "Start", element.get("Start", "")), 0.0, stage, place)
         )
-    return Scoring("Philips XML", tuple(entries), until_next=True)
-
-
-def _local(element: ElementTree.Element) -> str:
-    return element.tag.rpartition("}")[2]  # without its name space
-
-
-def _all(root: ElementTree.Element, name: str) -> list[ElementTree.Element]:
-    return [element for element in root.iter() if _local(element) == name]
-
-
-def _text(parent: ElementTree.Element, name: str) -> str:
-    return next(((e.text or "").strip() for e in parent if _local(e) == name), "")
+    return Scoring(tuple(entries), until_next=True)
 
 
 def _number(path: Path, place: str, parent: ElementTree.Element, name: str) -> float:
-    return _float(path, place, name, _text(parent, name))
+    return _float(path, place, name, parent.findtext(name, "").strip())
 
 
 def _float(path: Path, place: str, name: str, text: str) -> float:

@@ -18,13 +18,12 @@ from eegtool.core.stages import EPOCH_S
 from eegtool.simulate.waveforms import (
     FRAME_SAMPLES,
     SFREQ_HZ,
+    Events,
     Floats,
     around_s,
     bump,
     crossfaded,
-    event_times,
     eye_waves_uv,
-    place,
     wander,
     wandering_phase,
 )
@@ -86,27 +85,23 @@ def _tone_uv(stages: np.ndarray, rng: Generator) -> Floats:
             at = round((epoch + rng.random()) * EPOCH_S * SFREQ_HZ)
             lasts_s = rng.uniform(0.1, 0.25) if stages[epoch] == "REM" else rng.uniform(0.5, 2.0)
             bursts[at : at + round(lasts_s * SFREQ_HZ)] = rng.uniform(0.7, 1.4)
-    tone: Floats = np.exp(level + wavering + bursts)
-    return tone
+    return np.exp(level + wavering + bursts)
 
 
 def _saccades_uv(rng: Generator, n_frames: int, per_epoch: float, peak_uv: float) -> Floats:
     """Rapid eye movements: a quick deflection, to either side, that the high-pass lets fall again."""
-    frames, at_s = event_times(rng, n_frames, per_epoch)
+    events = Events.draw(rng, n_frames, per_epoch)
+    n = len(events.frames)
     time_s = around_s(1.5)
     rise = 1 / (1 + np.exp(-time_s / (_SACCADE_RISE_S / 4)))
     wave = rise * np.exp(-np.maximum(time_s, 0.0) / _SACCADE_FALL_S)
-    size_uv = (
-        peak_uv * rng.uniform(0.4, 1.0, (len(frames), 1)) * rng.choice([-1, 1], (len(frames), 1))
-    )
-    return place(n_frames, frames, at_s, size_uv * wave)
+    size_uv = peak_uv * rng.uniform(0.4, 1.0, (n, 1)) * rng.choice([-1, 1], (n, 1))
+    return events.place(size_uv * wave)
 
 
 def _awake(n_frames: int, rng: Generator) -> Floats:
     """Blinks of open eyes, and looking around; some epochs with closed eyes have neither."""
-    blinks = eye_waves_uv(
-        rng, n_frames, *event_times(rng, n_frames, 4.0), peak_uv=160.0, width_s=0.09
-    )
+    blinks = eye_waves_uv(rng, Events.draw(rng, n_frames, 4.0), peak_uv=160.0, width_s=0.09)
     open_eyes = rng.random((n_frames, 1)) < 0.8
     return (blinks + _saccades_uv(rng, n_frames, 2.0, 180.0)) * open_eyes
 
@@ -114,8 +109,7 @@ def _awake(n_frames: int, rng: Generator) -> Floats:
 def _drowsy(n_frames: int, rng: Generator) -> Floats:
     """Slow eye movements: sinusoidal, the first deflection longer than half a second (AASM Manual)."""
     swell = np.clip(wander(rng, n_frames, 6.0) + 0.8, 0.0, 1.5)
-    slow: Floats = 45.0 * swell * np.sin(wandering_phase(rng, n_frames, 0.15, 0.45))
-    return slow
+    return 45.0 * swell * np.sin(wandering_phase(rng, n_frames, 0.15, 0.45))
 
 
 def _asleep(n_frames: int, rng: Generator) -> Floats:
@@ -125,9 +119,10 @@ def _asleep(n_frames: int, rng: Generator) -> Floats:
 def _dreaming(n_frames: int, rng: Generator) -> Floats:
     """Rapid eye movements in bursts; every fifth epoch is tonic and has none."""
     moves = _saccades_uv(rng, n_frames, 8.0, 200.0)
-    frames, at_s = event_times(rng, n_frames, 2.0)
-    shape = bump(around_s(4.0), np.zeros(len(frames)), np.full(len(frames), 1.5))
-    bursts = np.clip(place(n_frames, frames, at_s, shape), 0.15, 1.0)
+    events = Events.draw(rng, n_frames, 2.0)
+    n = len(events.frames)
+    shape = bump(around_s(4.0), np.zeros(n), np.full(n, 1.5))
+    bursts = np.clip(events.place(shape), 0.15, 1.0)
     return moves * bursts * (rng.random((n_frames, 1)) < 0.8)
 
 

@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.registry import check_name
-from eegtool.core.stages import DROPPED, EPOCH_S, UNSCORED, stage_of
+from eegtool.core.stages import EPOCH_S, UNSCORED, stage_of
 from eegtool.core.workspace import atomic_path
+from eegtool.recordings.header import Annotation
+from eegtool.recordings.signals import trim_wake
 from eegtool.simulate.eyes_and_chin import CHANNELS, simulate_eyes_and_chin
 from eegtool.simulate.waveforms import SFREQ_HZ, Floats, Traits, crossfaded, simulate_frames
 
@@ -33,15 +35,6 @@ CALIBRATION: Final = Path(__file__).parent / "calibration"
 PHYSICAL_RANGE_UV: Final = (-800.0, 800.0)
 _BLUR: Final = 0.5  # part of the epochs with graphic elements of the epoch before or after
 _PASSAGE: Final = ("W", "N1", "N2", "N3", "N2", "REM", "W")
-
-
-@dataclass(frozen=True, slots=True)
-class HypnogramRun:
-    """A stretch of one stage, worded as in Sleep-EDF."""
-
-    onset_s: float
-    duration_s: float
-    description: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,8 +53,8 @@ class NightTwin:
         Derivations.
     psd_uv2_per_hz : ndarray, (n_epochs, n_channels, n_bands)
         Mean power spectral density in each band of `waveforms.BANDS_HZ`.
-    hypnogram : tuple of HypnogramRun
-        The scoring. As in the real files it may continue after the signal has ended.
+    hypnogram : tuple of Annotation
+        The scoring, worded as in Sleep-EDF. As in the real files it may continue after the signal has ended.
     """
 
     name: str
@@ -69,7 +62,7 @@ class NightTwin:
     start: datetime
     channels: tuple[str, ...]
     psd_uv2_per_hz: Floats
-    hypnogram: tuple[HypnogramRun, ...]
+    hypnogram: tuple[Annotation, ...]
 
     @property
     def subject(self) -> str:
@@ -88,7 +81,7 @@ class NightTwin:
 
     def descriptions(self) -> tuple[str, ...]:
         """Return the annotation of every epoch."""
-        per_run = ([run.description] * round(run.duration_s / EPOCH_S) for run in self.hypnogram)
+        per_run = ([run.text] * round(run.duration_s / EPOCH_S) for run in self.hypnogram)
         return tuple(text for texts in per_run for text in texts)[: self.n_epochs]
 
     def stages(self) -> tuple[str, ...]:
@@ -107,9 +100,8 @@ class NightTwin:
 
     def cropped_around_sleep(self, margin_min: float) -> NightTwin:
         """Return the night from `margin_min` before the first sleep epoch to as long after the last."""
-        asleep = [i for i, stage in enumerate(self.stages()) if stage not in ("W", *DROPPED)]
-        margin = round(margin_min * 60 / EPOCH_S)
-        return self.cropped(max(asleep[0] - margin, 0), min(asleep[-1] + 1 + margin, self.n_epochs))
+        kept = trim_wake(self.stages(), margin_min)
+        return self.cropped(kept.start, kept.stop)
 
     def condensed(self, epochs_per_stage: int) -> NightTwin:
         """Return minutes of sleep with all stages: W N1 N2 N3 N2 REM W.
@@ -138,11 +130,11 @@ class NightTwin:
     def _with_epochs(self, epochs: NDArray[np.intp]) -> NightTwin:
         """Return a night of these epochs, one after the other; onsets count from its first."""
         texts = self.descriptions()
-        runs: list[HypnogramRun] = []
+        runs: list[Annotation] = []
         onset_s = 0.0
         for text, group in groupby(texts[i] for i in epochs):
             duration_s = float(EPOCH_S * len(list(group)))
-            runs.append(HypnogramRun(onset_s, duration_s, text))
+            runs.append(Annotation(onset_s, duration_s, text))
             onset_s += duration_s
         return replace(self, psd_uv2_per_hz=self.psd_uv2_per_hz[epochs], hypnogram=tuple(runs))
 
@@ -170,7 +162,7 @@ def load_twin(name: str) -> NightTwin:
             start=datetime.fromisoformat(str(file["start"])),
             channels=tuple(file["channels"].tolist()),
             psd_uv2_per_hz=10 ** (psd_db / 10),
-            hypnogram=tuple(HypnogramRun(float(o), float(d), str(text)) for o, d, text in runs),
+            hypnogram=tuple(Annotation(float(o), float(d), str(text)) for o, d, text in runs),
         )
 
 
@@ -244,9 +236,7 @@ def write_night(
         )
         for channel, signal_uv in signals_uv.items()
     ]
-    annotations = [
-        edfio.EdfAnnotation(run.onset_s, run.duration_s, run.description) for run in twin.hypnogram
-    ]
+    annotations = [edfio.EdfAnnotation(*run) for run in twin.hypnogram]
     header = {
         "patient": edfio.Patient(code="SIMULATED", name=f"spectral_twin_of_{twin.name}"),
         "recording": edfio.Recording(startdate=twin.start.date(), equipment_code="SIMULATED"),

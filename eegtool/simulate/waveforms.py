@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.random import Generator
@@ -159,19 +159,16 @@ def _background_gain(
     square = _band_means(_power(noise))
     cross = _band_means(2 * (drawn.conj() * noise).real / (SFREQ_HZ * FRAME_SAMPLES))
     missing = np.maximum(psd - _band_means(_power(drawn)), 0.02 * psd)
-    gain: Floats = (np.sqrt(cross**2 + square * missing) - cross) / square
-    return gain
+    return (np.sqrt(cross**2 + square * missing) - cross) / square
 
 
 def _power(spectrum: NDArray[np.complex128]) -> Floats:
     """One-sided power spectral density in µV²/Hz of a spectrum by ``rfft``."""
-    density: Floats = 2 * (spectrum.real**2 + spectrum.imag**2) / (SFREQ_HZ * FRAME_SAMPLES)
-    return density
+    return 2 * (spectrum.real**2 + spectrum.imag**2) / (SFREQ_HZ * FRAME_SAMPLES)
 
 
 def _band_means(density: Floats) -> Floats:
-    means: Floats = np.add.reduceat(density, _BAND_STARTS, axis=-1) / _BAND_BINS
-    return means
+    return np.add.reduceat(density, _BAND_STARTS, axis=-1) / _BAND_BINS
 
 
 def _per_bin(per_band: Floats) -> Floats:
@@ -209,23 +206,32 @@ _RHYTHMS: Final[dict[str, Callable[[Traits], tuple[float, float, float]]]] = {
 # --- graphic elements -------------------------------------------------------------------------------
 
 
-def event_times(rng: Generator, n_frames: int, per_epoch: float) -> tuple[Ints, Floats]:
-    """Frames and times (s in the frame) of events, Poisson in number, apart from each other."""
-    counts = np.minimum(rng.poisson(per_epoch, n_frames), 12)
-    frames = np.repeat(np.arange(n_frames), counts)
-    slot = np.arange(len(frames)) - np.repeat(np.cumsum(counts) - counts, counts)
-    slot_s = EPOCH_S / counts[frames]
-    return frames, MARGIN_S + slot_s * (slot + rng.uniform(0.1, 0.9, len(frames)))
+class Events(NamedTuple):
+    """When something happens: in which of `n_frames` frames, and how many seconds after its start."""
 
+    n_frames: int
+    frames: Ints
+    at_s: Floats
 
-def place(n_frames: int, frames: Ints, at_s: Floats, snippets: Floats) -> Floats:
-    """Add snippets, (n_events, n_samples), around the times `at_s`; what leaves its frame is lost."""
-    length = snippets.shape[1]
-    sample = np.rint(at_s * SFREQ_HZ).astype(int)[:, None] + np.arange(length) - length // 2
-    inside = (sample >= 0) & (sample < FRAME_SAMPLES)
-    flat = (frames[:, None] * FRAME_SAMPLES + sample)[inside]
-    summed = np.bincount(flat, snippets[inside], minlength=n_frames * FRAME_SAMPLES)
-    return summed.astype(float).reshape(n_frames, FRAME_SAMPLES)
+    @classmethod
+    def draw(cls, rng: Generator, n_frames: int, per_epoch: float) -> Events:
+        """Draw events, Poisson in number, apart from each other."""
+        counts = np.minimum(rng.poisson(per_epoch, n_frames), 12)
+        frames = np.repeat(np.arange(n_frames), counts)
+        slot = np.arange(len(frames)) - np.repeat(np.cumsum(counts) - counts, counts)
+        slot_s = EPOCH_S / counts[frames]
+        at_s = MARGIN_S + slot_s * (slot + rng.uniform(0.1, 0.9, len(frames)))
+        return cls(n_frames, frames, at_s)
+
+    def place(self, snippets: Floats) -> Floats:
+        """Add snippets, (n_events, n_samples), around the events; what leaves its frame is lost."""
+        length = snippets.shape[1]
+        start = np.rint(self.at_s * SFREQ_HZ).astype(int)[:, None] - length // 2
+        sample = start + np.arange(length)
+        inside = (sample >= 0) & (sample < FRAME_SAMPLES)
+        flat = (self.frames[:, None] * FRAME_SAMPLES + sample)[inside]
+        summed = np.bincount(flat, snippets[inside], minlength=self.n_frames * FRAME_SAMPLES)
+        return summed.astype(float).reshape(self.n_frames, FRAME_SAMPLES)
 
 
 def around_s(seconds: float) -> Floats:
@@ -235,33 +241,26 @@ def around_s(seconds: float) -> Floats:
 
 def bump(time_s: Floats, centre_s: Floats, width_s: Floats) -> Floats:
     """Gaussian curves of height 1, (n_events, n_samples)."""
-    curve: Floats = np.exp(-0.5 * ((time_s - centre_s[:, None]) / width_s[:, None]) ** 2)
-    return curve
+    return np.exp(-0.5 * ((time_s - centre_s[:, None]) / width_s[:, None]) ** 2)
 
 
 def wander(rng: Generator, n_frames: int, step_s: float) -> Floats:
     """Smooth random curves of about unit variance that change over `step_s`, (n_frames, samples)."""
     knots_s = np.arange(0.0, _TIME_S[-1] + 2 * step_s, step_s)
     distance = np.clip(np.abs(_TIME_S - knots_s[:, None]) / step_s, 0.0, 1.0)
-    curves: Floats = rng.standard_normal((n_frames, len(knots_s))) @ (
-        0.5 + 0.5 * np.cos(np.pi * distance)
-    )
-    return curves
+    return rng.standard_normal((n_frames, len(knots_s))) @ (0.5 + 0.5 * np.cos(np.pi * distance))
 
 
 def wandering_phase(rng: Generator, n_frames: int, low_hz: float, high_hz: float) -> Floats:
     """Phase of an oscillation whose frequency wanders between two limits."""
     hz = low_hz + (high_hz - low_hz) / (1 + np.exp(-1.5 * wander(rng, n_frames, 1.5)))
     start = rng.uniform(0, 2 * np.pi, (n_frames, 1))
-    phase: Floats = start + 2 * np.pi * np.cumsum(hz, axis=1) / SFREQ_HZ
-    return phase
+    return start + 2 * np.pi * np.cumsum(hz, axis=1) / SFREQ_HZ
 
 
-def spindles_uv(
-    rng: Generator, n_frames: int, frames: Ints, at_s: Floats, centre_hz: float
-) -> Floats:
+def spindles_uv(rng: Generator, events: Events, centre_hz: float) -> Floats:
     """Sleep spindles: 0.5-1.5 s around 13 Hz, waxing and waning, slowing a little."""
-    count = len(frames)
+    count = len(events.frames)
     width_s = rng.uniform(0.16, 0.34, count)
     hz = centre_hz + rng.normal(0, 0.25, count)
     peak_uv = rng.uniform(18, 30, count)
@@ -269,80 +268,70 @@ def spindles_uv(
     phase = 2 * np.pi * (hz[:, None] * time_s - 0.25 * time_s**2)
     carrier = np.sin(phase + rng.uniform(0, 2 * np.pi, (count, 1)))
     envelope = peak_uv[:, None] * bump(time_s, np.zeros(count), width_s)
-    return place(n_frames, frames, at_s, envelope * carrier)
+    return events.place(envelope * carrier)
 
 
-def biphasic_uv(
-    rng: Generator, n_frames: int, frames: Ints, at_s: Floats, *, peak_uv: float, speed: float = 1.0
-) -> Floats:
+def biphasic_uv(rng: Generator, events: Events, *, peak_uv: float, speed: float = 1.0) -> Floats:
     """K-complexes: a sharp negative wave, then a slower positive one. `speed` > 1: vertex waves."""
-    count = len(frames)
+    count = len(events.frames)
     time_s = around_s(1.5) * speed
     sharp = bump(time_s, np.zeros(count), rng.uniform(0.08, 0.11, count))
     slow = bump(time_s, rng.uniform(0.36, 0.48, count), rng.uniform(0.16, 0.22, count))
     size_uv = peak_uv * rng.uniform(0.6, 1.0, (count, 1))
-    return place(n_frames, frames, at_s, size_uv * (0.65 * slow - sharp))
+    return events.place(size_uv * (0.65 * slow - sharp))
 
 
-def eye_waves_uv(
-    rng: Generator, n_frames: int, frames: Ints, at_s: Floats, *, peak_uv: float, width_s: float
-) -> Floats:
+def eye_waves_uv(rng: Generator, events: Events, *, peak_uv: float, width_s: float) -> Floats:
     """Blinks and rapid eye movements as a frontal electrode sees them."""
-    count = len(frames)
+    count = len(events.frames)
     time_s = around_s(1.5)
     first = bump(time_s, np.zeros(count), width_s * rng.uniform(0.8, 1.2, count))
     back = bump(time_s, np.full(count, 3.5 * width_s), np.full(count, 1.6 * width_s))
-    return place(n_frames, frames, at_s, peak_uv * (first - 0.35 * back))
+    return events.place(peak_uv * (first - 0.35 * back))
 
 
 def slow_waves_uv(rng: Generator, n_frames: int) -> Floats:
     """Slow waves of 0.5-1.4 Hz with sharp negative and broad positive halves, swelling and ebbing."""
     wave = 1.27 - np.exp(np.cos(wandering_phase(rng, n_frames, 0.5, 1.4)))
     swell = np.exp(0.55 * wander(rng, n_frames, 2.5))
-    uv: Floats = 90.0 * wave * swell
-    return uv
+    return 90.0 * wave * swell
 
 
 def sawtooth_uv(rng: Generator, n_frames: int) -> Floats:
     """Runs of notched 2-4 Hz waves, a few seconds each; some frames have none."""
     phase = wandering_phase(rng, n_frames, 2.2, 3.6)
     runs = np.clip(wander(rng, n_frames, 3.0) - 0.8, 0.0, 1.0)
-    uv: Floats = 40.0 * np.sin(phase + 0.55 * np.sin(phase)) * runs
-    return uv
-
-
-def _share(fpz_cz: tuple[float, ...], pz_oz: tuple[float, ...]) -> Floats:
-    return np.array([fpz_cz, pz_oz])
+    return 40.0 * np.sin(phase + 0.55 * np.sin(phase)) * runs
 
 
 def _wake(n_frames: int, traits: Traits, rng: Generator) -> list[Element]:
-    blinks = eye_waves_uv(
-        rng, n_frames, *event_times(rng, n_frames, 3.0), peak_uv=120.0, width_s=0.09
-    )
-    return [Element(blinks, _share((0.6, 0.5, 0.4, 0.4, 0.4), (0.03, 0.03, 0.03, 0.03, 0.03)))]
+    blinks = eye_waves_uv(rng, Events.draw(rng, n_frames, 3.0), peak_uv=120.0, width_s=0.09)
+    return [Element(blinks, np.array([(0.6, 0.5, 0.4, 0.4, 0.4), (0.03, 0.03, 0.03, 0.03, 0.03)]))]
 
 
 def _n1(n_frames: int, traits: Traits, rng: Generator) -> list[Element]:
-    vertex = biphasic_uv(rng, n_frames, *event_times(rng, n_frames, 0.7), peak_uv=60.0, speed=1.8)
-    return [Element(vertex, _share((0.4, 0.4, 0.4, 0.4, 0.4), (0.2, 0.2, 0.2, 0.2, 0.2)))]
+    vertex = biphasic_uv(rng, Events.draw(rng, n_frames, 0.7), peak_uv=60.0, speed=1.8)
+    return [Element(vertex, np.array([(0.4, 0.4, 0.4, 0.4, 0.4), (0.2, 0.2, 0.2, 0.2, 0.2)]))]
 
 
 def _n2(n_frames: int, traits: Traits, rng: Generator) -> list[Element]:
-    k_frames, k_s = event_times(rng, n_frames, 0.8)
-    k_complexes = biphasic_uv(rng, n_frames, k_frames, k_s, peak_uv=110.0)
-    frames, at_s = event_times(rng, n_frames, 1.6)
-    followed = rng.random(len(k_s)) < 0.4  # a spindle often rides on the end of a K-complex
-    frames = np.concatenate([frames, k_frames[followed]])
-    at_s = np.concatenate([at_s, k_s[followed] + 0.9])
-    spindles = spindles_uv(rng, n_frames, frames, at_s, traits.spindle_hz)
+    complexes = Events.draw(rng, n_frames, 0.8)
+    k_complexes = biphasic_uv(rng, complexes, peak_uv=110.0)
+    alone = Events.draw(rng, n_frames, 1.6)
+    followed = (
+        rng.random(len(complexes.at_s)) < 0.4
+    )  # a spindle often rides on the end of a K-complex
+    frames = np.concatenate([alone.frames, complexes.frames[followed]])
+    at_s = np.concatenate([alone.at_s, complexes.at_s[followed] + 0.9])
+    spindles = spindles_uv(rng, Events(n_frames, frames, at_s), traits.spindle_hz)
     return [
-        Element(spindles, _share((0.1, 0.3, 0.6, 0.75, 0.3), (0.1, 0.3, 0.55, 0.75, 0.3))),
-        Element(k_complexes, _share((0.7, 0.6, 0.3, 0.2, 0.3), (0.5, 0.4, 0.3, 0.2, 0.3))),
+        Element(spindles, np.array([(0.1, 0.3, 0.6, 0.75, 0.3), (0.1, 0.3, 0.55, 0.75, 0.3)])),
+        Element(k_complexes, np.array([(0.7, 0.6, 0.3, 0.2, 0.3), (0.5, 0.4, 0.3, 0.2, 0.3)])),
     ]
 
 
 def _n3(n_frames: int, traits: Traits, rng: Generator) -> list[Element]:
-    spindles = spindles_uv(rng, n_frames, *event_times(rng, n_frames, 0.5), traits.spindle_hz)
+    spindles = spindles_uv(rng, Events.draw(rng, n_frames, 0.5), traits.spindle_hz)
     return [
         Element(slow_waves_uv(rng, n_frames), np.tile((0.85, 0.7, 0.4, 0.4, 0.4), (2, 1))),
         Element(spindles, np.tile((0.05, 0.2, 0.4, 0.5, 0.4), (2, 1))),
@@ -350,11 +339,9 @@ def _n3(n_frames: int, traits: Traits, rng: Generator) -> list[Element]:
 
 
 def _rem(n_frames: int, traits: Traits, rng: Generator) -> list[Element]:
-    saccades = eye_waves_uv(
-        rng, n_frames, *event_times(rng, n_frames, 2.0), peak_uv=45.0, width_s=0.12
-    )
+    saccades = eye_waves_uv(rng, Events.draw(rng, n_frames, 2.0), peak_uv=45.0, width_s=0.12)
     return [
-        Element(saccades, _share((0.4, 0.3, 0.4, 0.4, 0.4), (0.02, 0.02, 0.02, 0.02, 0.02))),
+        Element(saccades, np.array([(0.4, 0.3, 0.4, 0.4, 0.4), (0.02, 0.02, 0.02, 0.02, 0.02)])),
         Element(sawtooth_uv(rng, n_frames), np.tile((0.35, 0.4, 0.3, 0.3, 0.3), (2, 1))),
     ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +13,15 @@ from matplotlib.figure import Figure
 
 from eegtool import __version__
 from eegtool.core.answers import read_stage
-from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
+from eegtool.core.probabilities import of_stages
 from eegtool.core.records import Answer
 from eegtool.core.stages import EPOCH_S, STAGES
 from eegtool.core.workspace import write_json
-from eegtool.inference.smoothing import MUCH, Chain, smoothed
+from eegtool.inference.smoothing import MUCH, Chain, smoothed_stages
 from eegtool.prepare.unscored import DrawnNight
 from eegtool.report.showing.exports import ScoredEpoch
-from eegtool.stage.results import own_folder, stamp_of, write_night
+from eegtool.stage.results import STAMP, own_folder, write_night
 
 if TYPE_CHECKING:
     from eegtool.stage.stager import Stager
@@ -52,7 +52,9 @@ class StagedNight:
         self.stager = stager
         self.drawn = drawn
         self.answers = answers
-        self.epochs = _scored(drawn, answers, chain)
+        smoothed, changed = smoothed_stages(answers, chain) if chain else ({}, {})
+        self.epochs = _scored(drawn, answers, smoothed)
+        self._changed = changed.get(self.recording, 0.0)
 
     @property
     def stages(self) -> list[str | None]:
@@ -68,13 +70,9 @@ class StagedNight:
     def notes(self) -> list[str]:
         """What must be said of this night: of its recording, and of its smoothing."""
         notes = list(self.drawn.prepared.notes)
-        rows = [
-            (e.probabilities, e.smoothed) for e in self.epochs if e.probabilities and e.smoothed
-        ]
-        share = np.mean([STAGES[int(np.argmax(p))] != s for p, s in rows]) if rows else 0.0
-        if share > MUCH:
+        if self._changed > MUCH:
             notes.append(
-                f"smoothing changes {share:.0%} of the epochs: the nights that it was learnt from may not be "
+                f"smoothing changes {self._changed:.0%} of the epochs: the nights that it was learnt from may not be "
                 "like this one"
             )
         return notes
@@ -163,7 +161,7 @@ class StagedNight:
         if not sample_ids:
             return {}
         answers = {answer.question_id: answer for answer in self.answers}
-        if self.stager.writes_apart(answers[sample_ids[0]].metadata["mode"]):
+        if not self.stager.requirements.answers.writes(answers[sample_ids[0]].metadata["mode"]):
             answers = self.stager.answers_about(
                 self.drawn,
                 sample_ids,
@@ -175,8 +173,8 @@ class StagedNight:
 
     def least_certain(self, n: int) -> list[str]:
         """Return the sample ids of the epochs whose likeliest stage is least likely."""
-        ordered = sorted(self.answers, key=lambda answer: max(_probabilities(answer)))
-        return [answer.question_id for answer in ordered[:n]]
+        shares = {a.question_id: a.metadata["stage_probabilities"] for a in self.answers}
+        return sorted(shares, key=lambda sample_id: max(shares[sample_id].values()))[:n]
 
     def save(self, out: str | Path) -> dict[str, Any]:
         """Write what `eegvlm stage` writes: hypnogram, events, annotations, report, into a folder of its own.
@@ -197,23 +195,18 @@ class StagedNight:
             If the folder holds something else, or it cannot be written.
         """
         folder = Path(out)
-        identity = {
-            "adapter_sha256": self.stager.requirements.adapter_sha256,
-            "mode": self.answers[0].metadata["mode"],
-            "channels": list(self.drawn.channels),
-        }
-        before, console.quiet = console.quiet, True
-        try:
-            with own_folder(folder, identity):
-                found = write_night(self, folder)
-                whole = {"step": "stage", "status": "complete", "tool": f"eegvlm {__version__}"}
-                write_json(stamp_of(folder), whole | identity)
-                return found
-        finally:
-            console.quiet = before
+        mode = self.answers[0].metadata["mode"]
+        identity = self.stager.requirements.identity(mode, self.drawn.channels)
+        with own_folder(folder, identity):
+            found = write_night(self, folder)
+            whole = {"step": "stage", "status": "complete", "tool": f"eegvlm {__version__}"}
+            write_json(folder / STAMP, whole | identity)
+        return found
 
 
-def _scored(drawn: DrawnNight, answers: Sequence[Answer], chain: Chain | None) -> list[ScoredEpoch]:
+def _scored(
+    drawn: DrawnNight, answers: Sequence[Answer], smoothed: Mapping[str, str]
+) -> list[ScoredEpoch]:
     """Return a row for every epoch of the recording, staged or not, in order of time."""
     prepared = drawn.prepared
     answer_of = {int(answer.metadata["epoch_index"]): answer for answer in answers}
@@ -223,11 +216,6 @@ def _scored(drawn: DrawnNight, answers: Sequence[Answer], chain: Chain | None) -
             f"{prepared.night.recording}: {len(lost)} epochs have no answer, such as epoch {lost[0]}.",
             "Run again to continue.",
         )
-    sequence = {}
-    if chain:
-        places = sorted(answer_of)
-        shares = np.array([_probabilities(answer_of[i]) for i in places])
-        sequence = dict(zip(places, smoothed(places, shares, chain), strict=True))
     rows = [
         ScoredEpoch(i, float(i * EPOCH_S), None, missing=True, why=why)
         for i, why in prepared.flagged
@@ -239,14 +227,9 @@ def _scored(drawn: DrawnNight, answers: Sequence[Answer], chain: Chain | None) -
                 i,
                 float(i * EPOCH_S),
                 reading.stage,
-                probabilities=_probabilities(answer),
+                probabilities=of_stages(answer.metadata["stage_probabilities"]),
                 read=reading.words(answer.text),
-                smoothed=sequence.get(i),
+                smoothed=smoothed.get(answer.question_id),
             )
         )
     return sorted(rows, key=lambda row: row.epoch_index)
-
-
-def _probabilities(answer: Answer) -> tuple[float, ...]:
-    shares = answer.metadata["stage_probabilities"]
-    return tuple(float(shares[stage]) for stage in STAGES)

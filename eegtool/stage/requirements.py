@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.workspace import check_same_pictures
-from eegtool.extract.stored import CARD, STORED, is_module
-from eegtool.inference.smoothing import Chain, chain_of
-from eegtool.model.adapters import Contract, adapter_sha256, contract_base, prompt_of, read_contract
-from eegtool.model.answer_form import AnswerForm
-from eegtool.model.eegvlm import FUSIONS
+from eegtool.evaluate.model_folder import ModelFolder
+from eegtool.extract.stored import STORED
+from eegtool.model.adapters import prompt_of
 from eegtool.pictures import RENDERER, STYLES
 from eegtool.prepare.recipe import Recipe
 from eegtool.recordings.montages import ChannelSpec, kind_and_name, spec_of
@@ -35,26 +33,17 @@ _OF_ANOTHER: Final = "Use the version of eegvlm that trained it."
 _CHANNELS: Final = ", "  # between those of a picture in which several are stacked
 
 
-@dataclass(frozen=True, slots=True)
-class Requirements:
-    """A model, and what it wants to be shown.
+@dataclass(frozen=True, eq=False)
+class Requirements(ModelFolder):
+    """A model that stages recordings, and what it wants to be shown."""
 
-    Attributes
-    ----------
-    folder, contract, adapter_sha256, answers
-        Where it is, what its folder says, its weights, and how it was taught to answer.
-    prompt : callable
-        Question and number of pictures → what the model sees.
-    module : Path or None
-        Folder of its vision module; None if it looks at no features.
-    """
+    module: Path | None = None
+    """Folder of its vision module; None if it looks at no features."""
 
-    folder: Path
-    contract: Contract
-    adapter_sha256: str
-    answers: AnswerForm
-    prompt: Callable[[str, int], str]
-    module: Path | None
+    @cached_property
+    def prompt(self) -> Callable[[str, int], str]:
+        """Question and number of pictures → what the model sees."""
+        return prompt_of(self.base, self.contract, self.contract.version)
 
     @property
     def drawing(self) -> dict[str, Any]:
@@ -78,9 +67,10 @@ class Requirements:
         """Channels it was trained on."""
         return str(self.contract.protocol["channel"]).split(_CHANNELS)
 
-    def chain(self) -> Chain:
-        """Return what the model knows of sequences of stages (see `chain_of`)."""
-        return chain_of(self.contract.sequence, self.folder)
+    def identity(self, mode: str, channels: Sequence[str]) -> dict[str, Any]:
+        """Return what all nights in a folder of results have in common."""
+        named = list(channels or self.channels)
+        return {"adapter_sha256": self.adapter_sha256, "mode": mode, "channels": named}
 
     def recipe(self, channels: Sequence[str], *, strict: bool = False) -> Recipe:
         """Return how to draw a recording for this model.
@@ -118,7 +108,8 @@ class Requirements:
             chosen.append(replace(spec, derivation=name, optional=optional))
         montage = tuple(chosen) if self.montage else ()
         spelt = [spec.typed if montage else spec.derivation for spec in chosen]
-        return Recipe(channel=tuple(spelt), strict=strict, montage=montage, **self.drawing)
+        how = self.drawing | {"strict": strict, "montage": montage, "pictures": False}
+        return Recipe(channel=tuple(spelt), **how)
 
 
 def read_requirements(
@@ -136,64 +127,38 @@ def read_requirements(
         If it is not a model, its base is another one, it does not say how to draw or what to ask, was
         taught no answers that can be scored, or its vision module is missing.
     """
-    contract = read_contract(folder)
-    prompt = prompt_of(
-        contract_base(folder, contract, base, vision_tower), contract, contract.version
-    )
-    answers = AnswerForm.from_contract(contract.answers)
-    lacking = [name for name in ("channel", *_DRAWING) if name not in contract.protocol]
-    lacking += [] if answers.question else ["the question"]
+    model = Requirements.read(folder, base, vision_tower)
+    protocol = model.contract.protocol
+    lacking = [name for name in ("channel", *_DRAWING) if name not in protocol]
+    lacking += [] if model.answers.question else ["the question"]
     if lacking:
         raise EegToolError(
             f"{folder} does not say how its recordings were prepared; missing: {', '.join(lacking)}.",
             "It is of an earlier version, or was trained in a workspace without a prepare.json. "
             "Fine-tune again after `eegvlm prepare`.",
         )
-    if contract.protocol["style"] not in STYLES:
-        raise EegToolError(
-            f"{folder} was trained on pictures of the style '{contract.protocol['style']}', which is "
-            "not known here.",
-            f"Known: {', '.join(STYLES)}. Use the version of eegvlm that trained it.",
-        )
-    strips = contract.protocol.get("strips", ())
     try:
-        styles = {ChannelSpec.from_row(row).style for row in strips}
+        strips = sorted({spec.style for spec in model.montage} - STYLES.keys())
     except (KeyError, TypeError, ValueError) as error:
         raise EegToolError(
             f"{folder} does not say in a known form which channels it was trained on.", _OF_ANOTHER
         ) from error
-    if unknown := sorted(styles - STYLES.keys()):
+    if protocol["style"] not in STYLES:
         raise EegToolError(
-            f"{folder} was trained on strips of the style '{unknown[0]}'.", _OF_ANOTHER
+            f"{folder} was trained on pictures of the style '{protocol['style']}', which is "
+            "not known here.",
+            f"Known: {', '.join(STYLES)}. {_OF_ANOTHER}",
         )
-    both = f"The model {folder} and this eegvlm"
-    check_same_pictures(contract.protocol, {"renderer": RENDERER}, both)
-    if not answers.stages:
+    if strips:
         raise EegToolError(
-            f"{folder} was taught no form of answer that could be scored: {answers.sentence()}.",
-            "Prepare the night, and ask with `eegvlm evaluate --mode generate`.",
+            f"{folder} was trained on strips of the style '{strips[0]}'.", _OF_ANOTHER
         )
-    module = _module(folder, contract, vision_module)
-    return Requirements(folder, contract, adapter_sha256(folder), answers, prompt, module)
-
-
-def _module(model: Path, contract: Contract, named: Path | None) -> Path | None:
-    """Find the vision module that made the features the model was trained with."""
-    if not FUSIONS[contract.fusion].needs_features:
-        return None
-    weights = contract.features_weights_sha256
-    if not weights:
-        raise EegToolError(
-            f"{model} was trained with features that were made elsewhere: nobody here can make those "
-            "of a new recording.",
-            "Prepare the night, import its features (`eegvlm extract --import-features`), and run "
-            "`eegvlm evaluate`.",
-        )
-    folder = named or model / STORED
-    if is_module(folder, weights):
-        return folder
-    why = "is another one than" if (folder / CARD).is_file() else "does not hold"
-    raise EegToolError(
-        f"{folder} {why} the vision module that {model} was trained with (weights {weights[:12]}).",
-        "Name its folder with --vision-module: `eegvlm extract` left it as WORKSPACE/vision_module.",
+    model.check_pictures({"renderer": RENDERER}, "this eegvlm")
+    model.check_scorable("Prepare the night, and ask with `eegvlm evaluate --mode generate`.")
+    module = model.find_module(
+        vision_module or folder / STORED,
+        made_elsewhere="Prepare the night, import its features (`eegvlm extract --import-features`), and run "
+        "`eegvlm evaluate`.",
+        missing="Name its folder with --vision-module: `eegvlm extract` left it as WORKSPACE/vision_module.",
     )
+    return replace(model, module=module)

@@ -15,13 +15,13 @@ from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
 from eegtool.core.launching import take_lock
 from eegtool.core.records import write_answers
-from eegtool.core.settings import ReportSettings
 from eegtool.core.workspace import Workspace, read_json, write_json
 from eegtool.evaluate.shards import remove_parts
 from eegtool.prepare.nights import Prepared
 from eegtool.prepare.unscored import store_drawn
 from eegtool.report import step as report
 from eegtool.report.measures.sleep import in_bed, statistics
+from eegtool.report.options import ReportSettings
 from eegtool.report.reading.lights import Lights
 from eegtool.report.showing.exports import (
     write_annotations,
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 _WORK: Final = "work"
 _SUMMARY: Final = "night.json"
-_STAMP: Final = "stage.json"
+STAMP: Final = "stage.json"
+"""Run stamp of an output folder."""
 _UNSTAGED: Final = "?"
 """By which epochs without a stage are counted."""
 
@@ -50,11 +51,6 @@ def words_file(workspace: Workspace) -> Path:
     return workspace.answers.with_name("words.jsonl")
 
 
-def stamp_of(out: Path) -> Path:
-    """Return the run stamp of an output folder."""
-    return out / _STAMP
-
-
 @contextmanager
 def own_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[IO[str]]:
     """Take over a folder of results, if it is new or its nights have the same `identity`; give its lock.
@@ -64,7 +60,7 @@ def own_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[IO[str]]:
     EegToolError
         If it holds something else, cannot be written, or another run is at work in it.
     """
-    stamp = stamp_of(out)
+    stamp = out / STAMP
     if out.exists() and not out.is_dir():
         raise EegToolError(f"--out {out} is not a folder.", "Name another one with --out.")
     if stamp.exists():

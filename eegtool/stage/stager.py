@@ -14,15 +14,16 @@ import torch
 
 from eegtool.core.console import progress
 from eegtool.core.errors import EegToolError
+from eegtool.core.launching import is_first_rank
+from eegtool.core.options import AnswerMode
 from eegtool.core.records import Answer, Question
 from eegtool.core.registry import check_name
-from eegtool.core.settings import AnswerMode
 from eegtool.evaluate.asking import Job, read_row
 from eegtool.evaluate.shards import appended, part_path, share
 from eegtool.extract.stored import features_of, open_module
-from eegtool.inference.calibration import Calibration, calibrated, read_calibration
-from eegtool.inference.decoding import Decoding
+from eegtool.inference.calibration import Calibration, calibrated
 from eegtool.inference.loaded import LoadedModel, device_of
+from eegtool.inference.writing import Decoding
 from eegtool.prepare.unscored import DrawnNight, draw_unscored
 from eegtool.scorings.cohorts import Night, find_recordings
 from eegtool.stage.night import StagedNight
@@ -116,11 +117,11 @@ class Stager:
     @cached_property
     def calibration(self) -> Calibration | None:
         """The calibration in the model's folder; None where there is none."""
-        return read_calibration(self.requirements.folder, self.requirements.adapter_sha256)
+        return self.requirements.calibration()
 
     def stage(
         self,
-        source: str | Path | mne.io.BaseRaw,
+        source: str | Path | mne.io.BaseRaw | DrawnNight,
         channel: str | Sequence[str] = (),
         smooth: bool = False,
         *,
@@ -128,13 +129,15 @@ class Stager:
         calibrate: bool = True,
         batch_size: int | None = None,
         strict: bool = False,
+        answers_file: Path | None = None,
     ) -> StagedNight:
-        """Stage a recording; nothing is written.
+        """Stage a recording; nothing is written but, where you name it, the file of answers.
 
         Parameters
         ----------
-        source : str, Path or mne.io.BaseRaw
-            A file of any format that `eegvlm prepare` reads, or what MNE has in memory, in volts.
+        source : str, Path, mne.io.BaseRaw or DrawnNight
+            A file of any format that `eegvlm prepare` reads, what MNE has in memory, in volts, or a night whose
+            epochs are drawn.
         channel : str or sequence of str
             Channel of this recording that stands for the trained one, or a derivation such as
             ``"C4 - (M1+M2)/2"``; by default the channel of the training.
@@ -148,6 +151,8 @@ class Stager:
             Epochs at the same time; by default as many as fit.
         strict : bool
             Refuse a recording of which a part is missing.
+        answers_file : Path, optional
+            See `answers_about`.
 
         Raises
         ------
@@ -156,35 +161,24 @@ class Stager:
             is not in volts.
         """
         check_name("mode", mode, ("score", "both"))
-        channels = [channel] if isinstance(channel, str) else list(channel)
-        recipe = self.requirements.recipe(channels, strict=strict)
-        night, raw = _night_of(source)
-        drawn = draw_unscored(night, recipe, raw)
-        return self.stage_drawn(
-            drawn, smooth=smooth, mode=mode, calibrate=calibrate, batch_size=batch_size
-        )
-
-    def stage_drawn(
-        self,
-        drawn: DrawnNight,
-        *,
-        smooth: bool = False,
-        mode: Literal["score", "both"] = "score",
-        calibrate: bool = True,
-        batch_size: int | None = None,
-        answers_file: Path | None = None,
-    ) -> StagedNight:
-        """Stage a recording whose epochs are drawn; see `stage` and `answers_about`."""
-        chain = self.requirements.chain() if smooth else None
+        calibration = self.calibration if calibrate else None
+        chain = self.requirements.chain(calibration) if smooth else None
+        drawn = source if isinstance(source, DrawnNight) else self._draw(source, channel, strict)
         answers = self.answers_about(
             drawn, mode=mode, batch_size=batch_size, answers_file=answers_file
         )
-        calibration = self.calibration if calibrate else None
         texts = self.requirements.answers.texts
         finished = [calibrated(row, calibration, texts) for row in answers.values()]
-        if chain and calibration:
-            chain = calibration.of_chain(chain)
         return StagedNight(self, drawn, finished, chain)
+
+    def _draw(
+        self, source: str | Path | mne.io.BaseRaw, channel: str | Sequence[str], strict: bool
+    ) -> DrawnNight:
+        """Filter a recording, which is to be drawn as the model wants it."""
+        channels = [channel] if isinstance(channel, str) else list(channel)
+        recipe = self.requirements.recipe(channels, strict=strict)
+        night, raw = _night_of(source)
+        return draw_unscored(night, recipe, raw)
 
     def answers_about(
         self,
@@ -224,7 +218,7 @@ class Stager:
             found = {i: read_row(line, str(answers_file)) for i, line in lines.items()}
         own = share(chosen, rank, ranks)
         if any(question.sample_id not in found for question in own):
-            features = self.features(drawn, quiet=rank > 0)
+            features = self.features(drawn)
             batches = job.ask(
                 self.model,
                 own,
@@ -232,18 +226,13 @@ class Stager:
                 lambda q: self.model.processor.pixels(drawn.pictures[q.sample_id]),
                 None if features is None else features.__getitem__,
                 batch_size=batch_size,
-                quiet=rank > 0,
             )
             if answers_file:
                 batches = appended(batches, part_path(answers_file, rank=rank))
             found |= {row.question_id: row for rows in batches for row in rows}
         return {q.sample_id: found[q.sample_id] for q in chosen if q.sample_id in found}
 
-    def writes_apart(self, mode: str) -> bool:
-        """Say whether words about an epoch must be asked for beside the answers of a mode."""
-        return mode == "score" and not self.requirements.answers.reasons_first
-
-    def features(self, drawn: DrawnNight, *, quiet: bool = False) -> dict[str, np.ndarray] | None:
+    def features(self, drawn: DrawnNight) -> dict[str, np.ndarray] | None:
         """Return the high-level feature of each epoch, float32 ``[1, 1024]``; None if none are needed.
 
         Of all epochs, whatever is missing: the last bits of a feature depend on what else is in its batch.
@@ -253,7 +242,7 @@ class Stager:
         weights = self.requirements.contract.features_weights_sha256
         if weights not in drawn.features:
             bar = progress("epochs")
-            bar.disable = quiet
+            bar.disable = not is_first_rank()
             with bar:
                 task = bar.add_task("Looking", total=len(drawn.pictures), note="")
                 drawn.features[weights] = features_of(
@@ -270,10 +259,7 @@ class Stager:
         model, prepared = self.requirements, drawn.prepared
         own = {"channel recorded": prepared.channel, "simulated": prepared.simulated}
         return Job(
-            model_id=model.folder.resolve().name,
-            contract=model.contract,
-            adapter_sha256=model.adapter_sha256,
-            answers=model.answers,
+            model=model,
             mode=mode,
             decoding=Decoding(model.answers.max_new_tokens),
             template=model.contract.version,

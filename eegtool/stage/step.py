@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -25,28 +25,20 @@ from eegtool import __version__
 from eegtool.core.console import console, warn
 from eegtool.core.errors import CannotWriteError, EegToolError
 from eegtool.core.launching import count_ranks
+from eegtool.core.options import AnswerMode, settings_from
+from eegtool.core.ranks import call_on_ranks
 from eegtool.core.registry import check_name
-from eegtool.core.settings import AnswerMode, StageSettings, settings_from
 from eegtool.core.stages import EPOCH_S
 from eegtool.core.workspace import jsonable, read_json, run_stamp, sha256_of, write_json
-from eegtool.evaluate.ranks import call_on_ranks
 from eegtool.evaluate.task import read_batch_size
-from eegtool.inference.loaded import merge_note
 from eegtool.model.loading import ATTENTIONS
 from eegtool.prepare.nights import Prepared
-from eegtool.prepare.recipe import Recipe
 from eegtool.prepare.step import in_parallel, say_left_out
 from eegtool.prepare.unscored import DrawnNight, prepare_unscored, read_drawn, shown
 from eegtool.report.reading.lights import Lights, Span, annotated_lights, read_lights
 from eegtool.scorings.cohorts import Night, find_recordings
-from eegtool.stage.results import (
-    finished,
-    own_folder,
-    stamp_of,
-    words_file,
-    workspace_of,
-    write_night,
-)
+from eegtool.stage.options import StageSettings
+from eegtool.stage.results import STAMP, finished, own_folder, words_file, workspace_of, write_night
 from eegtool.stage.stager import Stager
 
 _SHOWN = 20
@@ -72,21 +64,10 @@ def run(settings: StageSettings) -> None:
     requirements.recipe(settings.channel)  # are there enough channels?
     if settings.smooth:
         requirements.chain()
-    if requirements.contract.features != "real":
-        warn(
-            f"the model was trained with {requirements.contract.features} features, as a sanity check."
-        )
-    if requirements.answers.untaught:
-        warn(
-            f"the model was taught no sample of {', '.join(requirements.answers.untaught)}: how its "
-            "answer is spelt is a guess."
-        )
+    for doubt in requirements.doubts():
+        warn(doubt)
     nights = find_recordings(settings.recordings)
-    identity = {
-        "adapter_sha256": requirements.adapter_sha256,
-        "mode": settings.mode,
-        "channels": list(settings.channel or requirements.channels),
-    }
+    identity = requirements.identity(settings.mode, settings.channel)
     with own_folder(settings.out, identity) as lock, _stdout_for_json(settings.json):
         done, problems = _stage_all(nights, settings, stager, lock)
         if not done:
@@ -99,7 +80,7 @@ def run(settings: StageSettings) -> None:
             protocol=requirements.protocol,
             results={"nights": len(done), "left_out": left_out},
         )
-        write_json(stamp_of(settings.out), stamp)
+        write_json(settings.out / STAMP, stamp)
         _print_table(settings, done, problems)
     if settings.json:
         found = {"out": settings.out, "nights": done, "left_out": left_out}
@@ -133,18 +114,13 @@ def ask_as_rank(given: Mapping[str, Any], rank: int, ranks: int) -> None:
         prepared = Prepared.from_card(night, read_json(workspace.night(night.recording)), None)
         drawn = _drawn(prepared, settings, stager)
         asked: list[tuple[AnswerMode, Path]] = [(settings.mode, workspace.answers)]
-        if settings.explain == "all" and stager.writes_apart(settings.mode):
+        if settings.explain == "all" and not stager.requirements.answers.writes(settings.mode):
             asked.append(("generate", words_file(workspace)))
         with suppress(EegToolError):  # the parent meets it again, and leaves this night out
             for mode, answers_file in asked:
-                stager.answers_about(
-                    drawn,
-                    mode=mode,
-                    batch_size=read_batch_size(settings.batch_size),
-                    answers_file=answers_file,
-                    rank=rank,
-                    ranks=ranks,
-                )
+                size = read_batch_size(settings.batch_size)
+                how: dict[str, Any] = {"mode": mode, "batch_size": size, "rank": rank}
+                stager.answers_about(drawn, answers_file=answers_file, ranks=ranks, **how)
 
 
 @contextmanager
@@ -175,16 +151,10 @@ def _stage_all(
         f"[bold]{escape(str(settings.model_path))}[/]: {escape(channels)}, "
         f"{requirements.drawing['style']} pictures of {requirements.drawing['size']} pixels"
     )
-    if settings.merge:
-        note = merge_note(settings.model_path, requirements.contract, settings.dtype)
-        console.print(note, markup=False)
     prepared = {one.night.recording: one for one in _prepare_all(nights, settings, stager)}
     problems = {name: one.problem for name, one in prepared.items() if one.problem}
-    decided = {
-        name: _made_from(one, settings, stager)
-        for name, one in prepared.items()
-        if name not in problems
-    }
+    usable = [name for name in prepared if name not in problems]
+    decided = {name: _made_from(prepared[name], settings, stager) for name in usable}
     found = {name: finished(prepared[name], settings.out, made) for name, made in decided.items()}
     unfinished = [name for name, results in found.items() if not results]
     ranks = count_ranks(settings.num_gpus, torch.cuda.device_count())
@@ -228,7 +198,7 @@ def _stage_one(
     """Stage a night that is drawn, and write its results."""
     workspace = workspace_of(settings.out, prepared.night.recording)
     size = read_batch_size(settings.batch_size)
-    night = stager.stage_drawn(
+    night = stager.stage(
         _drawn(prepared, settings, stager),
         smooth=settings.smooth,
         mode=settings.mode,
@@ -261,13 +231,8 @@ def _lights(prepared: Prepared, start: datetime | None, settings: StageSettings)
 def _drawn(prepared: Prepared, settings: StageSettings, stager: Stager) -> DrawnNight:
     """Open what is stored of a recording."""
     workspace = workspace_of(settings.out, prepared.night.recording)
-    return read_drawn(prepared, workspace, _recipe(settings, stager))
-
-
-def _recipe(settings: StageSettings, stager: Stager) -> Recipe:
-    """Return how recordings are read and drawn; no pictures are written."""
     recipe = stager.requirements.recipe(settings.channel, strict=settings.strict)
-    return replace(recipe, pictures=False)
+    return read_drawn(prepared, workspace, recipe)
 
 
 def _prepare_all(
@@ -275,10 +240,11 @@ def _prepare_all(
 ) -> Sequence[Prepared]:
     """Filter and store all nights, in parallel; return them in the order of `nights`."""
     requirements = stager.requirements
+    recipe = requirements.recipe(settings.channel, strict=settings.strict)
     tasks = [
         delayed(prepare_unscored)(
             night,
-            _recipe(settings, stager),
+            recipe,
             workspace_of(settings.out, night.recording),
             requirements.answers.question,
             requirements.protocol,
@@ -302,9 +268,7 @@ def _refusal(problems: Mapping[str, EegToolError]) -> EegToolError:
 
 
 def _print_table(
-    settings: StageSettings,
-    done: Sequence[Mapping[str, Any]],
-    problems: Mapping[str, EegToolError],
+    settings: StageSettings, done: Sequence[Mapping[str, Any]], problems: Mapping[str, EegToolError]
 ) -> None:
     """Print what there is now, and loudly what there is not."""
     table = Table(box=None, header_style="bold", pad_edge=False)

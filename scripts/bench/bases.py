@@ -25,10 +25,12 @@ import torch
 from sklearn.metrics import cohen_kappa_score, f1_score
 
 from eegtool.core.records import read_answers
-from eegtool.core.settings import EvaluateSettings, FinetuneSettings
 from eegtool.core.workspace import Workspace
 from eegtool.evaluate import step as evaluate
-from eegtool.finetune import step, train
+from eegtool.evaluate.options import EvaluateSettings
+from eegtool.finetune import train
+from eegtool.finetune.options import FinetuneSettings
+from eegtool.finetune.planning import make_plan
 from eegtool.finetune.summary import family_of
 from eegtool.model.checkpoints import find_base, load_processor
 
@@ -103,7 +105,7 @@ def rows(
             save_strategy="no",
             report_to="none",
         )
-        plan = step.make_plan(settings, run)
+        plan = make_plan(settings, run)
         processor = load_processor(
             base, fusion=plan.fusion, version=plan.version, side=plan.picture_side
         )

@@ -59,9 +59,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers import GenerationConfig
 
+from eegtool.core.options import AnswerMode
 from eegtool.core.probabilities import Scaling
 from eegtool.core.records import Epoch, Question, write_questions
-from eegtool.core.settings import AnswerMode
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, write_json
 from eegtool.extract.features import FeatureTable, Sidecar, load_features, write_features

@@ -39,7 +39,6 @@ from rich.table import Table
 
 from eegtool.core.console import console
 from eegtool.core.records import read_epochs
-from eegtool.core.settings import EEG_CHANNEL, PrepareSettings
 from eegtool.core.workspace import Workspace
 from eegtool.extract.data import Pictures
 from eegtool.pictures import STYLES, draw_png
@@ -47,6 +46,7 @@ from eegtool.pictures.augmentation import Augmentation
 from eegtool.pictures.signals import quantise
 from eegtool.pictures.spec import PictureSpec, Strip
 from eegtool.prepare import step
+from eegtool.prepare.options import EEG_CHANNEL, PrepareSettings
 from eegtool.recordings.montages import montage_of
 from eegtool.simulate.twins import load_twin, simulate_psg, write_night
 

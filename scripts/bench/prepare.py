@@ -38,10 +38,10 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from eegtool.core.settings import PrepareSettings
 from eegtool.pictures import STYLES, draw_png, spectrogram, wrapped
 from eegtool.pictures.png import encode
 from eegtool.pictures.spec import PictureSpec
+from eegtool.prepare.options import PrepareSettings
 from eegtool.recordings.signals import band_pass
 from eegtool.simulate.twins import load_twin, simulate_signal
 
@@ -225,9 +225,7 @@ def write_nights(folder: Path, n: int) -> None:
         )
     psg, scoring = folder / f"{TWIN}-PSG.edf", folder / f"{TWIN[:-1]}{twin.scorer}-Hypnogram.edf"
     edfio.Edf(signals, data_record_duration=30, **start).write(psg)
-    annotations = [
-        edfio.EdfAnnotation(r.onset_s, r.duration_s, r.description) for r in twin.hypnogram
-    ]
+    annotations = [edfio.EdfAnnotation(r.onset_s, r.duration_s, r.text) for r in twin.hypnogram]
     edfio.Edf([], annotations=annotations, **start).write(scoring)
     for i in range(1, n):
         for path in (psg, scoring):
@@ -311,7 +309,7 @@ def jobs(folder: Path, n_nights: int, n_rounds: int) -> dict[str, float]:
 PEAK = """
 import sys
 from pathlib import Path
-from eegtool.core.settings import PrepareSettings
+from eegtool.prepare.options import PrepareSettings
 from eegtool.prepare.step import run
 nights, workspace, channel, style = sys.argv[1:]
 run(PrepareSettings([Path(nights)], Path(workspace), channel=[channel], style=style))

@@ -30,8 +30,8 @@ from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
 from eegtool.core.records import Epoch, write_epochs
-from eegtool.core.settings import ReportSettings
 from eegtool.core.workspace import Workspace
+from eegtool.report.options import ReportSettings
 from eegtool.report.step import run
 
 FLAGS = (

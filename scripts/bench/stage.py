@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from eegtool.core.console import console
-from eegtool.core.settings import StageSettings
 from eegtool.model import adapters
 from eegtool.simulate.twins import available_nights, load_twin, write_night
 from eegtool.stage import step
+from eegtool.stage.options import StageSettings
 from eegtool.stage.stager import Stager
 
 GOALS = {"seconds": 90.0, "peak_mb": 2000.0}

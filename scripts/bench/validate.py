@@ -32,11 +32,12 @@ import torch
 from PIL import Image
 
 from eegtool.core.records import Epoch, write_conversations, write_epochs
-from eegtool.core.settings import FinetuneSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, write_json
 from eegtool.extract.features import Sidecar, write_features
-from eegtool.finetune import saving, step, train
+from eegtool.finetune import saving, train
+from eegtool.finetune.options import FinetuneSettings
+from eegtool.finetune.planning import make_plan
 from eegtool.finetune.trainer import EegTrainer
 from eegtool.finetune.validation import figures
 from eegtool.inference.loaded import LoadedModel
@@ -138,7 +139,7 @@ def main() -> None:
         )
         settings = replace(settings, max_steps=1, eval_strategy="steps", eval_steps=1)
         train.EegTrainer = Timed
-        train.run(step.make_plan(settings, Path(name) / "run"))
+        train.run(make_plan(settings, Path(name) / "run"))
     measured, ratio = Timed.measured, Timed.measured["ratio"]
     print(
         f"{options.epochs} epochs: {measured['validation_s']:.2f} s in a training, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,7 @@ class Walk:
 
 
 @pytest.fixture(scope="session")
-def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
+def walk(tmp_path_factory: pytest.TempPathFactory, warm_python: Path) -> Walk:
     """Simulate, prepare, extract, finetune, evaluate and report once for all tests."""
     root = tmp_path_factory.mktemp("walk")
     recordings = root / "recordings"
@@ -51,7 +52,9 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
     adapter, walk = str(workspace.checkpoints / "real"), Walk(workspace.root)
     walk.eegvlm("prepare", str(recordings), *PREPARE)
     walk.eegvlm("extract", *EXTRACT)
-    walk.eegvlm("finetune", *FINETUNE, "--output-dir", adapter)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", str(warm_python))
+        walk.eegvlm("finetune", *FINETUNE, "--output-dir", adapter)
     walk.eegvlm("evaluate", "--model-path", adapter)
     walk.eegvlm("report")
     return walk

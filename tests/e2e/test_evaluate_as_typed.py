@@ -26,6 +26,7 @@ from eegtool.core.workspace import Workspace
 from eegtool.evaluate.shards import parts_of, whole_lines
 from eegtool.extract.features import Sidecar, write_features
 from tests.conftest import VISION_MODULE
+from tests.warm import children
 
 # Step 4 of the recipe, `python llava/eval/model_vqa.py` replaced and nothing else.
 SEED = r"""
@@ -136,6 +137,7 @@ def wait_for(process: subprocess.Popen[str], answers: Path, n: int) -> None:
         time.sleep(0.002)
 
 
+@pytest.mark.usefixtures("warm")
 def test_killed_again_and_again_it_ends_as_if_nothing_had_been(
     long_night: Workspace, adapter: Path, tmp_path: Path
 ) -> None:
@@ -161,6 +163,7 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_been(
     assert parts_of(killed) == []
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_rank_that_is_killed_costs_its_last_batch_only(
     long_night: Workspace, adapter: Path, tmp_path: Path
 ) -> None:
@@ -184,7 +187,3 @@ def test_a_rank_that_is_killed_costs_its_last_batch_only(
     asked = [q.sample_id for q in read_questions(long_night.questions)]
     assert [json.loads(line)["question_id"] for line in lines] == asked
     assert set(kept) < set(lines)
-
-
-def children(pid: int) -> list[int]:
-    return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -16,10 +16,12 @@ from transformers import AutoModelForImageTextToText
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import read_answers
-from eegtool.core.settings import EvaluateSettings, ExportSettings, FinetuneSettings
 from eegtool.core.workspace import Workspace
 from eegtool.evaluate import step as evaluate
-from eegtool.finetune import export, step, train
+from eegtool.evaluate.options import EvaluateSettings
+from eegtool.finetune import export, train
+from eegtool.finetune.options import ExportSettings, FinetuneSettings
+from eegtool.finetune.planning import make_plan
 from eegtool.model.adapters import load_adapter, read_contract
 from eegtool.model.checkpoints import base_in
 from tests.finetune.conftest import run_ranks
@@ -48,7 +50,7 @@ def trained(
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp(request.param)
     base = build(request.param, folder / "base")
-    train.run(step.make_plan(settings_of(base, workspace_model), folder / "run"))
+    train.run(make_plan(settings_of(base, workspace_model), folder / "run"))
     return Trained(request.param, base, folder / "run", workspace_model)
 
 
@@ -161,13 +163,14 @@ def losses_of(run: Path) -> list[float]:
 
 
 @needs_compiler
+@pytest.mark.usefixtures("warm")
 def test_two_ranks_of_zero3_learn_what_one_learns(workspace: Workspace, tmp_path: Path) -> None:
     """Its positions have three dimensions, and its deeper layers get features of the picture, too."""
     base = build("qwen3_vl", tmp_path / "base")
     settings = settings_of(base, workspace, max_steps=6, lora_dropout=0.0)
-    train.run(step.make_plan(settings, tmp_path / "one"))
+    train.run(make_plan(settings, tmp_path / "one"))
     shared = replace(settings, deepspeed="zero3", per_device_train_batch_size=2)
-    run_ranks(step.make_plan(shared, tmp_path / "two", 2), 2, use_deepspeed=True)
+    run_ranks(make_plan(shared, tmp_path / "two", 2), 2, use_deepspeed=True)
     one, two = losses_of(tmp_path / "one"), losses_of(tmp_path / "two")
     np.testing.assert_allclose(one, two, rtol=2e-3)
     assert one[-1] < one[0]
@@ -186,7 +189,7 @@ def test_it_is_validated_and_calibrated(name: str, workspace: Workspace, tmp_pat
         eval_subjects_share=0.5,
         load_best_model_at_end=True,
     )
-    train.run(step.make_plan(settings, tmp_path / "run"))
+    train.run(make_plan(settings, tmp_path / "run"))
     contract = read_contract(tmp_path / "run")
     log = json.loads((tmp_path / "run/training_log.json").read_text())["log"]
     logged = {row["step"]: row["eval_loss"] for row in log if "eval_loss" in row}
@@ -208,7 +211,7 @@ def test_it_is_validated_and_calibrated(name: str, workspace: Workspace, tmp_pat
 def test_packed_weights_learn(name: str, workspace: Workspace, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     base = build(name, tmp_path / "base")
-    train.run(step.make_plan(settings_of(base, workspace, bits=4, max_steps=8), tmp_path / "run"))
+    train.run(make_plan(settings_of(base, workspace, bits=4, max_steps=8), tmp_path / "run"))
     losses = losses_of(tmp_path / "run")
     assert losses[-1] < losses[0]
     assert read_contract(tmp_path / "run").bits == 4
@@ -217,12 +220,12 @@ def test_packed_weights_learn(name: str, workspace: Workspace, tmp_path: Path) -
 def test_a_training_is_resumed(workspace: Workspace, tmp_path: Path) -> None:
     base = build("internvl", tmp_path / "base")
     settings = settings_of(base, workspace, max_steps=6, save_steps=3)
-    train.run(step.make_plan(settings, tmp_path / "whole"))
+    train.run(make_plan(settings, tmp_path / "whole"))
     shutil.copytree(tmp_path / "whole", tmp_path / "torn")
     for name in ("eegvlm.json", "projector.safetensors", "training_log.json"):
         (tmp_path / "torn" / name).unlink()
     shutil.rmtree(tmp_path / "torn/checkpoint-6")
-    plan = step.make_plan(settings, tmp_path / "whole2")
+    plan = make_plan(settings, tmp_path / "whole2")
     plan.write(tmp_path / "torn/plan.json")
     train.run(
         replace(

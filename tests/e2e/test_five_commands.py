@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from eegtool.core.records import read_answers, read_conversations, read_epochs, read_questions
 from eegtool.core.stages import STAGES
@@ -72,6 +73,7 @@ def test_the_model_learnt_to_stage_subjects_it_never_saw(walk: Walk) -> None:
     assert found["protocol"]["simulated"] is True
 
 
+@pytest.mark.usefixtures("warm")
 def test_shuffled_features_teach_nothing(walk: Walk) -> None:
     """The same run but for the features: only through their right join can staging be learnt."""
     adapter, answers = walk.root / "checkpoints" / "shuffled", walk.root / "shuffled.jsonl"

@@ -398,6 +398,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.mark.usefixtures("warm")
 def test_two_ranks_of_zero3(case: Case, expected: Any) -> None:
     from eegtool.finetune import launcher
 

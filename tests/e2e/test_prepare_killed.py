@@ -18,7 +18,7 @@ from eegtool.cli import app
 from eegtool.simulate.twins import load_twin, write_night
 
 NIGHTS = ("SC4001E0", "SC4012E0", "SC4021E0", "SC4031E0")
-EPOCHS_PER_STAGE = 20
+EPOCHS_PER_STAGE = 10
 N_PICTURES = len(NIGHTS) * EPOCHS_PER_STAGE * 5
 
 

@@ -10,19 +10,17 @@ from typing import Any
 import pytest
 
 from eegtool.core.console import console
-from eegtool.core.settings import (
-    EvaluateSettings,
-    FinetuneSettings,
-    PrepareSettings,
-    ReportSettings,
-)
 from eegtool.core.workspace import Workspace, read_json
 from eegtool.evaluate import step as evaluate
-from eegtool.finetune import step as finetune
+from eegtool.evaluate.options import EvaluateSettings
 from eegtool.finetune import train
+from eegtool.finetune.options import FinetuneSettings
+from eegtool.finetune.planning import make_plan
 from eegtool.model.adapters import read_contract
 from eegtool.prepare import step as prepare
+from eegtool.prepare.options import PrepareSettings
 from eegtool.report import step as report
+from eegtool.report.options import ReportSettings
 from tests.prepare.test_protocols import sleep_edf
 
 PUBLISHED = "Published under the same protocol (sleep-edf-20)"
@@ -72,7 +70,7 @@ def trained(workspace: Workspace) -> Path:
         per_device_train_batch_size=2,
         eval_strategy="no",
     )
-    train.run(finetune.make_plan(settings, adapter))
+    train.run(make_plan(settings, adapter))
     return adapter
 
 

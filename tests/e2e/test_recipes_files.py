@@ -90,6 +90,7 @@ def rows_of(path: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
+@pytest.mark.usefixtures("warm")
 def test_everything_runs_from_the_recipes_files_alone(run: Run) -> None:
     said = run("extract", "--import-features", "mine.npy")
     assert "row order" in said or "order" in said

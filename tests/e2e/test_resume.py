@@ -22,6 +22,7 @@ from eegtool.finetune import train
 from eegtool.finetune.plan import Plan
 from eegtool.finetune.saving import last_whole, step_of
 from tests.finetune.conftest import run_ranks
+from tests.warm import children
 
 OPTIONS = (
     *(
@@ -65,8 +66,8 @@ class Training:
 
     def rank(self) -> int:
         """Return the process that trains, where there is one rank and no launcher between."""
-        pid = self.process.pid
-        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+        (rank,) = children(self.process.pid)
+        return rank
 
     def end(self) -> tuple[int, str]:
         """Return exit code and output."""
@@ -111,6 +112,7 @@ def train_uninterrupted(plan: Plan) -> None:
         train.run(plan)
 
 
+@pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize(
     ("options", "steps", "ends"),
     [

@@ -9,22 +9,19 @@ from typing import Any
 import pytest
 
 from eegtool.core.console import console
-from eegtool.core.settings import (
-    AskSettings,
-    EvaluateSettings,
-    ExtractSettings,
-    FinetuneSettings,
-    PrepareSettings,
-    ReportSettings,
-)
 from eegtool.core.workspace import Workspace, read_json
 from eegtool.evaluate import ask
 from eegtool.evaluate import step as evaluate
+from eegtool.evaluate.options import AskSettings, EvaluateSettings
 from eegtool.extract import step as extract
-from eegtool.finetune import step as finetune
+from eegtool.extract.options import ExtractSettings
 from eegtool.finetune import train
+from eegtool.finetune.options import FinetuneSettings
+from eegtool.finetune.planning import make_plan
 from eegtool.prepare import step as prepare
+from eegtool.prepare.options import PrepareSettings
 from eegtool.report import step as report
+from eegtool.report.options import ReportSettings
 from eegtool.simulate.twins import load_twin, write_night
 
 NIGHTS = ("SC4001E0", "SC4012E0", "SC4021E0", "SC4031E0")
@@ -67,7 +64,7 @@ def _walk(root: Path, pictures: Any) -> Workspace:
             eval_steps=2,
             eval_limit=4,
         )
-        train.run(finetune.make_plan(settings, adapter))
+        train.run(make_plan(settings, adapter))
         evaluate.run(EvaluateSettings(adapter, workspace=workspace.root, mode="score", num_gpus=1))
         report.run(ReportSettings(workspace=workspace.root))
     finally:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from safetensors.torch import load_file
 
 from eegtool.core.records import read_answers
@@ -10,6 +11,7 @@ from tests.e2e.conftest import LORA, Walk
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
+@pytest.mark.usefixtures("warm")
 def test_two_zero3_ranks_answer_like_one_rank(walk: Walk) -> None:
     """Same seed, same samples per step: one rank with 8, or two ZeRO-3 ranks with 4 each."""
     runs = {

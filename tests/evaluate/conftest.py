@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from eegtool.core.options import AnswerMode
 from eegtool.core.records import Question
-from eegtool.core.settings import AnswerMode, EvaluateSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace
+from eegtool.evaluate.options import EvaluateSettings
 from eegtool.inference import loaded as inference
 from eegtool.inference.loaded import LoadedModel
 from eegtool.inference.writing import Reply

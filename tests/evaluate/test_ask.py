@@ -22,10 +22,10 @@ from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
 from eegtool.core.pictures import read_rgb
 from eegtool.core.records import read_questions
-from eegtool.core.settings import AskSettings, EvaluateSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, read_json, write_json
 from eegtool.evaluate import ask, step
+from eegtool.evaluate.options import AskSettings, EvaluateSettings
 from eegtool.extract.features import Sidecar, write_features
 from eegtool.extract.module import VisionModule
 from eegtool.extract.stored import features_of, open_module, store_module

@@ -18,12 +18,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from eegtool.core import records
+from eegtool.core import ranks, records
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Answer, json_line, read_questions, write_questions
-from eegtool.core.settings import EvaluateSettings
 from eegtool.core.workspace import Workspace, atomic_path
-from eegtool.evaluate import ranks, step
+from eegtool.evaluate import step
+from eegtool.evaluate.options import EvaluateSettings
 from eegtool.evaluate.shards import appended, deal, part_path, parts_of, whole_lines
 from eegtool.evaluate.step import run
 from eegtool.inference.loaded import LoadedModel
@@ -339,6 +339,7 @@ def same_but_for_numbers(one: Path, other: Path) -> None:
     assert np.abs(np.array(numbers[0]) - np.array(numbers[1])).max() < 1e-4
 
 
+@pytest.mark.usefixtures("warm")
 def test_batches_ranks_and_chunks_give_the_same_file(
     settings: EvaluateSettings, workspace: Workspace
 ) -> None:

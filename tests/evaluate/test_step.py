@@ -17,9 +17,9 @@ import torch
 from eegtool.core.errors import EegToolError
 from eegtool.core.probabilities import Scaling, ece, of_stages
 from eegtool.core.records import Question, read_epochs, read_questions, write_questions
-from eegtool.core.settings import EvaluateSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, read_json, write_json
+from eegtool.evaluate.options import EvaluateSettings
 from eegtool.evaluate.step import run
 from eegtool.inference import loaded
 from eegtool.inference.calibration import Calibration, write_calibration
@@ -183,10 +183,10 @@ def test_rows_say_the_stage_in_the_likeliest_sequence(
         nights.setdefault(row["metadata"]["recording"], []).append(row)
     for night in nights.values():
         night.sort(key=lambda row: row["metadata"]["epoch_index"])
-        places = [row["metadata"]["epoch_index"] for row in night]
+        places = [("night", row["metadata"]["epoch_index"]) for row in night]
         shares = [list(row["metadata"]["stage_probabilities"].values()) for row in night]
         expected = smoothed(places, np.array(shares), chain_of(sticky, adapter))
-        assert [row["metadata"]["stage_smoothed"] for row in night] == list(expected)
+        assert [row["metadata"]["stage_smoothed"] for row in night] == expected
     assert [row["text"] for row in rows] != [row["metadata"]["stage_smoothed"] for row in rows]
     run(replace(settings, mode="generate", overwrite=True))
     assert not any("stage_smoothed" in row["metadata"] for row in rows_of(workspace.answers))

@@ -25,11 +25,11 @@ def side(epochs: list[Epoch]) -> list[Epoch]:
 
 def test_picture_and_stage(workspace: Workspace, side: list[Epoch]) -> None:
     folder = workspace.images("ft")
-    picture, stage = Pictures(side, folder, 64)[7]
+    picture, stage, number = Pictures(side, folder, 64)[7]
     assert (picture.dtype, picture.shape) == (torch.uint8, (3, 64, 64))
     with Image.open(folder / side[7].image) as image:
         np.testing.assert_array_equal(picture.permute(1, 2, 0).numpy(), np.array(image))
-    assert STAGES[stage] == side[7].stage
+    assert (STAGES[stage], number) == (side[7].stage, 7)
 
 
 def test_palette_becomes_colours(workspace: Workspace, side: list[Epoch]) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -187,7 +188,7 @@ def merged(
         workspace.images("ft"),
         (reference, tuple(trained_on)),
         workspace.features("ft"),
-        device=CPU,
+        export=partial(export, device=CPU),
     )
 
 

@@ -15,7 +15,7 @@ from transformers import Trainer
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Epoch, read_epochs, write_epochs
 from eegtool.core.stages import STAGES
-from eegtool.core.workspace import Workspace
+from eegtool.core.workspace import Workspace, read_json, write_json
 from eegtool.extract import data, training
 from eegtool.extract.data import Pictures
 from eegtool.extract.plan import TrainPlan, TrainResult
@@ -33,7 +33,7 @@ from eegtool.extract.weights import load_module
 from eegtool.pictures.augmentation import Augmentation, vary
 from eegtool.pictures.signals import StoredNight
 
-AUGMENTED = asdict(Augmentation())
+AUGMENTED = Augmentation()
 
 
 @pytest.fixture(autouse=True)
@@ -179,8 +179,8 @@ def test_balanced_sampling_draws_all_stages_equally_often() -> None:
 
 def test_plan_comes_back_from_its_file(workspace: Workspace, tmp_path: Path) -> None:
     plan = plan_of(workspace, tmp_path / "out", augmentation=AUGMENTED)
-    plan.write(tmp_path / "plan.json")
-    assert TrainPlan.read(tmp_path / "plan.json") == plan
+    write_json(tmp_path / "plan.json", asdict(plan))
+    assert TrainPlan.of(read_json(tmp_path / "plan.json")) == plan
 
 
 @pytest.fixture(scope="module")
@@ -503,7 +503,7 @@ def test_augmentation_is_off_in_validation(
 def test_an_epoch_is_varied_by_its_seed_alone(stored: Workspace, epochs: list[Epoch]) -> None:
     side = [epoch for epoch in epochs if epoch.split == "ft"]
     pictures = Pictures(side, stored.images("ft"), 64, Augmentation())
-    (one, stage), (other, _), (again, _) = (pictures[3, seed] for seed in (5, 6, 5))
+    (one, stage, _), (other, *_), (again, *_) = (pictures[3, seed] for seed in (5, 6, 5))
     assert (one.dtype, one.shape, stage) == (torch.uint8, (3, 64, 64), 3)
     assert torch.equal(one, again)
     assert not torch.equal(one, other)

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 from eegtool import cli
 from eegtool.core.errors import EegToolError
 from eegtool.core.flags import FlagError
-from eegtool.core.settings import FinetuneSettings
 from eegtool.finetune import arguments
 from eegtool.finetune.arguments import read_flags, training_arguments
 from eegtool.finetune.hardware import Hardware
+from eegtool.finetune.options import FinetuneSettings
 
 SETTINGS = FinetuneSettings("tiny")
 

@@ -12,7 +12,7 @@ from eegtool.core.errors import EegToolError
 from eegtool.core.records import Conversation, read_conversations
 from eegtool.core.workspace import Workspace
 from eegtool.extract.features import load_features
-from eegtool.finetune.data import FinetuneDataset, collate, encode, trained_share
+from eegtool.finetune.data import FinetuneDataset, collate, encode, label_weights, trained_share
 from eegtool.model.checkpoints import load_processor
 from eegtool.model.processor import IGNORED, Processor
 
@@ -127,3 +127,46 @@ def test_a_missing_picture_is_an_error_of_the_user(
         EegToolError, match=f"{rows[2].images[0]} cannot be read: it does not exist"
     ):
         dataset[2]
+
+
+@pytest.mark.parametrize("place", ["start", "end"])
+def test_what_names_the_stage_has_its_share_of_the_loss(
+    place: str, rows: list[Conversation], processor: Processor
+) -> None:
+    reasons, named = "Low-amplitude EEG, no N1 before. Spindles fit N2.1.", "The stage is N2."
+    answer = f"{named} {reasons}" if place == "start" else f"{reasons} {named}"
+    row = replace(rows[0], answer=answer)
+    encoded = encode(row, processor, 4096)
+    weights = np.array(label_weights(row, encoded, processor, 0.4))
+    trained = np.array(encoded.labels) != IGNORED
+    assert (weights[~trained] == 0).all()
+    assert weights.sum() == pytest.approx(trained.sum())
+    heavy = weights > weights[trained].min()
+    tokens = [i for i, is_heavy in zip(encoded.input_ids, heavy, strict=True) if is_heavy]
+    assert processor.tokenizer.decode(tokens) == " N2"
+    assert weights[heavy].sum() == pytest.approx(0.4 * trained.sum())
+
+
+@pytest.mark.parametrize("answer", ["N2", "The stage is unclear, as it has spindles.", "Wake."])
+def test_without_reasons_or_a_stage_all_words_count_alike(
+    answer: str, rows: list[Conversation], processor: Processor
+) -> None:
+    row = replace(rows[0], answer=answer)
+    encoded = encode(row, processor, 4096)
+    weights = label_weights(row, encoded, processor, 0.4)
+    assert set(zip(weights, (label != IGNORED for label in encoded.labels), strict=True)) == {
+        (0.0, False),
+        (1.0, True),
+    }
+
+
+def test_weights_are_padded_with_their_labels(
+    workspace: Workspace, rows: list[Conversation], processor: Processor
+) -> None:
+    told = [replace(rows[0], answer="The stage is N2. Spindles."), replace(rows[1], answer="N2")]
+    dataset = FinetuneDataset(told, workspace.images("ft"), None, processor, 4096, stage_share=0.5)
+    batch = collate([dataset[0], dataset[~1]], processor)
+    assert batch["label_weights"].shape == batch["labels"].shape
+    n_trained = (batch["labels"] != IGNORED).sum(dim=1)
+    assert n_trained[1] == 0  # a filler
+    assert batch["label_weights"][0].sum() == pytest.approx(int(n_trained[0]))

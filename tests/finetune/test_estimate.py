@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 import shutil
 from collections import namedtuple
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,12 @@ from deepspeed.runtime.zero.linear import zero3_linear_wrap
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.settings import FinetuneSettings
 from eegtool.core.workspace import Workspace, write_json
 from eegtool.finetune import estimate
 from eegtool.finetune.estimate import Size
+from eegtool.finetune.options import FinetuneSettings
 from eegtool.finetune.plan import Plan
-from eegtool.finetune.step import make_plan
+from eegtool.finetune.planning import make_plan
 from eegtool.model.adapters import add_lora
 from eegtool.model.checkpoints import find_base, load_base
 from eegtool.model.eegvlm import EEGVLM, patches
@@ -70,7 +72,8 @@ def recipe(plan: Plan) -> Plan:
 def test_parameters_of_13b_are_counted_without_its_weights(
     config: LlavaConfig, recipe: Plan
 ) -> None:
-    parts = {part: counts for part, *counts in estimate.count_parameters(empty(config), r=128)}
+    text = config.to_json_string(use_diff=False)
+    parts = {part: counts for part, *counts in parts_of(text, 128)}
     assert parts["vision tower"] == [0, 303_507_456]
     assert parts["projector"] == [1024 * 5120 + 5120 + 5120 * 5120 + 5120] * 2
     trained, total = parts["language model (LoRA)"]
@@ -126,13 +129,24 @@ def empty(config: LlavaConfig) -> EEGVLM:
         return EEGVLM(config)
 
 
+@cache
+def tensors_of(text: str) -> tuple[int, ...]:
+    """Return how large the parameters are, by the configuration as JSON; of 13B it takes a second."""
+    config = LlavaConfig.from_dict(json.loads(text))
+    return tuple(parameter.numel() for parameter in empty(config).parameters())
+
+
+@cache
+def parts_of(text: str, r: int) -> Any:
+    return estimate.count_parameters(empty(LlavaConfig.from_dict(json.loads(text))), r=r)
+
+
 def shape_of(config: LlavaConfig) -> dict[str, Any]:
-    tensors = tuple(parameter.numel() for parameter in empty(config).parameters())
     return {
         "text": config.text_config,
         "projected": patches(config),
         "visual_tokens": 1152,
-        "tensors": tensors,
+        "tensors": tensors_of(config.to_json_string(use_diff=False)),
     }
 
 
@@ -189,7 +203,7 @@ def test_13b_needs_what_it_needs(
 ) -> None:
     plan = replace(recipe, gradient_checkpointing=checkpointing)
     plan = with_arguments(plan, per_device_train_batch_size=batch)
-    parts = estimate.count_parameters(empty(config), r=plan.lora_r)
+    parts = parts_of(config.to_json_string(use_diff=False), plan.lora_r)
     size = Size(parts, samples=10_000, tokens=1195, labels=8, **shape_of(config))
     need = estimate.memory(size, plan, ranks, ranks)[preset]
     assert need.gpu / 2**30 == pytest.approx(expected, rel=0.05)
@@ -334,7 +348,7 @@ def kept_bytes(model: EEGVLM, tokens: int, dtype: torch.dtype) -> int:
 
 def test_dora_needs_more(config: LlavaConfig, recipe: Plan) -> None:
     dora = replace(recipe, use_dora=True)
-    plain = estimate.count_parameters(empty(config), r=128)
+    plain = parts_of(config.to_json_string(use_diff=False), 128)
     with_lengths = estimate.count_parameters(empty(config), r=128, use_dora=True)
     rows = 40 * (5 * 5120 + 2 * 13824)  # a length for each row of seven layers
     assert with_lengths[-1][1] - plain[-1][1] == rows

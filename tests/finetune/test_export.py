@@ -18,10 +18,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPImageProcessor, LlavaForConditionalGeneration
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.settings import EvaluateSettings, ExportSettings
 from eegtool.core.workspace import Workspace, read_json, sha256_of, write_json
 from eegtool.evaluate import step as evaluate
+from eegtool.evaluate.options import EvaluateSettings
 from eegtool.finetune import card, export
+from eegtool.finetune.options import ExportSettings
 from eegtool.model import weights
 from eegtool.model.adapters import (
     Contract,
@@ -501,6 +502,7 @@ def test_licences_are_told_as_the_hub_wants_them(
     [
         ({}, ""),
         ({"README.md": "# A model\nlicense: mit\n"}, ""),
+        ({"README.md": "---\nlicense: [\n---\n# M", "LICENSE": "Mine"}, "Mine"),
         ({"README.md": "---\ntags: [a]\nlicense: llama2\n---\n# M", "LICENSE": "x"}, "llama2"),
         (
             {"README.md": "---\ntags: [a]\n---\n# M", "LICENSE": "\n# My Licence\nmore"},

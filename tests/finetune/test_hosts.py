@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from eegtool.cli import app
 from eegtool.core.workspace import Workspace, read_json
 from eegtool.finetune import launcher
 
@@ -38,7 +38,13 @@ if "RANK" in os.environ:
 
 
 @pytest.mark.skipif(not launcher.has_cpp_compiler(), reason="DeepSpeed needs one on a CPU")
-def test_every_machine_gets_what_its_ranks_need(workspace: Workspace, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("warm")
+def test_every_machine_gets_what_its_ranks_need(
+    workspace: Workspace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
     for host in ("one", "two"):
@@ -49,8 +55,9 @@ def test_every_machine_gets_what_its_ranks_need(workspace: Workspace, tmp_path: 
     (programs / "sitecustomize.py").write_text(PROBE.format(seen=str(tmp_path / "rank")))
     hosts = tmp_path / "hosts"
     hosts.write_text("one slots=1\ntwo slots=1\n")
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "CUDA_"))}
-    environment = kept | {
+    for name in [name for name in os.environ if name.startswith(("WANDB_", "CUDA_", "DS_"))]:
+        monkeypatch.delenv(name)
+    environment = {
         "PATH": f"{programs}:{os.environ['PATH']}",
         "PYTHONPATH": f"{programs}:{Path(__file__).parents[2]}",
         "HOME": str(tmp_path),
@@ -58,12 +65,14 @@ def test_every_machine_gets_what_its_ranks_need(workspace: Workspace, tmp_path: 
         "WANDB_API_KEY": "0" * 40,
         "WANDB_NOTES": "two machines",
     }
-    command = [sys.executable, "-m", "eegtool", "finetune", "--model-name-or-path", "tiny"]
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    command = ["finetune", "--model-name-or-path", "tiny"]
     command += ["--workspace", str(workspace.root), "--hostfile", str(hosts)]
     command += ["--deepspeed", "zero2", "--max-steps", "2", "--lora-r", "4", "--logging-steps", "1"]
     command += ["--per-device-train-batch-size", "2", "--report-to", "wandb", "--tf32", "True"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert done.exit_code == 0, done.output + "".join(capfd.readouterr())
     out = workspace.checkpoints / "eegvlm"
     plan = read_json(out / "plan.json")
     # Made where no GPU is, for machines that have some.

@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 from eegtool.cli import app
 from eegtool.core.errors import EegToolError
-from eegtool.core.settings import FinetuneSettings
 from eegtool.core.workspace import Workspace
 from eegtool.finetune import saving, step, train
+from eegtool.finetune.options import FinetuneSettings
 from eegtool.finetune.plan import Plan
-from eegtool.finetune.step import make_plan
+from eegtool.finetune.planning import make_plan
 from eegtool.finetune.trainer import EegTrainer
 from eegtool.model.adapters import add_lora, load_adapter
 from eegtool.model.checkpoints import load_base
@@ -203,6 +203,7 @@ def test_lengths_that_are_missing_are_refused(plan_of: Planner) -> None:
 
 
 @needs_compiler
+@pytest.mark.usefixtures("warm")
 def test_under_deepspeed(plan_of: Planner, tmp_path: Path) -> None:
     """All three at once, on two ranks that share each batch; ZeRO-3 frees each weight after its use."""
     change = {"bf16": True, "max_steps": 4, "per_device_train_batch_size": 2, **ALL}

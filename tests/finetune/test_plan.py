@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.settings import FinetuneSettings
 from eegtool.core.workspace import Workspace
+from eegtool.finetune.options import FinetuneSettings
 from eegtool.finetune.plan import Plan, differences
-from eegtool.finetune.step import make_plan
+from eegtool.finetune.planning import make_plan
 
 
 @pytest.fixture

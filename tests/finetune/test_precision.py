@@ -15,9 +15,9 @@ from transformers import TrainingArguments
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import read_answers, read_conversations
-from eegtool.core.settings import EvaluateSettings
 from eegtool.core.workspace import Workspace, read_json, write_json
 from eegtool.evaluate import step as evaluate
+from eegtool.evaluate.options import EvaluateSettings
 from eegtool.extract.features import load_features
 from eegtool.finetune import launcher, train
 from eegtool.finetune.data import FinetuneDataset, collate
@@ -120,6 +120,7 @@ def test_without_deepspeed(plan_of: Planner) -> None:
 
 
 @needs_compiler
+@pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_under_deepspeed(
     plan_of: Planner, tmp_path: Path, workspace: Workspace, ranks: int

@@ -23,11 +23,12 @@ from eegtool import cli
 from eegtool.core.errors import EegToolError
 from eegtool.core.launching import Stopped
 from eegtool.core.records import read_conversations, write_conversations
-from eegtool.core.settings import FinetuneSettings
 from eegtool.core.workspace import Workspace, read_json, sha256_of, write_json
 from eegtool.extract.features import load_features
-from eegtool.finetune import hardware, launcher, step
+from eegtool.finetune import hardware, launcher, planning, step
+from eegtool.finetune.options import FinetuneSettings
 from eegtool.finetune.plan import Plan
+from eegtool.finetune.planning import make_plan
 from eegtool.model.adapters import read_contract
 from eegtool.model.eegvlm import EEGVLM
 
@@ -46,7 +47,7 @@ def test_the_plan_holds_what_was_asked(
     settings: FinetuneSettings, output_dir: Path, tiny: Path, workspace: Workspace
 ) -> None:
     settings = replace(settings, lora_r=8, mm_projector_lr=1e-5, warmup_ratio=0.1, seed=7)
-    plan = step.make_plan(settings, output_dir)
+    plan = make_plan(settings, output_dir)
     assert (plan.base, plan.base_folder) == ("tiny", str(tiny))
     assert (plan.lora_r, plan.mm_projector_lr, plan.fusion) == (8, 1e-5, "add")
     assert plan.protocol == {"style": "spectrogram", "size": 64}
@@ -67,7 +68,7 @@ def test_a_folder_is_remembered_by_its_whole_path(
 ) -> None:
     shutil.copytree(tiny, tmp_path / "llava")
     monkeypatch.chdir(tmp_path)
-    plan = step.make_plan(replace(settings, model_name_or_path="llava"), output_dir)
+    plan = make_plan(replace(settings, model_name_or_path="llava"), output_dir)
     assert plan.base == plan.base_folder == str(tmp_path / "llava")
 
 
@@ -88,7 +89,7 @@ def test_precision_is_that_of_the_hardware(
     fp16: bool,
 ) -> None:
     monkeypatch.setattr(hardware, "best_dtype", lambda: dtype)
-    made = step.make_plan(settings, output_dir).arguments
+    made = make_plan(settings, output_dir).arguments
     assert (made["bf16"], made["fp16"]) == (bf16, fp16)
 
 
@@ -114,7 +115,7 @@ def test_bad_settings_are_refused(
     settings: FinetuneSettings, output_dir: Path, change: dict[str, Any], message: str, fix: str
 ) -> None:
     with pytest.raises(EegToolError, match=message) as caught:
-        step.make_plan(replace(settings, **change), output_dir)
+        make_plan(replace(settings, **change), output_dir)
     assert fix in caught.value.fix
     assert not output_dir.exists()
 
@@ -252,7 +253,7 @@ def test_a_workspace_that_does_not_fit_is_refused(
 ) -> None:
     spoil(workspace, output_dir)
     with pytest.raises(EegToolError, match=message):
-        step.make_plan(settings, output_dir)
+        make_plan(settings, output_dir)
 
 
 def test_pictures_in_a_store_are_trained_on(
@@ -263,7 +264,7 @@ def test_pictures_in_a_store_are_trained_on(
     folder.mkdir()
     for picture in store.iterdir():
         (folder / picture.name).symlink_to(picture)
-    assert step.make_plan(settings, output_dir)
+    assert make_plan(settings, output_dir)
 
 
 def test_features_are_needed_only_where_they_are_used(
@@ -271,8 +272,8 @@ def test_features_are_needed_only_where_they_are_used(
 ) -> None:
     workspace.features("ft").unlink()
     with pytest.raises(EegToolError, match="features file"):
-        step.make_plan(settings, output_dir)
-    assert step.make_plan(replace(settings, fusion="none"), output_dir)
+        make_plan(settings, output_dir)
+    assert make_plan(replace(settings, fusion="none"), output_dir)
 
 
 def test_bare_features_are_taken_with_a_warning(
@@ -281,10 +282,10 @@ def test_bare_features_are_taken_with_a_warning(
     workspace: Workspace,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    step.make_plan(settings, output_dir)
+    make_plan(settings, output_dir)
     assert "warning" not in capsys.readouterr().out
     workspace.features("ft").with_suffix(".json").unlink()
-    step.make_plan(settings, output_dir)
+    make_plan(settings, output_dir)
     assert "warning" in capsys.readouterr().out
 
 
@@ -453,7 +454,7 @@ def test_how_answers_read_is_found_in_the_samples(
         for i, row in enumerate(rows)
     ]
     write_conversations(workspace.conversations, rows)
-    form = step.make_plan(settings, output_dir).answers
+    form = make_plan(settings, output_dir).answers
     assert form["place"] == "end"
     assert form["lead"] == "It is stage"
     assert form["stages"]["N2"] == "It is stage N2."
@@ -487,7 +488,7 @@ def test_logs_are_kept_beside_the_adapter(
     for name in (*names, "WANDB_API_KEY", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    monkeypatch.setattr(step, "find_spec", lambda name: object())
+    monkeypatch.setattr(planning, "find_spec", lambda name: object())
     step.run(replace(settings, report_to=tracker))
     logs = str(workspace.checkpoints.resolve() / "runs" / "eegvlm")
     environment = launched[0][2]
@@ -511,7 +512,7 @@ def test_with_a_key_wandb_goes_online(
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password x\n")
     for name, value in known.items():
         monkeypatch.setenv(name, str(tmp_path / value) if name == "NETRC" else value)
-    monkeypatch.setattr(step, "find_spec", lambda name: object())
+    monkeypatch.setattr(planning, "find_spec", lambda name: object())
     step.run(replace(settings, report_to="wandb"))
     assert launched[0][2].get("WANDB_MODE", "online") == "online"
 
@@ -520,9 +521,9 @@ def test_with_a_key_wandb_goes_online(
 def test_a_tracker_that_is_not_installed_is_refused(
     settings: FinetuneSettings, output_dir: Path, monkeypatch: pytest.MonkeyPatch, tracker: str
 ) -> None:
-    monkeypatch.setattr(step, "find_spec", lambda name: None)
+    monkeypatch.setattr(planning, "find_spec", lambda name: None)
     with pytest.raises(EegToolError, match=f"--report-to {tracker} is not installed") as caught:
-        step.make_plan(replace(settings, report_to=tracker), output_dir)
+        make_plan(replace(settings, report_to=tracker), output_dir)
     assert "eegvlm[track]" in caught.value.fix
 
 
@@ -568,7 +569,7 @@ def test_a_training_that_was_stopped_can_be_gone_on_with(
     assert caught.value.signum == signum
     assert "Stopped after step 5; continue with --resume" in capsys.readouterr().out
     assert not (workspace.checkpoints / "eegvlm" / ".stop").exists()
-    again = step.make_plan(replace(settings, resume=True), workspace.checkpoints / "eegvlm")
+    again = make_plan(replace(settings, resume=True), workspace.checkpoints / "eegvlm")
     assert again.resume
 
 
@@ -615,30 +616,28 @@ def test_a_signal_after_the_end_spoils_nothing(
 def test_resume_needs_the_same_settings(
     settings: FinetuneSettings, workspace: Workspace, output_dir: Path
 ) -> None:
-    plan = step.make_plan(settings, output_dir)
+    plan = make_plan(settings, output_dir)
     plan.write(output_dir / "plan.json")
     save(plan, 2)
     again = replace(settings, resume=True)
     same = replace(again, logging_steps=1, save_steps=3, dataloader_num_workers=2, num_gpus=1)
-    assert step.make_plan(same, output_dir).fingerprint == plan.fingerprint
+    assert make_plan(same, output_dir).fingerprint == plan.fingerprint
     with pytest.raises(
         EegToolError, match=r"then and now: learning_rate 0\.0003 and 1\.0, seed 42"
     ):
-        step.make_plan(replace(again, learning_rate=1.0, seed=1), output_dir)
+        make_plan(replace(again, learning_rate=1.0, seed=1), output_dir)
     rows = read_conversations(workspace.conversations)
     write_conversations(workspace.conversations, [replace(rows[0], question="W?"), *rows[1:]])
     with pytest.raises(EegToolError, match="then and now: data"):
-        step.make_plan(again, output_dir)
+        make_plan(again, output_dir)
 
 
 def test_nothing_to_resume(settings: FinetuneSettings, output_dir: Path) -> None:
     again = replace(settings, resume=True)
-    assert step.make_plan(
-        again, output_dir
-    ).resume  # the ranks say that they begin at the beginning
+    assert make_plan(again, output_dir).resume  # the ranks say that they begin at the beginning
     an_adapter_there(Workspace(output_dir), output_dir)
     with pytest.raises(EegToolError, match="already holds an adapter") as caught:
-        step.make_plan(again, output_dir)
+        make_plan(again, output_dir)
     assert "nothing to resume" in caught.value.fix
 
 
@@ -689,18 +688,18 @@ def test_a_training_that_teaches_nothing_is_refused(
     settings: FinetuneSettings, output_dir: Path, nothing: dict[str, Any]
 ) -> None:
     with pytest.raises(EegToolError, match="nothing is learnt"):
-        step.make_plan(replace(settings, **nothing), output_dir)
+        make_plan(replace(settings, **nothing), output_dir)
 
 
 def test_packed_weights_are_not_sharded(
     settings: FinetuneSettings, output_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launcher, "has_cpp_compiler", lambda: True)
-    monkeypatch.setattr(step, "quantization", lambda bits, dtype: None)
+    monkeypatch.setattr(planning, "quantization", lambda bits, dtype: None)
     packed = replace(settings, bits=4)
-    assert step.make_plan(replace(packed, deepspeed="zero2"), output_dir).zero_stage == 2
+    assert make_plan(replace(packed, deepspeed="zero2"), output_dir).zero_stage == 2
     with pytest.raises(EegToolError, match="--bits 4 and ZeRO-3 exclude each other"):
-        step.make_plan(replace(packed, deepspeed="zero3"), output_dir)
+        make_plan(replace(packed, deepspeed="zero3"), output_dir)
 
 
 def test_a_dry_run_for_another_machine_assumes_its_gpus(
@@ -841,7 +840,7 @@ def test_the_recipes_command_line_is_understood(
     in_recipes_folder: Path, launched: Launched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launcher, "has_cpp_compiler", lambda: True)
-    monkeypatch.setattr(step, "find_spec", lambda name: object())
+    monkeypatch.setattr(planning, "find_spec", lambda name: object())
     result = CliRunner().invoke(cli.app, ["finetune", *RECIPE.split()])
     assert result.exit_code == 0, result.output
     plan = launched[0][0]
@@ -886,7 +885,7 @@ def test_training_continues_only_from_an_adapter_of_the_same_kind(
     settings: FinetuneSettings, adapter: Path, output_dir: Path
 ) -> None:
     again = replace(settings, continue_from=adapter)
-    plan = step.make_plan(settings, output_dir)
+    plan = make_plan(settings, output_dir)
     lora = read_json(adapter / "adapter_config.json")
     again = replace(again, lora_r=lora["r"], lora_alpha=lora["lora_alpha"])
     card = read_json(adapter / "eegvlm.json")
@@ -898,12 +897,12 @@ def test_training_continues_only_from_an_adapter_of_the_same_kind(
         "features_weights_sha256": table.weights_sha256,
     }
     write_json(adapter / "eegvlm.json", card | fits)
-    found = step.make_plan(again, output_dir)
+    found = make_plan(again, output_dir)
     assert found.continue_from == str(adapter)
     assert len(found.continue_from_sha256) == 64
     assert found.fingerprint != replace(found, continue_from_sha256="").fingerprint
     with pytest.raises(EegToolError, match=r"then and now: --lora-r \(\d+ and 3\)"):
-        step.make_plan(replace(again, lora_r=3), output_dir)
+        make_plan(replace(again, lora_r=3), output_dir)
     write_json(adapter / "eegvlm.json", card | fits | {"features_weights_sha256": "cd" * 32})
     with pytest.raises(EegToolError, match="weights behind the features"):
-        step.make_plan(again, output_dir)
+        make_plan(again, output_dir)

@@ -17,11 +17,11 @@ import pytest
 from typer.testing import CliRunner
 
 from eegtool.cli import app
-from eegtool.core.settings import FinetuneSettings
 from eegtool.core.workspace import Workspace
-from eegtool.finetune import step, train
+from eegtool.finetune import planning, train
+from eegtool.finetune.options import FinetuneSettings
 from eegtool.finetune.plan import Plan
-from eegtool.finetune.step import make_plan
+from eegtool.finetune.planning import make_plan
 from tests.finetune.conftest import run_ranks
 
 STEPS = 3
@@ -99,6 +99,7 @@ def stopped_at_once(plan: Plan) -> Plan:
 
 
 @needs("wandb")
+@pytest.mark.usefixtures("warm")
 def test_a_resumed_training_goes_on_in_the_same_run(
     settings: FinetuneSettings, tmp_path: Path
 ) -> None:
@@ -193,7 +194,7 @@ def test_tensorboard_logs(workspace: Workspace, tmp_path: Path) -> None:
 def test_a_missing_package_is_one_line_that_names_the_extra(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tracker: str
 ) -> None:
-    monkeypatch.setattr(step, "find_spec", lambda name: None if name == tracker else object())
+    monkeypatch.setattr(planning, "find_spec", lambda name: None if name == tracker else object())
     command = [*FINETUNE, "--report-to", tracker, "--workspace", str(workspace.root)]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 1

@@ -143,6 +143,7 @@ def losses(plan: Plan) -> list[float]:
 SHAPES = {"1 x 4": (1, 4, 1), "1 x 2, twice": (1, 2, 2), "2 x 2": (2, 2, 1)}
 
 
+@pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize(
     ("grouped", "shapes"), [(False, SHAPES), (True, list(SHAPES)[:2])], ids=["random", "grouped"]
 )

@@ -27,13 +27,15 @@ from eegtool.core.records import (
     write_epochs,
     write_questions,
 )
-from eegtool.core.settings import EvaluateSettings, FinetuneSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, read_json, sha256_of
 from eegtool.evaluate import step as evaluate
+from eegtool.evaluate.options import EvaluateSettings
 from eegtool.finetune import calibrating, estimate, held_out, saving, step, train
 from eegtool.finetune.launcher import has_cpp_compiler
+from eegtool.finetune.options import FinetuneSettings
 from eegtool.finetune.plan import Plan, differences
+from eegtool.finetune.planning import make_plan
 from eegtool.finetune.trainer import EegTrainer
 from eegtool.finetune.validation import best_of, figures
 from eegtool.inference.loaded import LoadedModel
@@ -247,7 +249,7 @@ def test_the_plan_names_them_and_the_ranks_find_the_same(
     settings: FinetuneSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = replace(settings, eval_limit=5, early_stopping_patience=3)
-    plan = step.make_plan(settings, tmp_path / "run")
+    plan = make_plan(settings, tmp_path / "run")
     (subject,) = plan.eval_subjects
     assert (plan.eval_limit, plan.best_metric, plan.early_stopping_patience) == (5, "kappa", 3)
     assert (plan.arguments["eval_strategy"], plan.arguments["eval_steps"]) == ("steps", 2)
@@ -269,7 +271,7 @@ def test_nothing_changes_where_nothing_is_validated(
     settings: FinetuneSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = replace(settings, eval_strategy="no", eval_limit=7)
-    plan = step.make_plan(settings, tmp_path / "run")
+    plan = make_plan(settings, tmp_path / "run")
     assert (plan.eval_subjects, plan.best_metric, plan.epochs_file) == ([], "", "")
     assert not [name for name in plan.arguments if name.startswith("eval_")]
     said = " ".join(capsys.readouterr().out.split())
@@ -293,7 +295,7 @@ def test_bad_settings_are_refused(
     settings: FinetuneSettings, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(EegToolError, match=message) as caught:
-        step.make_plan(replace(settings, **change), tmp_path / "run")
+        make_plan(replace(settings, **change), tmp_path / "run")
     assert caught.value.fix
     assert not (tmp_path / "run").exists()
 
@@ -304,7 +306,7 @@ def test_answers_that_cannot_be_scored_are_refused(
     rows = read_conversations(workspace.conversations)
     write_conversations(workspace.conversations, [replace(r, answer="Sleep.") for r in rows])
     with pytest.raises(EegToolError, match="no form in common that could be scored"):
-        step.make_plan(settings, tmp_path / "run")
+        make_plan(settings, tmp_path / "run")
 
 
 def test_the_cost_is_said_before_it_starts(
@@ -649,6 +651,7 @@ def stopped(plan: Plan) -> Iterator[Plan]:
 
 
 @pytest.mark.skipif(not has_cpp_compiler(), reason="DeepSpeed needs a C++ compiler on a CPU")
+@pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize(("ranks", "modes"), [(1, ("zero3",)), (2, ("zero2", "zero3"))])
 def test_under_deepspeed(
     plan_of: Planner, workspace: Workspace, tmp_path: Path, ranks: int, modes: tuple[str, ...]

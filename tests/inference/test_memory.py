@@ -7,11 +7,7 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
-from eegtool.inference.memory import (
-    bytes_per_question,
-    first_batch_size,
-    questions_that_fit,
-)
+from eegtool.inference.memory import bytes_per_question, first_batch_size
 
 GB = 10**9
 PROMPT = 1195
@@ -53,40 +49,35 @@ def test_keys_and_values_are_most_of_what_an_answer_takes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("free_gb", "writes", "expected"),
+    ("free_gb", "writes", "n_beams", "expected"),
     [
-        (80 - 27, True, 32),  # 13B on an 80 GB card
-        (80 - 27, False, 64),  # more would fit: the cap
-        (40 - 27, True, 8),
-        (40 - 27, False, 40),
-        (32 - 27, True, 3),
-        (28 - 27, True, 1),  # too little is tried, too
-        (0, True, 1),
+        (80 - 27, True, 1, 32),  # 13B on an 80 GB card
+        (80 - 27, False, 1, 64),  # more would fit: the cap
+        (80 - 27, True, 3, 8),
+        (40 - 27, True, 1, 8),
+        (40 - 27, False, 1, 40),
+        (32 - 27, True, 1, 3),
+        (28 - 27, True, 1, 1),  # too little is tried, too
+        (0, True, 1, 1),
     ],
 )
 def test_what_is_free_says_how_many_questions_fit(
-    free_gb: int, writes: bool, expected: int
+    monkeypatch: pytest.MonkeyPatch, free_gb: int, writes: bool, n_beams: int, expected: int
 ) -> None:
-    assert questions_that_fit(free_gb * GB, needed(writes)) == expected
-
-
-@pytest.mark.parametrize(
-    ("device", "n_beams", "expected"), [("cpu", 1, 64), ("cuda", 1, 32), ("cuda", 3, 8)]
-)
-def test_only_on_a_gpu_memory_is_looked_at(
-    monkeypatch: pytest.MonkeyPatch, device: str, n_beams: int, expected: int
-) -> None:
-    """Free memory as it is after the model was loaded, what PyTorch keeps in reserve included."""
+    """Free memory as it is after the model was loaded, what PyTorch keeps in reserve included; on a CPU all fit."""
     looked: list[Any] = []
 
     def look(where: torch.device) -> tuple[int, int]:
         looked.append(where)
-        return 53 * GB, 80 * GB
+        return free_gb * GB, 80 * GB
 
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: looked.append("emptied"))
     monkeypatch.setattr(torch.cuda, "mem_get_info", look)
-    where = torch.device(device)
-    model: Any = SimpleNamespace(device=where, config=llava_13b(), dtype=torch.bfloat16)
     size = {"n_tokens": PROMPT, "n_new_tokens": 8, "n_beams": n_beams}
-    assert first_batch_size(model, **size, writes=True, scores=True) == expected
-    assert looked == ([] if device == "cpu" else ["emptied", where])
+    found = {}
+    for device in ("cpu", "cuda"):
+        where = torch.device(device)
+        model: Any = SimpleNamespace(device=where, config=llava_13b(), dtype=torch.bfloat16)
+        found[device] = first_batch_size(model, **size, writes=writes, scores=True)
+    assert found == {"cpu": 64, "cuda": expected}
+    assert looked == ["emptied", torch.device("cuda")]

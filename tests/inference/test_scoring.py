@@ -27,7 +27,7 @@ from eegtool.model.families.fused import as_argument
 from eegtool.model.processor import Processor, pad
 from eegtool.reasons.words import conclusion, define
 
-N = 16
+N = 8
 LEAD = "The stage is "
 CLOSE = 1e-4
 
@@ -150,7 +150,7 @@ def test_there_is_something_to_compare(asked: Asked) -> None:
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"], indirect=True)
-@pytest.mark.parametrize("size", [1, 3, 16])
+@pytest.mark.parametrize("size", [1, 3, N])
 @pytest.mark.usefixtures("attention")
 def test_one_forward_is_five_teacher_forced_passes(model: EEGVLM, asked: Asked, size: int) -> None:
     found = scored(model, asked, size)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise, product
 from typing import Any
@@ -8,14 +9,15 @@ import numpy as np
 import pytest
 
 from eegtool.core.errors import EegToolError
+from eegtool.core.probabilities import by_stage
+from eegtool.core.records import Answer
 from eegtool.core.stages import STAGES
+from eegtool.inference import smoothing
 from eegtool.inference.smoothing import (
     Chain,
     chain_of,
-    changed,
     fitted_weight,
-    smoothed,
-    smoothed_nights,
+    smoothed_stages,
     viterbi,
 )
 from tests.stage.conftest import SEQUENCE
@@ -37,6 +39,11 @@ def test_viterbi_finds_the_best_of_all_paths(seed: int) -> None:
 
     best = max(product(range(k), repeat=n), key=score)
     assert tuple(viterbi(seen, moves, start)) == best
+
+
+def smoothed(indices: Sequence[int], shares: np.ndarray, chain: Chain) -> tuple[str, ...]:
+    """Smooth the epochs of one recording."""
+    return tuple(smoothing.smoothed([("night", i) for i in indices], shares, chain))
 
 
 def one_hot(stages: list[str], sure: float) -> np.ndarray:
@@ -103,9 +110,15 @@ def test_recordings_are_smoothed_each_by_itself_and_in_time() -> None:
     """In whatever order their epochs come, and however many of them change."""
     stages = ["N2", "REM", "N2", "N2", "N2", "REM"]
     places = [("a", 0), ("a", 1), ("a", 2), ("b", 2), ("b", 1), ("b", 0)]
-    found = smoothed_nights(places, one_hot(stages, 0.4), STICKY)
-    assert found == ["N2"] * 6
-    assert changed(places, one_hot(stages, 0.4), found) == pytest.approx({"a": 1 / 3, "b": 1 / 3})
+    rows = [
+        Answer(f"{place}", "?", "?", "", "?", "?", {"stage_probabilities": by_stage(shares)})
+        for place, shares in zip(places, one_hot(stages, 0.4), strict=True)
+    ]
+    for row, (recording, index) in zip(rows, places, strict=True):
+        row.metadata.update(recording=recording, epoch_index=index)
+    found, changed = smoothed_stages([*rows, replace(rows[0], metadata={})], STICKY)
+    assert found == {row.question_id: "N2" for row in rows}
+    assert changed == pytest.approx({"a": 1 / 3, "b": 1 / 3})
 
 
 def test_no_epoch_and_probabilities_of_zero() -> None:

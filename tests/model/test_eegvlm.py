@@ -219,6 +219,14 @@ def test_loss_is_the_cross_entropy_of_the_labelled_tokens(
     out.loss.backward()
     assert torch.allclose(weight.grad, gradient, atol=1e-6)
 
+    weights = torch.zeros(labels.shape)
+    weights[0, 37], weights[1, 43] = 3.0, 0.5
+    weighted = model(
+        **inputs, labels=labels, label_weights=weights, num_items_in_batch=num_items
+    ).loss
+    each = cross_entropy(logits, targets, reduction="none")
+    assert torch.allclose(weighted, (3 * each[0] + each[3] / 2) / (num_items or 4), atol=1e-6)
+
 
 def test_a_batch_without_labels_costs_nothing_and_runs_the_same_modules(model: EEGVLM) -> None:
     """Under ZeRO-3 ranks wait for each other in every module; fillers of a last batch have no labels."""

@@ -749,6 +749,7 @@ Path(f"rank{rank}.txt").write_text(f"{rank} of {ranks} has {layouts}")  # printe
 """
 
 
+@pytest.mark.usefixtures("warm")
 def test_two_ranks_of_zero3_share_one_model_of_either_layout(
     written: Original, tiny: Path, tmp_path: Path
 ) -> None:

@@ -14,12 +14,12 @@ import pytest
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import read_epochs
-from eegtool.core.settings import PrepareSettings
 from eegtool.core.workspace import Workspace
 from eegtool.pictures import STYLES
 from eegtool.pictures.signals import read_signals, write_signals
 from eegtool.pictures.source import Files, Signals, open_signals, open_source
 from eegtool.prepare import step
+from eegtool.prepare.options import PrepareSettings
 from eegtool.simulate.twins import load_twin, write_night
 
 NAME = "SC4001E0/SC4001E0-0003.png"

@@ -29,9 +29,7 @@ from eegtool.simulate.twins import load_twin
 GOOD = ("SC4012E0", "SC4021E0")
 EPOCHS = 10
 START = load_twin("SC4001E0").start
-RUNS = [
-    (r.onset_s, r.duration_s, r.description) for r in load_twin("SC4001E0").condensed(2).hypnogram
-]
+RUNS = [(r.onset_s, r.duration_s, r.text) for r in load_twin("SC4001E0").condensed(2).hypnogram]
 PSG = "SC4001E0-PSG.edf"
 SCORING = "SC4001EC-Hypnogram.edf"
 

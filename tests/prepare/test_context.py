@@ -11,12 +11,12 @@ import pytest
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import read_epochs
-from eegtool.core.settings import PrepareSettings
 from eegtool.core.workspace import Workspace, check_same_pictures
 from eegtool.pictures.layout import EMPTY
 from eegtool.pictures.signals import read_signals
 from eegtool.pictures.source import open_source
 from eegtool.prepare import step
+from eegtool.prepare.options import PrepareSettings
 from eegtool.simulate.twins import load_twin, write_night
 
 

@@ -14,9 +14,9 @@ from rich.console import Console
 
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
-from eegtool.core.settings import InspectSettings, PrepareSettings
 from eegtool.prepare import inspection, step
 from eegtool.prepare.inspection import clock
+from eegtool.prepare.options import InspectSettings, PrepareSettings
 
 
 @pytest.fixture

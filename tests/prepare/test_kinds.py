@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.settings import PrepareSettings
 from eegtool.core.stages import UNSCORED
 from eegtool.prepare.nights import Outline, outline
+from eegtool.prepare.options import PrepareSettings
 from eegtool.prepare.step import read_as_of, recipe_of
 from eegtool.scorings.cohorts import find_nights
 

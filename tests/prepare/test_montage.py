@@ -14,13 +14,13 @@ import pytest
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Epoch, read_conversations, read_epochs
-from eegtool.core.settings import PrepareSettings
 from eegtool.core.workspace import Workspace, check_same_pictures, read_json
 from eegtool.pictures.layout import EMPTY, fields
 from eegtool.pictures.signals import read_signals
 from eegtool.pictures.source import Signals, open_source
 from eegtool.pictures.spec import PictureSpec
 from eegtool.prepare import step
+from eegtool.prepare.options import PrepareSettings
 from eegtool.simulate.twins import load_twin, write_night
 
 PSG = ["eeg:EEG Fpz-Cz", "eog:E1-M2", "eog:E2-M2", "emg:chin"]

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.settings import PrepareSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, write_json
 from eegtool.pictures import draw_png, signals
@@ -28,6 +27,7 @@ from eegtool.prepare.nights import (
     outline,
     prepare_night,
 )
+from eegtool.prepare.options import PrepareSettings
 from eegtool.prepare.recipe import Recipe
 from eegtool.prepare.step import recipe_of
 from eegtool.reasons.facts import Facts

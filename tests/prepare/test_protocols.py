@@ -13,9 +13,9 @@ from rich.console import Console
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import read_epochs
-from eegtool.core.settings import PrepareSettings
 from eegtool.core.workspace import Workspace, read_json
 from eegtool.prepare import step
+from eegtool.prepare.options import PrepareSettings
 from eegtool.prepare.protocols import PROTOCOLS
 from eegtool.prepare.splits import Split, make_split, read_split, write_split
 from eegtool.prepare.step import run

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.settings import PrepareSettings
 from eegtool.core.stages import EPOCH_S
 from eegtool.prepare.nights import outline
+from eegtool.prepare.options import PrepareSettings
 from eegtool.prepare.step import recipe_of
 from eegtool.scorings.cohorts import COHORTS, find_nights
 from eegtool.scorings.scoring import ReadAs

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from eegtool.core.answers import read_stage
 from eegtool.core.errors import EegToolError
 from eegtool.core.forms import Forms
 from eegtool.core.records import Conversation, Epoch
@@ -32,7 +33,7 @@ def epoch(stage: str) -> Epoch:
 def test_the_true_stage_is_only_in_the_answer(name: str, stage: str) -> None:
     template = QUESTION_TEMPLATES[name]
     sample = conversation(epoch(stage), template)
-    assert sample.answer == (conclusion(stage) if name == "cot" else stage)
+    assert sample.answer == (conclusion(stage) if template.reasons else stage)
     assert sample.sample_id == "SC4001E0-0007"
     assert sample.images == ("SC4001E0/SC4001E0-0007.png",) * 2
     asked = question(epoch(stage), template)
@@ -51,22 +52,25 @@ def test_the_true_stage_is_only_in_the_answer(name: str, stage: str) -> None:
     assert json.dumps(row).count("<image>") == len(sample.images) == 2
 
 
-@pytest.mark.parametrize("name", ["options", "cot"])
+@pytest.mark.parametrize("name", ["options", "explain", "cot"])
 def test_all_stages_are_on_offer(name: str) -> None:
     text = QUESTION_TEMPLATES[name].question
-    assert text.endswith("one of W, N1, N2, N3 or REM.")
+    assert "one of W, N1, N2, N3 or REM." in text
     assert not any(f" {stage}" in QUESTION_TEMPLATES["stage"].question for stage in STAGES)
 
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("rationale", RATIONALES)
-def test_an_answer_concludes_with_the_stage(rationale: str, stage: str) -> None:
-    template = QUESTION_TEMPLATES["cot"]
+@pytest.mark.parametrize(("name", "place"), [("cot", "end"), ("explain", "start")])
+def test_an_answer_names_the_stage_at_its_place(
+    name: str, place: str, rationale: str, stage: str
+) -> None:
     reasons = RATIONALES[rationale](stage, FACTS)
-    answer = conversation(epoch(stage), template, reasons).answer
-    assert answer.endswith(conclusion(stage))
-    assert (answer == conclusion(stage)) is (rationale == "none")
-    assert ("48 µV" in answer) is (rationale == "measured")
+    answer = conversation(epoch(stage), QUESTION_TEMPLATES[name], reasons).answer
+    parts = (reasons, conclusion(stage)) if place == "end" else (conclusion(stage), reasons)
+    assert answer == " ".join(filter(None, parts))
+    assert read_stage(answer).stage == stage
+    assert ("50 µV" in answer) is (rationale == "measured")
 
 
 def test_only_measured_reasons_need_facts() -> None:
@@ -76,11 +80,9 @@ def test_only_measured_reasons_need_facts() -> None:
         RATIONALES["measured"]("N2", None)
 
 
-def test_reasons_for_another_stage_are_refused() -> None:
+def test_reasons_without_a_question_for_them_are_refused() -> None:
     reasons = RATIONALES["measured"]("N3", FACTS)
-    with pytest.raises(ValueError, match="SC4001E0-0007"):
-        conversation(epoch("N2"), QUESTION_TEMPLATES["cot"], reasons)
-    with pytest.raises(ValueError, match="do not answer the question"):
+    with pytest.raises(ValueError, match="SC4001E0-0007: reasons do not answer"):
         conversation(epoch("N3"), QUESTION_TEMPLATES["stage"], reasons)
 
 
@@ -89,12 +91,16 @@ def test_reasons_for_another_stage_are_refused() -> None:
 def test_reasons_that_nobody_asks_for_are_refused(template: str, rationale: str) -> None:
     with pytest.raises(EegToolError, match=f"--rationale {rationale} does not fit") as caught:
         check_rationale(template, rationale)
-    assert "Use --template cot" in str(caught.value.fix)
+    assert "Use --template explain or cot" in str(caught.value.fix)
 
 
 @pytest.mark.parametrize(
     ("template", "rationale"),
-    [("stage", "none"), ("options", "none"), *(("cot", name) for name in RATIONALES)],
+    [
+        ("stage", "none"),
+        ("options", "none"),
+        *((t, name) for t in ("explain", "cot") for name in RATIONALES),
+    ],
 )
 def test_reasons_that_are_asked_for_are_fine(template: str, rationale: str) -> None:
     check_rationale(template, rationale)
@@ -116,7 +122,7 @@ def test_the_question_says_what_is_shown(
     found = asking_about(template, context, kinds)
     assert asked in found.question
     assert ("neighbours" in found.question) is bool(context)
-    if name == "cot":
+    if template.reasons:
         assert ("eye movements" in found.question) is ("eog" in kinds)
         assert ("chin tone" in found.question) is ("emg" in kinds)
     if set(kinds) == {"eeg"}:

@@ -12,9 +12,9 @@ import pytest
 import yasa
 
 from eegtool.core.records import read_epochs
-from eegtool.core.settings import PrepareSettings
 from eegtool.core.stages import STAGES
 from eegtool.prepare import step
+from eegtool.prepare.options import PrepareSettings
 
 DATA = Path(__file__).parents[1] / "data"
 HYPNOGRAMS = sorted((DATA / "sleep_edf_hypnograms").glob("*-Hypnogram.edf"))

@@ -24,7 +24,6 @@ from eegtool.cli import app
 from eegtool.core.console import console
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import read_conversations, read_epochs, read_questions
-from eegtool.core.settings import PrepareSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, sha256_of
 from eegtool.pictures import RENDERER, draw_png
@@ -32,6 +31,7 @@ from eegtool.pictures.signals import quantise
 from eegtool.pictures.spec import PictureSpec
 from eegtool.prepare import nights, step
 from eegtool.prepare.nights import Prepared
+from eegtool.prepare.options import PrepareSettings
 from eegtool.prepare.splits import make_split
 from eegtool.reasons.claims import claims_in, holds
 from eegtool.reasons.facts import Facts
@@ -267,8 +267,8 @@ def test_unscored_time_is_dropped_and_counted(
 ) -> None:
     twin = load_twin("SC4012E0").condensed(2)
     runs = list(twin.hypnogram)
-    runs[2] = replace(runs[2], description="Movement time")
-    runs[3] = replace(runs[3], description="Sleep stage ?")  # two epochs of N3
+    runs[2] = runs[2]._replace(text="Movement time")
+    runs[3] = runs[3]._replace(text="Sleep stage ?")  # two epochs of N3
     write_night(replace(twin, hypnogram=tuple(runs)), recordings, seed=1)
     step.run(replace(settings, wake_margin=0.0))
     result = stamp_of(settings)["results"]["recordings"]["SC4012E0"]
@@ -721,7 +721,7 @@ def test_a_changed_file_is_noticed(
     drawn.clear()
     twin = load_twin("SC4012E0").condensed(2)
     runs = list(twin.hypnogram)
-    runs[2] = replace(runs[2], description="Sleep stage 1")
+    runs[2] = runs[2]._replace(text="Sleep stage 1")
     new = recordings.with_name("new")
     new.mkdir()
     for path in write_night(replace(twin, hypnogram=tuple(runs)), new, seed=2):
@@ -758,7 +758,7 @@ def test_a_changed_file_is_noticed_where_both_have_one_name(
     drawn.clear()
 
     twin = load_twin("SC4012E0").condensed(2)
-    runs = tuple(replace(run, description="Sleep stage 2") for run in twin.hypnogram)
+    runs = tuple(run._replace(text="Sleep stage 2") for run in twin.hypnogram)
     new = recordings.with_name("new")
     new.mkdir()
     psg, hypnogram = write_night(replace(twin, hypnogram=runs), new, seed=2)
@@ -928,7 +928,7 @@ def uneven(settings: PrepareSettings, recordings: Path) -> PrepareSettings:
         twin = load_twin(name).condensed(2)
         runs = list(twin.hypnogram)
         for i in changed:
-            runs[i] = replace(runs[i], description="Sleep stage 2")
+            runs[i] = runs[i]._replace(text="Sleep stage 2")
         write_night(replace(twin, hypnogram=tuple(runs)), recordings, seed=1)
     return settings
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -97,9 +98,7 @@ def test_two_rhythms_the_higher_one_first() -> None:
     (facts,) = measure(signal_uv, SFREQ_HZ, [30.0])
     assert list(facts.rhythms) == ["alpha", "theta"]
     assert facts.rhythms["theta"] == pytest.approx(5.5, abs=0.3)
-    said = (
-        "An alpha rhythm of 10.1 Hz and a theta rhythm of 5.5 Hz stand out, over more than half of"
-    )
+    said = "An alpha rhythm of 10 Hz and a theta rhythm of 6 Hz stand out, over more than half of"
     assert said in reason(facts, "W")
 
 
@@ -282,24 +281,36 @@ def test_every_claim_of_every_text_is_true() -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_text_is_short_and_concludes_with_the_stage(stage: str) -> None:
+def test_a_text_is_short_and_its_last_sentence_cites_the_rules(stage: str) -> None:
     rng = np.random.default_rng(4)
     for _ in range(100):
         text = reason(drawn(rng), stage)
-        assert text.endswith(f" The stage is {stage}.")
-        assert text.count(". ") in (4, 5)
-        assert len(text.split()) <= 130
-        # Only the last two sentences depend on the stage: reasons come before the answer.
-        assert text.split(". ")[-1] == conclusion(stage)
+        assert text.count(". ") in (3, 4)
+        assert len(text.split()) <= 125
+        assert "AASM" in text.split(". ")[-1]
+        assert conclusion(stage) not in text  # which a template puts before or behind it
 
 
 def test_observations_do_not_know_the_stage() -> None:
     texts = {reason(FACTS, stage).split("; slow waves")[0] for stage in STAGES}
     assert texts == {
-        "Medium-amplitude EEG, about 48 µV peak to peak, of mixed frequencies: delta 62 % of the "
-        "power, theta 20 %, alpha 8 %. A sigma rhythm of 13.1 Hz stands out, and no alpha rhythm. "
-        "Two spindles, one K-complex-like wave"
+        "Medium-amplitude EEG, about 50 µV peak to peak, of mixed frequencies: delta 60 % of the "
+        "power, theta 20 %, alpha 10 %. A sigma rhythm of 13 Hz stands out, and no alpha rhythm. "
+        "Spindles, K-complex-like waves"
     }
+
+
+def test_numbers_come_in_few_forms() -> None:
+    """Steps that a language model can learn; beside a limit the one on the right side of it."""
+    rng = np.random.default_rng(6)
+    said = " ".join(reason(drawn(rng), "N2") for _ in range(300))
+    assert {int(n) % 5 for n in re.findall(r"(\d+) %", said)} == {0}
+    assert {int(n) % 10 for n in re.findall(r"about (\d+) µV", said)} == {0}
+    for share, words in (
+        (0.19, "15 % of the epoch, less than"),
+        (0.2, "20 % of the epoch, at least"),
+    ):
+        assert f"cover {words} the 20 %" in reason(replace(FACTS, slow_wave_share=share), "N2")
 
 
 NOTHING = replace(
@@ -375,11 +386,11 @@ def test_the_rule_that_eyes_and_chin_decide(facts: Facts, stage: str, said: str)
 
 def test_eyes_and_chin_are_spoken_of_as_far_as_they_were_measured() -> None:
     assert (
-        "Three rapid eye movements, no blink, no slow eye movements; chin tone is low, below the level of the "
+        "Rapid eye movements, no blinks, no slow eye movements; chin tone is low, below the level of the "
         "night." in reason(REM, "N2")
     )
     one = replace(REM, slow_eyes=None, chin_db=None)
-    assert "Three rapid eye movements, no blink. " in reason(one, "N2")
+    assert "Rapid eye movements, no blinks. " in reason(one, "N2")
     alone = replace(QUIET, chin_db=5)
     assert " Chin tone is high, above the level of the night. " in reason(alone, "N2")
     assert "eye movements" not in reason(QUIET, "N2")
@@ -419,7 +430,6 @@ def test_what_supports_a_stage_holds() -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_definition_claims_nothing_of_the_epoch(stage: str) -> None:
     text = define(stage)
-    assert text.endswith(conclusion(stage))
     assert claims_in(text) == ()
     assert len({define(s) for s in STAGES}) == len(STAGES)
 
@@ -465,7 +475,8 @@ def test_claims_are_read_from_plain_english(
     ("text", "true"),
     [
         ("Two spindles are seen.", True),
-        ("Three spindles are seen.", False),
+        ("Three spindles are seen.", True),
+        ("Four spindles are seen.", False),
         ("Spindles are seen.", True),
         ("No spindle is seen.", False),
         ("One K-complex.", True),
@@ -476,10 +487,12 @@ def test_claims_are_read_from_plain_english(
         ("Delta dominates.", False),
         ("Mixed frequencies.", True),
         ("Delta holds 62 % of the power.", True),
-        ("Delta holds 70 % of the power.", False),
+        ("Delta holds 70 % of the power.", True),
+        ("Delta holds 75 % of the power.", False),
         ("Low amplitude.", False),
-        ("Medium-amplitude EEG, 48 µV peak to peak.", True),
-        ("A sigma rhythm of 13.1 Hz.", True),
+        ("Medium-amplitude EEG, 58 µV peak to peak.", True),
+        ("Medium-amplitude EEG, 62 µV peak to peak.", False),
+        ("A sigma rhythm of 14 Hz.", True),
         ("A sigma rhythm of 12.0 Hz.", False),
         ("An alpha rhythm.", False),
         ("No alpha rhythm.", True),
@@ -493,10 +506,37 @@ def test_claims_are_held_against_the_facts(text: str, true: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    ("near", "clear", "text"),
+    [
+        ({"amplitude_uv": 39}, {"amplitude_uv": 50}, "Low-amplitude EEG."),
+        ({"amplitude_uv": 70}, {"amplitude_uv": 60}, "High-amplitude EEG."),
+        ({"amplitude_uv": 36}, {"amplitude_uv": 30}, "Medium-amplitude EEG."),
+        (
+            {"slow_wave_share": 0.17},
+            {"slow_wave_share": 0.1},
+            "Slow waves over more than 20 % of it.",
+        ),
+        ({"delta": 0.77}, {"delta": 0.6}, "Delta dominates."),
+        ({"alpha_cover": 0.3}, {"alpha_cover": 0.0}, "An alpha rhythm."),
+    ],
+)
+def test_of_a_close_call_either_is_true(
+    near: dict[str, float], clear: dict[str, float], text: str
+) -> None:
+    (claim, *_) = claims_in(text)
+    denied = replace(claim, present=False)
+    close, far = replace(FACTS, **near), replace(FACTS, **clear)  # type: ignore[arg-type]
+    assert holds(claim, close)
+    assert holds(denied, close)
+    assert not holds(claim, far)
+    assert holds(denied, far)
+
+
+@pytest.mark.parametrize(
     ("text", "true"),
     [
         ("Three rapid eye movements.", True),
-        ("Two rapid eye movements.", False),
+        ("Five rapid eye movements.", False),
         ("No blinks.", True),
         ("Slow eye movements.", False),
         ("Chin tone is low.", True),
@@ -512,8 +552,8 @@ def test_claims_about_eyes_and_chin_are_true_only_where_they_were_measured(
 
 
 def test_every_kind_can_be_true_and_its_number_wrong() -> None:
-    (claim,) = claims_in("Three spindles.")
-    assert claim.text == "Three spindles"
+    (claim,) = claims_in("Four spindles.")
+    assert claim.text == "Four spindles"
     assert not holds(claim, FACTS)
     assert holds(replace(claim, value=None), FACTS)
     rng = np.random.default_rng(5)

@@ -13,8 +13,8 @@ import pytest
 from scipy.io import savemat
 
 from eegtool.core.errors import EegToolError
+from eegtool.recordings.header import ChannelInfo
 from eegtool.recordings.reading import (
-    ChannelInfo,
     find_signals,
     is_recording,
     read_header,

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.settings import PrepareSettings
 from eegtool.prepare.nights import outline
+from eegtool.prepare.options import PrepareSettings
 from eegtool.prepare.step import recipe_of
 from eegtool.recordings.reading import is_recording, read_header, read_recording
 from eegtool.recordings.wfdb import read_wfdb_annotations

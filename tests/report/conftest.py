@@ -11,9 +11,16 @@ import pytest
 
 from eegtool.core.answers import Reading
 from eegtool.core.records import Answer
+from eegtool.report.measures.findings import Findings
 from eegtool.report.measures.metrics import Metrics, measure
 from eegtool.report.reading.epochs import AnsweredEpoch
+from eegtool.report.reading.joins import Known
+from eegtool.report.reading.nights import lay_out
 from eegtool.report.reading.protocol import Run
+from eegtool.report.reading.sources import AnswerSet
+from eegtool.report.showing.data import ReportData
+from eegtool.report.showing.finding_tables import all_tables
+from eegtool.report.showing.hypnogram import picture
 
 PROTOCOL = {
     "channel": "EEG Fpz-Cz",
@@ -26,6 +33,35 @@ PROTOCOL = {
     "fusion": "add",
     "base": "tiny",
 }
+
+
+STAMP = {
+    "tool": "eegvlm 0.1.0",
+    "finished": "2026-01-02T03:04:05+00:00",
+    "versions": {"python": "3.11.7", "numpy": "2.4.6"},
+    "git_commit": None,
+    "inputs": {"answers": "ab" * 32},
+}
+
+
+def data_of(
+    metrics: Metrics, epochs: Sequence[AnsweredEpoch] = (), run: Run | None = None, **other: Any
+) -> ReportData:
+    """Return all that a page shows of these epochs, with each night drawn."""
+    nights, absences = lay_out(epochs)
+    answers = AnswerSet(Path("a.jsonl"), "a", run or Run("a", None, {}), tuple(epochs))
+    fields: dict[str, Any] = {
+        "answers": answers,
+        "known": Known(),
+        "metrics": metrics,
+        "findings": Findings(),
+        "tables": all_tables(metrics, Findings()),
+        "nights": nights,
+        "absences": absences,
+        "drawings": [(night, picture(night).inline) for night in nights],
+        "stamp": STAMP,
+    }
+    return ReportData(**fields | other)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, write_json
 from eegtool.reasons.facts import Facts
 from eegtool.report.measures.faithfulness import faithfulness
-from eegtool.report.measures.findings import Findings
 from eegtool.report.measures.intervals import Sampling
 from eegtool.report.measures.metrics import measure
 from eegtool.report.reading.epochs import AnsweredEpoch
@@ -116,7 +116,7 @@ def test_it_is_known_on_whom_the_module_was_calibrated(
     known = look_up(workspace, answered)
     assert known.module_calibration == {"subjects": ["S02"], "decide_for": "kappa"}
     metrics = measure(answered, Run("m", None, {}))
-    said = protocol_sentences(metrics, Findings(module_calibration=known.module_calibration))
+    said = protocol_sentences(metrics, known)
     assert "The vision module alone: calibrated on S02" in " ".join(said)
     assert "decided for Cohen's κ." in " ".join(said)
     (workspace.vision_module / "card.json").write_text("{")
@@ -152,5 +152,29 @@ def test_claims_are_checked_against_what_was_measured(epoch: EpochOf) -> None:
     assert (found.epochs, found.with_claims, found.share, found.interval) == (3, 2, 0.5, None)
     kinds = {k: (s.true, s.claims) for k, s in found.kinds.items()}
     assert kinds == {"spindles": (1, 2), "low_amplitude": (1, 1), "delta_dominant": (0, 1)}
+    assert (found.elsewhere, found.rules) == (
+        0.5,
+        None,
+    )  # all epochs have the same facts; no rule is cited
+
+
+def test_texts_that_say_what_is_usual_are_as_true_of_another_epoch(epoch: EpochOf) -> None:
+    deep = replace(FACTS, n_spindles=0, slow_wave_share=0.6)
+    facts = {f"e{i}": (FACTS, deep)[i >= 4] for i in range(8)}
+    own = ["Two spindles. It is rule N2.1.", "No spindles. Rules N3.1 and W.1."]
+    true = [epoch(i, "N2", "N2", text=own[i >= 4]) for i in range(8)]
+    found = faithfulness(true, facts, Sampling())
+    assert found is not None
+    assert (found.share, found.elsewhere) == (1.0, 0.0)
+    # N2.1 alone holds where it is cited; of N3.1 and W.1 one does.
+    assert found.rules == pytest.approx((1 + 1 / 2) / 2)
+    usual = [epoch(i, "N2", "N2", text="Two spindles.") for i in range(8)]
+    found = faithfulness(usual, facts, Sampling())
+    assert found is not None
+    assert (found.share, found.elsewhere) == (0.5, 0.5)
+
+
+def test_nothing_measured_or_claimed_is_no_faithfulness(epoch: EpochOf) -> None:
+    epochs = [epoch(0, "N2", "N2", text="Two spindles."), epoch(2, "N2", "N2", text="N2.")]
     assert faithfulness(epochs, {}, Sampling()) is None
-    assert faithfulness(epochs[2:3], {"e2": FACTS}, Sampling()) is None
+    assert faithfulness(epochs[1:], {"e2": FACTS}, Sampling()) is None

@@ -16,28 +16,14 @@ from eegtool.core.stages import STAGES
 from eegtool.report.measures.findings import Findings
 from eegtool.report.measures.metrics import Metrics, measure
 from eegtool.report.reading.epochs import AnsweredEpoch
-from eegtool.report.reading.nights import Absence, lay_out
+from eegtool.report.reading.nights import Absence
 from eegtool.report.reading.protocol import Run
-from eegtool.report.showing.data import ReportData
 from eegtool.report.showing.finding_tables import all_tables
-from eegtool.report.showing.hypnogram import picture
 from eegtool.report.showing.page import render_page
 from eegtool.report.showing.review import render_review
-from eegtool.report.showing.words import (
-    counting_sentences,
-    notices,
-    protocol_facts,
-    protocol_sentences,
-)
+from tests.report.conftest import STAMP, data_of
 
 EVIL = "<script>alert('N2')</script>"
-STAMP = {
-    "tool": "eegvlm 0.1.0",
-    "finished": "2026-01-02T03:04:05+00:00",
-    "versions": {"python": "3.11.7", "numpy": "2.4.6"},
-    "git_commit": None,
-    "inputs": {"answers": "ab" * 32},
-}
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
 
@@ -86,24 +72,6 @@ def review_of(metrics: Metrics, folder: Path, epochs: Sequence[AnsweredEpoch] = 
 
 def page_of(metrics: Metrics, epochs: Sequence[AnsweredEpoch] = (), **other: Any) -> str:
     return render_page(data_of(metrics, epochs, **other))
-
-
-def data_of(metrics: Metrics, epochs: Sequence[AnsweredEpoch] = (), **other: Any) -> ReportData:
-    nights, absences = lay_out(epochs)
-    fields: dict[str, Any] = {
-        "metrics": metrics,
-        "tables": all_tables(metrics, Findings()),
-        "notices": notices(metrics, Findings()),
-        "protocol": protocol_sentences(metrics, Findings()),
-        "counting": counting_sentences(metrics),
-        "facts": protocol_facts(metrics, Findings()),
-        "epochs": tuple(epochs),
-        "nights": tuple(nights),
-        "drawings": tuple((night, picture(night).inline) for night in nights),
-        "absences": tuple(absences),
-        "stamp": STAMP,
-    }
-    return ReportData(**fields | other)
 
 
 @pytest.fixture

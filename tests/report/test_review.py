@@ -22,44 +22,27 @@ from sklearn.metrics import cohen_kappa_score
 from eegtool.core.answers import read_stage
 from eegtool.core.console import console
 from eegtool.core.records import Answer, read_epochs
-from eegtool.core.settings import PrepareSettings, ReportSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace
 from eegtool.prepare import step as prepare
+from eegtool.prepare.options import PrepareSettings
 from eegtool.report import step as report
-from eegtool.report.measures.findings import Findings
 from eegtool.report.measures.intervals import Sampling
 from eegtool.report.measures.metrics import measure
+from eegtool.report.options import ReportSettings
 from eegtool.report.reading.epochs import AnsweredEpoch
 from eegtool.report.reading.joins import Known
-from eegtool.report.reading.nights import lay_out
 from eegtool.report.reading.protocol import Run
-from eegtool.report.showing.data import ReportData
-from eegtool.report.showing.finding_tables import all_tables
-from eegtool.report.showing.hypnogram import picture
 from eegtool.report.showing.pictures import PictureMode
 from eegtool.report.showing.review import render_review
-from eegtool.report.showing.words import (
-    counting_sentences,
-    notices,
-    protocol_facts,
-    protocol_sentences,
-)
 from eegtool.simulate.twins import load_twin, write_night
+from tests.report.conftest import data_of
 
 EVIL = "<script>window.ran = 1</script><img src=x onerror='window.ran = 1'>&lt;\u2028"
 FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
-STAMP = {
-    "tool": "eegvlm",
-    "finished": "2026-01-02T03:04:05+00:00",
-    "versions": {"python": "3.11.7"},
-    "git_commit": None,
-    "inputs": {"answers": "ab" * 32},
-}
-
 DRIVER = shutil.which("chromedriver")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -133,25 +116,10 @@ def write_page(
 ) -> Path:
     run = Run(EVIL, EVIL, {"channel": EVIL})
     metrics = measure(epochs[:200], run, Sampling(draws=0))
-    nights, absences = lay_out(epochs)
-    fields: dict[str, Any] = {
-        "metrics": metrics,
-        "tables": all_tables(metrics, Findings()),
-        "notices": notices(metrics, Findings()),
-        "protocol": protocol_sentences(metrics, Findings()),
-        "counting": counting_sentences(metrics),
-        "facts": protocol_facts(metrics, Findings()),
-        "epochs": tuple(epochs),
-        "nights": tuple(nights),
-        "drawings": tuple((night, picture(night).inline) for night in nights[:2]),
-        "absences": tuple(absences),
-        "stamp": STAMP,
-    }
+    data = data_of(metrics, epochs, run, **{"drawings": ()} | other)
     path = folder / "report" / "review.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        render_review(ReportData(**fields | other), path.parent, pictures), encoding="utf-8"
-    )
+    path.write_text(render_review(data, path.parent, pictures), encoding="utf-8")
     return path
 
 
@@ -437,6 +405,7 @@ def test_the_address_keeps_filters_and_epoch(reader: Reader, epochs: list[Answer
     chosen, count = reader.chosen, reader.count
     assert count > len(pair)
     reader.until("location.hash.includes('N1')")
+    reader.until(f"location.hash.includes('epoch={chosen}')")  # written a moment after the key
     reader.run("window.before = true; location.reload()")
     reader.until("!window.before && document.querySelector('#epochs')?.dataset.ready")
     assert (reader.chosen, reader.count) == (chosen, count)
@@ -509,7 +478,7 @@ def test_without_scripts_it_says_where_the_figures_are(reader: Reader) -> None:
 
 def test_twenty_thousand_epochs_need_no_more_elements(chrome: Chrome, tmp_path: Path) -> None:
     epochs = [answered(i, f"SC{i // 1000:03d}E1", i % 1000) for i in range(20_000)]
-    path = write_page(tmp_path, epochs, drawings=())
+    path = write_page(tmp_path, epochs)
     reader = Reader(chrome, path)
     reader.open()
     elements = "return document.querySelectorAll('#epochs *').length"

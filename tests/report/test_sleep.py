@@ -198,7 +198,7 @@ def test_deviations_equal_yasas(night_of: NightOf) -> None:
         theirs = ebe.iloc[i]
         assert theirs["accuracy"] in (
             pytest.approx(ours.accuracy, abs=1e-9),
-            pytest.approx(100 * ours.accuracy, abs=1e-9),
+            pytest.approx(100 * (ours.accuracy or 0), abs=1e-9),
         )
         assert theirs["kappa"] == pytest.approx(ours.kappa, abs=1e-9)
         assert theirs["mcc"] == pytest.approx(ours.mcc, abs=1e-9)

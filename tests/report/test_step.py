@@ -13,8 +13,8 @@ from rich.console import Console
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.records import Answer
-from eegtool.core.settings import ReportSettings
 from eegtool.report import step
+from eegtool.report.options import ReportSettings
 
 PROTOCOL = {"channel": "EEG Fpz-Cz", "style": "spectrogram"}
 AnswerOf = Callable[..., Answer]

@@ -3,7 +3,10 @@ from __future__ import annotations
 import csv
 import io
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -139,22 +142,104 @@ def test_names_of_files_are_no_formulas_in_a_spreadsheet() -> None:
     assert (row["value"], row["detail"]) == ("-0.5", "+0.1 to +0.2")
 
 
-def test_latex_is_escaped_and_balanced(metrics_of: Callable[..., Metrics]) -> None:
-    name = r"A_1 & 50% {x} #$~^\input"
-    text = to_latex(all_tables(metrics_of(PAIRS[:9], subject=name), Findings()))
-    assert latex(name) == (
+TOKEN = re.compile(r"\\[A-Za-z]+|\\.|[{}&$#%_^~]|[^\\{}&$#%_^~]+", re.DOTALL)
+COMMANDS = set(
+    r"\centering \caption \label \toprule \midrule \bottomrule \scriptsize \footnotesize \par \smallskip "
+    r"\textbackslash \textasciitilde \textasciicircum \textless \textgreater \textbar \ldots "
+    r"\kappa \pm \times \dagger \mu \geq \leq \& \% \$ \# \_ \{ \}".split()
+)
+MATHS = set(r"\kappa \pm \times \dagger \mu \geq \leq".split())
+
+
+def check_latex(text: str) -> None:
+    """Fail where pdfLaTeX would: specials, braces, environments, maths, columns, other scripts."""
+    body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+    body = re.sub(r"\\begin\{tabular\}\{(l?r*)\}", r"\\begin{tabular \1}", body)
+    open_: list[str] = []  # braces and environments
+    cells, columns, maths = 1, 0, False
+    tokens = iter(TOKEN.findall(body))
+    for token in tokens:
+        if token in (r"\begin", r"\end"):
+            assert next(tokens) == "{"
+            name, _, spec = next(tokens).partition(" ")
+            assert next(tokens) == "}"
+            if token == r"\end":
+                assert open_.pop() == name
+            else:
+                open_.append(name)
+                cells, columns = 1, len(spec) or columns
+        elif token == "{":
+            open_.append("{")
+        elif token == "}":
+            assert open_.pop() == "{"
+        elif token == "$":
+            maths = not maths
+        elif token == "&":
+            assert open_[-1:] == ["tabular"], "& outside of a row"
+            cells += 1
+        elif token == r"\\":
+            assert (open_[-1], cells) == ("tabular", columns), "a row has other columns"
+            cells = 1
+        elif token.startswith("\\"):
+            assert token in COMMANDS, token
+            assert maths or token not in MATHS, token
+        else:
+            assert token not in set("#%_^~"), f"{token} is not escaped"
+            assert max(token) <= "\u00ff", token
+    assert (open_, maths) == ([], False)
+
+
+NAME = r"A_1 & 50% {x} #$~^\input [é] <|>…"
+
+
+def test_latex_is_what_pdflatex_takes(metrics_of: Callable[..., Metrics]) -> None:
+    assert latex(NAME).startswith(
         r"A\_1 \& 50\% \{x\} \#\$\textasciitilde{}\textasciicircum{}\textbackslash{}input"
     )
-    assert latex(name) in text
-    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == text.count(r"\toprule")
-    bare = re.sub(r"\\[{}]", "", text)
-    assert bare.count("{") == bare.count("}")
-    assert not re.findall(r"[κ−–±†µ]", text.split("\n", 1)[1])
-    for block in text.split(r"\begin{tabular}")[1:]:
-        columns = len(re.match(r"\{(l?r*)\}", block)[1])  # type: ignore[index]
-        body = block[: block.index(r"\bottomrule")]
-        lines = [line for line in body.splitlines() if line.endswith(r"\\")]
-        assert {len(re.findall(r"(?<!\\)&", line)) + 1 for line in lines} == {columns}
+    text = to_latex(all_tables(metrics_of(PAIRS[:9], subject=NAME), Findings()))
+    assert latex(NAME) in text
+    assert text.count(r"\begin{table}") == text.count(r"\toprule") > 5
+    check_latex(text)
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        (r"\_1", "_1"),
+        (r"50\%", "50%"),
+        (r"\#", "#"),
+        (r"\textasciitilde{}", "~"),
+        (r"$\kappa$", r"\kappa"),
+        (r"\&", "&"),
+        (r" & ", r" & & "),
+        (r"\end{tabular}", ""),
+        (r"\bottomrule", r"\botomrule"),
+        ("Stage", "{Stage"),
+        ("Macro", "宏"),
+    ],
+)
+def test_what_pdflatex_refuses_is_found(
+    metrics_of: Callable[..., Metrics], good: str, bad: str
+) -> None:
+    text = to_latex(all_tables(metrics_of(PAIRS[:9], subject=NAME), Findings()))
+    assert good in text
+    with pytest.raises(AssertionError):
+        check_latex(text.replace(good, bad, 1))
+
+
+def test_other_scripts_are_said(metrics_of: Callable[..., Metrics]) -> None:
+    tables = all_tables(metrics_of(PAIRS[:9], subject="山田"), Findings())
+    assert "% Has 山田: compile with XeLaTeX" in to_latex(tables)
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs pdflatex: apt install texlive")
+def test_pdflatex_compiles_it(metrics_of: Callable[..., Metrics], tmp_path: Path) -> None:
+    text = to_latex(all_tables(metrics_of(PAIRS[:9], subject=NAME), Findings()))
+    head = r"\documentclass{article}\usepackage{booktabs}\begin{document}"
+    (tmp_path / "t.tex").write_text(f"{head}\n{text}\n\\end{{document}}\n", encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
+    made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stdout[-2000:]
 
 
 def test_published_figures_say_that_they_are_not_ours() -> None:

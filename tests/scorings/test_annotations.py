@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from eegtool.core.errors import EegToolError
-from eegtool.recordings.edf import read_edf_header
-from eegtool.scorings.annotations import has_stages, read_inside
+from eegtool.scorings.annotations import holds_annotations_alone, holds_scoring, read_inside
 from eegtool.scorings.scoring import ReadAs, Scoring
 
 REAL = sorted((Path(__file__).parents[1] / "data" / "sleep_edf_hypnograms").glob("*.edf"))
+HEADER_BYTES = 256 * 3  # of one signal beside the annotations
 NIGHT = [(0.0, 30.0, "Sleep stage W"), (30.0, 60.0, "Sleep stage 2"), (90.0, 30.0, "REM")]
 
 
@@ -51,9 +51,9 @@ def test_unknown_stages_are_refused_and_others_passed_over(tmp_path: Path) -> No
     with pytest.raises(EegToolError, match="unknown stage in annotation 5: 'Sleep stage 5'") as e:
         read_edf_annotations(path)
     assert "Did you mean" in e.value.fix
-    assert has_stages(path)
+    assert holds_scoring(path)
     path = write(tmp_path / "y.edf", [lights])
-    assert not has_stages(path)
+    assert not holds_scoring(path)
     with pytest.raises(EegToolError, match="'Lights off'"):
         read_edf_annotations(path)
 
@@ -83,11 +83,8 @@ def recording(path: Path, seconds: int = 120) -> Path:
 def with_first_list(path: Path, first: bytes) -> Path:
     """Replace the first list of annotations, and what else is in the first record."""
     content = recording(path).read_bytes()
-    layout = read_edf_header(path)
-    begin, stop = (
-        layout.header_bytes + at for at in (layout.annotations[0].start, layout.annotations[0].stop)
-    )
-    assert content[begin:].startswith(b"+0\x14\x14\0")
+    begin = content.index(b"+0\x14\x14\0")
+    stop = HEADER_BYTES + (len(content) - HEADER_BYTES) // 120
     assert len(first) <= stop - begin
     path.write_bytes(content[:begin] + first.ljust(stop - begin, b"\0") + content[stop:])
     return path
@@ -113,7 +110,7 @@ def test_only_time_keeping_moves_onsets(tmp_path: Path, first: bytes, onset_s: f
 
 def test_triggers_are_no_stages(tmp_path: Path) -> None:
     path = write(tmp_path / "x.edf", [(30.0 * i, 30.0, "S  1") for i in range(20)])
-    assert not has_stages(path)
+    assert not holds_scoring(path)
     with pytest.raises(EegToolError, match="is a sleep stage; it has 'S  1'"):
         read_edf_annotations(path)
 
@@ -121,14 +118,23 @@ def test_triggers_are_no_stages(tmp_path: Path) -> None:
 def test_a_recording_may_be_cut_off_or_not_know_its_length(tmp_path: Path) -> None:
     path = recording(tmp_path / "x.edf")
     content = path.read_bytes()
-    layout = read_edf_header(path)
-    assert (layout.n_records, len(layout.signals), len(layout.annotations)) == (120, 1, 1)
+    record_bytes = (len(content) - HEADER_BYTES) // 120
     path.write_bytes(content[:236] + b"-1      " + content[244:])
     assert len(read_edf_annotations(path).entries) == 3
-    path.write_bytes(content[: layout.header_bytes + 40 * layout.record_bytes + 7])
+    path.write_bytes(content[: HEADER_BYTES + 40 * record_bytes + 7])
     assert [e.stage for e in read_edf_annotations(path).entries] == ["W", "N2"]
-    path.write_bytes(content[: layout.header_bytes])
+    path.write_bytes(content[:HEADER_BYTES])
     with pytest.raises(EegToolError, match="not one whole record follows"):
+        read_edf_annotations(path)
+
+
+def test_a_recording_whose_records_have_no_length_is_no_hypnogram(tmp_path: Path) -> None:
+    path = recording(tmp_path / "x.edf")
+    content = path.read_bytes()
+    path.write_bytes(content[:244] + b"0       " + content[252:])
+    assert not holds_annotations_alone(path)
+    assert not holds_scoring(path)
+    with pytest.raises(EegToolError, match="its duration of a record is '0'"):
         read_edf_annotations(path)
 
 

@@ -16,6 +16,7 @@ from eegtool.core.records import SPLITS
 from eegtool.core.stages import MOVEMENT, UNSCORED
 from eegtool.core.workspace import Workspace
 from eegtool.scorings.cohorts import COHORTS, Found, Night, find_nights, find_recordings
+from eegtool.scorings.hypnograms import read_hypnogram, stage_per_epoch
 from eegtool.scorings.scoring import ReadAs
 
 SCORING = "W\nN1\nN2\nN3\nREM\n"
@@ -861,3 +862,41 @@ def test_nothing_found_tells_how_files_are_named(tmp_path: Path, given: str, coh
     assert str(tmp_path / given) in error.what
     for name, entry in COHORTS.items():
         assert (entry.named_like in error.fix) == (cohort in ("auto", name))
+
+
+# --- what review.html saved ---
+
+
+def review(path: Path, recording: str, *stages: str) -> Path:
+    head = "recording,epoch_index,onset_s,duration_s,stage,model,certainty,reviewed_by,reviewed_at,note,epochs"
+    rows = [
+        f"{recording},{i},{30 * i},30,{stage},{stage},0.9,,,,{len(stages)}"
+        for i, stage in enumerate(stages)
+    ]
+    path.write_text("\n".join([head, *rows]) + "\n")
+    return path
+
+
+def test_a_review_is_the_scoring_of_the_recording_it_names(sleep_edf: Path) -> None:
+    folder = sleep_edf / "sleep-cassette"
+    lay(folder, "SC4011E0-PSG.edf")
+    own = review(folder / "SC4011E0_reviewed (1).csv", "SC4011E0", "W", "N2")
+    review(folder / "SC4012E0_reviewed.csv", "SC4012E0", "W", "N2")  # of no recording here
+    lay(folder, "SC4011E0_reviewed.txt")  # no review, whatever its name
+    night = {n.recording: n for n in find_nights([folder]).nights}["SC4011E0"]
+    assert (night.scorings, night.problem, night.rivals) == ((own,), "", ())
+    (alone,) = find_nights([folder / "SC4011E0-PSG.edf"]).nights
+    assert alone.scorings == (own,)
+
+
+def test_a_review_wins_over_the_scoring_only_if_the_user_says_so(sleep_edf: Path) -> None:
+    folder = sleep_edf / "sleep-cassette"
+    scoring = folder / "SC4001EC-Hypnogram.edf"
+    own = review(folder / "SC4001E0_reviewed.csv", "SC4001E0", *(["W", "N2", "REM"] * 5))
+    (night,) = find_nights([folder]).nights
+    assert night.scorings == night.rivals == (scoring, own)
+    assert str(own) in night.problem
+    assert str(scoring) in night.problem
+    asked = find_nights([folder], read_as=ReadAs(scorer="reviewed")).nights[0]
+    hypnogram = read_hypnogram(asked.scorings, None, read_as=asked.read_as)
+    assert stage_per_epoch(hypnogram, 3) == ["W", "N2", "REM"]

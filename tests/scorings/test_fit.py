@@ -12,8 +12,8 @@ import pytest
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.stages import UNSCORED
-from eegtool.scorings.hypnograms import Hypnogram, read_hypnogram, stage_per_epoch
-from eegtool.scorings.scoring import Entry, ReadAs
+from eegtool.scorings.hypnograms import read_hypnogram, stage_per_epoch
+from eegtool.scorings.scoring import Entry, Hypnogram, ReadAs
 
 START = datetime(2024, 5, 31, 22, 13, 5)
 

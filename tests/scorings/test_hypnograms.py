@@ -11,14 +11,13 @@ import pytest
 from eegtool.core.errors import EegToolError
 from eegtool.core.stages import MOVEMENT, STAGES, UNSCORED
 from eegtool.recordings.signals import trim_wake
+from eegtool.scorings.annotations import holds_scoring
 from eegtool.scorings.hypnograms import (
-    Hypnogram,
-    holds_scoring,
     is_hypnogram,
     read_hypnogram,
     stage_per_epoch,
 )
-from eegtool.scorings.scoring import Entry
+from eegtool.scorings.scoring import Entry, Hypnogram
 
 DATA = Path(__file__).parents[1] / "data"
 REAL = sorted((DATA / "sleep_edf_hypnograms").glob("*-Hypnogram.edf"))

@@ -7,7 +7,7 @@ import pytest
 
 from eegtool.core.errors import EegToolError
 from eegtool.scorings.scoring import Scoring
-from eegtool.scorings.tables import PER_LINE, read_table
+from eegtool.scorings.tables import read_table
 
 PATH = Path("folder/x.csv")
 
@@ -38,7 +38,7 @@ def summary(scoring: Scoring) -> list[tuple[float, float, str]]:
 )
 def test_one_stage_per_line(text: str) -> None:
     scoring = read(text)
-    assert scoring.format == PER_LINE
+    assert scoring.is_list
     assert summary(scoring) == [(0, 30, "W"), (30, 30, "N2"), (60, 30, "REM")]
     assert scoring.start is None
 

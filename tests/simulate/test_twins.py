@@ -69,12 +69,10 @@ def test_unknown_night_is_named() -> None:
 
 def test_original_scoring_is_kept() -> None:
     runs = load_twin("SC4041E0").hypnogram
-    assert "Movement time" in {run.description for run in runs}
-    assert runs[-1].description == "Sleep stage ?"
+    assert "Movement time" in {run.text for run in runs}
+    assert runs[-1].text == "Sleep stage ?"
     assert runs[-1].onset_s + runs[-1].duration_s == 24 * 3600
-    assert {"Sleep stage 3", "Sleep stage 4"} <= {
-        run.description for run in load_twin(NIGHT).hypnogram
-    }
+    assert {"Sleep stage 3", "Sleep stage 4"} <= {run.text for run in load_twin(NIGHT).hypnogram}
 
 
 @pytest.mark.parametrize("name", [NIGHT, "SC4061E0"])
@@ -130,7 +128,7 @@ def test_mne_reads_what_was_written(tmp_path: Path) -> None:
     written = list(
         zip(annotations.onset, annotations.duration, annotations.description, strict=True)
     )
-    assert written == [(run.onset_s, run.duration_s, run.description) for run in twin.hypnogram]
+    assert written == [(run.onset_s, run.duration_s, run.text) for run in twin.hypnogram]
     for path in (psg, hypnogram):
         assert b"SIMULATED" in path.read_bytes()[:168]
 

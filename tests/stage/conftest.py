@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from eegtool.core.settings import StageSettings
 from eegtool.core.workspace import read_json, write_json
 from eegtool.extract.module import VisionModule
 from eegtool.extract.stored import store_module
 from eegtool.extract.weights import save_module
 from eegtool.simulate.twins import load_twin, write_night
 from eegtool.stage import step
+from eegtool.stage.options import StageSettings
 from tests.conftest import form_for
 
 NIGHTS = ("SC4001E0", "SC4012E0", "SC4021E0")

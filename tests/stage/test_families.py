@@ -9,12 +9,13 @@ import mne
 import pytest
 
 import eegtool
-from eegtool.core.settings import AskSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace
 from eegtool.evaluate import ask
+from eegtool.evaluate.options import AskSettings
 from eegtool.extract.stored import STORED, store_module
-from eegtool.finetune import step, train
+from eegtool.finetune import train
+from eegtool.finetune.planning import make_plan
 from tests.e2e.test_families import settings_of
 from tests.model.families.tiny import build
 from tests.stage.conftest import describe, noise
@@ -24,7 +25,7 @@ def test_a_night_is_staged_and_a_picture_asked_about(
     stage_model: Path, workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = build("llava_onevision", tmp_path / "base")
-    train.run(step.make_plan(settings_of(base, workspace, max_steps=4), tmp_path / "run"))
+    train.run(make_plan(settings_of(base, workspace, max_steps=4), tmp_path / "run"))
     said = ("features_weights_sha256", "protocol", "answers", "sequence")
     contract = json.loads((stage_model / "eegvlm.json").read_text())
     describe(tmp_path / "run", **{name: contract[name] for name in said})

@@ -15,7 +15,6 @@ import pytest
 
 import eegtool
 from eegtool.core.errors import EegToolError
-from eegtool.core.settings import StageSettings
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import read_json
 from eegtool.inference.calibration import Calibration
@@ -25,6 +24,7 @@ from eegtool.pictures.layout import EMPTY
 from eegtool.recordings.montages import montage_of
 from eegtool.stage import step
 from eegtool.stage.night import StagedNight
+from eegtool.stage.options import StageSettings
 from eegtool.stage.stager import Stager
 from tests.stage.conftest import PROTOCOL, describe, noise
 from tests.stage.test_step import files_of
@@ -200,6 +200,7 @@ def test_the_base_is_loaded_once_for_all_nights(
     assert len(loads) == 1
 
 
+@pytest.mark.usefixtures("warm")
 def test_two_ranks_give_what_one_gives(
     settings: StageSettings, simulated: Path, tmp_path: Path
 ) -> None:

@@ -17,20 +17,18 @@ from scipy.signal import resample_poly
 
 from eegtool.core.errors import CannotWriteError, EegToolError
 from eegtool.core.records import Question, read_answers, write_questions
-from eegtool.core.settings import (
-    EvaluateSettings,
-    ExtractSettings,
-    PrepareSettings,
-    StageSettings,
-)
 from eegtool.core.stages import STAGES, stage_of
 from eegtool.core.workspace import Workspace, read_json
 from eegtool.evaluate import step as evaluate
+from eegtool.evaluate.options import EvaluateSettings
 from eegtool.extract import step as extract
+from eegtool.extract.options import ExtractSettings
 from eegtool.inference.loaded import LoadedModel
 from eegtool.prepare import step as prepare
+from eegtool.prepare.options import PrepareSettings
 from eegtool.scorings.hypnograms import read_hypnogram, stage_per_epoch
 from eegtool.stage import step
+from eegtool.stage.options import StageSettings
 from eegtool.stage.results import write_night
 from eegtool.stage.stager import Stager
 from tests.conftest import form_for
@@ -93,7 +91,7 @@ def test_how_it_is_asked_reaches_the_model(
         asked.append((how["mode"], how["batch_size"], how["calibrate"]))
         raise EegToolError("Seen.")
 
-    monkeypatch.setattr(Stager, "stage_drawn", stage)
+    monkeypatch.setattr(Stager, "stage", stage)
     refused(
         replace(settings, mode="both", batch_size="3", no_calibration=True, out=settings.out / "b")
     )

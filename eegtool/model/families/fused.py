@@ -12,13 +12,13 @@ from typing import Any, ClassVar, Final
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, linear, log_softmax
+from torch.nn.functional import linear, log_softmax
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutput
 
-from eegtool.model.eegvlm import FUSIONS
+from eegtool.model.eegvlm import FUSIONS, mean_loss
 from eegtool.model.families.generic import Family
 from eegtool.model.processor import IGNORED, pad
 from eegtool.model.weights import SHARD
@@ -99,6 +99,7 @@ class FusedModel(PreTrainedModel):  # type: ignore[misc]
         input_ids: torch.Tensor | None = None,
         high_level_features: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        label_weights: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         compute: Callable[[], Any] | None = None,
         **inputs: Any,
@@ -113,9 +114,8 @@ class FusedModel(PreTrainedModel):  # type: ignore[misc]
             One feature per sample; None only for the fusion ``none``, or without pictures.
         labels : int64 [B, T], optional
             `IGNORED` where nothing is to be learnt. With them there is a loss and there are no logits.
-        num_items_in_batch : int, optional
-            Labelled tokens of the whole step, over all ranks and accumulated batches; None for those of
-            this batch.
+        label_weights, num_items_in_batch : float [B, T], int, optional
+            See `eegtool.model.eegvlm.mean_loss`.
         compute : callable, optional
             Called, and nothing else done: see `eegtool.model.eegvlm.EEGVLM.forward`.
         **inputs
@@ -135,10 +135,9 @@ class FusedModel(PreTrainedModel):  # type: ignore[misc]
             .logits
         )
         targets = targets[:, columns]
-        trained = targets != IGNORED
-        loss = cross_entropy(logits[trained].float(), targets[trained], reduction="sum")
-        count = trained.sum() if num_items_in_batch is None else num_items_in_batch
-        return CausalLMOutput(loss=loss / torch.as_tensor(count, device=loss.device).clamp(min=1))
+        weights = None if label_weights is None else label_weights[:, 1:][:, columns]
+        logits = logits[targets != IGNORED]
+        return CausalLMOutput(loss=mean_loss(logits, targets, weights, num_items_in_batch))
 
     def generate(
         self,

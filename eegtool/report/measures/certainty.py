@@ -104,7 +104,6 @@ def calibration(labelled: Sequence[AnsweredEpoch], bootstrap: Bootstrap) -> Cali
     if not known.any():
         return None
     true = np.array([STAGE_INDEX[e.true or ""] for e in labelled], np.intp)
-    said = np.array([STAGE_INDEX.get(e.predicted or "", -1) for e in labelled], np.intp)
     sure, likeliest = shares.max(1), shares.argmax(1)
     right = (likeliest == true) & known
     # Rounded, so that 0.2, which as a float may lie a hair above its edge, stays in its bin.
@@ -112,20 +111,19 @@ def calibration(labelled: Sequence[AnsweredEpoch], bootstrap: Bootstrap) -> Cali
     weights = [known * 1.0, sure * known, right * 1.0]
     per_unit = np.stack([bootstrap.sums(bins, (BINS,), w) for w in weights], axis=1)
     totals = per_unit.sum(0)
-    ece = float(_ece(totals))
+    ece, interval = bootstrap.estimate(per_unit, _ece)
+    differing = [e.predicted != STAGES[k] for e, k in zip(labelled, likeliest, strict=True)]
     kept, truth = shares[known], true[known]
-    one_hot = np.eye(len(STAGES))[truth]
     clipped = np.clip(kept, _SMALLEST, None)
+    clipped /= clipped.sum(1, keepdims=True)
     return Calibration(
         n=int(known.sum()),
-        ece=ece,
-        ece_interval=bootstrap.interval(_ece(bootstrap.draw(per_unit)), ece),
-        brier=float(((kept - one_hot) ** 2).sum(1).mean()),
-        nll=float(
-            log_loss(truth, clipped / clipped.sum(1, keepdims=True), labels=range(len(STAGES)))
-        ),
+        ece=ece or 0.0,
+        ece_interval=interval,
+        brier=float(((kept - np.eye(len(STAGES))[truth]) ** 2).sum(1).mean()),
+        nll=float(log_loss(truth, clipped, labels=range(len(STAGES)))),
         accuracy=float(right.sum() / known.sum()),
-        differing=int((known & (said != likeliest)).sum()),
+        differing=int((known & differing).sum()),
         bins=tuple(
             ReliabilityBin(
                 low=i / BINS,
@@ -167,12 +165,11 @@ def coverage(
         first = round(share * len(order))
         if first >= len(order):
             break
-        kept = np.full(len(cells), -1, np.intp)
-        kept[order[first:]] = cells[order[first:]]
-        per_unit = bootstrap.sums(kept, scores.SHAPE)
-        counts = per_unit.sum(0)
-        kappa = finite(float(scores.kappa(counts)))
-        together = bootstrap.sums(np.where(kept < 0, human, kept), scores.SHAPE).sum(0)
+        kept, together = cells.copy(), cells.copy()
+        kept[order[:first]] = -1
+        together[order[:first]] = human[order[:first]]
+        per_unit, of_all = (bootstrap.sums(c, scores.SHAPE) for c in (kept, together))
+        kappa, interval = bootstrap.estimate(per_unit, scores.kappa, scores.BOUNDS["kappa"])
         least = float(certainty[order[first]])
         points.append(
             CoveragePoint(
@@ -180,11 +177,9 @@ def coverage(
                 n_kept=len(order) - first,
                 certainty=least if least >= 0 else None,
                 kappa=kappa,
-                kappa_interval=bootstrap.interval(
-                    scores.kappa(bootstrap.draw(per_unit)), kappa, (-1.0, 1.0)
-                ),
-                accuracy=finite(float(scores.accuracy(counts))),
-                kappa_together=finite(float(scores.kappa(together))),
+                kappa_interval=interval,
+                accuracy=finite(float(scores.accuracy(per_unit.sum(0)))),
+                kappa_together=finite(float(scores.kappa(of_all.sum(0)))),
             )
         )
     return tuple(points)

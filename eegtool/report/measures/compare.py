@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
 from eegtool.core.errors import EegToolError
-from eegtool.core.parsing import finite
-from eegtool.report.measures.intervals import Basis, Bootstrap, Interval, Sampling
+from eegtool.report.measures.intervals import Basis, Bootstrap, Floats, Interval, Sampling
 from eegtool.report.measures.metrics import Agreement, agreement, cells_of, counts_of
 from eegtool.report.measures.scores import FIGURES, SHAPE
 from eegtool.report.reading.epochs import AnsweredEpoch
@@ -129,7 +129,9 @@ def compare(
                 "Compare runs over the same scoring; ask one of them again.",
             )
     bootstrap = Bootstrap(common, sampling)
-    cells = (cells_of(common), cells_of(matched))
+    cells = np.stack([cells_of(common), cells_of(matched)])
+    right = cells // SHAPE[1] == cells % SHAPE[1]
+    both = [agreement(counts_of(c)) if common else None for c in cells]
     ranked = bool(common) and not differs_in
     return Comparison(
         first=first[0],
@@ -138,12 +140,12 @@ def compare(
         only_first=len(ours) - len(common),
         only_other=len(theirs) - len(common),
         differs_in=differs_in,
-        first_agreement=agreement(counts_of(cells[0])) if common else None,
-        other_agreement=agreement(counts_of(cells[1])) if common else None,
+        first_agreement=both[0],
+        other_agreement=both[1],
         differences=_differences(cells, bootstrap) if ranked else {},
         basis=bootstrap.basis,
-        mcnemar=_mcnemar(cells) if ranked else None,
-        wilcoxon=_wilcoxon(cells, [e.subject for e in common]) if ranked else None,
+        mcnemar=_mcnemar(right) if ranked else None,
+        wilcoxon=_wilcoxon(right, [e.subject for e in common]) if ranked else None,
         decided_otherwise=decided_otherwise,
     )
 
@@ -157,42 +159,28 @@ def as_answers(epochs: Sequence[AnsweredEpoch], stages: Mapping[str, str]) -> li
     ]
 
 
-def _differences(
-    cells: tuple[NDArray[np.intp], NDArray[np.intp]], bootstrap: Bootstrap
-) -> dict[str, Difference]:
+def _differences(cells: NDArray[np.intp], bootstrap: Bootstrap) -> dict[str, Difference]:
     # One array for both: the bootstrap then draws the same subjects for the one and the other.
     per_unit = np.stack([bootstrap.sums(c, SHAPE) for c in cells], axis=1)
-    draws = bootstrap.draw(per_unit)
-    found = {}
-    for name, figure in FIGURES.items():
-        mine, yours = figure(per_unit.sum(0))
-        value = finite(float(yours - mine))
-        drawn = np.subtract(*figure(draws).T[::-1])
-        found[name] = Difference(value, bootstrap.interval(drawn, value, (-2.0, 2.0)))
-    return found
+
+    def gained(figure: Callable[[Floats], Floats]) -> Callable[[Floats], Floats]:
+        return lambda counts: figure(counts[..., 1, :, :]) - figure(counts[..., 0, :, :])
+
+    return {
+        name: Difference(*bootstrap.estimate(per_unit, gained(figure), (-2.0, 2.0)))
+        for name, figure in FIGURES.items()
+    }
 
 
-def _mcnemar(cells: tuple[NDArray[np.intp], NDArray[np.intp]]) -> McNemar:
-    first, other = _right(cells[0]), _right(cells[1])
-    b, c = int((first & ~other).sum()), int((other & ~first).sum())
+def _mcnemar(right: NDArray[np.bool_]) -> McNemar:
+    b, c = (int((one & ~other).sum()) for one, other in (right, right[::-1]))
     p = stats.binomtest(b, b + c, 0.5).pvalue if b + c else 1.0
     return McNemar(b, c, float(p))
 
 
-def _wilcoxon(
-    cells: tuple[NDArray[np.intp], NDArray[np.intp]], subjects: Sequence[str]
-) -> Wilcoxon | None:
-    names, index = np.unique(np.array(subjects, str), return_inverse=True)
-    named = names != ""
-    if named.sum() < FEWEST_SUBJECTS:
+def _wilcoxon(right: NDArray[np.bool_], subjects: Sequence[str]) -> Wilcoxon | None:
+    gained = pd.Series(right[1].astype(float) - right[0]).groupby(np.array(subjects, object)).mean()
+    change = gained[gained.index != ""]
+    if len(change) < FEWEST_SUBJECTS or not change.any():
         return None
-    gained = _right(cells[1]).astype(float) - _right(cells[0])
-    change = (np.bincount(index, gained) / np.bincount(index))[named]
-    if not change.any():
-        return None
-    p = float(stats.wilcoxon(change).pvalue)
-    return Wilcoxon(int(named.sum()), float(np.median(change)), p)
-
-
-def _right(cells: NDArray[np.intp]) -> NDArray[np.bool_]:
-    return cells // SHAPE[1] == cells % SHAPE[1]
+    return Wilcoxon(len(change), float(change.median()), float(stats.wilcoxon(change).pvalue))

@@ -11,6 +11,7 @@ import numpy as np
 
 from eegtool.reasons.claims import claims_in, holds
 from eegtool.reasons.facts import Facts
+from eegtool.reasons.rules import cited, holding
 from eegtool.report.measures.intervals import Bootstrap, Interval, Sampling
 from eegtool.report.reading.epochs import AnsweredEpoch
 
@@ -37,6 +38,14 @@ class Faithfulness:
         Part of all claims that are true.
     interval : tuple of float, or None
         95 % interval of `share`, over subjects.
+    elsewhere : float
+        The same part where each answer is held against the epoch half of the list away: what texts reach that
+        say what is usually true.
+    rules : float or None
+        Mean overlap (intersection over union) of the rules that an answer cites and those that hold by what was
+        measured, over answers that cite any; None where none does.
+    rules_interval : tuple of float, or None
+        95 % interval of `rules`, over subjects.
     kinds : dict of str to ClaimScore
         By kind of claim (see `eegtool.reasons.claims.CLAIM_KINDS`), the commonest first.
     """
@@ -45,6 +54,9 @@ class Faithfulness:
     with_claims: int
     share: float
     interval: Interval | None
+    elsewhere: float
+    rules: float | None
+    rules_interval: Interval | None
     kinds: dict[str, ClaimScore]
 
 
@@ -70,27 +82,42 @@ def faithfulness(
     measured = [e for e in epochs if e.sample_id in facts]
     read = cache(claims_in)
     said, right = Counter[str](), Counter[str]()
-    made, kept = np.zeros(len(measured)), np.zeros(len(measured))
+    claims = np.zeros((2, len(measured)))  # true ones, all
+    rules = np.zeros((2, len(measured)))  # overlap, whether any is cited
+    elsewhere = 0
     for i, epoch in enumerate(measured):
+        own = facts[epoch.sample_id]
+        other = facts[measured[i - len(measured) // 2].sample_id]
         for claim in read(epoch.text):
-            true = holds(claim, facts[epoch.sample_id])
+            true = holds(claim, own)
             said[claim.kind] += 1
             right[claim.kind] += true
-            made[i] += 1
-            kept[i] += true
+            claims[:, i] += true, 1
+            elsewhere += holds(claim, other)
+        if named := set(cited(epoch.text)):
+            true_rules = set(holding(own))
+            rules[:, i] = len(named & true_rules) / len(named | true_rules), 1
     if not said:
         return None
     bootstrap = Bootstrap(measured, sampling)
     everywhere = np.zeros(len(measured), np.intp)
-    per_unit = np.concatenate([bootstrap.sums(everywhere, (1,), n) for n in (kept, made)], axis=1)
-    draws = bootstrap.draw(per_unit)
-    share = float(kept.sum() / made.sum())
-    with np.errstate(invalid="ignore"):
-        drawn = draws[:, 0] / draws[:, 1]
+
+    def mean(sums_and_counts: np.ndarray) -> tuple[float | None, Interval | None]:
+        per_unit = [bootstrap.sums(everywhere, (1,), n) for n in sums_and_counts]
+        with np.errstate(invalid="ignore"):
+            return bootstrap.estimate(
+                np.concatenate(per_unit, axis=1), lambda sums: sums[..., 0] / sums[..., 1]
+            )
+
+    share, interval = mean(claims)
+    overlap, rules_interval = mean(rules) if rules[1].any() else (None, None)
     return Faithfulness(
         epochs=len(measured),
-        with_claims=int((made > 0).sum()),
-        share=share,
-        interval=bootstrap.interval(drawn, share),
+        with_claims=int((claims[1] > 0).sum()),
+        share=share or 0.0,
+        interval=interval,
+        elsewhere=elsewhere / said.total(),
+        rules=overlap,
+        rules_interval=rules_interval,
         kinds={kind: ClaimScore(n, right[kind]) for kind, n in said.most_common()},
     )

@@ -11,7 +11,7 @@ are drawn instead, and the report says that the interval is about these subjects
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from eegtool.core.parsing import finite
 from eegtool.core.stages import EPOCH_S
 from eegtool.report.reading.epochs import AnsweredEpoch
 
@@ -86,21 +87,20 @@ class Bootstrap:
     """
 
     def __init__(self, epochs: Sequence[AnsweredEpoch], sampling: Sampling) -> None:
-        subjects = np.array([e.subject or e.recording for e in epochs])
         unit: Literal["subjects", "blocks", "none"] = "subjects"
-        names, index = np.unique(subjects, return_inverse=True)
+        names, index = np.unique([e.subject or e.recording for e in epochs], return_inverse=True)
         if len(names) < FEWEST:
             unit = "blocks"
             names, index = np.unique(_blocks(epochs), axis=0, return_inverse=True)
-        if len(names) < FEWEST or not sampling.draws:
+        n = len(names)
+        if n < FEWEST or not sampling.draws:
             unit = "none"
-        self.basis = Basis(unit, len(names), sampling.draws, sampling.seed)
+        self.basis = Basis(unit, n, sampling.draws, sampling.seed)
         self._index = index.reshape(-1)
-        rng = np.random.default_rng(sampling.seed)
-        self._times = np.empty((0, len(names)))
+        self._times = np.empty((0, n))
         if unit != "none":
-            share = np.full(len(names), 1 / len(names))
-            self._times = rng.multinomial(len(names), share, sampling.draws).astype(np.float64)
+            rng = np.random.default_rng(sampling.seed)
+            self._times = rng.multinomial(n, np.full(n, 1 / n), sampling.draws).astype(np.float64)
 
     def sums(
         self, cells: NDArray[np.intp], shape: tuple[int, ...], values: Floats | None = None
@@ -126,6 +126,16 @@ class Bootstrap:
             No draws where there is nothing to draw from.
         """
         return np.tensordot(self._times, per_unit, 1)
+
+    def estimate(
+        self,
+        per_unit: Floats,
+        figure: Callable[[Floats], Floats],
+        bounds: Interval = (0.0, 1.0),
+    ) -> tuple[float | None, Interval | None]:
+        """Return a figure of the sums over all units, None where it is not defined, and its interval."""
+        value = finite(float(figure(per_unit.sum(0))))
+        return value, self.interval(figure(self.draw(per_unit)), value, bounds)
 
     def interval(
         self, draws: Floats, point: float | None, bounds: Interval = (0.0, 1.0)
@@ -169,9 +179,9 @@ def _blocks(epochs: Sequence[AnsweredEpoch]) -> NDArray[np.intp]:
     recordings: dict[str, int] = {}
     rows = []
     for i, epoch in enumerate(epochs):
-        place = epoch.epoch_index if epoch.recording else None
-        number = recordings.setdefault(
-            epoch.recording if place is not None else "", len(recordings)
-        )
-        rows.append((number, (i if place is None else place) // BLOCK_EPOCHS))
+        recording, place = epoch.recording, epoch.epoch_index
+        if place is None or not recording:
+            recording, place = "", i
+        number = recordings.setdefault(recording, len(recordings))
+        rows.append((number, place // BLOCK_EPOCHS))
     return np.array(rows, np.intp).reshape(-1, 2)

@@ -6,7 +6,7 @@ computed from confusion matrices.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from eegtool.core.parsing import finite
 from eegtool.core.stages import STAGE_INDEX, STAGES
-from eegtool.core.workspace import jsonable
 from eegtool.report.measures.certainty import Calibration, CoveragePoint, calibration, coverage
-from eegtool.report.measures.intervals import Basis, Bootstrap, Interval, Sampling
+from eegtool.report.measures.intervals import Basis, Bootstrap, Floats, Interval, Sampling
 from eegtool.report.measures.scores import BOUNDS, FIGURES, SHAPE, STAGE_FIGURES
 from eegtool.report.reading.epochs import AnsweredEpoch
 from eegtool.report.reading.protocol import Run
@@ -51,7 +50,7 @@ class StageScore:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Agreement over a set of epochs.
+    """Agreement over a set of epochs; a figure is None where it is not defined.
 
     Attributes
     ----------
@@ -72,35 +71,27 @@ class Agreement:
     """
 
     n: int
-    accuracy: float
-    macro_f1: float
-    weighted_f1: float
+    accuracy: float | None
+    macro_f1: float | None
+    weighted_f1: float | None
     kappa: float | None
     mcc: float | None
-    balanced_accuracy: float
+    balanced_accuracy: float | None
 
 
 @dataclass(frozen=True, slots=True)
-class Chance:
-    """What the figures would be without looking at the signal.
+class Chance(Agreement):
+    """What the figures would be without looking at the signal: those of always answering one stage.
 
     Attributes
     ----------
     stage : str
         Commonest true stage, which the constant answer gives.
-    accuracy, macro_f1, kappa, weighted_f1, mcc, balanced_accuracy : float
-        Figures of always answering `stage`.
     random_accuracy : float
         Accuracy expected of answers drawn at random as often as the model gave each of them.
     """
 
     stage: str
-    accuracy: float
-    macro_f1: float
-    kappa: float
-    weighted_f1: float
-    mcc: float
-    balanced_accuracy: float
     random_accuracy: float
 
 
@@ -132,13 +123,11 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Metrics:
-    """All figures of a run: what ``metrics.json`` begins with.
+class Metrics(Agreement):
+    """All figures of a run, pooled over its labelled epochs: what ``metrics.json`` begins with.
 
     Attributes
     ----------
-    n, accuracy, macro_f1, weighted_f1, kappa, mcc, balanced_accuracy
-        See `Agreement`; pooled over all labelled epochs. All None where no epoch has a label.
     answered : int
         All epochs with an answer, labelled or not.
     macro_f1_stages : tuple of str
@@ -173,14 +162,7 @@ class Metrics:
         See `Run`.
     """
 
-    n: int
     answered: int
-    accuracy: float | None
-    macro_f1: float | None
-    weighted_f1: float | None
-    kappa: float | None
-    mcc: float | None
-    balanced_accuracy: float | None
     macro_f1_stages: tuple[str, ...]
     per_stage: dict[str, StageScore]
     confusion: tuple[tuple[int, ...], ...]
@@ -206,10 +188,6 @@ class Metrics:
         """Whether nearly all answers are the same."""
         return self.most_common_answer_share > ONE_SIDED
 
-    def to_row(self) -> dict[str, Any]:
-        """Return the form of ``metrics.json``."""
-        return dict(jsonable(asdict(self)))
-
 
 def measure(epochs: Sequence[AnsweredEpoch], run: Run, sampling: Sampling | None = None) -> Metrics:
     """Compute all figures.
@@ -228,7 +206,7 @@ def measure(epochs: Sequence[AnsweredEpoch], run: Run, sampling: Sampling | None
     counts = counts_of(cells)
     bootstrap = Bootstrap(labelled, sampling or Sampling())
     overall = agreement(counts) if labelled else None
-    answers = counts.sum(0) if labelled else _answers(epochs)
+    answers = np.bincount(answers_of(labelled or epochs), minlength=len(ANSWERS))
     common = int(answers.argmax())  # the first in their order where several tie
     return Metrics(
         n=len(labelled),
@@ -243,7 +221,7 @@ def measure(epochs: Sequence[AnsweredEpoch], run: Run, sampling: Sampling | None
         most_common_answer=ANSWERS[common],
         most_common_answer_share=float(answers[common] / answers.sum()),
         chance=chance(counts) if labelled else None,
-        intervals=_intervals(bootstrap, cells, counts),
+        intervals=_intervals(bootstrap, cells),
         per_subject=_per_group(cells, [e.subject for e in labelled]),
         per_night=_per_group(cells, [e.recording for e in labelled]),
         surroundings={
@@ -292,23 +270,18 @@ def surroundings(
     found = {name: np.zeros(len(labelled), bool) for name in groups}
     table = pd.DataFrame(sorted(placed), columns=["recording", "index", "true", "row"])
     for _, night in table.groupby("recording"):
-        index, row = night["index"].to_numpy(np.int64), night["row"].to_numpy()
+        index, true = night["index"].to_numpy(np.int64), night["true"].to_numpy()
         beside = np.diff(index) == 1
-        differ = night["true"].to_numpy()[1:] != night["true"].to_numpy()[:-1]
-        borders = index[1:][beside & differ]  # each lies before this epoch
-        apart = np.abs(
-            _nearest(borders, index + 0.5) - index - 0.5
-        )  # half an epoch: right beside it
+        borders = index[1:][beside & (true[1:] != true[:-1])]  # each lies before this epoch
+        apart = _distances(borders, index + 0.5)  # half an epoch: right beside it
         transition = apart < 1
         stable = ~transition & (np.append(beside, False) | np.insert(beside, 0, False))
         near = stable & (apart < NEAR)
-        parts = {"transition": transition, "stable": stable, "near": near, "far": stable & ~near}
-        if context:
-            low, high = (np.searchsorted(index, index + k) for k in (-context, context + 1))
-            sparse = high - low - 1 < SPARSE * 2 * context
-            parts |= {"full": ~sparse, "sparse": sparse}
-        for name, inside in parts.items():
-            found[name][row[inside]] = True
+        low, high = (np.searchsorted(index, index + k) for k in (-context, context + 1))
+        sparse = high - low - 1 < SPARSE * 2 * context
+        parts = (transition, stable, near, stable & ~near, ~sparse, sparse)
+        for name, inside in zip(groups, parts, strict=False):
+            found[name][night["row"].to_numpy()[inside]] = True
     return found
 
 
@@ -318,24 +291,22 @@ def _context(run: Run) -> int:
     return reach if isinstance(reach, int) and 0 < reach < 10**6 else 0
 
 
-def _nearest(borders: NDArray[np.int64], places: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return of each place the nearest border; infinity where there is none. Borders rise."""
+def _distances(borders: NDArray[np.int64], places: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how far the nearest border is from each place; infinity where there is none. Borders rise."""
     ends = np.concatenate([[-np.inf], borders, [np.inf]])
     after = np.searchsorted(ends, places)
-    before, behind = ends[after - 1], ends[after]
-    return np.where(places - before < behind - places, before, behind)
+    return np.minimum(places - ends[after - 1], ends[after] - places)
 
 
 def cells_of(labelled: Sequence[AnsweredEpoch]) -> NDArray[np.intp]:
     """Return the cell of the (flattened) confusion matrix into which each labelled epoch falls."""
-    width = len(ANSWERS)
-    return np.array(
-        [
-            STAGE_INDEX[e.true or ""] * width + STAGE_INDEX.get(e.predicted or "", width - 1)
-            for e in labelled
-        ],
-        np.intp,
-    )
+    true = [STAGE_INDEX[e.true or ""] for e in labelled]
+    return np.array(true, np.intp) * SHAPE[1] + answers_of(labelled)
+
+
+def answers_of(epochs: Sequence[AnsweredEpoch]) -> NDArray[np.intp]:
+    """Return the column of the confusion matrix into which each answer falls."""
+    return np.array([STAGE_INDEX.get(e.predicted or "", len(STAGES)) for e in epochs], np.intp)
 
 
 def counts_of(cells: NDArray[np.intp]) -> Counts:
@@ -372,46 +343,37 @@ def chance(counts: Counts) -> Chance:
     commonest = int(true.argmax())  # the first in their order where several tie
     constant = np.zeros_like(counts)
     constant[:, commonest] = true
-    always = agreement(constant)
-    figures = {name: getattr(always, name) for name in FIGURES} | {"kappa": 0.0, "mcc": 0.0}
+    always = asdict(agreement(constant)) | {"kappa": 0.0, "mcc": 0.0}
     at_random = float((true * said).sum() / true.sum() ** 2)
-    return Chance(stage=STAGES[commonest], random_accuracy=at_random, **figures)
+    return Chance(stage=STAGES[commonest], random_accuracy=at_random, **always)
 
 
 def part(bootstrap: Bootstrap, cells: NDArray[np.intp]) -> Part:
     """Return the agreement on those epochs whose cell is not negative, at least one, with intervals."""
+    per_unit = bootstrap.sums(cells, SHAPE)
+    intervals = {
+        name: bootstrap.estimate(per_unit, of, BOUNDS.get(name, (0.0, 1.0)))[1]
+        for name, of in FIGURES.items()
+    }
     figures = agreement(counts_of(cells))
-    draws = bootstrap.draw(bootstrap.sums(cells, SHAPE))
-    return Part(
-        figures,
-        {
-            name: bootstrap.interval(
-                of(draws), getattr(figures, name), BOUNDS.get(name, (0.0, 1.0))
-            )
-            for name, of in FIGURES.items()
-        },
-    )
+    return Part(figures, intervals | {"mcc": intervals["mcc"] if figures.mcc is not None else None})
 
 
-def _intervals(bootstrap: Bootstrap, cells: NDArray[np.intp], counts: Counts) -> Intervals:
+def _intervals(bootstrap: Bootstrap, cells: NDArray[np.intp]) -> Intervals:
     if not len(cells):
         return Intervals(bootstrap.basis)
-    draws = bootstrap.draw(bootstrap.sums(cells, SHAPE))
-    scores = stage_scores(counts)
-    stages: dict[str, dict[str, Interval | None]] = {stage: {} for stage in STAGES}
-    for name, of in STAGE_FIGURES.items():
-        for stage, column in zip(STAGES, of(draws).T, strict=True):
-            stages[stage][name] = bootstrap.interval(column, getattr(scores[stage], name))
+    per_unit = bootstrap.sums(cells, SHAPE)
+
+    def interval(of: Callable[[Floats], Floats], i: int) -> Interval | None:
+        return bootstrap.estimate(per_unit, lambda counts: of(counts)[..., i])[1]
+
+    stages = {
+        stage: {name: interval(of, i) for name, of in STAGE_FIGURES.items()}
+        for i, stage in enumerate(STAGES)
+    }
     return Intervals(bootstrap.basis, part(bootstrap, cells).intervals, stages)
 
 
 def _per_group(cells: NDArray[np.intp], names: Sequence[str]) -> dict[str, Agreement]:
-    found, index = np.unique(np.array(names, dtype=object).astype(str), return_inverse=True)
-    return {
-        str(name): agreement(counts_of(cells[index == i])) for i, name in enumerate(found) if name
-    }
-
-
-def _answers(epochs: Sequence[AnsweredEpoch]) -> Counts:
-    said = [STAGE_INDEX.get(epoch.predicted or "", len(STAGES)) for epoch in epochs]
-    return np.bincount(said, minlength=len(ANSWERS)).astype(np.int64)
+    groups = pd.Series(cells).groupby(np.array(names, dtype=object))
+    return {name: agreement(counts_of(of.to_numpy())) for name, of in groups if name}

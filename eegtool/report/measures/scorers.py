@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eegtool.core.stages import STAGES, UNSCORED
 from eegtool.report.measures.certainty import coverage, probabilities_in
@@ -16,7 +17,7 @@ from eegtool.report.measures.intervals import Bootstrap, Interval, Sampling
 from eegtool.report.measures.metrics import Part, agreement, cells_of, counts_of, part
 from eegtool.report.reading.epochs import AnsweredEpoch
 from eegtool.report.reading.reviews import Scoring
-from eegtool.scorings.scorers import kappa, majority
+from eegtool.scorings.scorers import kappa
 
 LABEL: Final = "label"
 CONSENSUS: Final = "consensus"
@@ -117,34 +118,30 @@ def compare_scorers(
                 column[k] = scoring.stages.get(epoch.epoch_index, UNSCORED)
     if len(columns) < 2:
         return None
-    rows = zip(*columns.values(), strict=True)
-    several = [sum(stage in STAGES for stage in row) > 1 for row in rows]
-    voted, ties = majority(
-        {
-            n: [s if two else UNSCORED for s, two in zip(c, several, strict=True)]
-            for n, c in columns.items()
-        }
-    )
+    votes = np.array([[[s == stage for stage in STAGES] for s in c] for c in columns.values()])
+    votes = votes.sum(0)
+    several = votes.sum(1) > 1
+    tied = several & ((votes == votes.max(1, keepdims=True)).sum(1) > 1)
+    elected = zip(votes.argmax(1), several & ~tied, strict=True)
+    consensus = [STAGES[k] if clear else UNSCORED for k, clear in elected]
     model = {
         name: found
-        for name, column in {**columns, CONSENSUS: voted}.items()
+        for name, column in {**columns, CONSENSUS: consensus}.items()
         if (found := _against(epochs, column, sampling))
     }
     pairs = tuple(
         Pair(one, other, *kappa(columns[one], columns[other]))
         for one, other in combinations(columns, 2)
     )
-    return Scorers(pairs, model, ties, _soft(epochs, columns))
+    return Scorers(pairs, model, int(tied.sum()), _soft(epochs, votes, several))
 
 
 def measure_review(epochs: Sequence[AnsweredEpoch], scoring: Scoring, sampling: Sampling) -> Review:
     """Measure what a review took and gave, on those of the epochs that are of its recording."""
-    epochs = [epoch for epoch in epochs if epoch.recording == scoring.recording]
+    epochs = [e for e in epochs if e.recording == scoring.recording and e.epoch_index is not None]
     decisions = scoring.decisions
     final = {
-        e.sample_id: stage
-        for e in epochs
-        if e.epoch_index is not None and (stage := scoring.stages.get(e.epoch_index))
+        e.sample_id: stage for e in epochs if (stage := scoring.stages.get(e.epoch_index or 0))
     }
     labelled = [e for e in epochs if e.true]
     reviewed = as_answers(labelled, final)
@@ -193,12 +190,12 @@ def _against(
     return part(Bootstrap(known, sampling), cells_of(known)) if known else None
 
 
-def _soft(epochs: Sequence[AnsweredEpoch], columns: Mapping[str, Sequence[str]]) -> float | None:
+def _soft(
+    epochs: Sequence[AnsweredEpoch], votes: NDArray[np.int64], several: NDArray[np.bool_]
+) -> float | None:
     """Return the averaged cosine similarity of probabilities and shares of scorers."""
-    shares = np.array([[[s == stage for stage in STAGES] for s in c] for c in columns.values()])
-    votes = shares.sum(0).astype(float)
-    model, scored = probabilities_in(epochs)
-    known = scored & (votes.sum(1) > 1)
+    model, known = probabilities_in(epochs)
+    known &= several
     if not known.any():
         return None
     model, votes = model[known], votes[known]

@@ -8,7 +8,7 @@ alike, and equal scikit-learn's, which a test holds.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,19 +28,17 @@ def accuracy(counts: Floats) -> Floats:
 
 def macro_f1(counts: Floats) -> Floats:
     """Return the mean F1 over the stages that occur in the true labels."""
-    return _mean_where(stage_f1(counts), counts.sum(-1) > 0)
+    return _mean(stage_f1(counts), counts.sum(-1) > 0)
 
 
 def weighted_f1(counts: Floats) -> Floats:
     """Return the mean F1 weighted by the number of true epochs."""
-    support = counts.sum(-1)
-    return _ratio((np.nan_to_num(stage_f1(counts)) * support).sum(-1), support.sum(-1))
+    return _mean(stage_f1(counts), counts.sum(-1))
 
 
 def balanced_accuracy(counts: Floats) -> Floats:
     """Return the mean recall over the stages that occur in the true labels."""
-    support = counts.sum(-1)
-    return _mean_where(_ratio(_right(counts), support), support > 0)
+    return _mean(stage_recall(counts), counts.sum(-1) > 0)
 
 
 def kappa(counts: Floats) -> Floats:
@@ -99,8 +97,8 @@ def _right(counts: Floats) -> Floats:
     return np.diagonal(counts[..., :5], axis1=-2, axis2=-1)
 
 
-def _mean_where(values: Floats, there: NDArray[np.bool_]) -> Floats:
-    return _ratio((np.nan_to_num(values) * there).sum(-1), there.sum(-1).astype(float))
+def _mean(values: Floats, weights: NDArray[Any]) -> Floats:
+    return _ratio((np.nan_to_num(values) * weights).sum(-1), weights.sum(-1).astype(float))
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Final
 
 import numpy as np
+import pandas as pd
 import yasa
 
 from eegtool.core.parsing import finite
@@ -16,46 +17,29 @@ from eegtool.report.reading.lights import Lights
 from eegtool.report.reading.nights import Night
 
 STATISTICS: Final = {
-    "tib_min": ("Time in bed [min]", "lights off to lights on"),
-    "tst_min": ("Total sleep time [min]", "AASM"),
-    "se_percent": ("Sleep efficiency [%]", "AASM: of time in bed"),
-    "sol_min": ("Sleep onset latency [min]", "AASM: to the first epoch of sleep"),
-    "lps_min": ("Latency to persistent sleep [min]", "to 10 min of sleep without a break"),
-    "spt_min": ("Sleep period [min]", "first to last epoch of sleep"),
-    "waso_min": ("Wake after sleep onset [min]", "within the sleep period, as yasa"),
-    "sme_percent": ("Sleep maintenance [%]", "sleep, of the sleep period"),
-    "rem_latency_min": ("REM latency [min]", "AASM: from sleep onset"),
-    "rem_latency_off_min": ("REM latency from lights off [min]", "yasa"),
-    "n1_percent": ("N1 [% of sleep]", "AASM"),
-    "n2_percent": ("N2 [% of sleep]", "AASM"),
-    "n3_percent": ("N3 [% of sleep]", "AASM"),
-    "rem_percent": ("REM [% of sleep]", "AASM"),
-    "awakenings": ("Awakenings", "from sleep to wake"),
-    "sfi": ("Awakenings [per h of sleep]", "fragmentation index of yasa"),
-    "stage_shifts": ("Stage shifts", "within the sleep period"),
-    "cycles": ("NREM-REM cycles", "Feinberg & Floyd 1979"),
-    "cycle_min": ("Length of a cycle [min]", "mean; Feinberg & Floyd 1979"),
+    "tib_min": ("Time in bed [min]", "lights off to lights on", "TIB"),
+    "tst_min": ("Total sleep time [min]", "AASM", "TST"),
+    "se_percent": ("Sleep efficiency [%]", "AASM: of time in bed", "SE"),
+    "sol_min": ("Sleep onset latency [min]", "AASM: to the first epoch of sleep", "SOL"),
+    "lps_min": ("Latency to persistent sleep [min]", "to 10 min of sleep without a break", ""),
+    "spt_min": ("Sleep period [min]", "first to last epoch of sleep", "SPT"),
+    "waso_min": ("Wake after sleep onset [min]", "within the sleep period, as yasa", "WASO"),
+    "sme_percent": ("Sleep maintenance [%]", "sleep, of the sleep period", "SME"),
+    "rem_latency_min": ("REM latency [min]", "AASM: from sleep onset", ""),
+    "rem_latency_off_min": ("REM latency from lights off [min]", "yasa", "Lat_REM"),
+    "n1_percent": ("N1 [% of sleep]", "AASM", "%N1"),
+    "n2_percent": ("N2 [% of sleep]", "AASM", "%N2"),
+    "n3_percent": ("N3 [% of sleep]", "AASM", "%N3"),
+    "rem_percent": ("REM [% of sleep]", "AASM", "%REM"),
+    "awakenings": ("Awakenings", "from sleep to wake", ""),
+    "sfi": ("Awakenings [per h of sleep]", "fragmentation index of yasa", "SFI"),
+    "stage_shifts": ("Stage shifts", "within the sleep period", ""),
+    "cycles": ("NREM-REM cycles", "Feinberg & Floyd 1979", ""),
+    "cycle_min": ("Length of a cycle [min]", "mean; Feinberg & Floyd 1979", ""),
 }
-"""Title and definition, or whose it is. AASM: Berry et al. 2020, AASM Manual 2.6, "Sleep scoring data to be
-reported"; yasa: Vallat & Walker 2021; persistent sleep: 20 epochs of 30 s, as trials of
-hypnotics define it;
-cycles: Feinberg & Floyd 1979, Psychophysiology 16:283-291."""
-
-_YASA: Final = {
-    "tib_min": "TIB",
-    "tst_min": "TST",
-    "se_percent": "SE",
-    "sol_min": "SOL",
-    "spt_min": "SPT",
-    "waso_min": "WASO",
-    "sme_percent": "SME",
-    "rem_latency_off_min": "Lat_REM",
-    "sfi": "SFI",
-    "n1_percent": "%N1",
-    "n2_percent": "%N2",
-    "n3_percent": "%N3",
-    "rem_percent": "%REM",
-}
+"""Title; definition, or whose it is; name in yasa, where it computes it. AASM: Berry et al. 2020, AASM Manual 2.6,
+"Sleep scoring data to be reported"; yasa: Vallat & Walker 2021; persistent sleep: 20 epochs of 30 s, as trials of
+hypnotics define it; cycles: Feinberg & Floyd 1979, Psychophysiology 16:283-291."""
 
 _PERSISTENT: Final = "10min"
 _NREM: Final = ("N1", "N2", "N3")
@@ -113,18 +97,12 @@ def night_statistics(
     found = []
     for night in nights:
         own = (lights or {}).get(night.recording)
-        both = zip(night.true, night.predicted, strict=True)
-        said = [p if t or not night.labelled else None for t, p in both]
-        true = in_bed(night.true, own, night.first_epoch) if night.labelled else None
-        found.append(
-            NightStatistics(
-                night.recording,
-                night.subject,
-                None if true is None else statistics(true),
-                statistics(in_bed(said, own, night.first_epoch)),
-                own,
-            )
-        )
+        said, true = night.predicted, None
+        if night.labelled:
+            said = tuple(p if t else None for t, p in zip(night.true, said, strict=True))
+            true = statistics(in_bed(night.true, own, night.first_epoch))
+        predicted = statistics(in_bed(said, own, night.first_epoch))
+        found.append(NightStatistics(night.recording, night.subject, true, predicted, own))
     return found
 
 
@@ -162,20 +140,21 @@ def statistics(stages: Iterable[str | None]) -> Statistics:
     hypnogram = yasa.Hypnogram([stage or "UNS" for stage in row], freq=f"{EPOCH_S}s")
     with np.errstate(all="ignore"):
         of_yasa = hypnogram.sleep_statistics()
-    found = {name: finite(of_yasa.get(key)) for name, key in _YASA.items()}
+    found = {name: finite(of_yasa.get(key)) for name, (_, _, key) in STATISTICS.items()}
     onset, rem = found["sol_min"], found["rem_latency_off_min"]
     found["rem_latency_min"] = None if onset is None or rem is None else rem - onset
     periods = hypnogram.consolidate_stages(2).find_periods(_PERSISTENT)
     asleep = periods[periods["values"] == "SLEEP"]["start"]
     found["lps_min"] = float(asleep.iloc[0]) * EPOCH_S / 60 if len(asleep) else None
-    shifts = [(a, b) for a, b in pairwise(_sleep_period(row)) if a and b and a != b]
-    found["stage_shifts"] = float(len(shifts)) if onset is not None else None
-    woken = sum(a not in (None, "W") and b == "W" for a, b in pairwise(row))
-    found["awakenings"] = float(woken) if onset is not None else None
-    lengths = [length * EPOCH_S / 60 for length in cycles(row)]
-    found["cycles"] = float(len(lengths)) if onset is not None else None
-    found["cycle_min"] = float(np.mean(lengths)) if lengths else None
-    return {name: found[name] for name in STATISTICS}
+    if onset is not None:
+        shifts = [(a, b) for a, b in pairwise(_sleep_period(row)) if a and b and a != b]
+        woken = sum(a not in (None, "W") and b == "W" for a, b in pairwise(row))
+        lengths = [length * EPOCH_S / 60 for length in cycles(row)]
+        found["stage_shifts"] = float(len(shifts))
+        found["awakenings"] = float(woken)
+        found["cycles"] = float(len(lengths))
+        found["cycle_min"] = float(np.mean(lengths)) if lengths else None
+    return found
 
 
 def cycles(stages: Sequence[str | None]) -> list[int]:
@@ -185,47 +164,34 @@ def cycles(stages: Sequence[str | None]) -> list[int]:
     with the last epoch of its REM period. What follows the last REM period is not a cycle.
     """
     per_min = 60 / EPOCH_S
-    rem = [i for i, stage in enumerate(stages) if stage == "REM"]
-    periods: list[list[int]] = []
-    for i in rem:
-        if periods and i - periods[-1][-1] <= _LEAST_NREM_MIN * per_min:
-            periods[-1].append(i)
-        else:
-            periods.append([i])
+    rem = np.flatnonzero([stage == "REM" for stage in stages])
+    breaks = np.flatnonzero(np.diff(rem) > _LEAST_NREM_MIN * per_min) + 1
     found: list[int] = []
     begin = 0
-    for period in periods:
+    for period in np.split(rem, breaks) if len(rem) else ():
         long_enough = len(period) >= _LEAST_REM_MIN * per_min or not found
-        nrem = [i for i in range(begin, period[0]) if stages[i] in _NREM]
+        first, last = int(period[0]), int(period[-1])
+        nrem = [i for i in range(begin, first) if stages[i] in _NREM]
         if long_enough and len(nrem) >= _LEAST_NREM_MIN * per_min:
-            found.append(period[-1] + 1 - nrem[0])
-            begin = period[-1] + 1
+            found.append(last + 1 - nrem[0])
+            begin = last + 1
     return found
 
 
 def deviations(nights: Sequence[NightStatistics]) -> dict[str, Deviation]:
     """Return bias and limits of agreement of each statistic over the nights that have labels."""
+    labelled = [night for night in nights if night.true is not None]
+    true = pd.DataFrame([night.true for night in labelled], columns=list(STATISTICS), dtype=float)
+    gap = pd.DataFrame([night.predicted for night in labelled], dtype=float) - true
     found = {}
     for name in STATISTICS:
-        pairs = [
-            (true, said)
-            for night in nights
-            if night.true is not None
-            and (true := night.true[name]) is not None
-            and (said := night.predicted[name]) is not None
-        ]
-        if not pairs:
+        defined = gap[name].dropna()
+        if defined.empty:
             continue
-        true, said = np.array(pairs, np.float64).T
-        bias = float((said - true).mean())
-        reach = 1.96 * float((said - true).std(ddof=1)) if len(pairs) > 1 else None
-        found[name] = Deviation(
-            nights=len(pairs),
-            true_mean=float(true.mean()),
-            bias=bias,
-            low=None if reach is None else bias - reach,
-            high=None if reach is None else bias + reach,
-        )
+        bias, spread = defined.mean(), defined.std()
+        low, high = (finite(float(bias + k * spread)) for k in (-1.96, 1.96))
+        mean = float(true.loc[defined.index, name].mean())
+        found[name] = Deviation(len(defined), mean, float(bias), low, high)
     return found
 
 

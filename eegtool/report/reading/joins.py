@@ -14,6 +14,7 @@ from eegtool.core.records import Epoch, read_epochs, read_questions
 from eegtool.core.stages import STAGES
 from eegtool.core.workspace import Workspace, check_same_pictures, read_json
 from eegtool.reasons.facts import Facts
+from eegtool.reasons.stored import stored_facts
 from eegtool.report.reading.epochs import AnsweredEpoch
 from eegtool.report.reading.plain import plain_value
 
@@ -92,9 +93,8 @@ def look_up(
     ids = {epoch.sample_id for epoch in epochs}
     problems: list[str] = []
     try:
-        check_same_pictures(
-            protocol or {}, workspace.protocol(), f"The answers and {workspace.root}"
-        )
+        whose = f"The answers and {workspace.root}"
+        check_same_pictures(protocol or {}, workspace.protocol(), whose)
     except EegToolError as error:
         return Known(problems=(error.what,))
 
@@ -114,7 +114,7 @@ def look_up(
         missing=tried(lambda: _missing(workspace, ids), None),
         module_stages=module,
         module_calibration=tried(lambda: _module_calibration(card), {}) if module else {},
-        facts=tried(lambda: _facts(workspace, recordings, table), {}),
+        facts=tried(lambda: stored_facts(workspace, recordings, table), {}),
         kept=tried(lambda: _kept(workspace, recordings), None),
         problems=tuple(problems),
     )
@@ -122,18 +122,15 @@ def look_up(
 
 def _epochs(workspace: Workspace, ids: set[str]) -> list[Epoch]:
     """Return the rows of the epochs in the workspace's table, if it has one."""
-    if not workspace.epochs.exists():
-        return []
-    return [e for e in read_epochs(workspace.epochs) if e.sample_id in ids]
+    rows = read_epochs(workspace.epochs) if workspace.epochs.exists() else []
+    return [e for e in rows if e.sample_id in ids]
 
 
 def _missing(workspace: Workspace, ids: set[str]) -> tuple[str, ...] | None:
     if not workspace.questions.exists():
         return None
     asked = [question.sample_id for question in read_questions(workspace.questions)]
-    if ids.isdisjoint(asked):
-        return None
-    return tuple(sample_id for sample_id in asked if sample_id not in ids)
+    return None if ids.isdisjoint(asked) else tuple(i for i in asked if i not in ids)
 
 
 def _module_stages(path: Path, epochs: Sequence[AnsweredEpoch]) -> dict[str, str]:
@@ -145,15 +142,14 @@ def _module_stages(path: Path, epochs: Sequence[AnsweredEpoch]) -> dict[str, str
     try:
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
-                sample_id, stage = row["sample_id"], row["predicted"]
+                sample_id, true, stage = (row[k] for k in ("sample_id", "stage", "predicted"))
                 if sample_id not in labels:
                     continue
                 if stage not in STAGES:
                     raise ValueError(f"'{stage}' is no stage")
-                if labels[sample_id] not in (None, row["stage"]):
+                if (ours := labels[sample_id]) not in (None, true):
                     raise ValueError(
-                        f"the true stage of '{sample_id}' is {row['stage']} there and "
-                        f"{labels[sample_id]} in the answers"
+                        f"the true stage of '{sample_id}' is {true} there and {ours} in the answers"
                     )
                 found[sample_id] = stage
     except (OSError, KeyError, ValueError, csv.Error) as error:
@@ -170,39 +166,14 @@ def _module_calibration(path: Path) -> dict[str, Any]:
     return plain_value(found) if isinstance(found, dict) else {}
 
 
-def _facts(
-    workspace: Workspace, recordings: Sequence[str], table: Sequence[Epoch]
-) -> dict[str, Facts]:
-    """Return what prepare measured, as far as it did."""
-    ids = {(e.recording, e.epoch_index): e.sample_id for e in table}
-    found = {}
-    for recording in recordings:
-        path = workspace.night(recording)
-        if not path.exists():
-            continue
-        card = read_json(path)
-        try:
-            if not card.get("facts"):
-                continue
-            for (index, _), row in zip(card["staged"], card["facts"], strict=True):
-                if sample_id := ids.get((recording, index)):
-                    found[sample_id] = Facts.from_row(row)
-        except (KeyError, TypeError, ValueError) as error:
-            raise EegToolError(
-                f"What was measured in {recording} is left out, {path.name}: {error}."
-            ) from error
-    return found
-
-
 def _kept(workspace: Workspace, recordings: Sequence[str]) -> Kept | None:
     if not workspace.prepare_stamp.exists():
         return None
     stamp = read_json(workspace.prepare_stamp)
     if stamp.get("step") == "stage":  # which drops nothing for want of a scoring
         return None
-    results: Mapping[str, Any] = stamp.get("results", {})
-    cards = [results.get("recordings", {}).get(name) for name in recordings]
-    known = [card for card in cards if isinstance(card, dict)]
+    cards = stamp.get("results", {}).get("recordings", {})
+    known = [card for name in recordings if isinstance(card := cards.get(name), dict)]
     if not known:
         return None
     try:

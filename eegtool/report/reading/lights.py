@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from eegtool.core.errors import EegToolError
-from eegtool.recordings.edf import read_edf_annotations, read_edf_header
-from eegtool.recordings.reading import is_recording, read_annotations
+from eegtool.recordings.edf import open_edf
+from eegtool.recordings.reading import is_recording, open_recording
 from eegtool.scorings.moments import parse_moment
 
 _DAY: Final = timedelta(days=1)
@@ -72,27 +72,21 @@ def read_lights(
                 given[name] = (str(path), own_off or given[name][1], own_on or given[name][2])
         else:
             given |= _table(path, given)
-    found = {
-        name: Lights(
-            *(
-                _seconds(where, f"lights {word} of {name}", text, spans[name].start)
-                for word, text in (("off", own_off), ("on", own_on))
-            )
-        )
-        for name, (where, own_off, own_on) in given.items()
-        if own_off or own_on
-    }
-    for name, lights in found.items():
-        _check(given[name][0], name, lights, spans[name])
+    found = {}
+    for name, (where, *texts) in given.items():
+        if any(texts):
+            pairs = zip(("off", "on"), texts, strict=True)
+            whats = [(f"lights {word} of {name}", text) for word, text in pairs]
+            found[name] = Lights(*(_seconds(where, *w, spans[name].start) for w in whats))
+            _check(where, name, found[name], spans[name])
     return found
 
 
 def annotated_lights(path: Path) -> tuple[str, str]:
     """Return the first lights-off and the last lights-on among a recording's annotations, in seconds, or nothing."""
-    if path.suffix.casefold() == ".edf":
-        annotations, _ = read_edf_annotations(read_edf_header(path))
-    else:
-        annotations, _ = read_annotations(path)
+    is_edf = path.suffix.casefold() == ".edf"
+    opened = open_edf(path, recording=False) if is_edf else open_recording(path)
+    annotations, _ = opened.annotations()
     marks = [(m[1].casefold(), a[0]) for a in annotations if (m := _ANNOTATION.search(a[2]))]
     off = min((s for word, s in marks if word != "on"), default="")
     on = max((s for word, s in marks if word == "on"), default="")
@@ -134,7 +128,7 @@ def _seconds(where: str, what: str, text: str, start: datetime | None) -> float 
         )
     if isinstance(moment, timedelta):
         midnight = start.replace(hour=0, minute=0, second=0, microsecond=0)
-        return float(((midnight + moment - start) % _DAY).total_seconds())
+        return ((midnight + moment - start) % _DAY).total_seconds()
     return (moment - start).total_seconds()
 
 

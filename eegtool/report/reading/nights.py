@@ -19,39 +19,52 @@ class Night:
 
     Attributes
     ----------
-    recording, subject : str
-        Names, as the answers file has them.
+    recording : str
+        Its name, as the answers file has it.
     first_epoch : int
         Index in the recording of the first of the epochs below.
-    true, predicted : tuple of (str or None), shape (n_epochs,)
-        Stages; None where an epoch has no row, no label (`true`) or no readable answer (`predicted`).
-    wrong : tuple of bool, shape (n_epochs,)
-        Labelled epochs that were not answered rightly, unreadable answers among them.
-    answered, labelled : int
-        How many of the epochs have an answer, and how many of these a label.
     epochs : tuple of (AnsweredEpoch or None), shape (n_epochs,)
-        The epochs themselves; None where one has no row.
+        The epochs; None where one has no row.
     """
 
     recording: str
-    subject: str
     first_epoch: int
-    true: tuple[str | None, ...]
-    predicted: tuple[str | None, ...]
-    wrong: tuple[bool, ...]
-    answered: int
-    labelled: int
-    epochs: tuple[AnsweredEpoch | None, ...] = ()
+    epochs: tuple[AnsweredEpoch | None, ...]
+
+    @property
+    def subject(self) -> str:
+        """Name of the subject; of all, should the epochs differ in it."""
+        return ", ".join(sorted({e.subject for e in self.epochs if e} - {""}))
+
+    @property
+    def true(self) -> tuple[str | None, ...]:
+        """True stages; None where an epoch has no row or no label."""
+        return tuple(e.true if e else None for e in self.epochs)
+
+    @property
+    def predicted(self) -> tuple[str | None, ...]:
+        """Stages; None where an epoch has no row or no readable answer."""
+        return tuple(e.predicted if e else None for e in self.epochs)
+
+    @property
+    def wrong(self) -> tuple[bool, ...]:
+        """Labelled epochs that were not answered rightly, unreadable answers among them."""
+        return tuple(e is not None and e.right is False for e in self.epochs)
+
+    @property
+    def labelled(self) -> int:
+        """How many of the epochs have a label."""
+        return sum(stage is not None for stage in self.true)
+
+    @property
+    def missing(self) -> int:
+        """Epochs between the first and the last that have no answer."""
+        return self.epochs.count(None)
 
     @property
     def has_probabilities(self) -> bool:
         """Whether any of the epochs has probabilities."""
         return any(e is not None and e.probabilities is not None for e in self.epochs)
-
-    @property
-    def missing(self) -> int:
-        """Epochs between the first and the last that have no answer."""
-        return len(self.true) - self.answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,46 +90,25 @@ def lay_out(epochs: Sequence[AnsweredEpoch]) -> tuple[list[Night], list[Absence]
     absences : list of Absence
         What cannot be laid out. Epochs that name no recording or no index form one entry.
     """
-    recordings: dict[str, dict[int, AnsweredEpoch]] = {}
-    adrift = 0
-    doubled: set[str] = set()
+    recordings: dict[str, list[AnsweredEpoch]] = {}
     for epoch in epochs:
-        if epoch.epoch_index is None or not epoch.recording:
-            adrift += 1
-            continue
-        places = recordings.setdefault(epoch.recording, {})
-        if epoch.epoch_index in places:
-            doubled.add(epoch.recording)
-        places[epoch.epoch_index] = epoch
-
+        if epoch.epoch_index is not None and epoch.recording:
+            recordings.setdefault(epoch.recording, []).append(epoch)
     nights, absences = [], []
-    for recording, places in sorted(recordings.items()):
-        if recording in doubled:
+    for recording, own in sorted(recordings.items()):
+        places = {e.epoch_index or 0: e for e in own}
+        first, last = min(places), max(places)
+        if len(places) < len(own):
             absences.append(Absence(recording, "two answers claim the same epoch of it"))
-        elif max(places) * EPOCH_S >= _MAX_DAYS * 24 * 3600:
+        elif last * EPOCH_S >= _MAX_DAYS * 24 * 3600:
             absences.append(Absence(recording, f"its epoch indices go beyond {_MAX_DAYS} days"))
         else:
-            nights.append(_night(recording, places))
-    if adrift:
+            row = tuple(places.get(i) for i in range(first, last + 1))
+            nights.append(Night(recording, first, row))
+    if adrift := len(epochs) - sum(map(len, recordings.values())):
         share = "the answers" if adrift == len(epochs) else f"{adrift:,} of the answers"
         reason = (
             f"{share} do not say in their metadata which recording and epoch_index they are from"
         )
         absences.append(Absence("", reason))
     return nights, absences
-
-
-def _night(recording: str, places: dict[int, AnsweredEpoch]) -> Night:
-    first = min(places)
-    row = [places.get(i) for i in range(first, max(places) + 1)]
-    return Night(
-        recording=recording,
-        subject=", ".join(sorted({e.subject for e in places.values()} - {""})),
-        first_epoch=first,
-        true=tuple(e.true if e else None for e in row),
-        predicted=tuple(e.predicted if e else None for e in row),
-        wrong=tuple(e is not None and e.true is not None and e.true != e.predicted for e in row),
-        answered=len(places),
-        labelled=sum(e.true is not None for e in places.values()),
-        epochs=tuple(row),
-    )

@@ -71,34 +71,33 @@ class RunGatherer:
     """Gathers what the answers say about the run that made them, one by one."""
 
     def __init__(self) -> None:
-        self._models: dict[str, None] = {}
-        self._features: dict[str, None] = {}
-        self._protocols: dict[str, dict[str, Any]] = {}
-        self._how: dict[str, dict[str, Any]] = {}
-        self._last: dict[str, Any] | None = None
+        self._distinct: dict[str, dict[str, Any]] = {}
+        self._last: dict[str, Any] = {}
 
     def add(self, answer: Answer) -> None:
         """Take note of one answer."""
-        metadata = answer.metadata
-        self._models[answer.model_id] = None
-        if metadata.get("features") is not None:
-            self._features[plain_text(metadata["features"])] = None
-        how = {name: metadata[name] for name in _HOW if metadata.get(name) is not None}
-        self._how.setdefault(repr(how), how)
-        protocol = metadata.get("protocol")
-        # Nearly always there is one protocol for all rows, so rows are compared as wholes first.
-        if isinstance(protocol, dict) and protocol != self._last:
-            self._last = protocol
-            self._protocols.setdefault(json.dumps(protocol, sort_keys=True), protocol)
+        metadata, protocol = answer.metadata, answer.metadata.get("protocol")
+        said = {
+            "model": answer.model_id,
+            "features": metadata.get("features"),
+            "how": {name: metadata[name] for name in _HOW if metadata.get(name) is not None},
+            "protocol": protocol if isinstance(protocol, dict) else {},
+        }
+        if said != self._last:  # nearly always all rows say the same
+            self._last = said
+            self._distinct.setdefault(json.dumps(said, sort_keys=True), said)
 
     def run(self) -> Run:
         """Return what was gathered."""
-        return Run(
-            model_id=", ".join(sorted(plain_text(name) for name in self._models)),
-            features=", ".join(sorted(self._features)) or None,
-            protocol=_merged(self._protocols.values()),
-            how=_merged(self._how.values()),
+        models, features, how, protocols = (
+            [said[name] for said in self._distinct.values()]
+            for name in ("model", "features", "how", "protocol")
         )
+        return Run(_joined(models), _joined(features) or None, _merged(protocols), _merged(how))
+
+
+def _joined(names: Iterable[Any]) -> str:
+    return ", ".join(sorted({plain_text(name) for name in names if name is not None}))
 
 
 def _merged(distinct: Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 from eegtool.core.errors import EegToolError
 from eegtool.core.stages import EPOCH_S, STAGES
@@ -130,21 +130,23 @@ def _review(path: Path) -> Scoring:
     decisions: dict[int, Decision] = {}
     reviewers: dict[str, None] = {}
     for line, cells in enumerate(rows[1:], start=2):
-        if len(cells) != len(COLUMNS):
-            _refuse(path, line, f"it has {len(cells)} of {len(COLUMNS)} columns")
-        row = dict(zip(COLUMNS, map(plain_text, cells), strict=True))
-        if row["recording"] != rows[1][0]:
-            _refuse(path, line, f"it is about '{row['recording']}', the first about '{rows[1][0]}'")
-        index = _index(path, line, row["epoch_index"], model)
-        after, before = (_stage(path, line, row[name]) for name in ("stage", "model"))
-        model[index] = before
-        if after:
-            stages[index] = after
-        if row["reviewed_at"] and row["reviewed_by"] and after:
-            decisions[index] = Decision(_time(path, line, row["reviewed_at"]), before, after)
-            reviewers[row["reviewed_by"]] = None
-        elif after != before or row["reviewed_at"] or row["reviewed_by"]:
-            _refuse(path, line, "it was changed without saying by whom and when")
+        try:
+            row = _row(cells, rows[1])
+            index, before, after = row["epoch_index"], _stage(row["model"]), _stage(row["stage"])
+            if not index.isascii() or not index.isdigit():
+                raise ValueError(f"'{index}' is not the index of an epoch")
+            if int(index) in model:
+                raise ValueError(f"epoch {index} is there twice")
+            model[int(index)] = before
+            if after:
+                stages[int(index)] = after
+            if row["reviewed_at"] and row["reviewed_by"] and after:
+                decisions[int(index)] = Decision(_time(row["reviewed_at"]), before, after)
+                reviewers[row["reviewed_by"]] = None
+            elif after != before or row["reviewed_at"] or row["reviewed_by"]:
+                raise ValueError("it was changed without saying by whom and when")
+        except ValueError as error:
+            raise EegToolError(f"{path}, line {line}: {error}.", _AGAIN) from error
     if {cells[-1] for cells in rows[1:]} != {str(len(rows) - 1)}:
         written = rows[1][-1] if len(rows) > 1 else "some"
         raise EegToolError(
@@ -181,15 +183,13 @@ def _other(path: Path, of: dict[str, Night]) -> Scoring:
 
 def _check_model(scoring: Scoring, night: Night) -> None:
     """Refuse a review of other answers than these."""
-    answered = {
-        index: stage
-        for index, (stage, epoch) in enumerate(
-            zip(night.predicted, night.epochs, strict=True), start=night.first_epoch
-        )
-        if epoch is not None
-    }
-    if scoring.model and scoring.model != answered:
-        differing = [i for i in {*answered, *scoring.model} if answered.get(i, 0) != scoring.model.get(i, 0)]  # fmt: skip
+    if not scoring.model:
+        return
+    numbered = enumerate(night.epochs, start=night.first_epoch)
+    answered = {index: epoch.predicted for index, epoch in numbered if epoch is not None}
+    every = {*answered, *scoring.model}
+    differing = [i for i in every if answered.get(i, 0) != scoring.model.get(i, 0)]
+    if differing:
         raise EegToolError(
             f"{scoring.path} is a review of other answers to {scoring.recording}: {len(differing)} epochs "
             f"differ, such as epoch {min(differing)}.",
@@ -197,27 +197,25 @@ def _check_model(scoring: Scoring, night: Night) -> None:
         )
 
 
-def _index(path: Path, line: int, text: str, taken: dict[int, str | None]) -> int:
-    if not text.isascii() or not text.isdigit():
-        _refuse(path, line, f"'{text}' is not the index of an epoch")
-    if int(text) in taken:
-        _refuse(path, line, f"epoch {text} is there twice")
-    return int(text)
+def _row(cells: Sequence[str], first: Sequence[str]) -> dict[str, str]:
+    if len(cells) != len(COLUMNS):
+        raise ValueError(f"it has {len(cells)} of {len(COLUMNS)} columns")
+    if cells[0] != first[0]:
+        raise ValueError(f"it is about '{plain_text(cells[0])}', the first about '{first[0]}'")
+    return dict(zip(COLUMNS, map(plain_text, cells), strict=True))
 
 
-def _stage(path: Path, line: int, text: str) -> str | None:
+def _stage(text: str) -> str | None:
     if text not in (*STAGES, _UNSTAGED):
-        _refuse(path, line, f"'{text}' is not a stage ({', '.join(STAGES)} or {_UNSTAGED})")
+        raise ValueError(f"'{text}' is not a stage ({', '.join(STAGES)} or {_UNSTAGED})")
     return None if text == _UNSTAGED else text
 
 
-def _time(path: Path, line: int, text: str) -> datetime:
+def _time(text: str) -> datetime:
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
-        _refuse(path, line, f"'{text}' is not a time")
-    return time if time.tzinfo else _refuse(path, line, f"'{text}' does not say its time zone")
-
-
-def _refuse(path: Path, line: int, why: str) -> NoReturn:
-    raise EegToolError(f"{path}, line {line}: {why}.", _AGAIN)
+        raise ValueError(f"'{text}' is not a time") from None
+    if time.tzinfo is None:
+        raise ValueError(f"'{text}' does not say its time zone")
+    return time

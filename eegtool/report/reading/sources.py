@@ -6,12 +6,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from itertools import chain
 from pathlib import Path
 
 from eegtool.core.answers import Reader, Reading, read_stage
 from eegtool.core.errors import EegToolError
-from eegtool.core.labels import Labels, read_labels
+from eegtool.core.labels import read_labels
 from eegtool.core.parsing import finite, parse_json
 from eegtool.core.records import Answer, check_unique
 from eegtool.core.stages import STAGES
@@ -61,18 +60,18 @@ class _Gathering:
 
     run: RunGatherer = field(default_factory=RunGatherer)
     epochs: list[AnsweredEpoch] = field(default_factory=list)
-    labels: list[str] = field(default_factory=list)
     odd: list[str] = field(default_factory=list)
 
-    def labelled(self, path: Path, coding: str) -> tuple[tuple[AnsweredEpoch, ...], Labels]:
-        """Return the epochs with their true stages, and what was found of these."""
+    def whole(self, path: Path, coding: str, broken: str, siblings: int) -> AnswerSet:
+        """Return the answers with their true stages, which are read all together."""
         ids = [epoch.sample_id for epoch in self.epochs]
-        found = read_labels(str(path), ids, self.labels, coding)
-        epochs = (
-            replace(epoch, true=stage or None)
-            for epoch, stage in zip(self.epochs, found.stages, strict=True)
-        )
-        return tuple(epochs), found
+        labels = [epoch.true or "" for epoch in self.epochs]
+        found = read_labels(str(path), ids, labels, coding)
+        check_unique(path, ids)
+        pairs = zip(self.epochs, found.stages, strict=True)
+        epochs = tuple(replace(epoch, true=stage or None) for epoch, stage in pairs)
+        run, odd = self.run.run(), tuple(self.odd)
+        return AnswerSet(path, path.stem, run, epochs, broken, odd, siblings, found.notes)
 
 
 def read_answer_sets(path: Path, reader: Reader = "free", coding: str = "") -> list[AnswerSet]:
@@ -87,7 +86,6 @@ def read_answer_sets(path: Path, reader: Reader = "free", coding: str = "") -> l
         The file.
     reader : str
         How stages are read; see `eegtool.core.answers.read_stage`.
-
     coding : str
         What numbers mean as true stages; see `eegtool.core.labels.read_labels`.
 
@@ -118,7 +116,6 @@ def read_answer_sets(path: Path, reader: Reader = "free", coding: str = "") -> l
         gathering.run.add(answer)
         epoch, odd = _epoch(answer, read)
         gathering.epochs.append(epoch)
-        gathering.labels.append(plain_text(answer.label).strip())
         if odd:
             gathering.odd.append(f"'{epoch.sample_id}': {odd}")
     if not found:
@@ -127,24 +124,7 @@ def read_answer_sets(path: Path, reader: Reader = "free", coding: str = "") -> l
             f"{path} holds no answers{but}.",
             "Run `eegvlm evaluate` first, or give another file.",
         )
-    sets = []
-    for gathering in found.values():
-        epochs, labels = gathering.labelled(path, coding)
-        sets.append(
-            AnswerSet(
-                path=path,
-                name=path.stem,
-                run=gathering.run.run(),
-                epochs=epochs,
-                broken_line=broken,
-                odd_probabilities=tuple(gathering.odd),
-                siblings=len(found),
-                label_notes=labels.notes,
-            )
-        )
-    for one in sets:
-        check_unique(path, [epoch.sample_id for epoch in one.epochs])
-    return sets
+    return [one.whole(path, coding, broken, len(found)) for one in found.values()]
 
 
 def _answer(path: Path, place: str, row: object) -> Answer:
@@ -161,20 +141,21 @@ def _answer(path: Path, place: str, row: object) -> Answer:
 
 def _answers(path: Path) -> Iterator[Answer | EegToolError]:
     """Yield the answers of lines or of a JSON list; a broken last line, of a killed writer, comes as its error."""
-    lines = _lines(path)
-    head = next(lines, None)
-    if head is not None and head[1].lstrip().startswith(b"["):
-        rows = parse_json(path.read_bytes(), path, half_characters=True)
-        yield from (_answer(path, f"row {number}", row) for number, row in enumerate(rows, start=1))
-        return
-    for number, line, last in chain([head] if head else [], lines):
+    broken: EegToolError | None = None
+    for k, (number, line) in enumerate(_lines(path)):
+        if k == 0 and line.lstrip().startswith(b"["):
+            rows = parse_json(path.read_bytes(), path, half_characters=True)
+            yield from (_answer(path, f"row {i}", row) for i, row in enumerate(rows, start=1))
+            return
+        if broken:
+            raise broken
         try:  # `plain_text` replaces halves of characters
             row = parse_json(line, path, number, half_characters=True)
             yield _answer(path, f"line {number}", row)
         except EegToolError as error:
-            if not last:
-                raise
-            yield error
+            broken = error
+    if broken:
+        yield broken
 
 
 def _epoch(answer: Answer, read: Callable[[str], tuple[str, Reading]]) -> tuple[AnsweredEpoch, str]:
@@ -191,7 +172,7 @@ def _epoch(answer: Answer, read: Callable[[str], tuple[str, Reading]]) -> tuple[
         recording=_word(metadata.get("recording")),
         subject=_word(metadata.get("subject")),
         epoch_index=_whole(metadata.get("epoch_index"), 0),
-        true=None,  # of all labels together: `_Gathering.labelled`
+        true=plain_text(answer.label).strip(),  # read all together by `_Gathering.whole`
         text=text,
         reading=reading,
         onset_s=_onset(metadata.get("onset_s")),
@@ -212,20 +193,15 @@ def _stage(value: object) -> str | None:
     return value if isinstance(value, str) and value in STAGES else None
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
-    """Yield number and bytes of each line that is not blank, and whether it is the last one."""
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield number and bytes of each line that is not blank."""
     try:
         with path.open("rb") as file:
-            held: tuple[int, bytes] | None = None
-            for number, raw in enumerate(file, start=1):
-                line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-                if not line.strip():
-                    continue
-                if held:
-                    yield *held, False
-                held = number, line
-            if held:
-                yield *held, True
+            for number, line in enumerate(file, start=1):
+                if number == 1:
+                    line = line.removeprefix(b"\xef\xbb\xbf")
+                if line.strip():
+                    yield number, line
     except FileNotFoundError:
         raise missing(path) from None
     except OSError as error:
@@ -236,12 +212,8 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
 
 def _key(answer: Answer) -> tuple[str, ...]:
     """Return what tells models apart: name, weights, features."""
-    metadata = answer.metadata
-    return (
-        answer.model_id,
-        str(metadata.get("adapter_sha256", "")),
-        str(metadata.get("features", "")),
-    )
+    told = (answer.metadata.get(name, "") for name in ("adapter_sha256", "features"))
+    return answer.model_id, *map(str, told)
 
 
 def _whole(value: object, least: int) -> int | None:

@@ -1,7 +1,8 @@
-"""Which tables a report has: built once, shown in the terminal, on the page and in files."""
+"""The tables of one run: its agreement with the scoring, calibration, coverage."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from eegtool.core.stages import EPOCH_S, STAGES
@@ -10,12 +11,12 @@ from eegtool.report.showing.tables import (
     NOTHING,
     Cell,
     Table,
+    Value,
     cell,
-    cells_of,
     counted,
-    figure,
+    figures_of,
     percent,
-    text_row,
+    table,
 )
 
 FIGURE_NAMES: Final = {
@@ -26,85 +27,94 @@ FIGURE_NAMES: Final = {
     "mcc": "Matthews correlation",
     "balanced_accuracy": "Balanced accuracy",
 }
+_HEADS: Final = FIGURE_NAMES | {"kappa": "κ", "balanced_accuracy": "Balanced"}
+
+_SURROUNDINGS: Final = {
+    "transition": "At a change",
+    "stable": "In between",
+    "near": f"… a change within {NEAR * EPOCH_S / 60:g} min",
+    "far": "… further away",
+    "full": "Context is there",
+    "sparse": "Context is sparse",
+}
+
+
+def run_tables(metrics: Metrics) -> list[Table]:
+    """Return the tables of a run's own figures, in their order."""
+    return [
+        summary_table(metrics),
+        _counts(metrics),
+        _stages(metrics),
+        confusion_table(metrics),
+        agreement_table(
+            "surroundings",
+            "Transitions and stable sleep",
+            ("", "accuracy", "macro_f1", "kappa"),
+            (
+                (_SURROUNDINGS[name], part.agreement, part.intervals)
+                for name, part in metrics.surroundings.items()
+            ),
+            "At a change: the true stage of the epoch before or after, in the same recording, is another one. "
+            f"Sparse: less than {SPARSE:.0%} of the epochs that features know of are among these.",
+        ),
+        *_probability_tables(metrics),
+    ]
 
 
 def summary_table(metrics: Metrics) -> Table:
     """Return the headline figures, each beside what it would be without looking at the signal."""
     chance = metrics.chance
+    title = "Agreement with the scoring"
     if chance is None:
-        return Table("summary", "Agreement with the scoring", ("",), ())
+        return table("summary", title, (), ())
     at_random = {"accuracy": chance.random_accuracy, "kappa": 0.0, "mcc": 0.0}
     rows = []
     for key, name in FIGURE_NAMES.items():
         value, always = getattr(metrics, key), getattr(chance, key)
         gained = None if value is None or always == 1 else (value - always) / (1 - always)
-        rows.append(
-            (
-                Cell(name),
-                cell(value, metrics.intervals.figures.get(key)),
-                cell(always),
-                Cell(figure(at_random[key]) if key in at_random else ""),
-                cell(gained),
-            )
-        )
-    return Table(
+        shown = cell(value, metrics.intervals.figures.get(key))
+        rows.append((name, shown, always, at_random.get(key, ""), gained))
+    return table(
         "summary",
-        "Agreement with the scoring",
+        title,
         ("", "Model", f"Always {chance.stage}", "At random", "Gained"),
-        tuple(rows),
+        rows,
         "Second lines: 95 % intervals. At random: answers drawn as often as the model gave them. Gained: "
         f"part of the way from always answering {chance.stage} to full agreement. Macro-F1: mean over "
         f"the stages that occur in the labels ({', '.join(metrics.macro_f1_stages)}).",
     )
 
 
-def counts_table(metrics: Metrics) -> Table:
+def _counts(metrics: Metrics) -> Table:
     """Return how many epochs were answered and scored."""
-    of = metrics.n or metrics.answered
-    return Table(
-        "counts",
-        "Epochs and answers",
-        ("", "Epochs"),
-        (
-            text_row(("Epochs answered", f"{metrics.answered:,}")),
-            text_row(("Epochs scored", f"{metrics.n:,}")),
-            text_row(("Unreadable answers", counted(metrics.unreadable, of))),
-            text_row(("Epochs without a label", f"{metrics.unlabelled:,}")),
-            text_row(
-                (
-                    f"Commonest answer ({metrics.most_common_answer})",
-                    percent(metrics.most_common_answer_share),
-                )
-            ),
-        ),
+    share = percent(metrics.most_common_answer_share)
+    rows = (
+        ("Epochs answered", metrics.answered),
+        ("Epochs scored", metrics.n),
+        ("Unreadable answers", counted(metrics.unreadable, metrics.n or metrics.answered)),
+        ("Epochs without a label", metrics.unlabelled),
+        (f"Commonest answer ({metrics.most_common_answer})", share),
     )
+    return table("counts", "Epochs and answers", ("", "Epochs"), rows)
 
 
-def stage_table(metrics: Metrics) -> Table:
+def _stages(metrics: Metrics) -> Table:
     """Return precision, recall, F1 and support of each stage."""
-    rows = tuple(
-        (
-            Cell(stage),
-            *cells_of(score, ("precision", "recall", "f1"), metrics.intervals.stages.get(stage)),
-            Cell(f"{score.support:,}"),
-        )
+    names = ("precision", "recall", "f1")
+    rows: list[Sequence[Value]] = [
+        (stage, *figures_of(score, names, metrics.intervals.stages.get(stage)), score.support)
         for stage, score in metrics.per_stage.items()
-    )
-    return Table(
-        "stages",
-        "Per stage",
-        ("Stage", "Precision", "Recall", "F1", "Epochs"),
-        rows,
-        f"{NOTHING} marks a quotient by zero: the stage was never answered, or is never true."
-        if any(cell.text == NOTHING for row in rows for cell in row)
-        else "",
-    )
+    ]
+    undefined = any(getattr(s, name) is None for s in metrics.per_stage.values() for name in names)
+    note = f"{NOTHING} marks a quotient by zero: the stage was never answered, or is never true."
+    columns = ("Stage", "Precision", "Recall", "F1", "Epochs")
+    return table("stages", "Per stage", columns, rows, note if undefined else "")
 
 
 def confusion_table(metrics: Metrics) -> Table:
     """Return the confusion matrix with counts and shares of each row."""
-    rows = []
-    for stage, counts in zip(STAGES, metrics.confusion, strict=True):
+    rows: list[Sequence[Value]] = []
+    for stage, counts in zip(STAGES, metrics.confusion if metrics.n else (), strict=False):
         total = sum(counts)
         cells = [
             Cell(
@@ -115,126 +125,85 @@ def confusion_table(metrics: Metrics) -> Table:
             )
             for answer, count in zip(metrics.confusion_labels, counts, strict=True)
         ]
-        rows.append((Cell(stage), *cells, Cell(f"{total:,}")))
-    return Table(
+        rows.append([stage, *cells, total])
+    return table(
         "confusion",
         "Confusion matrix",
         ("True", *metrics.confusion_labels, "epochs"),
-        tuple(rows) if metrics.n else (),
+        rows,
         "Rows: true stage. Columns: answer. Share of the row below each count.",
     )
 
 
-def surroundings_table(metrics: Metrics) -> Table:
-    """Return the figures at changes of stage and in between, and by how much of the context there is."""
-    near = f"a change within {NEAR * EPOCH_S / 60:g} min"
-    names = {
-        "transition": "At a change",
-        "stable": "In between",
-        "near": f"… {near}",
-        "far": "… further away",
-        "full": "Context is there",
-        "sparse": "Context is sparse",
-    }
-    return Table(
-        "surroundings",
-        "Transitions and stable sleep",
-        ("", "Accuracy", "Macro-F1", "κ", "Epochs"),
-        tuple(
-            (
-                Cell(names[name]),
-                *cells_of(part.agreement, ("accuracy", "macro_f1", "kappa"), part.intervals),
-                Cell(f"{part.agreement.n:,}"),
-            )
-            for name, part in metrics.surroundings.items()
-        ),
-        "At a change: the true stage of the epoch before or after, in the same recording, is another one. "
-        f"Sparse: less than {SPARSE:.0%} of the epochs that features know of are among these.",
+def _probability_tables(metrics: Metrics) -> list[Table]:
+    """Return how well probabilities keep what they promise, and what is gained by leaving some to a human."""
+    found, c = [], metrics.calibration
+    if c is not None:
+        rows = (
+            ("Expected calibration error", cell(c.ece, c.ece_interval)),
+            ("Brier score (0 to 2)", c.brier),
+            ("Negative log-likelihood [nats]", c.nll),
+            ("Accuracy of the likeliest stage", c.accuracy),
+            ("Answer is not the likeliest stage", counted(c.differing, c.n)),
+        )
+        note = f"Over {c.n:,} epochs with probabilities; {len(c.bins)} bins of equal width."
+        found.append(table("calibration", "Calibration", ("", "Model"), rows, note))
+        bins = [
+            (f"{b.low:.2f} to {b.high:.2f}", b.certainty, b.accuracy, b.n) for b in c.bins if b.n
+        ]
+        columns = ("Certainty", "Mean certainty", "Right", "Epochs")
+        note = "A model that keeps its promises is right as often as it is certain."
+        found.append(table("reliability", "Reliability", columns, bins, note))
+    points = (
+        (
+            percent(p.to_human),
+            cell(p.kappa, p.kappa_interval),
+            p.accuracy,
+            p.kappa_together,
+            p.certainty,
+        )
+        for p in metrics.coverage
     )
-
-
-def calibration_table(metrics: Metrics) -> Table:
-    """Return how well the probabilities keep what they promise."""
-    c = metrics.calibration
-    rows = () if c is None else (
-        (Cell("Expected calibration error"), cell(c.ece, c.ece_interval)),
-        (Cell("Brier score (0 to 2)"), cell(c.brier)),
-        (Cell("Negative log-likelihood [nats]"), cell(c.nll)),
-        (Cell("Accuracy of the likeliest stage"), cell(c.accuracy)),
-        text_row(("Answer is not the likeliest stage", counted(c.differing, c.n))),
-    )  # fmt: skip
-    return Table(
-        "calibration",
-        "Calibration",
-        ("", "Model"),
-        rows,
-        f"Over {c.n:,} epochs with probabilities; {len(c.bins)} bins of equal width." if c else "",
-    )
-
-
-def reliability_table(metrics: Metrics) -> Table:
-    """Return, by certainty, how often the likeliest stage was right."""
-    bins = metrics.calibration.bins if metrics.calibration else ()
-    return Table(
-        "reliability",
-        "Reliability",
-        ("Certainty", "Mean certainty", "Right", "Epochs"),
-        tuple(
-            text_row(
-                (
-                    f"{b.low:.2f} to {b.high:.2f}",
-                    figure(b.certainty),
-                    figure(b.accuracy),
-                    f"{b.n:,}",
-                )
-            )
-            for b in bins
-            if b.n
-        ),
-        "A model that keeps its promises is right as often as it is certain.",
-    )
-
-
-def coverage_table(metrics: Metrics) -> Table:
-    """Return what is gained where the least certain epochs go to a human."""
-    return Table(
+    over = table(
         "coverage",
         "Least certain epochs to a human",
         ("To a human", "κ of the rest", "Accuracy", "κ together", "Least certainty"),
-        tuple(
-            (
-                Cell(percent(p.to_human)),
-                cell(p.kappa, p.kappa_interval),
-                cell(p.accuracy),
-                cell(p.kappa_together),
-                cell(p.certainty),
-            )
-            for p in metrics.coverage
-        ),
+        points,
         "Together: the human is taken to score as the label does. Unreadable answers go first.",
     )
+    return [*found, over]
 
 
-def group_tables(metrics: Metrics) -> tuple[Table, Table]:
+def group_tables(metrics: Metrics) -> list[Table]:
     """Return the figures of each subject, and of each recording where that is not the same."""
     nights = metrics.per_night if len(metrics.per_night) != len(metrics.per_subject) else {}
-    return (
-        _group_table("subjects", "Per subject", "Subject", metrics.per_subject),
-        _group_table("nights", "Per night", "Recording", nights),
-    )
+    return [
+        agreement_table(
+            key,
+            title,
+            (name, "accuracy", "macro_f1", "kappa", "balanced_accuracy"),
+            ((who, agreement, {}) for who, agreement in groups.items()),
+        )
+        for key, title, name, groups in (
+            ("subjects", "Per subject", "Subject", metrics.per_subject),
+            ("nights", "Per night", "Recording", nights),
+        )
+    ]
 
 
-def _group_table(key: str, title: str, name: str, groups: dict[str, Agreement]) -> Table:
-    return Table(
+def agreement_table(
+    key: str,
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[tuple[str, Agreement, Mapping[str, tuple[float, float] | None]]],
+    note: str = "",
+) -> Table:
+    """Return named agreements, a row each: those figures that `columns` names, and their epochs."""
+    figures = columns[1:]
+    return table(
         key,
         title,
-        (name, "Accuracy", "Macro-F1", "κ", "Balanced", "Epochs"),
-        tuple(
-            (
-                Cell(who),
-                *cells_of(score, ("accuracy", "macro_f1", "kappa", "balanced_accuracy")),
-                Cell(f"{score.n:,}"),
-            )
-            for who, score in groups.items()
-        ),
+        (columns[0], *(_HEADS[name] for name in figures), "Epochs"),
+        ((name, *figures_of(one, figures, intervals), one.n) for name, one, intervals in rows),
+        note,
     )

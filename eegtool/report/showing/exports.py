@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain, count, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -131,7 +132,7 @@ def write_table(path: Path, epochs: Sequence[ScoredEpoch]) -> None:
     Smoothed stages, reasons for what is not staged and the model's words have a column where there
     are any.
     """
-    shares = [_shares(epoch, "") for epoch in epochs]
+    shares = _shares(epochs, "")
     columns: dict[str, Sequence[Any]] = {
         "epoch_index": [epoch.epoch_index for epoch in epochs],
         "onset_s": [f"{e.onset_s:g}" if e.onset_s < 1e5 else f"{e.onset_s:.3f}" for e in epochs],
@@ -165,22 +166,19 @@ def write_how_read(path: Path, sets: Sequence[AnswerSet]) -> None:
     EegToolError
         If the file cannot be written.
     """
-    both = [(epoch, one.name) for one in sets for epoch in one.epochs]
-    readings = [epoch.reading for epoch, _ in both]
-    spans = [reading.span or ("", "") for reading in readings]
-    columns: dict[str, Sequence[Any]] = {
-        "question_id": [safe_cell(epoch.sample_id) for epoch, _ in both],
-        "text": [safe_cell(epoch.text) for epoch, _ in both],
-        "stage": [reading.stage or "" for reading in readings],
-        "words": [safe_cell(epoch.reading.words(epoch.text)) for epoch, _ in both],
-        "begin": [begin for begin, _ in spans],
-        "end": [end for _, end in spans],
-        "rule": [reading.rule for reading in readings],
-        "answers": [safe_cell(name) for _, name in both],
-    }
+    names = ("question_id", "text", "stage", "words", "begin", "end", "rule", "answers")
+    rows = [
+        (
+            *(safe_cell(text) for text in (epoch.sample_id, epoch.text)),
+            *(epoch.predicted or "", safe_cell(epoch.reading.words(epoch.text))),
+            *(*(epoch.reading.span or ("", "")), epoch.reading.rule, safe_cell(one.name)),
+        )
+        for one in sets
+        for epoch in one.epochs
+    ]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_csv(path, columns)
+        _write_csv(path, dict(zip(names, zip(*rows, strict=True), strict=True)))
     except OSError as error:
         raise EegToolError(
             f"{path} cannot be written: {error.strerror}.", "Give another file by --how-read."
@@ -199,13 +197,12 @@ def write_events(path: Path, epochs: Sequence[ScoredEpoch]) -> None:
     Stages are named as the AASM does, with ``R`` for REM; an epoch without one has ``n/a``.
     """
     columns = {"trial_type": _stage_column("Sleep stage, by eegvlm", [e.stage for e in epochs])}
-    if any(epoch.probabilities for epoch in epochs):
-        shares = zip(*(_shares(epoch, _MISSING) for epoch in epochs), strict=True)
-        for stage, column in zip(STAGES, shares, strict=True):
-            columns[f"prob_{stage}"] = {"Description": f"Probability of stage {stage}"}, column
-    if any(epoch.smoothed for epoch in epochs):
-        what = "Sleep stage in the likeliest sequence of stages (Viterbi)"
-        columns["trial_type_smoothed"] = _stage_column(what, [e.smoothed for e in epochs])
+    shares = _shares(epochs, _MISSING)
+    for k, stage in enumerate(STAGES):
+        about = {"Description": f"Probability of stage {stage}"}
+        columns[f"prob_{stage}"] = about, [row[k] for row in shares]
+    what = "Sleep stage in the likeliest sequence of stages (Viterbi)"
+    columns["trial_type_smoothed"] = _stage_column(what, [e.smoothed for e in epochs])
     _write_bids(path, epochs, columns)
 
 
@@ -217,12 +214,12 @@ def write_hypnogram(
     The ``.json`` also has the length of an epoch and, where known, lights off and on in seconds from the
     first sample.
     """
-    columns = {"stage": _stage_column("Sleep stage, by eegvlm", [e.stage for e in epochs])}
-    if any(epoch.probabilities for epoch in epochs):
-        sure = [f"{max(e.probabilities):.6f}" if e.probabilities else _MISSING for e in epochs]
-        columns["certainty"] = {"Description": "Probability of the likeliest stage"}, sure
-    if any(epoch.true for epoch in epochs):
-        columns["human"] = _stage_column("Sleep stage of the scoring", [e.true for e in epochs])
+    sure = {"Description": "Probability of the likeliest stage"}
+    columns = {
+        "stage": _stage_column("Sleep stage, by eegvlm", [e.stage for e in epochs]),
+        "certainty": (sure, [max(row) for row in _shares(epochs, _MISSING)]),
+        "human": _stage_column("Sleep stage of the scoring", [e.true for e in epochs]),
+    }
     about: dict[str, Any] = {"EpochLength": EPOCH_S, "ScoringRules": "AASM", "Software": "eegvlm"}
     if lights:
         about |= {"LightsOff": lights.off_s, "LightsOn": lights.on_s}
@@ -245,14 +242,17 @@ def _write_bids(
     columns: Mapping[str, _Column],
     about: Mapping[str, Any] | None = None,
 ) -> None:
+    """Write columns and what they are; of those behind the first only those that have something."""
+    first = next(iter(columns))
+    columns = {k: c for k, c in columns.items() if k == first or set(c[1]) != {_MISSING}}
     table: dict[str, Sequence[Any]] = {
         "onset": [f"{epoch.onset_s:.3f}" for epoch in epochs],
         "duration": [EPOCH_S] * len(epochs),
-        **{name: column for name, (_, column) in columns.items()},
+        **{name: cells for name, (_, cells) in columns.items()},
     }
     _write_csv(path, table, "\t")
     write_json(
-        path.with_suffix(".json"), {**{k: d for k, (d, _) in columns.items()}, **(about or {})}
+        path.with_suffix(".json"), {k: d for k, (d, _) in columns.items()} | dict(about or {})
     )
 
 
@@ -284,10 +284,9 @@ def write_annotations(
         edfio.Edf([], annotations=annotations, **header).write(tmp)
 
 
-def _shares(epoch: ScoredEpoch, missing: str) -> list[str]:
-    if epoch.probabilities is None:
-        return [missing] * len(STAGES)
-    return [f"{p:.6f}" for p in epoch.probabilities]
+def _shares(epochs: Sequence[ScoredEpoch], missing: str) -> list[list[str]]:
+    none = [missing] * len(STAGES)
+    return [[f"{p:.6f}" for p in e.probabilities] if e.probabilities else none for e in epochs]
 
 
 def _reading(epoch: ScoredEpoch) -> str:
@@ -307,6 +306,6 @@ def _runs(epochs: Sequence[ScoredEpoch]) -> Iterator[tuple[str | None, float, fl
         if epoch.onset_s > end + 1e-6:
             pieces.append((None, end, epoch.onset_s))
         pieces.append((epoch.stage, epoch.onset_s, epoch.onset_s + EPOCH_S))
-    for stage, run in groupby(pieces, key=lambda piece: piece[0]):
+    for stage, run in groupby(pieces, key=itemgetter(0)):
         members = list(run)
         yield stage, members[0][1], members[-1][2] - members[0][1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -15,6 +14,7 @@ from eegtool.report.showing.hypnogram import FAINT, INK, Picture, drawn
 
 _CURVE: Final = STAGE_COLOURS["N2"]
 _SIDE_IN: Final = 3.3
+_KAPPAS: Final = ("kappa_together", "kappa")
 
 
 def summary_figure(metrics: Metrics) -> Picture | None:
@@ -25,21 +25,18 @@ def summary_figure(metrics: Metrics) -> Picture | None:
     metrics : Metrics
         Its figures.
     """
-    panels: list[Callable[[Axes, Metrics], None]] = []
-    if metrics.n:
-        panels += [_confusion, _stages]
-    if metrics.n and metrics.calibration:
-        panels.append(_reliability)
-    if metrics.n and metrics.coverage:
-        panels.append(_coverage)
-    if not panels:
+    if not metrics.n:
         return None
+    panels = [_confusion, _stages]
+    if metrics.calibration:
+        panels.append(_reliability)
+    if metrics.coverage:
+        panels.append(_coverage)
 
     def make() -> Figure:
         figure = Figure(figsize=(_SIDE_IN * len(panels), _SIDE_IN), layout="constrained")
-        for axes, panel in zip(
-            figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-        ):
+        places = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axes, panel in zip(places, panels, strict=True):
             panel(axes, metrics)
             axes.title.set(fontsize=10, color=INK)
             axes.tick_params(labelsize=8, length=0, colors=INK)
@@ -81,13 +78,8 @@ def _reliability(axes: Axes, metrics: Metrics) -> None:
     """Draw how often the likeliest stage was right against how certain the model was."""
     bins = [b for b in (metrics.calibration.bins if metrics.calibration else ()) if b.n]
     axes.plot([0, 1], [0, 1], color=FAINT, linestyle="--", linewidth=1)
-    axes.plot(
-        [b.certainty or 0.0 for b in bins],
-        [b.accuracy or 0.0 for b in bins],
-        "o-",
-        color=_CURVE,
-        markersize=4,
-    )
+    curve = [(b.certainty or 0.0, b.accuracy or 0.0) for b in bins]
+    axes.plot(*zip(*curve, strict=True), "o-", color=_CURVE, markersize=4)
     most = max((b.n for b in bins), default=1)
     for b in bins:
         axes.bar(b.low, 0.15 * b.n / most, b.high - b.low, align="edge", color=FAINT, alpha=0.5)
@@ -100,22 +92,9 @@ def _coverage(axes: Axes, metrics: Metrics) -> None:
     """Draw κ against the share of epochs that goes to a human, the rest alone and together."""
     points = metrics.coverage
     shares = [100 * p.to_human for p in points]
-    axes.plot(
-        shares,
-        np.array([p.kappa_together for p in points], float),
-        "--",
-        color=FAINT,
-        linewidth=1,
-        label="together",
-    )
-    axes.plot(
-        shares,
-        np.array([p.kappa for p in points], float),
-        "o-",
-        color=_CURVE,
-        markersize=4,
-        label="of the rest",
-    )
+    together, rest = (np.array([getattr(p, k) for p in points], float) for k in _KAPPAS)
+    axes.plot(shares, together, "--", color=FAINT, linewidth=1, label="together")
+    axes.plot(shares, rest, "o-", color=_CURVE, markersize=4, label="of the rest")
     band = [(s, *p.kappa_interval) for s, p in zip(shares, points, strict=True) if p.kappa_interval]
     if band:
         x, low, high = zip(*band, strict=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from rich import box
@@ -24,6 +25,13 @@ _LATEX: Final = {
     **{"κ": r"$\kappa$", "−": "$-$", "–": "--", "±": r"$\pm$", "×": r"$\times$", "†": r"$\dagger$"},
     **{"µ": r"$\mu$", "≥": r"$\geq$", "≤": r"$\leq$", "[": "{[}", "]": "{]}", "…": r"\ldots{}"},
 }
+
+
+def first_rows(table: Table, most: int, what: str) -> Table:
+    """Return the first rows of a table, saying how many `what` are left."""
+    left = len(table.rows) - most
+    note = f"{left:,} further {what} in tables.csv. {table.note}".strip()
+    return replace(table, rows=table.rows[:most], note=note) if left > 0 else table
 
 
 def to_rich(table: Table) -> Group:
@@ -74,17 +82,20 @@ def to_csv(tables: Sequence[Table]) -> str:
 
 def to_latex(tables: Sequence[Table]) -> str:
     """Return all tables for LaTeX with booktabs, each in a float of its own."""
-    return "\n".join(["% Needs \\usepackage{booktabs}; no other package.", *map(_latex, tables)])
+    heads = ["% Needs \\usepackage{booktabs}; no other package."]
+    body = [_latex(table) for table in tables]
+    if foreign := {c for text in body for c in text if c > "\u00ff"}:
+        shown = "".join(sorted(foreign)[:10])
+        heads.append(f"% Has {shown}: compile with XeLaTeX or LuaLaTeX, and a font that has them.")
+    return "\n".join([*heads, *body])
 
 
 def _latex(table: Table) -> str:
-    lines = [" & ".join(latex(name) for name in table.columns) + r" \\"]
     body = []
     for row in table.rows:
-        body.append(" & ".join(latex(cell.text) for cell in row) + r" \\")
+        body.append([latex(cell.text) for cell in row])
         if any(cell.detail for cell in row):
-            details = [rf"{{\scriptsize {latex(c.detail)}}}" if c.detail else "" for c in row]
-            body.append(" & ".join(details) + r" \\")
+            body.append([rf"{{\scriptsize {latex(c.detail)}}}" if c.detail else "" for c in row])
     parts = [
         r"\begin{table}",
         r"\centering",
@@ -92,9 +103,9 @@ def _latex(table: Table) -> str:
         rf"\label{{tab:{table.key}}}",
         rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
         r"\toprule",
-        *lines,
+        _latex_row(map(latex, table.columns)),
         r"\midrule",
-        *body,
+        *map(_latex_row, body),
         r"\bottomrule",
         r"\end{tabular}",
         *([rf"\par\smallskip{{\footnotesize {latex(table.note)}}}"] if table.note else []),
@@ -102,6 +113,10 @@ def _latex(table: Table) -> str:
         "",
     ]
     return "\n".join(parts)
+
+
+def _latex_row(cells: Iterable[str]) -> str:
+    return " & ".join(cells) + r" \\"
 
 
 def latex(text: str) -> str:

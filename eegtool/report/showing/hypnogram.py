@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import groupby
 from typing import Any, Final
 
 import matplotlib as mpl
@@ -81,24 +80,17 @@ def drawn(make: Callable[[], Figure], name: str) -> Picture:
         Makes its ids differ from those of other figures of one page.
     """
     style: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": f"eegvlm {name}",
-        "font.family": ["sans-serif"],
-        "font.sans-serif": ["DejaVu Sans"],
-        "font.size": 10,
-        "path.simplify": False,
+        **{"svg.fonttype": "none", "svg.hashsalt": f"eegvlm {name}", "path.simplify": False},
+        **{"font.family": ["sans-serif"], "font.sans-serif": ["DejaVu Sans"], "font.size": 10},
     }
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(style)
         figure = make()
         svg, pixels = io.StringIO(), io.BytesIO()
-        figure.savefig(
-            svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
-        )
-        figure.savefig(
-            pixels, format="png", dpi=120, facecolor="white", metadata={"Software": None}
-        )
+        nameless = {"Date": None, "Creator": None}
+        figure.savefig(svg, format="svg", transparent=True, metadata=nameless)
+        figure.savefig(pixels, dpi=120, facecolor="white", metadata={"Software": None})
     return Picture(_inlined(svg.getvalue()), svg.getvalue(), pixels.getvalue())
 
 
@@ -130,9 +122,8 @@ def _draw_stages(
 ) -> None:
     """Let yasa draw the line, then lay each stage over it in its colour."""
     start = datetime(1970, 1, 1) + timedelta(seconds=first * EPOCH_S)  # matplotlib's day 0
-    hypnogram = yasa.Hypnogram(
-        [stage or "UNS" for stage in stages], freq=f"{EPOCH_S}s", start=start
-    )
+    names = [stage or "UNS" for stage in stages]
+    hypnogram = yasa.Hypnogram(names, freq=f"{EPOCH_S}s", start=start)
     hypnogram.plot_hypnogram(highlight=None, ax=axes, color=FAINT, linewidth=0.6)
     for stage, colour in (*STAGE_COLOURS.items(), (None, FAINT)):
         y = _ROWS.index(stage or _UNSCORED)
@@ -161,15 +152,11 @@ def _draw_probabilities(axes: Axes, night: Night) -> None:
     means = np.add.reduceat(rows, starts) / np.diff([*starts, len(rows)])[:, None]
     edges = (night.first_epoch + np.array([*starts, len(rows)])) * EPOCH_S / _DAY
     bottom = np.zeros(len(means))
-    for stage in ("N3", "N2", "N1", "REM", "W"):
+    across = np.repeat(edges, 2)[1:-1]
+    for stage in _ROWS[:-1]:
         top = bottom + means[:, STAGES.index(stage)]
-        axes.fill_between(
-            np.repeat(edges, 2)[1:-1],
-            np.repeat(bottom, 2),
-            np.repeat(top, 2),
-            color=STAGE_COLOURS[stage],
-            linewidth=0,
-        )
+        low, high = np.repeat(bottom, 2), np.repeat(top, 2)
+        axes.fill_between(across, low, high, color=STAGE_COLOURS[stage], linewidth=0)
         bottom = top
     axes.set_ylim(0, 1)
     axes.set_yticks([0, 1])
@@ -190,23 +177,12 @@ def _draw_runs(
     axes: Axes, marked: Sequence[bool], first: int, y: float, *, color: str, linewidth: float
 ) -> None:
     """Draw each run of marked epochs as a horizontal bar; all of them are one broken line."""
-    times, heights = [], []
-    for begin, end in _runs(marked):
-        times += [begin, end, end]
-        heights += [y, y, float("nan")]
-    days = [(first + epoch) * EPOCH_S / _DAY for epoch in times]
-    if days:
+    changes = np.flatnonzero(np.diff([False, *marked, False])) + first
+    begins, ends = changes.reshape(-1, 2).T * EPOCH_S / _DAY
+    if len(begins):
+        days = np.stack([begins, ends, ends], axis=1).reshape(-1)
+        heights = np.tile([y, y, np.nan], len(begins))
         axes.plot(days, heights, color=color, linewidth=linewidth, solid_capstyle="butt")
-
-
-def _runs(marked: Sequence[bool]) -> Iterator[tuple[int, int]]:
-    """Yield first and one-past-last index of each run of True."""
-    begin = 0
-    for value, run in groupby(marked):
-        end = begin + sum(1 for _ in run)
-        if value:
-            yield begin, end
-        begin = end
 
 
 def _quieten(axes: Axes) -> None:

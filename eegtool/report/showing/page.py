@@ -10,20 +10,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from eegtool.core.stages import STAGE_COLOURS
+from eegtool.report.showing import words
 from eegtool.report.showing.data import ReportData
 
 HERE: Final = Path(__file__).parent
 _LONGEST_TEXT: Final = 400
 _MOST_UNREADABLE: Final = 20
 _COMPARISON: Final = "comparison"
+_LAST: Final = "literature"
 _PLACED: Final = (
-    "summary",
-    "counts",
-    "stages",
-    "confusion",
-    "surroundings",
-    "calibration",
-    "literature",
+    *("summary", "counts", "stages", "confusion", "surroundings", "calibration"),
+    _LAST,
 )
 """Tables that have a place of their own on the page; the others follow in their order."""
 
@@ -42,41 +39,38 @@ def page_template(name: str) -> Template:
 
 def render_page(data: ReportData) -> str:
     """Return the page of figures as HTML; single epochs stand in ``review.html`` beside it."""
-    unreadable = [e for e in data.epochs if e.true is not None and e.predicted is None]
+    unreadable = [e for e in data.answers.epochs if e.true is not None and e.predicted is None]
+    tables = {table.key: table for table in data.tables}
+    comparisons = [table for key, table in tables.items() if key.startswith(_COMPARISON)]
+    others = [table for key, table in tables.items() if key not in _PLACED]
+    anchors = {key: table.title for key, table in tables.items() if key != _LAST}
+    anchors["hypnograms"] = "Hypnograms"
+    anchors |= {key: table.title for key, table in tables.items() if key == _LAST}
+    downloads = {}
+    if data.figure:
+        downloads["figure.svg"] = _as_address("image/svg+xml", data.figure.svg.encode())
+        downloads["figure.png"] = _as_address("image/png", data.figure.png)
     # What is marked as safe below is our own, or has been made inert.
     return page_template(
         "page.html.j2"
     ).render(
         data=data,
         metrics=data.metrics,
-        tables={table.key: table for table in data.tables},
-        contents=_contents(data),
+        notices=words.notices(data),
+        protocol=words.protocol_sentences(data.metrics, data.known),
+        facts=words.protocol_facts(data.metrics, data.known),
+        counting=words.counting_sentences(data.metrics),
+        tables=tables,
+        contents=anchors | {"source": "Source"},
         figure=Markup(data.figure.inline) if data.figure else "",  # noqa: S704
-        downloads={
-            "figure.svg": _as_address("image/svg+xml", data.figure.svg.encode()),
-            "figure.png": _as_address("image/png", data.figure.png),
-        }
-        if data.figure
-        else {},
-        comparisons=[table for table in data.tables if table.key.startswith(_COMPARISON)],
-        others=[
-            table
-            for table in data.tables
-            if table.key not in _PLACED and not table.key.startswith(_COMPARISON)
-        ],
+        downloads=downloads,
+        comparisons=comparisons,
+        others=[table for table in others if table not in comparisons],
         drawings=[(night, Markup(svg)) for night, svg in data.drawings],  # noqa: S704
         unreadable=[(epoch, _shortened(epoch.text)) for epoch in unreadable[:_MOST_UNREADABLE]],
         n_unreadable=len(unreadable),
         colours=STAGE_COLOURS,
     )
-
-
-def _contents(data: ReportData) -> list[tuple[str, str]]:
-    """Return the sections that a reader may want to jump to: anchor and name."""
-    tables = [(table.key, table.title) for table in data.tables]
-    last = [entry for entry in tables if entry[0] == "literature"]
-    drawn = ("hypnograms", "Hypnograms")
-    return [*(entry for entry in tables if entry not in last), drawn, *last, ("source", "Source")]
 
 
 def _as_address(kind: str, content: bytes) -> str:

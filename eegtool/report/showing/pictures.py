@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import quote
 
+import numpy as np
+
 from eegtool.core.errors import EegToolError
 from eegtool.pictures.source import Files, PictureSource, open_source
 from eegtool.report.reading.epochs import AnsweredEpoch
@@ -112,24 +114,24 @@ def by_worth(epochs: Sequence[AnsweredEpoch]) -> Iterable[AnsweredEpoch]:
     surest mistakes first), then the least certain, then those beside one of these, then the rest, spread
     evenly over the recordings.
     """
-    unreadable = [epoch for epoch in epochs if epoch.predicted is None]
-    wrong = [epoch for epoch in epochs if epoch.right is False and epoch.predicted is not None]
+    unreadable = [e for e in epochs if e.predicted is None]
+    wrong = [e for e in epochs if e.right is False and e.predicted is not None]
     wrong.sort(key=lambda e: -(e.certainty or 0.0))
     seen = Counter[tuple[str | None, str | None]]()
     rounds = []
     for epoch in wrong:
         seen[epoch.true, epoch.predicted] += 1
-        rounds.append((seen[epoch.true, epoch.predicted], epoch))
-    in_turn = [epoch for _, epoch in sorted(rounds, key=lambda pair: pair[0])]
-    unsure = [epoch for epoch in epochs if epoch.certainty is not None]
-    unsure = sorted(unsure, key=lambda e: e.certainty or 0.0)[: len(unsure) // 10]
+        rounds.append(seen[epoch.true, epoch.predicted])
+    in_turn = [wrong[i] for i in np.argsort(rounds, kind="stable")]
+    unsure = sorted((e for e in epochs if e.probabilities), key=lambda e: e.certainty or 0.0)
+    unsure = unsure[: len(unsure) // 10]
     beside = {
         (e.recording, e.epoch_index + step)
         for e in (*wrong, *unsure)
         if e.epoch_index is not None
         for step in (-1, 1)
     }
-    near = [epoch for epoch in epochs if (epoch.recording, epoch.epoch_index) in beside]
+    near = [e for e in epochs if (e.recording, e.epoch_index) in beside]
     spread = (epochs[i] for i in sorted(range(len(epochs)), key=lambda i: i * _STRIDE % 1))
     return {e.sample_id: e for e in (*unreadable, *in_turn, *unsure, *near, *spread)}.values()
 

@@ -48,6 +48,7 @@
   const [form, list, rowsBox, detail, nights, chart, who] = [".filters", ".list", ".rows", ".detail", "[name=night]", ".chart", "[name=by]"].map(one);
   const fields = Object.fromEntries([...form.elements].filter((f) => f.name).map((f) => [f.name, f]));
   const chips = [...form.querySelectorAll(".chip")];
+  const hasOption = (way) => [...fields.subject.options].some(({ value }) => value === way);
   let base64 = null; // taken out of the page when the first picture is shown
 
   function clock(i) {
@@ -203,9 +204,12 @@
   }
 
   // Filters -----------------------------------------------------------------------------------
-  const nothing = () => ({ true: new Set(), answer: new Set(), verdict: new Set(), review: new Set(), subject: "", low: "", high: "", find: "", order: hasCertainty && !labelled ? "unsure" : "" });
+  const nothing = () => ({
+    ...Object.fromEntries(Object.keys(FACETS).map((facet) => [facet, new Set()])),
+    ...{ subject: "", low: "", high: "", find: "", order: hasCertainty && !labelled ? "unsure" : "" },
+  });
   let wanted = nothing();
-  let found = new Int32Array(0); // rows of `data` in the order shown
+  let found = []; // rows of `data` in the order shown
   let chosen = -1; // row of `data`
   let place = -1; // its place in `found`
 
@@ -216,27 +220,24 @@
     const said = needle && data.texts.map(([text]) => text.toLowerCase().includes(needle));
     const of = data[wanted.subject.startsWith("r") ? "recording" : "subject"];
     const name = wanted.subject === "" ? -1 : Number(wanted.subject.slice(1));
-    const [low, high] = [wanted.low === "" ? -1 : Number(wanted.low), wanted.high === "" ? Infinity : Number(wanted.high)];
     const bounded = hasCertainty && (wanted.low !== "" || wanted.high !== "");
-    const names = Object.keys(FACETS);
-    const passes = names.map((f) => FACETS[f].map((value) => !wanted[f].size || wanted[f].has(value)));
-    const counts = names.map((f) => FACETS[f].map(() => 0));
-    const hits = [];
+    const [low, high] = [Math.max(Number(wanted.low), 0), wanted.high === "" ? Infinity : Number(wanted.high)];
+    const facets = Object.keys(FACETS).map((f) => ({ f, of: column[f], counts: FACETS[f].map(() => 0), passes: FACETS[f].map((value) => !wanted[f].size || wanted[f].has(value)) }));
+    found = [];
     for (let i = 0; i < n; i++) {
       if (name >= 0 && of[i] !== name) continue;
-      if (bounded && !(certainty[i] >= Math.max(low, 0) && certainty[i] <= high)) continue;
+      if (bounded && !(certainty[i] >= low && certainty[i] <= high)) continue;
       if (said && !said[data.text[i]] && !data.id[i].toLowerCase().includes(needle)) continue;
-      const failing = names.filter((f, k) => !passes[k][column[f][i]]);
+      const failing = facets.filter((facet) => !facet.passes[facet.of[i]]);
       if (failing.length > 1) continue;
-      if (failing.length === 0) hits.push(i);
-      names.forEach((f, k) => { if (failing.length === 0 || failing[0] === f) counts[k][column[f][i]]++; });
+      for (const facet of failing.length ? failing : facets) facet.counts[facet.of[i]]++;
+      if (!failing.length) found.push(i);
     }
     if (wanted.order) {
       const sign = wanted.order === "sure" ? -1 : 1;
-      hits.sort((a, b) => (certainty[a] < 0) - (certainty[b] < 0) || sign * (certainty[a] - certainty[b]) || a - b);
+      found.sort((a, b) => (certainty[a] < 0) - (certainty[b] < 0) || sign * (certainty[a] - certainty[b]) || a - b);
     }
-    found = Int32Array.from(hits);
-    return Object.fromEntries(names.map((f, k) => [f, counts[k]]));
+    return Object.fromEntries(facets.map(({ f, counts }) => [f, counts]));
   }
 
   /* Filter again and show what is found. The epoch shown stays (`keep`: even if it is not among them),
@@ -447,12 +448,11 @@
   function remember() {
     clearTimeout(timer); // a held key would call this more often than browsers allow
     timer = setTimeout(() => {
-      const hash = new URLSearchParams();
-      if (chosen >= 0 && root.classList.contains("chosen")) hash.set("epoch", data.id[chosen]);
-      for (const facet of Object.keys(FACETS)) if (wanted[facet].size) hash.set(facet, [...wanted[facet]].join(","));
-      if (wanted.subject) hash.set(wanted.subject[0] === "r" ? "recording" : "subject", fields.subject.selectedOptions[0].dataset.name);
-      for (const name of ["low", "high", "find", "order"]) if (wanted[name]) hash.set(name, wanted[name]);
-      const text = hash.toString();
+      const { subject, ...others } = wanted;
+      const kept = { epoch: root.classList.contains("chosen") ? data.id[chosen] : "", ...others };
+      if (subject) kept[subject[0] === "r" ? "recording" : "subject"] = fields.subject.selectedOptions[0].dataset.name;
+      const said = Object.entries(kept).map(([name, value]) => [name, value instanceof Set ? [...value].join(",") : value]);
+      const text = new URLSearchParams(said.filter(([, value]) => value)).toString();
       history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
     }, 250);
   }
@@ -460,17 +460,16 @@
   function recall() {
     if (!location.hash.includes("=")) return false;
     const hash = new URLSearchParams(location.hash.slice(1));
+    const said = (name) => hash.get(name) ?? "";
     wanted = nothing();
-    for (const facet of Object.keys(FACETS)) {
-      for (const value of (hash.get(facet) ?? "").split(",")) if (FACETS[facet].includes(value)) wanted[facet].add(value);
-    }
+    for (const facet in FACETS) wanted[facet] = new Set(said(facet).split(",").filter((value) => FACETS[facet].includes(value)));
     for (const [key, names] of [["subject", data.subjects], ["recording", data.recordings]]) {
-      const value = hash.has(key) ? `${key[0]}${names.indexOf(hash.get(key))}` : "";
-      if ([...fields.subject.options].some((option) => value && option.value === value)) wanted.subject = value;
+      const value = `${key[0]}${names.indexOf(hash.get(key))}`;
+      if (hasOption(value)) wanted.subject = value;
     }
-    wanted.find = hash.get("find") ?? "";
-    for (const name of ["low", "high"]) if (/^\d{1,3}$/.test(hash.get(name) ?? "")) wanted[name] = hash.get(name);
-    if (hasCertainty && ["sure", "unsure"].includes(hash.get("order"))) wanted.order = hash.get("order");
+    wanted.find = said("find");
+    for (const name of ["low", "high"]) if (/^\d{1,3}$/.test(said(name))) wanted[name] = said(name);
+    if (hasCertainty && ["sure", "unsure"].includes(said("order"))) wanted.order = said("order");
     const row = rowOfId.get(hash.get("epoch")) ?? data.recording.indexOf(data.recordings.indexOf(hash.get("recording") ?? "\0"));
     if (row >= 0) show(row);
     refresh({ keep: row >= 0 });
@@ -506,8 +505,7 @@
   on("[name=by]", "input", () => { warn(""); keep(); });
   on("[name=night]", "input", () => { // one night is reviewed at a time: the list holds its epochs
     const r = Number(nights.value);
-    const ways = [`r${r}`, `s${data.subject[data.recording.indexOf(r)]}`];
-    wanted.subject = ways.find((way) => [...fields.subject.options].some(({ value }) => value === way)) ?? "";
+    wanted.subject = [`r${r}`, `s${data.subject[data.recording.indexOf(r)]}`].find(hasOption) ?? "";
     changed({ again: true });
     choose(chosen);
   });

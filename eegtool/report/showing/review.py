@@ -30,13 +30,12 @@ _ESCAPED: Final = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 def render_review(data: ReportData, out: Path, pictures: PictureMode = "embed") -> str:
     """Return ``review.html``; see `eegtool.report.showing.page.render_page` for the parameters."""
-    shown = gather(data.image_folder, data.known.images, data.epochs, out, pictures)
-    island, base64_text = review_data(
-        data.epochs, shown, data.known.module_stages, data.known.facts, data.words
-    )
+    epochs, known = data.answers.epochs, data.known
+    shown = gather(data.image_folder, known.images, epochs, out, pictures)
+    island, base64_text = review_data(epochs, shown, known.module_stages, known.facts, data.words)
     script = (HERE / "review.js").read_text(encoding="utf-8")
-    digest = hashlib.sha256(script.encode()).digest()
-    recordings = sorted({epoch.recording for epoch in data.epochs})
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    recordings = sorted({epoch.recording for epoch in epochs})
     # What is marked as safe below is our own, or has been made inert.
     return page_template("review.html.j2").render(
         title=recordings[0] if len(recordings) == 1 else f"{len(recordings)} recordings",
@@ -47,7 +46,7 @@ def render_review(data: ReportData, out: Path, pictures: PictureMode = "embed") 
         base64=Markup(base64_text),  # noqa: S704
         script=Markup(script),  # noqa: S704
         # What a Content-Security-Policy calls a script by, so that no other one may run.
-        script_hash=f"sha256-{base64.b64encode(digest).decode()}",
+        script_hash=f"sha256-{digest}",
     )
 
 
@@ -84,45 +83,43 @@ def review_data(
         Pictures in the order of the epochs; ``data`` holds their lengths.
     """
     ordered = sorted(epochs, key=_place)
+    facts, words, linked = facts or {}, words or {}, pictures.linked
     subject, subjects = _numbered(e.subject for e in ordered)
     recording, recordings = _numbered(e.recording for e in ordered)
     question, questions = _numbered(e.question for e in ordered)
     text, texts = _numbered((e.text, e.reading) for e in ordered)
     embedded = [pictures.embedded.get(e.sample_id) for e in ordered]
     kind, kinds = _numbered(picture[0] if picture else "image/png" for picture in embedded)
-    linked = pictures.linked
     way = os.path.commonprefix(list(linked.values()))  # noqa: RUF071  of texts, whatever they say
+    links = (linked.get(e.sample_id) for e in ordered)
     certain = any(e.probabilities for e in ordered)
+    ids = [e.sample_id for e in ordered]
     data = {
         "key": _key(ordered),
         "columns": COLUMNS,
         "stages": STAGES,
         "epoch_s": EPOCH_S,
-        "id": [e.sample_id for e in ordered],
+        "id": ids,
         "subject": subject,
         "recording": recording,
         "index": [e.epoch_index for e in ordered],
         "onset": [_short(e.onset_s) for e in ordered],
         "question": question,
         "text": text,
-        "true": "".join(_digit(e.true) for e in ordered),
-        "answer": "".join(_digit(e.predicted) for e in ordered),
-        "alone": "".join(_digit(alone.get(e.sample_id)) for e in ordered),
+        "true": _digits(e.true for e in ordered),
+        "answer": _digits(e.predicted for e in ordered),
+        "alone": _digits(alone.get(i) for i in ids),
         "probabilities": [_per_mille(e) for e in ordered] if certain else [],
         "size": [len(picture[1]) if picture else 0 for picture in embedded],
         "kind": kind,
         "way": way,
-        "link": [
-            linked[e.sample_id].removeprefix(way) if e.sample_id in linked else 0 for e in ordered
-        ],
+        "link": [0 if link is None else link.removeprefix(way) for link in links],
         "subjects": subjects,
         "recordings": recordings,
         "questions": questions,
         "kinds": kinds,
-        "facts": {
-            e.sample_id: _measured(f) for e in ordered if (f := (facts or {}).get(e.sample_id))
-        },
-        "words": {e.sample_id: w for e in ordered if (w := (words or {}).get(e.sample_id))},
+        "facts": {i: _measured(facts[i]) for i in ids if i in facts},
+        "words": {i: words[i] for i in ids if words.get(i)},
         "texts": [[text, *_span(text, reading)] for text, reading in texts],
     }
     return inert_json(data), "".join(picture[1] for picture in embedded if picture)
@@ -145,8 +142,8 @@ def _place(epoch: AnsweredEpoch) -> tuple[bool, str, int]:
     return (True, "", 0) if adrift else (False, epoch.recording, epoch.epoch_index or 0)
 
 
-def _digit(stage: str | None) -> str:
-    return _NONE if stage is None else str(STAGE_INDEX[stage])
+def _digits(stages: Iterable[str | None]) -> str:
+    return "".join(_NONE if stage is None else str(STAGE_INDEX[stage]) for stage in stages)
 
 
 def _short(onset_s: float | None) -> float | None:

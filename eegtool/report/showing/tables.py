@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,6 +43,36 @@ class Table:
     note: str = ""
 
 
+Value = Cell | str | int | float | None
+"""What a cell is made of: a text stays as it is, counts get commas, figures three decimals."""
+
+
+def table(
+    key: str, title: str, columns: Iterable[str], rows: Iterable[Iterable[Value]], note: str = ""
+) -> Table:
+    """Return a table of values."""
+    cells = tuple(tuple(cell(value) for value in row) for row in rows)
+    return Table(key, title, tuple(columns), cells, note)
+
+
+def cell(value: Value, interval: tuple[float, float] | None = None) -> Cell:
+    """Return a cell with a value, and its interval on the second line."""
+    if isinstance(value, Cell):
+        return value
+    if isinstance(value, int):
+        return Cell(f"{value:,}")
+    return Cell(value if isinstance(value, str) else figure(value), span(interval))
+
+
+def figures_of(
+    record: object,
+    names: Sequence[str],
+    intervals: Mapping[str, tuple[float, float] | None] | None = None,
+) -> list[Cell]:
+    """Return a cell for each of the named figures of a record, with its interval."""
+    return [cell(getattr(record, name), (intervals or {}).get(name)) for name in names]
+
+
 def figure(value: float | None, form: str = ".3f") -> str:
     """Return a figure, with three decimals where no other form is asked for."""
     return NOTHING if value is None else f"{value:{form}}".replace("-", "−")
@@ -62,33 +92,9 @@ def counted(count: int, total: int) -> str:
     return f"{count:,} ({percent(count / total)})"
 
 
-def cell(value: float | None, interval: tuple[float, float] | None = None) -> Cell:
-    """Return a cell with a figure, and its interval on the second line."""
-    return Cell(figure(value), span(interval))
-
-
-def cells_of(
-    figures: object,
-    names: Sequence[str],
-    intervals: Mapping[str, tuple[float, float] | None] | None = None,
-) -> tuple[Cell, ...]:
-    """Return a cell for each of the named figures of a record, with its interval."""
-    return tuple(cell(getattr(figures, name), (intervals or {}).get(name)) for name in names)
-
-
-def span(interval: tuple[float, float] | None) -> str:
-    """Return an interval as text; nothing where there is none."""
+def span(interval: tuple[float, float] | None, form: str = ".3f") -> str:
+    """Return an interval as text, with "to" between ends that have signs; nothing where there is none."""
+    low, high = (figure(end, form) for end in interval or (None, None))
     if interval is None:
         return ""
-    low, high = (figure(end) for end in interval)
-    return f"{low} to {high}" if low.startswith("−") else f"{low}–{high}"
-
-
-def signed_span(interval: tuple[float, float] | None) -> str:
-    """Return an interval of a difference as text; nothing where there is none."""
-    return " to ".join(figure(end, "+.3f") for end in interval or ())
-
-
-def text_row(texts: Sequence[str]) -> tuple[Cell, ...]:
-    """Return a row of plain cells."""
-    return tuple(Cell(text) for text in texts)
+    return f"{low} to {high}" if low[0] in "+−" else f"{low}–{high}"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +15,7 @@ from eegtool.core.records import SPLITS
 from eegtool.core.registry import check_name
 from eegtool.core.workspace import Workspace
 from eegtool.recordings.reading import is_recording
-from eegtool.scorings.cohorts import generic, isruc
+from eegtool.scorings.cohorts import generic
 from eegtool.scorings.cohorts.night import (
     FETCH,
     PAIRING_FIX,
@@ -27,7 +26,8 @@ from eegtool.scorings.cohorts.night import (
     stem_of,
 )
 from eegtool.scorings.cohorts.pairs import PAIRS
-from eegtool.scorings.cohorts.public import NAMED, is_marked, pair_named
+from eegtool.scorings.cohorts.public import PUBLIC, Cohort, is_marked, pair_named
+from eegtool.scorings.cohorts.reviewed import with_reviews
 from eegtool.scorings.hypnograms import SUFFIXES, is_hypnogram
 from eegtool.scorings.scoring import ReadAs
 
@@ -35,7 +35,6 @@ __all__ = [
     "AUTO",
     "COHORTS",
     "PAIRING_FIX",
-    "Cohort",
     "Found",
     "Night",
     "find_nights",
@@ -43,32 +42,9 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Cohort:
-    """One way to name and pair files.
-
-    Attributes
-    ----------
-    pair : callable
-        ``files -> Found``: finds its own among all files, which are sorted.
-    named_like : str
-        How its files are named, for messages.
-    channels : tuple of str
-        Its usual EEG channels, the first choice first.
-    """
-
-    pair: Callable[[Sequence[Path]], Found]
-    named_like: str
-    channels: tuple[str, ...] = ()
-
-
 COHORTS: Final[dict[str, Cohort]] = {
-    **{
-        name: Cohort(partial(pair_named, cohort=name), line.like, line.channels)
-        for name, line in NAMED.items()
-    },
-    "isruc": Cohort(isruc.pair, isruc.NAMED_LIKE, ("C4-A1", "C3-A2")),
-    "generic": Cohort(generic.pair, generic.NAMED_LIKE),
+    **PUBLIC,
+    "generic": Cohort("", "", (), generic.NAMED_LIKE, ()),  # paired by what names have in common
 }
 
 AUTO: Final = "auto"
@@ -112,9 +88,8 @@ def find_nights(
         )
     files, named, lost = _files(paths)
     parts = _continuations(files)
+    split, named = sorted(parts & named), named - parts
     files = [path for path in files if path not in parts]
-    split = sorted(parts & named)
-    named -= parts
     found = _find(files, named, cohort, subject_pattern, read_as)
     if lost and not found.nights:
         raise EegToolError(f"{dangling(lost[0])}, as are {len(lost) - 1} others.", FETCH)
@@ -125,26 +100,19 @@ def find_nights(
             f"There is no recording{kind} in {_listing(paths)}.",
             "\n".join(f"Names are like {way.named_like}." for way in ways),
         )
-    nights = tuple(replace(n, read_as=_joined(n.read_as, read_as)) for n in found.nights)
-    found = replace(found, nights=nights)
     _check_names(found.nights)
-    if lost:
-        note = f"Files passed over because they are links to what is not here: {_listing(lost)}. {FETCH}"
-        found = replace(found, notes=(*found.notes, note))
-    if split:
-        note = f"Files passed over because they continue a split recording: {_listing(split)}."
-        found = replace(found, notes=(*found.notes, note))
     used = {p for n in found.nights for p in (n.signal_path, n.hypnogram_path)} | {*found.orphans}
     left = [p for p in sorted(named) if p not in used and is_recording(p) and not is_hypnogram(p)]
-    if left:
-        why = (
-            f"{PAIRS} does not list them"
-            if found.cohort == "generic"
-            else f"they are not named like those of {found.cohort}"
-        )
-        note = f"Files passed over because {why}: {_listing(left)}."
-        return replace(found, notes=(*found.notes, note))
-    return found
+    unnamed = f"they are not named like those of {found.cohort}"
+    unlisted = f"{PAIRS} does not list them" if found.cohort == "generic" else unnamed
+    passed_over = (
+        (lost, f"they are links to what is not here: {_listing(lost)}. {FETCH}"),
+        (split, f"they continue a split recording: {_listing(split)}."),
+        (left, f"{unlisted}: {_listing(left)}."),
+    )
+    notes = [f"Files passed over because {why}" for those, why in passed_over if those]
+    nights = tuple(replace(n, read_as=_joined(n.read_as, read_as)) for n in found.nights)
+    return replace(found, nights=nights, notes=(*found.notes, *notes))
 
 
 def find_recordings(paths: Sequence[Path]) -> tuple[Night, ...]:
@@ -182,19 +150,18 @@ def find_recordings(paths: Sequence[Path]) -> tuple[Night, ...]:
         )
     known = {
         night.signal_path: night
-        for name, cohort in COHORTS.items()
-        if name != "generic"
-        for night in cohort.pair(files).nights
+        for cohort in PUBLIC
+        for night in pair_named(files, cohort).nights
         if is_marked(night)
     }
-    nights = [known.get(path) or _nameless(path) for path in chosen.values()]
-    nights = [replace(night, hypnogram_path=None, problem="") for night in nights]
+    nights = []
+    for path in chosen.values():
+        if path in known:
+            nights.append(replace(known[path], hypnogram_path=None, problem=""))
+        else:
+            name = safe_name(stem_of(path), path)
+            nights.append(Night("generic", name, name, 1, path, None))
     return _told_apart(nights)
-
-
-def _nameless(path: Path) -> Night:
-    name = safe_name(stem_of(path), path)
-    return Night("generic", name, name, 1, path, None)
 
 
 def _told_apart(nights: Sequence[Night]) -> tuple[Night, ...]:
@@ -330,7 +297,7 @@ def _find(
     if cohort == AUTO:
         if subject_pattern or any(path.name.casefold() == PAIRS for path in files):
             return _find(files, named, "generic", subject_pattern, read_as)
-        known = [_find(files, named, name, "", read_as) for name in COHORTS if name != "generic"]
+        known = [_find(files, named, name, "", read_as) for name in PUBLIC]
         fitting = [found for found in known if any(map(is_marked, found.nights))]
         if len(fitting) > 1:
             examples = ", ".join(f"{f.nights[0].signal_path} ({f.cohort})" for f in fitting)
@@ -339,10 +306,11 @@ def _find(
                 "Give one folder at a time, or choose with --cohort.",
             )
         return fitting[0] if fitting else _find(files, named, "generic", "", read_as)
-    pair = COHORTS[cohort].pair
     if cohort == "generic":
-        pair = partial(generic.pair, subject_pattern=subject_pattern, meant=named, read_as=read_as)
-    found = pair(files)
+        found = generic.pair(files, subject_pattern, meant=named, read_as=read_as)
+    else:
+        found = pair_named(files, cohort)
+        found = replace(found, nights=with_reviews(found.nights, files))
     return replace(
         found,
         nights=tuple(night for night in found.nights if night.signal_path in named),

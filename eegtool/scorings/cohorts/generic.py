@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 
 from eegtool.core.errors import EegToolError
 from eegtool.recordings.reading import is_recording
+from eegtool.scorings.annotations import holds_scoring
 from eegtool.scorings.cohorts.night import Found, Night, safe_name, several_hypnograms, stem_of
 from eegtool.scorings.cohorts.pairs import PAIRS, read_pairs
 from eegtool.scorings.cohorts.persons import (
@@ -24,7 +25,7 @@ from eegtool.scorings.cohorts.persons import (
     subject_of,
     words_of,
 )
-from eegtool.scorings.hypnograms import SUFFIXES, holds_scoring, is_hypnogram, why_no_hypnogram
+from eegtool.scorings.hypnograms import SUFFIXES, is_hypnogram, why_no_hypnogram
 from eegtool.scorings.scoring import ReadAs
 
 NAMED_LIKE: Final = (
@@ -33,7 +34,6 @@ NAMED_LIKE: Final = (
 )
 
 _Likeness: TypeAlias = tuple[int, int]  # words and numbers in common, and minus those that are not
-_Pair: TypeAlias = tuple[Path, Path | None, str]  # recording, hypnogram, problem
 
 _NOT_READ: Final = (".mat", ".xls", ".xlsx", ".npy", ".npz", ".sco", ".doc", ".docx", ".pdf")
 _SIDECARS: Final = ("channels", "electrodes", "scans", "sessions", "coordsystem")
@@ -91,40 +91,34 @@ def pair(
     nights = [night for table in tables for night in read_pairs(table, files)]
     listed = {table.parent for table in tables}
     by_name = [p for p in files if p not in tables and listed.isdisjoint(p.parents)]
-    pairs: list[_Pair] = []
+    by_name.sort(key=lambda path: path.parent)  # a folder's files have those of others between them
+    found: list[Night] = []
     orphans: list[Path] = []
-    rivals: dict[Path, tuple[Path, ...]] = {}
-    by_name.sort(
-        key=lambda path: path.parent
-    )  # files of a folder have those of others between them
     for _, beside in groupby(by_name, key=lambda path: path.parent):
-        found, left_over, unclear = _pair_by_name(list(beside), read_as)
-        pairs += found
-        rivals |= unclear
+        of_folder, left_over = _pair_by_name(list(beside), read_as)
+        found += of_folder
         orphans += left_over
-    pairs, orphans = _from_other_folders(pairs, orphans)
+    found, orphans = _from_other_folders(found, orphans)
     likely = _like_scorings(by_name)
-    pairs = [(p, h, why or ("" if h else _unread(p, likely))) for p, h, why in pairs]
-    names = _names([path for path, _, _ in pairs])
+    names = _names([night.signal_path for night in found])
     named = []
     unrecognised = {}
-    for recording, hypnogram, problem in pairs:
-        name = safe_name("-".join(names[recording]), recording)
-        subject = subject_of(recording, names[recording], subject_pattern)
-        night = Night("generic", name, subject or name, 1, recording, hypnogram, problem)
-        named.append(replace(night, rivals=rivals.get(recording, ())))
-        if subject is None and (meant is None or recording in meant):
-            unrecognised[recording] = names[recording]
+    for night in found:
+        path = night.signal_path
+        name = safe_name("-".join(names[path]), path)
+        subject = subject_of(path, names[path], subject_pattern)
+        problem = night.problem or ("" if night.hypnogram_path else _unread(path, likely))
+        named.append(replace(night, recording=name, subject=subject or name, problem=problem))
+        if subject is None and (meant is None or path in meant):
+            unrecognised[path] = names[path]
     check_unrecognised(unrecognised)
     notes = (_NO_SUBJECTS,) if unrecognised else ()
     nights = sorted([*nights, *_numbered(named)], key=lambda night: night.signal_path)
     return Found(tuple(nights), tuple(orphans), "generic", notes)
 
 
-def _pair_by_name(
-    beside: Sequence[Path], read_as: ReadAs | None
-) -> tuple[list[_Pair], list[Path], dict[Path, tuple[Path, ...]]]:
-    """Return pairs of one folder, hypnograms of no recording, and those of which several go with one."""
+def _pair_by_name(beside: Sequence[Path], read_as: ReadAs | None) -> tuple[list[Night], list[Path]]:
+    """Return the nights of one folder, as yet without names, and hypnograms of no recording."""
     hypnograms = {p for p in beside if is_hypnogram(p, read_as)}
     recordings = [p for p in beside if is_recording(p) and p not in hypnograms]
     # By every beginning of their names: comparing each with each takes minutes for a large cohort.
@@ -141,51 +135,53 @@ def _pair_by_name(
             claims[alike[0]].append((best, hypnogram))
         else:
             orphans.append(hypnogram)
-    unclear: dict[Path, tuple[Path, ...]] = {}
-    taken: dict[Path, Path | None] = {}
+    nights = []
     for recording, claim in claims.items():
         best = max((likeness for likeness, _ in claim), default=(0, 0))
         alike = [path for likeness, path in claim if likeness == best]
         orphans += [path for _, path in claim if path not in alike]
-        if len(alike) > 1:
-            unclear[recording] = tuple(alike)
         inside = recording if not alike and holds_scoring(recording) else None
-        taken[recording] = alike[0] if len(alike) == 1 else inside
-    akin: dict[Words, list[Path]] = {}
+        night = Night("generic", "", "", 1, recording, alike[0] if len(alike) == 1 else inside)
+        if len(alike) > 1:
+            problem = several_hypnograms(recording, alike)
+            night = replace(night, problem=problem, rivals=tuple(alike))
+        nights.append(night)
+    akin: dict[Words, list[str]] = {}
     for path in sorted(orphans):
-        akin.setdefault(_up_to_number(words_of(stem_of(path))), []).append(path)
-    pairs: list[_Pair] = []
-    for recording, chosen in taken.items():
-        problem = ""
-        if recording in unclear:
-            problem = several_hypnograms(recording, unclear[recording])
-        elif chosen is None and (start := _up_to_number(words_of(stem_of(recording)))):
-            problem = _not_taken(recording, akin.get(start, ()))
-        pairs.append((recording, chosen, problem))
-    return pairs, sorted(orphans), unclear
+        akin.setdefault(_up_to_number(words_of(stem_of(path))), []).append(path.name)
+    for i, night in enumerate(nights):
+        start = _up_to_number(words_of(stem_of(night.signal_path)))
+        if not (night.hypnogram_path or night.problem) and start in akin and start:
+            problem = (
+                f"No hypnogram is named like {night.signal_path}; {', '.join(akin[start])} may be of "
+                "another night or condition."
+            )
+            nights[i] = replace(night, problem=problem)
+    return nights, sorted(orphans)
 
 
 def _from_other_folders(
-    pairs: Sequence[_Pair], orphans: Sequence[Path]
-) -> tuple[list[_Pair], list[Path]]:
+    nights: Sequence[Night], orphans: Sequence[Path]
+) -> tuple[list[Night], list[Path]]:
     """Give recordings without any the hypnogram of their very name in a folder of scorings, if there is one."""
-    homes = {recording.parent for recording, _, _ in pairs}
+    homes = {night.signal_path.parent for night in nights}
     homeless: dict[Words, list[Path]] = {}
     for path in orphans:
-        if path.parent in homes:  # there, it would be of a recording that is missing
-            continue
-        homeless.setdefault(words_of(stem_of(path)), []).append(path)
-    wanting = Counter(words_of(stem_of(recording)) for recording, _, _ in pairs)
+        if path.parent not in homes:  # there, it would be of a recording that is missing
+            homeless.setdefault(words_of(stem_of(path)), []).append(path)
+    wanting = Counter(words_of(stem_of(night.signal_path)) for night in nights)
     found = []
-    for recording, hypnogram, problem in pairs:
-        words = words_of(stem_of(recording))
+    for night in nights:
+        words = words_of(stem_of(night.signal_path))
         theirs = homeless.get(words, [])
-        if hypnogram is None and words and len(theirs) == 1 == wanting[words]:
-            hypnogram, problem = theirs[0], ""
-        elif hypnogram is None and theirs and not problem:
-            problem = f"In other folders, {', '.join(map(str, theirs))} may belong to {recording}."
-        found.append((recording, hypnogram, problem))
-    taken = {hypnogram for _, hypnogram, _ in found}
+        if night.hypnogram_path is None and words and len(theirs) == 1 == wanting[words]:
+            night = replace(night, hypnogram_path=theirs[0], problem="")
+        elif night.hypnogram_path is None and theirs and not night.problem:
+            listed = ", ".join(map(str, theirs))
+            problem = f"In other folders, {listed} may belong to {night.signal_path}."
+            night = replace(night, problem=problem)
+        found.append(night)
+    taken = {night.hypnogram_path for night in found}
     return found, [path for path in orphans if path not in taken]
 
 
@@ -209,16 +205,6 @@ def _unread(recording: Path, likely: Mapping[tuple[Path, str], Sequence[Path]]) 
         if words_of(stem_of(path))[: len(words)] == words and not is_hypnogram(path)
     ]
     return f"{recording} has no hypnogram that can be read. {' '.join(reasons)}" if reasons else ""
-
-
-def _not_taken(recording: Path, akin: Sequence[Path]) -> str:
-    """Return the problem that hypnograms of the same beginning may be of something else."""
-    if not akin:
-        return ""
-    return (
-        f"No hypnogram is named like {recording}; {', '.join(path.name for path in akin)} may be of "
-        "another night or condition."
-    )
 
 
 def _up_to_number(words: Words) -> Words:
@@ -271,7 +257,10 @@ def _names(recordings: Sequence[Path]) -> dict[Path, Name]:
 def _numbered(nights: Sequence[Night]) -> list[Night]:
     """Number the nights of each subject by session, or else in the order of their names (10 follows 9)."""
     of_subject: dict[str, list[Night]] = {}
-    for night in sorted(nights, key=lambda night: _natural(night.recording)):
+    for night in sorted(
+        nights,
+        key=lambda n: [(int(i or 0), t) for t, i in re.findall(r"(\D*)(\d*)", n.recording)],
+    ):
         of_subject.setdefault(night.subject, []).append(night)
     numbered = []
     for theirs in of_subject.values():
@@ -281,7 +270,3 @@ def _numbered(nights: Sequence[Night]) -> list[Night]:
             numbers = list(range(1, len(theirs) + 1))
         numbered += [replace(n, night=i) for n, i in zip(theirs, numbers, strict=True)]
     return numbered
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(n or 0), text) for text, n in re.findall(r"(\D*)(\d*)", name)]

@@ -13,9 +13,10 @@ from typing import Final
 from eegtool.core.errors import EegToolError
 from eegtool.core.registry import closest
 from eegtool.recordings.reading import is_recording
+from eegtool.scorings.annotations import holds_scoring
 from eegtool.scorings.codings import parse_codes
 from eegtool.scorings.cohorts.night import FETCH, Night, dangling, safe_name, stem_of
-from eegtool.scorings.hypnograms import holds_scoring, is_hypnogram
+from eegtool.scorings.hypnograms import is_hypnogram
 from eegtool.scorings.scoring import ReadAs
 
 PAIRS: Final = "pairs.csv"

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from scene import GPU
 
-from eegtool.core.settings import AnswerMode
+from eegtool.core.options import AnswerMode
 
 MODES = ("zero2", "zero3", "zero3_offload", "none")
 

@@ -1,20 +1,24 @@
 from __future__ import annotations
 
-from dataclasses import MISSING, Field, FrozenInstanceError, asdict, fields, is_dataclass
+from dataclasses import MISSING, Field, FrozenInstanceError, asdict, fields
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from typer.models import ArgumentInfo, OptionInfo
 
-from eegtool.core import settings
-from eegtool.core.settings import EvaluateSettings, StageSettings, settings_from
+from eegtool.core.options import annotations_of, settings_from
 from eegtool.core.workspace import jsonable, read_json, write_json
+from eegtool.evaluate.options import EvaluateSettings
+from eegtool.finetune.options import ExportSettings
+from eegtool.stage.options import StageSettings
 
 CLASSES = [
     value
-    for value in vars(settings).values()
-    if isinstance(value, type) and is_dataclass(value) and value.__module__ == settings.__name__
+    for room in ("", "prepare.", "extract.", "finetune.", "evaluate.", "report.", "stage.")
+    for name, value in vars(import_module(f"eegtool.{room}options")).items()
+    if name.endswith("Settings") and name[0] != "_"
 ]
 ARGUMENTS = {"recordings", "files", "image", "question", "answers"}
 REQUIRED = ARGUMENTS - {"question", "answers"} | {"model_name_or_path", "model_path", "out"}
@@ -25,11 +29,11 @@ FIELDS = [(cls, field) for cls in CLASSES for field in fields(cls) if field.name
 def is_required(cls: type, field: Field[Any]) -> bool:
     """Say whether there is no default to fall back on (`out` has one in some commands)."""
     by_name = field.name in REQUIRED
-    return by_name and (field.name != "out" or cls is settings.ExportSettings)
+    return by_name and (field.name != "out" or cls is ExportSettings)
 
 
 def annotation_of(cls: type, field: Field[Any]) -> tuple[Any, ...]:
-    return get_args(get_type_hints(cls, include_extras=True)[field.name])
+    return get_args(annotations_of(cls)[field.name])
 
 
 def test_there_is_one_class_per_command() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from eegtool.core import ranks
 from eegtool.core.records import read_epochs
-from eegtool.core.workspace import Workspace
-from eegtool.extract import train
+from eegtool.core.workspace import Workspace, write_json
 from eegtool.extract.features import load_features
 from eegtool.extract.plan import TrainPlan, TrainResult
 from eegtool.extract.weights import load_module
@@ -31,10 +31,11 @@ def plan_of(
         backbone="test_resnet",
         train_epochs=2,
         batch_size=4,
-        augmentation=asdict(Augmentation()),
+        augmentation=Augmentation(),
     )
 
 
+@pytest.mark.usefixtures("warm")
 def test_torchrun_starts_the_command_itself(stored: Workspace) -> None:
     """As on several nodes; here both ranks are on the CPU of one."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -75,9 +76,13 @@ def test_a_rank_says_what_is_wrong_and_ends_with_1(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    plan_of(workspace, tmp_path / "out", train_subjects=("S[9]",)).write(tmp_path / "plan.json")
-    monkeypatch.setattr(sys, "argv", ["train", str(tmp_path / "plan.json")])
+    path = tmp_path / "plan.json"
+    write_json(path, asdict(plan_of(workspace, tmp_path / "out", train_subjects=("S[9]",))))
+    for name, number in (("RANK", "0"), ("WORLD_SIZE", "1")):
+        monkeypatch.setenv(name, number)
+    function = "eegtool.extract.training:train_as_rank"
+    monkeypatch.setattr(sys, "argv", ["ranks", "rank", function, str(path)])
     with pytest.raises(SystemExit, match="1"):
-        train.main()
+        ranks.main()
     assert "error: " in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
