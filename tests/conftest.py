@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and most rooms do without
 SUBJECTS = {"S01": "ft", "S02": "ft", "S03": "eval"}
 EPOCHS_PER_SUBJECT = 10
 PICTURE_SIZE = 64
+LONGEST = {"e2e", "finetune", "test_gpu_bench.py"}
 NIGHTS = ("SC4001E0", "SC4012E0", "SC4021E0")
 VISION_MODULE = "ab" * 32  # SHA-256 of the weights that are said to have made the features
 
@@ -48,7 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         walks = "walk" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("walk" if walks else str(item.path)))
     # The longest first, so that no process has to wait for another in the end.
-    items.sort(key=lambda item: "e2e" not in item.path.parts)
+    items.sort(key=lambda item: LONGEST.isdisjoint(item.path.parts))
 
 
 def form_for(template: str) -> dict[str, Any]:
