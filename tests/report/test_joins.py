@@ -159,7 +159,7 @@ def test_claims_are_checked_against_what_was_measured(epoch: EpochOf) -> None:
 
 
 def test_texts_that_say_what_is_usual_are_as_true_of_another_epoch(epoch: EpochOf) -> None:
-    deep = replace(FACTS, n_spindles=0, slow_wave_share=0.6)
+    deep = replace(FACTS, n_spindles=0, slow_wave_share=0.6, amplitude_uv=120)
     facts = {f"e{i}": (FACTS, deep)[i >= 4] for i in range(8)}
     own = ["Two spindles. It is rule N2.1.", "No spindles. Rules N3.1 and W.1."]
     true = [epoch(i, "N2", "N2", text=own[i >= 4]) for i in range(8)]
