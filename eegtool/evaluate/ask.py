@@ -168,7 +168,7 @@ def _high_level_feature(
     folder = model.find_module(
         settings.model_path / STORED,
         Workspace(settings.workspace).vision_module,
-        made_elsewhere="Give that of this picture with --features-file.",
+        made_elsewhere="Give the feature of this picture with --features-file.",
         missing="Name the workspace in which it was trained with --workspace, or give the feature with "
         "--features-file.",
     )

@@ -86,7 +86,13 @@ class ModelFolder:
         return read_calibration(self.folder, self.adapter_sha256)
 
     def chain(self, calibration: Calibration | None = None) -> Chain:
-        """Return what it knows of sequences of stages, for its probabilities as they are calibrated (see `chain_of`)."""
+        """Return what it knows of sequences of stages, for its probabilities as they are calibrated.
+
+        Raises
+        ------
+        EegToolError
+            If its folder does not hold that (see `chain_of`).
+        """
         chain = chain_of(self.contract.sequence, self.folder)
         return calibration.of_chain(chain) if calibration else chain
 
@@ -103,7 +109,13 @@ class ModelFolder:
             )
 
     def check_scorable(self, fix: str) -> None:
-        """Refuse a model whose answers have no form that could be scored; `fix` says what to do."""
+        """Look whether the model's answers have a form that can be scored.
+
+        Raises
+        ------
+        EegToolError
+            If not; `fix` says what to do.
+        """
         if not self.answers.stages:
             raise EegToolError(
                 f"{self.folder} was taught no form of answer that could be scored: "
@@ -112,12 +124,24 @@ class ModelFolder:
             )
 
     def check_pictures(self, protocol: dict[str, Any], where: object) -> None:
-        """Refuse pictures that were drawn otherwise than those of its training (see `check_same_pictures`)."""
+        """Hold pictures against those of its training.
+
+        Raises
+        ------
+        EegToolError
+            If they were drawn otherwise (see `check_same_pictures`); `where` names them.
+        """
         both = f"The model {self.folder} and {where}"
         check_same_pictures(self.contract.protocol, protocol, both)
 
     def check_features(self, features: FeatureTable, path: Path, fix: str) -> None:
-        """Refuse features of another vision module than that of its training, if both are known."""
+        """Hold features against those of its training.
+
+        Raises
+        ------
+        EegToolError
+            If both vision modules are known and not the same; `fix` says what to do.
+        """
         made, trained = features.weights_sha256, self.contract.features_weights_sha256
         if made and trained and made != trained:
             raise EegToolError(
@@ -153,13 +177,13 @@ class ModelFolder:
         for folder in folders:
             if is_module(folder, weights):
                 return folder
-        others = [(folder / CARD).is_file() for folder in folders]
-        found = " and ".join(
-            f"{folder} {'is another one than' if is_other else 'does not hold'}"
-            for folder, is_other in zip(folders, others, strict=True)
-        )
+        looked = " and ".join(map(str, folders))
+        others = [
+            f" {folder} holds another one." for folder in folders if (folder / CARD).is_file()
+        ]
         raise EegToolError(
-            f"{found} the vision module that {self.folder} was trained with (weights {weights[:12]}).",
+            f"The vision module that {self.folder} was trained with (weights {weights[:12]}) is not in {looked}."
+            + "".join(others),
             missing,
         )
 

@@ -37,11 +37,11 @@ class Exported:
 
 
 Exporter = Callable[..., Exported]
-"""`export`, or what has its keywords already: size, threads, device, whom it tells how far it is."""
+"""`export` with size, threads, device and progress callback bound."""
 
 
 def silently(_: int) -> None:
-    """Tell nobody how far an export is."""
+    """Ignore progress."""
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""What was measured in epochs as numbers that a vision module is taught to tell."""
+"""What was measured in epochs, as numbers that a vision module learns to predict."""
 
 from __future__ import annotations
 

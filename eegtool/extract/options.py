@@ -77,7 +77,7 @@ class ExtractSettings:
     )
     learn_facts: bool = TRAINING(
         True,
-        "Where prepare measured reasons, let features also tell what was measured.",
+        "Train features to predict what prepare measured (--rationale measured), too.",
         "--learn-facts/--no-learn-facts",
     )
     flip: bool = TRAINING(False, "Also mirror in time and amplitude.")

@@ -49,8 +49,8 @@ class TrainPlan:
         'sampling' (all stages are drawn equally often), 'none'.
     augmentation : Augmentation or None
         How far the signals are varied; None for not at all.
-    learn_facts : bool
-        Whether features are also to tell what prepare measured in each epoch.
+    facts_sha256 : str
+        Hash of what prepare measured in the epochs to train on, where features are also to predict it; empty where not.
     patience : int
         Passes without a better validation macro-F1 after which it stops; 0 for never.
     log : str
@@ -79,7 +79,7 @@ class TrainPlan:
     warmup: float = 0.2
     imbalance: str = "weights"
     augmentation: Augmentation | None = None
-    learn_facts: bool = False
+    facts_sha256: str = ""
     patience: int = 0
     log: str = "csv"
     workers: int = 0

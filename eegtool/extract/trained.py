@@ -204,7 +204,7 @@ def trained(side: FineTuneSide, subjects: Sequence[str], where: str) -> tuple[Vi
         weight_decay=settings.weight_decay,
         imbalance=settings.imbalance,
         augmentation=side.augmentation,
-        learn_facts=settings.learn_facts and _is_measured(side.workspace, own),
+        facts_sha256=facts_sha256(side.workspace, own) if settings.learn_facts else "",
         patience=settings.patience,
         log=settings.log,
         workers=settings.workers,
@@ -235,10 +235,19 @@ def trained(side: FineTuneSide, subjects: Sequence[str], where: str) -> tuple[Vi
     return load_module(out, backbone=settings.backbone)
 
 
-def _is_measured(workspace: Workspace, epochs: Sequence[Epoch]) -> bool:
-    """Say whether prepare measured all of these epochs."""
+def facts_sha256(workspace: Workspace, epochs: Sequence[Epoch]) -> str:
+    """Hash what prepare measured in these epochs, in whatever order; empty where it did not measure all of them."""
     facts = stored_facts(workspace, {epoch.recording for epoch in epochs}, epochs)
-    return len(facts) == len(epochs)
+    if lacking := sorted({e.recording for e in epochs if e.sample_id not in facts}):
+        if facts:
+            _say(
+                f"Features do not learn what was measured: {escape(lacking[0])} and {len(lacking) - 1:,} others "
+                "were not measured. `eegvlm prepare --rationale measured` measures all."
+            )
+        return ""
+    _say("Features also learn what was measured in each epoch (--no-learn-facts leaves it out).")
+    rows = sorted((sample_id, repr(fact)) for sample_id, fact in facts.items())
+    return hashlib.sha256(repr(rows).encode()).hexdigest()
 
 
 def _stages_sha256(epochs: Sequence[Epoch]) -> str:
@@ -256,8 +265,9 @@ def _is_trained(out: Path, plan: TrainPlan) -> bool:
     asked = jsonable(asdict(plan))
     names = (
         *("backbone", "code_sha256", "train_subjects", "val_subjects"),
-        *("images_sha256", "stages_sha256", "protocol"),
+        *("images_sha256", "stages_sha256", "facts_sha256", "protocol"),
     )
+    card.setdefault("facts_sha256", "")  # before there were any
     settings = card.get("settings")
     return (
         isinstance(settings, dict)

@@ -128,8 +128,8 @@ class StageTrainer(Trainer):  # type: ignore[misc]
     bar : Monitor
         What is seen of it.
     facts : float32 [N, K], optional
-        What representations are also to tell of the N pictures to train on (see `facts.targets_of`), NaN where
-        it was not measured; ``module.facts`` reads it.
+        What ``module.facts`` is to predict from the representations of the N pictures to train on (see
+        `facts.targets_of`), NaN where it was not measured.
     """
 
     def __init__(
@@ -171,9 +171,10 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         features, logits = model(inputs["pictures"])
         loss = cross_entropy(logits.float(), inputs["labels"], weight=self.class_weights)
         if model.training and self.facts is not None and self.head is not None:
-            told, true = self.head(features).float(), self.facts[inputs["numbers"]]
+            predicted, true = self.head(features).float(), self.facts[inputs["numbers"]]
             is_measured = ~true.isnan()
-            loss = loss + _FACTS_PART * mse_loss(told[is_measured], true[is_measured])
+            errors = mse_loss(predicted, true.nan_to_num(), reduction="none") * is_measured
+            loss = loss + _FACTS_PART * errors.sum() / is_measured.sum().clamp(min=1)
         if model.training:
             self.bar.loss = loss.detach()
         return (loss, {"logits": logits}) if return_outputs else loss

@@ -119,7 +119,7 @@ def train_module(plan: TrainPlan) -> TrainResult:
         args.num_train_epochs = len(history_of(before))
 
     facts = None
-    if plan.learn_facts:
+    if plan.facts_sha256:
         facts = targets_of(_facts_of(plan, train))
         module.facts = torch.nn.Linear(FEATURE_DIM, facts.shape[1])
     folder = Path(plan.folder)
@@ -252,7 +252,6 @@ def _card(plan: TrainPlan, result: TrainResult, origin: str) -> dict[str, Any]:
     settings = (
         *("pretrained", "train_epochs", "batch_size", "learning_rate", "weight_decay", "warmup"),
         *("imbalance", "augmentation", "patience", "seed"),
-        *(("learn_facts",) if plan.learn_facts else ()),
     )
     described = asdict(plan)
     return {
@@ -262,6 +261,7 @@ def _card(plan: TrainPlan, result: TrainResult, origin: str) -> dict[str, Any]:
         "val_subjects": plan.val_subjects,
         "images_sha256": plan.images_sha256,
         "stages_sha256": plan.stages_sha256,
+        "facts_sha256": plan.facts_sha256,
         "code_sha256": plan.code_sha256,
         "protocol": plan.protocol,
         "settings": {name: described[name] for name in settings},

@@ -328,7 +328,7 @@ def _check_output(output_dir: Path, *, resume: bool) -> None:
         )
     if not (output_dir / PLAN_FILE).exists() and not checkpoints(output_dir):
         raise EegToolError(
-            f"--output-dir {output_dir} is not empty and is no adapter folder.",
+            f"--output-dir {output_dir} is not empty and is not an adapter folder.",
             "Choose another folder; nothing in it is overwritten.",
         )
     if not resume:

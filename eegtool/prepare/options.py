@@ -127,7 +127,10 @@ class PrepareSettings:
     pictures: Literal["png", "none"] = PICTURE(
         "png", "A PNG file per epoch, or none: later steps then draw from the stored signals."
     )
-    template: str = PICTURE("stage", "Question: 'stage', 'options', 'cot'.")
+    template: str = PICTURE(
+        "stage",
+        "Question: 'stage', 'options', 'explain' (stage, then reasons), 'cot' (reasons, then stage).",
+    )
     rationale: str = PICTURE("none", "Reasons in the answers: 'none', 'template', 'measured'.")
     jobs: int = RUNNING(1, "Recordings worked on at the same time.", min=1)
     scheduler: str = RUNNING("", "Work on a Dask cluster, such as tcp://head:8786.", shown="no")

@@ -1,6 +1,6 @@
 """What a text claims about an epoch, and whether that is true of what was measured there.
 
-Reads the rationales of `rationale`, and free text that speaks of the same things in plain English.
+Reads the reasons of `words`, and free text that speaks of the same things in plain English.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ def stored_facts(
                     found[sample_id] = Facts.from_row(row)
         except (KeyError, TypeError, ValueError) as error:
             raise EegToolError(
-                f"What was measured in {recording} is left out, {path.name}: {error}."
+                f"{path}: what was measured in {recording} cannot be read: {error}.",
+                "Run `eegvlm prepare` again.",
             ) from error
     return found

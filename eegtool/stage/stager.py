@@ -157,12 +157,17 @@ class Stager:
         Raises
         ------
         EegToolError
-            If the recording cannot be used, lacks the channel or is sampled too slowly, or a Raw object
-            is not in volts.
+            If the recording cannot be used, lacks the channel or is sampled too slowly, a Raw object
+            is not in volts, or a drawn night comes with a channel.
         """
         check_name("mode", mode, ("score", "both"))
         calibration = self.calibration if calibrate else None
         chain = self.requirements.chain(calibration) if smooth else None
+        if isinstance(source, DrawnNight) and (channel or strict):
+            raise EegToolError(
+                f"{source.prepared.night.recording} is drawn already: channel and strict change nothing.",
+                "Give them where it is drawn, or stage its recording.",
+            )
         drawn = source if isinstance(source, DrawnNight) else self._draw(source, channel, strict)
         answers = self.answers_about(
             drawn, mode=mode, batch_size=batch_size, answers_file=answers_file

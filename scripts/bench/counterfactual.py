@@ -32,8 +32,12 @@ from eegtool.reasons.claims import claims_in
 from eegtool.reasons.facts import LOW_UV, Facts, measure
 
 SLOW_HZ = 4.0
-SPINDLE_HZ = (11.0, 16.0)
+SPINDLE_HZ = (
+    11.0,
+    16.0,
+)  # the band of the AASM Manual, wider than sigma: a spindle's flanks go, too
 TAPER_S = 0.5
+BAND_HZ = (0.3, 35.0)  # prepare's own, in which facts are measured
 
 
 def less_slow(epoch_uv: np.ndarray, sfreq_hz: float, facts: Facts) -> np.ndarray:
@@ -96,6 +100,10 @@ def changed(
     return copy
 
 
+def mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
 def claims(texts: Sequence[str], kind: str) -> list[bool]:
     return [any(c.kind == kind and c.present for c in claims_in(text)) for text in texts]
 
@@ -110,7 +118,7 @@ def measured(
     onsets_s = [float(onset_s) for onset_s in table.index]
     sfreq_hz = raw.info["sfreq"]
     filtered_uv = mne.filter.filter_data(
-        raw.get_data()[0] * 1e6, sfreq_hz, 0.3, 35.0, verbose="error"
+        raw.get_data()[0] * 1e6, sfreq_hz, *BAND_HZ, verbose="error"
     )
     facts = dict(zip(onsets_s, measure(filtered_uv, sfreq_hz, onsets_s), strict=True))
     found = {}
@@ -171,14 +179,14 @@ def main() -> None:
     for name, one in total.items():
         before, after = np.array(one.before), np.array(one.after)
         made = np.array(one.claimed, bool)
-        gone = made & ~np.array(one.still, bool)
+        gone = ~np.array(one.still, bool)
         result[name] = {
             "epochs": len(before),
-            "falls": float((after < before).mean()),
-            "before": float(before.mean()),
-            "after": float(after.mean()),
+            "falls": mean(after < before),
+            "before": mean(before),
+            "after": mean(after),
             "claims": int(made.sum()),
-            "gone": float(gone.sum() / max(made.sum(), 1)) if len(made) else None,
+            "gone": mean(gone[made]),
         }
         cells = [
             f"{v:.3f}" if isinstance(v, float) else "–" if v is None else str(v)

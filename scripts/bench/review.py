@@ -174,6 +174,10 @@ def measured(given: argparse.Namespace, out: Path) -> dict[str, Any]:
     }
 
 
+def figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -202,13 +206,13 @@ def main() -> None:
         "κ",
         title=f"{found['recording']}: {found['reviewed']} of {found['epochs']} epochs reviewed, {found['changed']} changed",
     )
-    low, high = found["after_interval"] or (float("nan"), float("nan"))
-    table.add_row("before the review", f"{found['before']:.3f}")
-    table.add_row("after (95 % interval)", f"{found['after']:.3f} ({low:.3f} to {high:.3f})")
-    table.add_row("curve of the same answers", f"{found['expected']:.3f}")
-    table.add_row("promise of the other subjects' curve", f"{found['promised']:.3f}")
+    low, high = map(figure, found["after_interval"] or (None, None))
+    table.add_row("before the review", figure(found["before"]))
+    table.add_row("after (95 % interval)", f"{figure(found['after'])} ({low} to {high})")
+    table.add_row("curve of the same answers", figure(found["expected"]))
+    table.add_row("promise of the other subjects' curve", figure(found["promised"]))
     for name, value in found["next_night"].items():
-        table.add_row(f"next night, {name} training on the review", f"{value:.3f}")
+        table.add_row(f"next night, {name} training on the review", figure(value))
     Console().print(table)
     if given.json:
         print(json.dumps(found))

@@ -239,7 +239,7 @@ BAD: dict[Callable[[Workspace, Path], None], str] = {
     an_unfinished_training_there: "holds a training that has not ended",
     a_training_begun_there: "holds a training that has not ended",
     an_adapter_there: "already holds an adapter",
-    something_there: "is not empty and is no adapter folder",
+    something_there: "is not empty and is not an adapter folder",
 }
 
 

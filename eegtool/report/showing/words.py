@@ -16,7 +16,7 @@ from eegtool.report.showing.tables import counted, percent
 _NOT_RECORDED: Final = "not recorded"
 _SHOWN_IDS: Final = 5
 _FITTED: Final = ("temperature", "offsets", "subjects")
-_TOLD: Final = (
+_NAMED: Final = (
     *("channel", "low_hz", "high_hz", "wake_margin_min", "split", "style", "template"),
     *("base", "fusion"),
 )
@@ -32,7 +32,7 @@ class Notice:
 
 def protocol_sentences(metrics: Metrics, known: Known) -> tuple[str, ...]:
     """Say in plain language what was measured on what, and what the answers do not record."""
-    p = {name: _shown(metrics.protocol.get(name)) for name in _TOLD}
+    p = {name: _shown(metrics.protocol.get(name)) for name in _NAMED}
     band = f"{p['low_hz']}–{p['high_hz']} Hz"
     wake = f"wake kept to {p['wake_margin_min']} min before and after sleep"
     if p["wake_margin_min"] == _NOT_RECORDED:
