@@ -369,6 +369,21 @@ def test_what_is_wrong_is_said_before_weights_are_read(
     assert files_below(settings.out.parent) == before
 
 
+def test_metrics_of_other_recordings_than_a_published_split_are_shown(
+    settings: ExportSettings,
+) -> None:
+    """A model that was trained on a published split may be evaluated elsewhere."""
+    path, metrics = settings.model_path / "eegvlm.json", settings.out.parent / "metrics.json"
+    contract = read_json(path)
+    split = {"protocol": "sleep-edf-20", "protocol_differs": []}
+    write_json(path, contract | {"protocol": contract["protocol"] | split})
+    differs = split | {"protocol_differs": ["trained and evaluated on different splits"]}
+    write_json(metrics, METRICS | {"protocol": differs})
+    assert (
+        card.read_metrics(metrics, read_contract(settings.model_path))["kappa"] == METRICS["kappa"]
+    )
+
+
 def test_a_merged_folder_is_not_merged_again(merged: Path, tmp_path: Path) -> None:
     with pytest.raises(EegToolError, match="is merged already"):
         export.run(ExportSettings(merged, tmp_path / "again"))
