@@ -760,7 +760,7 @@ def test_a_dry_run_says_all_and_trains_nothing(
     out = capsys.readouterr().out
     assert "20 samples, 2 steps" in " ".join(out.split())
     for words in (
-        "language model (LoRA) 52,224 of 2,388,224",
+        "language model (LoRA) 52,224 of 2,409,728",
         "projector 328,192 of 328,192",
         "vision tower 0 of 11,314,176",
         "zero2",

@@ -19,8 +19,8 @@ from eegtool.simulate.twins import load_twin, write_night
 HEAD = "recording,epoch_index,onset_s,duration_s,stage,model,certainty,reviewed_by,reviewed_at,note,epochs"
 
 
-def test_a_reviewed_night_needs_no_pairs(tmp_path: Path) -> None:
-    console.quiet = True
+def test_a_reviewed_night_needs_no_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "quiet", True)
     nights = [
         write_night(load_twin(n).condensed(4), tmp_path, seed=1) for n in ("SC4001E0", "SC4012E0")
     ]

@@ -533,9 +533,9 @@ def night(tmp_path: Path) -> Workspace:
 
 
 def test_twenty_corrections_a_reload_two_undone_saved_prepared_and_compared(
-    chrome: Chrome, night: Workspace, tmp_path: Path
+    chrome: Chrome, night: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    console.quiet = True
+    monkeypatch.setattr(console, "quiet", True)
     report.run(ReportSettings(night.root, draws=50, hypnograms=0))
     reader = Reader(chrome, night.report / "review.html")
     chrome.get_log("browser"), chrome.get_log("performance")
