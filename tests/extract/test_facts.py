@@ -67,8 +67,8 @@ def test_features_tell_the_facts_and_the_weights_are_those_of_a_plain_module(
     ) -> object:
         if model.training and self.facts is not None and self.head is not None:
             with torch.no_grad():
-                told = self.head(model(inputs["pictures"])[0])
-            losses.append(float((told - self.facts[inputs["numbers"]]).square().mean()))
+                predicted = self.head(model(inputs["pictures"])[0])
+            losses.append(float((predicted - self.facts[inputs["numbers"]]).square().mean()))
         return compute(self, model, inputs, *a, **k)  # type: ignore[arg-type]
 
     monkeypatch.setattr(StageTrainer, "compute_loss", watched)

@@ -163,8 +163,10 @@ def test_without_reasons_or_a_stage_all_words_count_alike(
 def test_weights_are_padded_with_their_labels(
     workspace: Workspace, rows: list[Conversation], processor: Processor
 ) -> None:
-    told = [replace(rows[0], answer="The stage is N2. Spindles."), replace(rows[1], answer="N2")]
-    dataset = FinetuneDataset(told, workspace.images("ft"), None, processor, 4096, stage_share=0.5)
+    chosen = [replace(rows[0], answer="The stage is N2. Spindles."), replace(rows[1], answer="N2")]
+    dataset = FinetuneDataset(
+        chosen, workspace.images("ft"), None, processor, 4096, stage_share=0.5
+    )
     batch = collate([dataset[0], dataset[~1]], processor)
     assert batch["label_weights"].shape == batch["labels"].shape
     n_trained = (batch["labels"] != IGNORED).sum(dim=1)
