@@ -117,7 +117,7 @@ def train_uninterrupted(plan: Plan) -> None:
     ("options", "steps", "ends"),
     [
         (("--deepspeed", "none"), 40, (kill, terminate)),
-        (("--deepspeed", "zero3", "--num-gpus", "2"), 20, (interrupt,)),
+        (("--deepspeed", "zero3", "--num-gpus", "2"), 10, (interrupt,)),
     ],
     ids=["one rank", "two ZeRO-3 ranks"],
 )

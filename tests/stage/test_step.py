@@ -359,7 +359,7 @@ def test_the_least_certain_epochs_are_explained(settings: StageSettings, staged:
         ({"answers": {}}, ["missing: the question"]),
         ({"protocol": PROTOCOL | {"style": "cubist"}}, ["'cubist'", "spectrogram"]),
         ({"features_weights_sha256": ""}, ["made elsewhere", "--import-features"]),
-        ({"features_weights_sha256": "ef" * 32}, ["is another one", "--vision-module"]),
+        ({"features_weights_sha256": "ef" * 32}, ["holds another one", "--vision-module"]),
         ({"sequence": {}}, ["--smooth", "finetune"]),
         (
             {"answers": form_for("stage") | {"stages": {}, "place": "nowhere"}},
