@@ -215,3 +215,9 @@ def test_hostile_texts_are_read_in_no_time() -> None:
         start = time.perf_counter()
         read_stage(text)
         assert time.perf_counter() - start < 5
+
+
+def test_the_former_name_of_the_reader_still_imports() -> None:
+    from eegtool.report import answers
+
+    assert answers.read_stage is read_stage
