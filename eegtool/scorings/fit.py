@@ -130,7 +130,7 @@ class Fit:
             open_end = self.scoring.until_next or _are_changes(lasting, steps_s, epoch_s)
             most_s = math.inf if open_end else epoch_s
             lengths_s = [*(min(step_s, most_s) for step_s in steps_s), epoch_s]
-            # Only the first epoch may be short; rows of one time are told below.
+            # Only the first epoch may be short; rows of one time are named below.
             lengths_s[1:] = [max(length_s, epoch_s) for length_s in lengths_s[1:]]
             lasting = [
                 replace(entry, duration_s=length_s or epoch_s)

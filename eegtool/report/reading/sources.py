@@ -212,8 +212,8 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _key(answer: Answer) -> tuple[str, ...]:
     """Return what tells models apart: name, weights, features."""
-    told = (answer.metadata.get(name, "") for name in ("adapter_sha256", "features"))
-    return answer.model_id, *map(str, told)
+    found = (answer.metadata.get(name, "") for name in ("adapter_sha256", "features"))
+    return answer.model_id, *map(str, found)
 
 
 def _whole(value: object, least: int) -> int | None:
