@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 
 from typer import Argument
 
-from eegtool.core.options import GENERAL, RUNNING, SIGNAL, Json, Panel, Seed, Workspace
+from eegtool.core.options import RUNNING, SIGNAL, Json, Panel, Seed, Workspace
 
 COHORT = Panel("Cohort")
 SPLIT = Panel("Split")
@@ -22,6 +22,12 @@ Channels = Annotated[
     SIGNAL.option(
         "EEG channel to draw, or a derivation such as 'C4 - (M1+M2)/2'; more than one are stacked. "
         "Others with their kind: 'eog:E1-M2', 'emg:chin'."
+    ),
+]
+CohortName = Annotated[
+    str,
+    COHORT.option(
+        "How files pair up: 'auto', 'generic', or a data set such as 'sleep-edf', 'mass', 'hmc' (see docs/your_data.md).",
     ),
 ]
 SubjectPattern = Annotated[
@@ -75,10 +81,7 @@ class PrepareSettings:
         Argument(help="Recordings, or folders of recordings and hypnograms.", metavar="PATH"),
     ]
     workspace: Workspace = Path("sleep_data")
-    cohort: str = COHORT(
-        "auto",
-        "How files pair up: 'auto', 'generic', or a data set such as 'sleep-edf', 'mass', 'hmc' (see docs/your_data.md).",
-    )
+    cohort: CohortName = "auto"
     subject_pattern: SubjectPattern = ""
     stage_codes: StageCodes = ""
     scoring_column: ScoringColumn = ""
@@ -149,10 +152,7 @@ class InspectSettings:
     files: Annotated[
         list[Path], Argument(help="Recordings, hypnograms, or folders of them.", metavar="FILE")
     ]
-    cohort: str = GENERAL(
-        "auto",
-        "How files pair up: 'auto', 'generic', or a data set such as 'sleep-edf', 'mass', 'hmc' (see docs/your_data.md).",
-    )
+    cohort: CohortName = "auto"
     subject_pattern: SubjectPattern = ""
     stage_codes: StageCodes = ""
     scoring_column: ScoringColumn = ""

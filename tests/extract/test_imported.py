@@ -89,9 +89,9 @@ def test_imported_rows_are_joined_by_id_into_the_order_of_the_json_files(
     for side, ids in ids_of(workspace).items():
         path = workspace.features(side)
         np.testing.assert_array_equal(np.load(path), [given[sample_id] for sample_id in ids])
-        told = json.loads(sidecar_path(path).read_text())
-        assert told["sample_ids"] == ids
-        assert told["backbone"] == "imported from mine.npy"
+        sidecar = json.loads(sidecar_path(path).read_text())
+        assert sidecar["sample_ids"] == ids
+        assert sidecar["backbone"] == "imported from mine.npy"
         table = load_features(path, ids)
         assert not table.by_order
         assert (table.weights_sha256, table.protocol) == ("", {})
@@ -170,7 +170,7 @@ def rename(npy: Path, ids_file: Path) -> None:
     ids_file.write_text(ids_file.read_text().replace("S03E0-0004", "S09E0-0004"))
 
 
-def strangers(npy: Path, ids_file: Path) -> None:
+def unknown_ids(npy: Path, ids_file: Path) -> None:
     ids_file.write_text("\n".join(f"x{i}" for i in range(30)))
 
 
@@ -199,7 +199,7 @@ MISFITS: dict[Callable[[Path, Path], object], str] = {
         r"1 epochs of the eval side are not in it \(S03E0-0007\)\."
     ),
     rename: r"1 epochs of the eval .* \(S03E0-0004\); 1 of its ids are .* \(S09E0-0004\)",
-    strangers: r"30 of its ids are in neither JSON file \(x0, x1, x2, …\)",
+    unknown_ids: r"30 of its ids are in neither JSON file \(x0, x1, x2, …\)",
     twice: "'S03E0-0005' occurs more than once",
     same_ids_on_both_sides: "'S01E0-0001' occurs more than once",
     nan: r"1 of the high-level features are not finite: S03E0-0008\.",
